@@ -1,0 +1,170 @@
+//! What a node is told at start. The program fills it from defaults, file,
+//! environment and flags; this crate reads none of them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::resources::{Memory, Resources};
+
+/// A QoS class: a named promise to callers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassConfig {
+    /// Its name, as `X-Weir-Qos` and `weir.qos` have it.
+    pub name: String,
+    /// Its weight: when several classes wait, each is served in proportion to
+    /// its weight, so the lowest still gets its share. 1 to 1000.
+    pub priority: u32,
+    /// Longest wait in the queue.
+    pub max_wait: Duration,
+    /// Most calls waiting at once.
+    pub queue: usize,
+    /// Deadline of a call that names none; `None` for the function's timeout alone.
+    pub deadline: Option<Duration>,
+}
+
+impl Default for ClassConfig {
+    fn default() -> Self {
+        ClassConfig {
+            name: "default".to_owned(),
+            priority: 10,
+            max_wait: Duration::from_secs(30),
+            queue: 1000,
+            deadline: None,
+        }
+    }
+}
+
+/// Bounds of asynchronous calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AsyncConfig {
+    /// Accepted calls that are not done yet, at most.
+    pub backlog: usize,
+    /// Calls of the backlog that run at once, at most.
+    pub parallel: usize,
+    /// How long a result is kept after its call ended.
+    pub keep_results: Duration,
+    /// Most results kept; the oldest go first.
+    pub max_results: usize,
+    /// Largest result body kept; a longer one is a failed call.
+    pub result_bytes: u64,
+    /// Attempts to deliver a callback.
+    pub callback_attempts: u32,
+    /// Whether callbacks may go to loopback, link-local and private-use
+    /// addresses, this node's own doors among them.
+    pub callback_local: bool,
+}
+
+impl Default for AsyncConfig {
+    fn default() -> Self {
+        AsyncConfig {
+            backlog: 100_000,
+            parallel: 64,
+            keep_results: Duration::from_secs(24 * 3600),
+            max_results: 100_000,
+            result_bytes: 16 << 20,
+            callback_attempts: 5,
+            callback_local: false,
+        }
+    }
+}
+
+/// Bounds of artifacts on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactConfig {
+    /// Largest single artifact.
+    pub max_bytes: u64,
+    /// All artifacts and compiled code together.
+    pub disk_bytes: u64,
+    /// How long an artifact that no function refers to is kept.
+    pub keep_unreferenced: Duration,
+}
+
+impl Default for ArtifactConfig {
+    fn default() -> Self {
+        ArtifactConfig {
+            max_bytes: 512 << 20,
+            disk_bytes: 10 << 30,
+            keep_unreferenced: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Settings of the WebAssembly executor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WasmConfig {
+    /// Memory that one compilation may use.
+    pub compile_memory: Memory,
+    /// Time that one compilation may take.
+    pub compile_time: Duration,
+    /// The program that compiles: called with the arguments of
+    /// `weir_wasm::compile`'s child protocol. `None`: this very executable.
+    pub compiler: Option<PathBuf>,
+    /// Largest memory limit that a function may ask for.
+    pub max_memory: Memory,
+    /// Most bytes that one call may answer.
+    pub output_bytes: u64,
+    /// Threads for guests that run long; 0 for one per core.
+    pub threads: usize,
+}
+
+impl Default for WasmConfig {
+    fn default() -> Self {
+        WasmConfig {
+            compile_memory: Memory::bytes(4 << 30),
+            compile_time: Duration::from_secs(300),
+            compiler: None,
+            max_memory: Memory::bytes(4 << 30),
+            output_bytes: 1 << 30,
+            threads: 0,
+        }
+    }
+}
+
+/// Everything a node is told.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where everything that survives is kept.
+    pub data_dir: PathBuf,
+    /// What functions may hold together.
+    pub capacity: Resources,
+    /// Calls that run or wait at once, at most.
+    pub max_calls: usize,
+    /// Functions deployed at once, at most.
+    pub max_functions: usize,
+    /// Longest timeout that a function may ask for.
+    pub max_timeout: Duration,
+    /// QoS classes; the first is the default. Never empty.
+    pub classes: Vec<ClassConfig>,
+    /// Asynchronous calls.
+    pub asynchronous: AsyncConfig,
+    /// Artifacts.
+    pub artifacts: ArtifactConfig,
+    /// The WebAssembly executor.
+    pub wasm: WasmConfig,
+    /// Log lines kept per function.
+    pub log_lines: usize,
+    /// Log bytes that a function may write per second; more is dropped and counted.
+    pub log_bytes_per_second: u64,
+    /// How long running calls may take to end at shutdown.
+    pub grace: Duration,
+}
+
+impl NodeConfig {
+    /// Defaults for a node that keeps its data in `data_dir`.
+    pub fn new(data_dir: PathBuf, capacity: Resources) -> Self {
+        NodeConfig {
+            data_dir,
+            capacity,
+            max_calls: 4096,
+            max_functions: 10_000,
+            max_timeout: Duration::from_secs(3600),
+            classes: vec![ClassConfig::default()],
+            asynchronous: AsyncConfig::default(),
+            artifacts: ArtifactConfig::default(),
+            wasm: WasmConfig::default(),
+            log_lines: 1000,
+            log_bytes_per_second: 64 << 10,
+            grace: Duration::from_secs(30),
+        }
+    }
+}

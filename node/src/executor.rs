@@ -1,0 +1,169 @@
+//! Executors: the part of a node that starts instances and runs calls on them.
+//!
+//! An executor turns an artifact into **instances**. What a warm instance is
+//! differs: for `wasm` it is code loaded and ready to be instantiated (each
+//! call gets a fresh sandbox), for a container it is a started process that
+//! answers, for a remote platform it is nothing but an address. Admission only
+//! sees the [`Profile`].
+//!
+//! The list of executors is [`all`]; adding one touches its own file and that
+//! list.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body_util::combinators::UnsyncBoxBody;
+
+use crate::function::{ArtifactKind, FunctionSpec};
+use crate::id::CallId;
+use crate::logs::FunctionLog;
+use crate::resources::Resources;
+
+/// Why a body ended before its end.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body that streams, of a request or of an answer.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// One call, as an instance gets it.
+pub struct Call {
+    /// This node's id of the call.
+    pub id: CallId,
+    /// Method; path after the function's name with the query; the headers
+    /// that a function may see; the body.
+    pub request: http::Request<Body>,
+    /// When the call is given up: the earlier of timeout and deadline.
+    pub until: Instant,
+    /// Where the code's log lines go.
+    pub log: Arc<FunctionLog>,
+}
+
+/// The body of an answer.
+pub enum AnswerBody {
+    /// All of it: the call has ended and holds nothing any more.
+    Whole(Bytes),
+    /// The rest comes; the call ends when the stream does. An error in the
+    /// stream means that the function failed after its answer had begun.
+    Stream(Body),
+}
+
+/// How a call failed before its answer began.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The time limit passed while the code ran.
+    #[error("the function did not answer in time")]
+    TimedOut,
+    /// The code trapped, exited with an error, exceeded a limit or answered
+    /// nonsense; the reason is meant for the caller.
+    #[error("the function failed: {0}")]
+    Failed(String),
+    /// The client's body broke off or was refused while the code read it.
+    #[error("the request body ended early")]
+    Body(#[source] BodyError),
+    /// The instance was gone before the code can have started; the call may be
+    /// placed elsewhere.
+    #[error("the instance is gone: {0}")]
+    NotStarted(String),
+}
+
+/// Whether an instance can take calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It can.
+    Ready,
+    /// It never will again.
+    Gone(String),
+}
+
+/// A warm instance.
+pub trait Instance: Send + Sync {
+    /// Runs one call. Dropping the future, or the answer's stream, cancels it.
+    fn invoke(&self, call: Call) -> BoxFuture<'_, Result<http::Response<AnswerBody>, CallError>>;
+
+    /// Whether it can still take calls.
+    fn health(&self) -> Health {
+        Health::Ready
+    }
+
+    /// Ends it. Calls that run on it are let go on where the executor can do
+    /// so (wasm), and cut where it cannot.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Why an artifact cannot be a function; told to whoever deploys.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unfit(pub String);
+
+/// Why code could not be made ready, or an instance not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The code itself is at fault (it does not compile): trying again is in vain.
+    #[error("{0}")]
+    Code(String),
+    /// The node is at fault: no memory, no disk, no daemon.
+    #[error("{0}")]
+    Node(String),
+}
+
+/// How admission accounts the instances of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Profile {
+    /// What an instance holds while it lives.
+    pub instance: Resources,
+    /// What a call holds while it runs.
+    pub call: Resources,
+    /// Calls that one instance runs at once; at least 1.
+    pub calls_per_instance: u32,
+    /// Most instances at once; at least 1.
+    pub max_instances: u32,
+    /// Instances kept warm even when idle; at most `max_instances`.
+    pub min_instances: u32,
+    /// Whether an instance left behind by an update or a removal must be waited for.
+    pub keep_alive: std::time::Duration,
+}
+
+/// Code on disk.
+#[derive(Debug, Clone)]
+pub struct Code {
+    /// The artifact's file; its name is its digest.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: ArtifactKind,
+}
+
+/// Starts instances of one kind of code.
+pub trait Executor: Send + Sync {
+    /// Its name in configuration, status and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Whether it runs this kind of code.
+    fn accepts(&self, kind: ArtifactKind) -> bool;
+
+    /// Checks, without running or compiling anything, that the code parses and
+    /// asks for nothing that this executor lacks. Blocks; bounded by the size
+    /// of the artifact.
+    fn check(&self, spec: &FunctionSpec, code: &Code) -> Result<(), Unfit>;
+
+    /// How admission accounts this function.
+    fn profile(&self, spec: &FunctionSpec) -> Profile;
+
+    /// Makes the code ready to be started (compiles it, pulls it) and keeps
+    /// the result for later starts. Quick when that was done before.
+    fn prepare(&self, spec: Arc<FunctionSpec>, code: Code) -> BoxFuture<'_, Result<(), StartError>>;
+
+    /// Starts one instance of prepared code. `secrets` is a folder that holds
+    /// the function's secrets as files, if it has any.
+    fn start(
+        &self,
+        spec: Arc<FunctionSpec>,
+        code: Code,
+        secrets: Option<PathBuf>,
+    ) -> BoxFuture<'_, Result<Arc<dyn Instance>, StartError>>;
+
+    /// What `weir status` shows of it.
+    fn describe(&self) -> serde_json::Value;
+}

@@ -1,0 +1,279 @@
+//! What a function is: code by digest, its needs, its limits.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Digest, FunctionName, SecretName};
+use crate::resources::{Cpu, Memory, Resources};
+
+/// How an executor speaks to the code of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Body on standard input, answer on standard output, always status 200.
+    Stdio,
+    /// As `Stdio`, but standard output starts with a CGI header block
+    /// (RFC 3875, section 6): `Status`, `Content-Type`, any header, blank line.
+    Cgi,
+    /// The code is an HTTP server: a `wasi:http/proxy` component.
+    Http,
+}
+
+/// A text that names no protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a protocol: write stdio, cgi or http")]
+pub struct ProtocolError(String);
+
+impl FromStr for Protocol {
+    type Err = ProtocolError;
+    fn from_str(text: &str) -> Result<Self, ProtocolError> {
+        match text {
+            "stdio" => Ok(Protocol::Stdio),
+            "cgi" => Ok(Protocol::Cgi),
+            "http" => Ok(Protocol::Http),
+            other => Err(ProtocolError(other.chars().take(40).collect())),
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Stdio => "stdio",
+            Protocol::Cgi => "cgi",
+            Protocol::Http => "http",
+        })
+    }
+}
+
+/// One place outside that a function may connect to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Outbound {
+    /// Host name or address literal, lower case, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// A text that is not `HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an outbound target: write HOST:PORT, for example api.example.org:443")]
+pub struct OutboundError(String);
+
+impl FromStr for Outbound {
+    type Err = OutboundError;
+    fn from_str(text: &str) -> Result<Self, OutboundError> {
+        let wrong = || OutboundError(text.chars().take(80).collect());
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
+        if bare.is_empty() || bare.len() > 253 || !bare.chars().all(fine) {
+            return Err(wrong());
+        }
+        if bare == host && host.contains(':') {
+            return Err(wrong());
+        }
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+        Ok(Outbound { host: bare.to_ascii_lowercase(), port })
+    }
+}
+
+impl TryFrom<String> for Outbound {
+    type Error = OutboundError;
+    fn try_from(text: String) -> Result<Self, OutboundError> {
+        text.parse()
+    }
+}
+
+impl From<Outbound> for String {
+    fn from(outbound: Outbound) -> String {
+        outbound.to_string()
+    }
+}
+
+impl fmt::Display for Outbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What kind of code an artifact is; read from its first bytes, never from a
+/// name or a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArtifactKind {
+    /// A core WebAssembly module, binary.
+    WasmModule,
+    /// A WebAssembly component, binary.
+    WasmComponent,
+    /// WebAssembly text (`.wat`), module or component.
+    WasmText,
+    /// A JSON model for the simulated executor.
+    SimulatedModel,
+}
+
+impl ArtifactKind {
+    /// Bytes that [`ArtifactKind::sniff`] wants to see, if there are so many.
+    pub const SNIFF_BYTES: usize = 64;
+
+    /// Reads the kind from an artifact's first bytes; `None` when it is none
+    /// that Weir knows.
+    pub fn sniff(head: &[u8]) -> Option<Self> {
+        // Preamble: magic, 16-bit version, 16-bit layer (0 module, 1 component).
+        if let Some(rest) = head.strip_prefix(b"\0asm") {
+            return match rest.get(2..4)? {
+                [0, 0] => Some(ArtifactKind::WasmModule),
+                [1, 0] => Some(ArtifactKind::WasmComponent),
+                _ => None,
+            };
+        }
+        match head.trim_ascii_start() {
+            [b'{', ..] => Some(ArtifactKind::SimulatedModel),
+            [b'(', ..] | [b';', b';', ..] => Some(ArtifactKind::WasmText),
+            _ => None,
+        }
+    }
+}
+
+/// Fields of a deployment that Weir stores to show again and does not act on.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsDeployed {
+    /// The command of an OpenFaaS watchdog.
+    pub env_process: Option<String>,
+    /// Placement constraints.
+    pub constraints: Vec<String>,
+    /// Limits as written, by resource.
+    pub limits: BTreeMap<String, String>,
+    /// Requests as written, by resource.
+    pub requests: BTreeMap<String, String>,
+    /// Whether a read-only root was asked for.
+    pub read_only_root_filesystem: bool,
+}
+
+/// A function as it was deployed: everything an executor and admission need.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionSpec {
+    /// Name and tenant.
+    pub name: FunctionName,
+    /// The artifact that holds the code.
+    pub code: Digest,
+    /// What the artifact is.
+    pub kind: ArtifactKind,
+    /// How the code is spoken to.
+    pub protocol: Protocol,
+    /// Limit of memory: of each call (wasm) or each instance (containers).
+    pub memory: Memory,
+    /// Share of processors that a running call holds and may not exceed.
+    /// `None`: a call is accounted as [`FunctionSpec::UNDECLARED_CPU`] and
+    /// uses what is free.
+    pub cpu: Option<Cpu>,
+    /// Longest run of one call, wall clock.
+    pub timeout: Duration,
+    /// Calls that one instance may run at once; `None` for the executor's default.
+    pub concurrency: Option<u32>,
+    /// Instances kept warm even when nobody calls.
+    pub min: u32,
+    /// Most instances at once (wasm: most calls at once); `None` for no bound
+    /// but the node's.
+    pub max: Option<u32>,
+    /// How long an idle instance stays warm; zero makes every call cold.
+    pub keep_alive: Duration,
+    /// Whether a call may be run again after it may have started.
+    pub idempotent: bool,
+    /// Environment of the code.
+    pub env: BTreeMap<String, String>,
+    /// Labels, shown and matched, never interpreted beyond OpenFaaS's own.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations other than `weir.*`.
+    pub annotations: BTreeMap<String, String>,
+    /// Secrets that the code may read, from the same namespace.
+    pub secrets: Vec<SecretName>,
+    /// Where the code may connect to; empty means nowhere.
+    pub allow_outbound: Vec<Outbound>,
+    /// QoS classes that callers may name; the first is the default. Empty: the
+    /// node's default class only.
+    pub classes: Vec<String>,
+    /// Kept to be shown.
+    pub as_deployed: AsDeployed,
+}
+
+impl FunctionSpec {
+    /// Memory of a function that names none.
+    pub const DEFAULT_MEMORY: Memory = Memory::mebibytes(64);
+    /// Run time of a function that names none.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+    /// Keep-alive of a function that names none: 10 minutes, as public clouds
+    /// are measured to do.
+    pub const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(600);
+    /// What a call holds of the processors when its function names no share:
+    /// a tenth of a core, so that calls which wait for their client or for
+    /// others do not fill the node.
+    pub const UNDECLARED_CPU: Cpu = Cpu::millicores(100);
+
+    /// A function with nothing but defaults.
+    pub fn new(name: FunctionName, code: Digest, kind: ArtifactKind, protocol: Protocol) -> Self {
+        FunctionSpec {
+            name,
+            code,
+            kind,
+            protocol,
+            memory: Self::DEFAULT_MEMORY,
+            cpu: None,
+            timeout: Self::DEFAULT_TIMEOUT,
+            concurrency: None,
+            min: 0,
+            max: None,
+            keep_alive: Self::DEFAULT_KEEP_ALIVE,
+            idempotent: false,
+            env: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            secrets: Vec::new(),
+            allow_outbound: Vec::new(),
+            classes: Vec::new(),
+            as_deployed: AsDeployed::default(),
+        }
+    }
+
+    /// Processor share and memory in one.
+    pub fn needs(&self) -> Resources {
+        Resources { cpu: self.cpu.unwrap_or(Self::UNDECLARED_CPU), memory: self.memory }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kind_is_read_from_the_first_bytes() {
+        let check = |head: &[u8], kind| assert_eq!(ArtifactKind::sniff(head), kind, "{head:?}");
+        check(b"\0asm\x01\0\0\0", Some(ArtifactKind::WasmModule));
+        check(b"\0asm\x0d\0\x01\0", Some(ArtifactKind::WasmComponent));
+        check(b"\n (module)", Some(ArtifactKind::WasmText));
+        check(b";; words\n(module)", Some(ArtifactKind::WasmText));
+        check(b" {\"simulated\":{}}", Some(ArtifactKind::SimulatedModel));
+        check(b"\0asm", None);
+        check(b"\x7fELF", None);
+        check(b"", None);
+    }
+
+    #[test]
+    fn outbound_target_is_host_and_port() {
+        let check = |text: &str| text.parse::<Outbound>().map(|o| o.to_string()).ok();
+        assert_eq!(check("API.example.org:443").as_deref(), Some("api.example.org:443"));
+        assert_eq!(check("[::1]:80").as_deref(), Some("[::1]:80"));
+        for bad in ["", "host", "host:", "host:0", "::1:80", ":80", "a b:1", "host:70000"] {
+            assert_eq!(check(bad), None, "{bad}");
+        }
+    }
+}

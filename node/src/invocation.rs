@@ -1,0 +1,155 @@
+//! One call, from arrival to answer, and how it ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::executor::{AnswerBody, Body, BodyError};
+use crate::id::{CallId, FunctionName};
+
+/// One call as the door hands it in.
+pub struct Invocation {
+    /// This node's id of the call.
+    pub id: CallId,
+    /// Which function.
+    pub function: FunctionName,
+    /// Method; path after the function's name with the query; the headers
+    /// that the function may see; the body.
+    pub request: http::Request<Body>,
+    /// The class that the caller asked for.
+    pub class: Option<String>,
+    /// The latest useful answer, counted from arrival.
+    pub deadline: Option<Duration>,
+}
+
+/// Whether a call found warm code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Start {
+    /// It ran on an instance that was ready.
+    Warm,
+    /// It waited for a start.
+    Cold,
+}
+
+impl Start {
+    /// `warm` or `cold`, as headers and metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Start::Warm => "warm",
+            Start::Cold => "cold",
+        }
+    }
+}
+
+/// Where the time of a call went.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// From arrival until a place was free.
+    pub queued: Duration,
+    /// Waiting for an instance to start; zero when warm.
+    pub started: Duration,
+    /// From the hand-over to the code until its answer began.
+    pub ran: Duration,
+}
+
+/// The answer of a function.
+pub struct Answer {
+    /// Status, headers and body as the function gave them.
+    pub response: http::Response<AnswerBody>,
+    /// Whether it was warm.
+    pub start: Start,
+    /// Where the time went.
+    pub timing: Timing,
+}
+
+/// A resource or bound that was exhausted, as metrics and bodies name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The queue of the class is full.
+    QueueFull,
+    /// The node runs or holds as many calls as it may.
+    TooManyCalls,
+    /// The longest wait of the class passed without a free place.
+    WaitedTooLong,
+    /// The backlog of asynchronous calls is full.
+    BacklogFull,
+    /// The node is shutting down.
+    Draining,
+}
+
+impl Refusal {
+    /// The word for metrics and `X-Weir-Error`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Refusal::QueueFull => "queue-full",
+            Refusal::TooManyCalls => "too-many-calls",
+            Refusal::WaitedTooLong => "waited-too-long",
+            Refusal::BacklogFull => "backlog-full",
+            Refusal::Draining => "draining",
+        }
+    }
+}
+
+/// How a call ended without an answer from the function.
+#[derive(Debug, thiserror::Error)]
+pub enum InvokeError {
+    /// No such function here.
+    #[error("error finding function {}: it is not deployed on this node", .0.qualified())]
+    Unknown(FunctionName),
+    /// The caller named a class that it may not use, or that does not exist.
+    #[error("{0}")]
+    Class(String),
+    /// Refused for load; try again after the given time.
+    #[error("refused for load: {}", .reason.as_str())]
+    Refused {
+        /// Why.
+        reason: Refusal,
+        /// A guess of when a place will be free; at least a second.
+        retry_after: Duration,
+    },
+    /// The node cannot run this function now, whatever the load.
+    #[error("cannot run {function}: {reason}")]
+    CannotRun {
+        /// Which.
+        function: FunctionName,
+        /// Why and what to do.
+        reason: String,
+    },
+    /// The deadline or the function's timeout passed.
+    #[error("{}", match .phase { Phase::Queue => "the deadline passed while the call waited for a free place",
+        Phase::Start => "the deadline passed while the function was being started",
+        Phase::Run => "the function did not answer within its time" })]
+    Late {
+        /// In which phase.
+        phase: Phase,
+    },
+    /// The function failed, or answered nonsense.
+    #[error("{0}")]
+    Failed(String),
+    /// The caller's body broke off, came too slowly or was too large.
+    #[error("the request body ended early")]
+    Body(#[source] BodyError),
+}
+
+/// A part of a call's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Waiting for a free place.
+    Queue,
+    /// Waiting for an instance to start.
+    Start,
+    /// In the code.
+    Run,
+}
+
+/// How a call ended, for metrics and logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Which function.
+    pub function: Arc<str>,
+    /// The status that the caller saw.
+    pub status: u16,
+    /// Warm or cold; `None` when it never started.
+    pub start: Option<Start>,
+    /// Where the time went.
+    pub timing: Timing,
+}

@@ -1,0 +1,11 @@
+//! One machine of a Weir federation.
+
+pub mod clock;
+pub mod config;
+pub mod executor;
+pub mod function;
+pub mod id;
+pub mod invocation;
+pub mod logs;
+pub mod resources;
+pub mod time;
