@@ -153,7 +153,8 @@ pub trait Executor: Send + Sync {
 
     /// Makes the code ready to be started (compiles it, pulls it) and keeps
     /// the result for later starts. Quick when that was done before.
-    fn prepare(&self, spec: Arc<FunctionSpec>, code: Code) -> BoxFuture<'_, Result<(), StartError>>;
+    fn prepare(&self, spec: Arc<FunctionSpec>, code: Code)
+    -> BoxFuture<'_, Result<(), StartError>>;
 
     /// Starts one instance of prepared code. `secrets` is a folder that holds
     /// the function's secrets as files, if it has any.

@@ -7,5 +7,7 @@ pub mod function;
 pub mod id;
 pub mod invocation;
 pub mod logs;
+pub mod node;
 pub mod resources;
 pub mod time;
+pub use node::Node;
