@@ -9,6 +9,8 @@
 //! The list of executors is [`all`]; adding one touches its own file and that
 //! list.
 
+pub mod simulated;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;

@@ -5,6 +5,7 @@ pub mod config;
 pub mod executor;
 pub mod function;
 pub mod id;
+pub mod identity;
 pub mod invocation;
 pub mod logs;
 pub mod node;
