@@ -36,8 +36,3 @@ impl Clock {
 pub fn call_id() -> CallId {
     CallId::new(rand::random())
 }
-
-/// A number from 0 up to 1, for jitter.
-pub fn chance() -> f64 {
-    rand::random()
-}

@@ -189,7 +189,7 @@ pub trait Executor: Send + Sync {
 /// The name of the one that did not start, and why.
 pub fn all(
     config: &NodeConfig,
-    resolver: Arc<Resolver>,
+    resolver: Resolver,
 ) -> Result<Vec<Arc<dyn Executor>>, (&'static str, String)> {
     Ok(vec![
         #[cfg(feature = "wasm")]

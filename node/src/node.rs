@@ -12,7 +12,7 @@ mod housekeeping;
 mod instances;
 mod invoke;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use self::functions::Function;
 use self::instances::{Live, Waiter};
 use crate::admission::{Admission, FunctionKey, InstanceId};
 use crate::artifact::{Artifacts, Put, PutError};
-use crate::callback::Callbacks;
+use crate::callback::{BadCallback, Callbacks};
 use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::executor::{self, Body, Executor};
@@ -40,10 +40,7 @@ use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
 use crate::resources::Resources;
 use crate::secret::SecretFolders;
-use crate::store::{
-    CallbackState, KeepBodyError, NamespaceRecord, OpenError, SecretValue, Store, StoreConfig,
-    StoreError,
-};
+use crate::store::{NamespaceRecord, OpenError, SecretValue, Store, StoreConfig, StoreError};
 
 /// Where a deployed function's code stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -135,8 +132,8 @@ pub enum SubmitError {
     #[error(transparent)]
     Invoke(#[from] InvokeError),
     /// The callback is not a URL that this node may call (400).
-    #[error("bad callback URL: {0}")]
-    Callback(String),
+    #[error(transparent)]
+    Callback(BadCallback),
     /// The body is longer than it may be (413).
     #[error("the body of an asynchronous call may have at most {limit} bytes")]
     TooLarge {
@@ -317,7 +314,7 @@ impl Node {
         });
         let (store, recovered, key, artifacts, secrets, config) =
             opened.await.map_err(|e| NodeError::Recover(e.to_string()))??;
-        let resolver = Arc::new(Resolver::new());
+        let resolver = Resolver::new();
         let executors = executor::all(&config, resolver.clone())
             .map_err(|(name, reason)| NodeError::Executor { name, reason })?;
         let inner = Arc::new(Inner {
@@ -336,7 +333,7 @@ impl Node {
             store,
             artifacts,
             secrets,
-            callbacks: Callbacks::new(resolver, config.asynchronous.clone()),
+            callbacks: Callbacks::new(resolver, &config.asynchronous),
             backlog: Backlog::default(),
             change: tokio::sync::Mutex::new(()),
             call_ended: Notify::new(),

@@ -12,8 +12,6 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, Semaphore};
 
 use super::{CallResult, CallState, ChangeError, Inner, Submission, SubmitError, stored};
-use crate::callback;
-use crate::clock;
 use crate::executor::{AnswerBody, Body};
 use crate::id::CallId;
 use crate::invocation::{Answer, Invocation, InvokeError, Refusal};
@@ -102,8 +100,7 @@ impl Inner {
             return Err(self.refused(Refusal::BacklogFull).into());
         }
         if let Some(callback) = &callback {
-            let checked = self.callbacks.check(callback);
-            checked.map_err(|error| SubmitError::Callback(error.to_string()))?;
+            self.callbacks.parse(callback).map_err(SubmitError::Callback)?;
         }
         let id = invocation.id;
         let (head, body) = invocation.request.into_parts();
@@ -172,7 +169,7 @@ impl Inner {
         self.backlog.pending.store(pending.len(), Ordering::Relaxed);
         self.backlog.waiting().extend(pending.into_iter().map(|call| call.id));
         for callback in callbacks {
-            self.spawn(deliver(self.clone(), callback.id, callback.url));
+            self.spawn(deliver(self.clone(), callback));
         }
         let inner = self.clone();
         self.spawn(async move {
@@ -338,46 +335,17 @@ impl Inner {
             }
         }
         if let Some(url) = record.callback {
-            self.spawn(deliver(self.clone(), id, url));
+            self.spawn(deliver(self.clone(), PendingCallback { id, url }));
         }
     }
 }
 
 /// Sends a result where the caller wanted it.
-async fn deliver(inner: Arc<Inner>, id: CallId, url: String) {
+async fn deliver(inner: Arc<Inner>, callback: PendingCallback) {
     let Ok(_place) = inner.backlog.callbacks.acquire().await else { return };
-    let mut state = CallbackState::GivenUp;
-    for attempt in 1..=inner.config.asynchronous.callback_attempts {
-        if attempt > 1 {
-            tokio::time::sleep(callback::pause_before(attempt, clock::chance())).await;
-        }
-        let result = match inner.store.result(id).await {
-            Ok(Some(result)) => result,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::warn!(call = %id, %error, "result for a callback cannot be read");
-                continue;
-            }
-        };
-        let Ok(body) = inner.store.open_body(id, BodyPart::Result, &result.body).await else {
-            continue;
-        };
-        match inner.callbacks.deliver_once(&url, id, &result, body).await {
-            Ok(()) => {
-                state = CallbackState::Delivered;
-                break;
-            }
-            Err(error) => {
-                tracing::debug!(call = %id, attempt, error = &error as &dyn std::error::Error,
-                    "callback failed");
-            }
-        }
-    }
-    if state == CallbackState::GivenUp {
-        tracing::warn!(call = %id, "callback given up; the result can still be read");
-    }
-    if let Err(error) = inner.store.callback_done(id, state).await {
-        tracing::warn!(call = %id, %error, "end of a callback is not kept");
+    if let Err(error) = inner.callbacks.deliver(&inner.store, &callback).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(call = %callback.id, error, "callback failed; the result can still be read");
     }
 }
 

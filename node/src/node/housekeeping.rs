@@ -36,7 +36,11 @@ async fn expire(inner: Arc<Inner>) {
     loop {
         let started = inner.instance_started.notified();
         match inner.expire_instances() {
-            Some(next) => tokio::time::sleep(next.max(EXPIRE_EVERY).min(EXPIRE_EVERY * 10)).await,
+            // A start may bring an earlier event than the one that is known.
+            Some(next) => tokio::select! {
+                () = tokio::time::sleep(next.max(EXPIRE_EVERY)) => {}
+                () = started => tokio::time::sleep(EXPIRE_EVERY).await,
+            },
             None => started.await,
         }
     }
