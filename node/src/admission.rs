@@ -549,17 +549,20 @@ mod tests {
                 .collect()
         }
 
-        /// Carries out all starts and stops; returns slots of calls that run.
+        /// Carries out all starts, a second each, and stops; returns the slots
+        /// of calls that run.
         fn carry_out(&mut self) -> Vec<Slot> {
             let mut slots = Vec::new();
             while let Some(action) = self.actions.pop() {
-                let now = at(self.now);
                 match action {
                     Action::Start { instance, .. } => {
-                        self.admission.started(instance, now, &mut self.actions);
+                        self.now += 1;
+                        self.admission
+                            .started(instance, at(self.now), &mut self.actions);
                     }
                     Action::Stop { instance } => {
-                        self.admission.stopped(instance, now, &mut self.actions);
+                        self.admission
+                            .stopped(instance, at(self.now), &mut self.actions);
                     }
                     Action::Run { slot, .. } => slots.push(slot),
                     other => panic!("{other:?}"),
@@ -568,11 +571,10 @@ mod tests {
             slots
         }
 
-        /// A function with one idle instance, whose start took a second.
+        /// A function with one idle instance.
         fn add_warm(&mut self, profile: Profile) -> FunctionKey {
             let function = self.add(profile);
             assert!(matches!(self.arrive(function, "first"), Verdict::Wait(_)));
-            self.now += 1;
             for slot in self.carry_out() {
                 self.finish(slot);
             }
