@@ -59,14 +59,25 @@ impl TempFile {
         self.file.write_all(bytes)
     }
 
-    /// Flushes the file and gives it its name, for good.
-    pub(crate) fn keep(mut self, path: &Path) -> io::Result<()> {
-        self.file.sync_all()?;
-        let Some(from) = &self.path else {
-            return Ok(());
-        };
-        fs::rename(from, path)?;
+    /// Flushes what was written.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    /// Gives a flushed file its name, in place of one that has it. The folder
+    /// must be flushed before anyone is told.
+    pub(crate) fn rename(mut self, path: &Path) -> io::Result<()> {
+        if let Some(from) = &self.path {
+            fs::rename(from, path)?;
+        }
         self.path = None;
+        Ok(())
+    }
+
+    /// Flushes the file and gives it its name, for good.
+    pub(crate) fn keep(self, path: &Path) -> io::Result<()> {
+        self.sync()?;
+        self.rename(path)?;
         path.parent().map_or(Ok(()), sync_dir)
     }
 }
