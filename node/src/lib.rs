@@ -1,5 +1,7 @@
 //! One machine of a Weir federation.
 
+pub mod artifact;
+pub mod callback;
 pub mod clock;
 pub mod config;
 mod disk;
@@ -8,6 +10,8 @@ pub mod function;
 pub mod id;
 pub mod invocation;
 pub mod logs;
+pub mod resolve;
 pub mod resources;
+pub mod secret;
 pub mod store;
 pub mod time;
