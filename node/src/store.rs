@@ -21,7 +21,7 @@
 //! ```text
 //! DIR/lock         locked while in use; holds the process id
 //! DIR/store.redb   the database
-//! DIR/bodies/      ID.request and ID.result
+//! DIR/bodies/      ID.SERIAL.request and ID.SERIAL.result
 //! ```
 
 mod body;
@@ -44,8 +44,8 @@ use tokio::sync::Semaphore;
 
 pub use self::body::{BodyPart, INLINE_BODY, KeepBodyError, WrittenBody};
 pub use self::record::{
-    CallRecord, CallbackState, FunctionRecord, NamespaceRecord, PendingCall, PendingCallback,
-    ResultRecord, SecretValue, StoredBody,
+    CallRecord, CallbackState, FileSerial, FunctionRecord, NamespaceRecord, PendingCall,
+    PendingCallback, ResultRecord, SecretValue, StoredBody,
 };
 
 use self::body::BodyFiles;
@@ -455,7 +455,8 @@ impl Store {
             tables.after.kept.push(body);
             tables.results.insert(key, encode(&result).as_slice())?;
             let ended = micros(result.ended_at);
-            tables.expiry.insert((ended, key), result.body.in_file())?;
+            let serial = result.body.serial().map_or(0, FileSerial::number);
+            tables.expiry.insert((ended, key), serial)?;
             // Two, so that a bound that was lowered is reached in time too.
             for _ in 0..2 {
                 if tables.results.len()? > shared.config.max_results {
@@ -638,14 +639,18 @@ impl Shared {
 
     /// Removes body files that no record names.
     fn sweep(&self) {
-        let known = |id, part| {
-            let table = match part {
-                BodyPart::Request => CALLS,
-                BodyPart::Result => RESULTS,
-            };
-            self.engine.read(|txn| Ok(txn.open_table(table)?.get(number(id))?.is_some()))
+        let named = |id, part| {
+            self.engine.read(|txn| {
+                let (table, id) = match part {
+                    BodyPart::Request => (CALLS, number(id)),
+                    BodyPart::Result => (RESULTS, number(id)),
+                };
+                let record = txn.open_table(table)?.get(id)?;
+                let named = record.and_then(|record| recognised("a body", record.value()));
+                Ok(named.and_then(|named: record::BodyOf| named.body.serial()))
+            })
         };
-        match self.bodies.sweep(known, || self.closing.load(Ordering::Relaxed)) {
+        match self.bodies.sweep(named, || self.closing.load(Ordering::Relaxed)) {
             Ok(0) => {}
             Ok(files) => tracing::info!(files, "removed bodies that belonged to no call"),
             Err(error) => {
@@ -669,8 +674,8 @@ fn take_call(
     }
     let call = tables.calls.remove(key)?;
     let call = call.and_then(|call| recognised::<CallRecord>("a call", call.value()));
-    if call.as_ref().is_none_or(|call| call.body.in_file()) {
-        tables.after.orphans.push(bodies.path(id, BodyPart::Request));
+    if let Some(serial) = call.as_ref().and_then(|call| call.body.serial()) {
+        tables.after.orphans.push(bodies.path(id, BodyPart::Request, serial));
     }
     Ok(Some(call))
 }
@@ -681,8 +686,8 @@ fn remove_oldest(
     bodies: &BodyFiles,
     before: Option<u64>,
 ) -> Result<bool, Fault> {
-    let oldest = tables.expiry.first()?.map(|(key, in_file)| (key.value(), in_file.value()));
-    let Some(((ended, id), in_file)) = oldest else {
+    let oldest = tables.expiry.first()?.map(|(key, serial)| (key.value(), serial.value()));
+    let Some(((ended, id), serial)) = oldest else {
         return Ok(false);
     };
     if before.is_some_and(|before| ended >= before) {
@@ -691,9 +696,9 @@ fn remove_oldest(
     tables.expiry.remove((ended, id))?;
     tables.results.remove(id)?;
     tables.callbacks.remove(id)?;
-    if in_file {
+    if let Some(serial) = FileSerial::new(serial) {
         let id = CallId::new(id.to_be_bytes());
-        tables.after.orphans.push(bodies.path(id, BodyPart::Result));
+        tables.after.orphans.push(bodies.path(id, BodyPart::Result, serial));
     }
     Ok(true)
 }

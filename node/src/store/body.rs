@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use tokio_util::io::ReaderStream;
 
 use super::StoreError;
-use super::record::StoredBody;
+use super::record::{FileSerial, StoredBody};
 use crate::disk::{self, Sink, SpoolError, TempFile};
 use crate::executor::{Body, BodyError};
 use crate::id::CallId;
@@ -79,15 +79,16 @@ impl BodyFiles {
         BodyFiles { dir, live: Mutex::default() }
     }
 
-    pub(super) fn path(&self, id: CallId, part: BodyPart) -> PathBuf {
-        self.dir.join(name(id, part))
+    pub(super) fn path(&self, id: CallId, part: BodyPart, serial: FileSerial) -> PathBuf {
+        self.dir.join(name(id, part, serial))
     }
 
-    /// Removes the files that no record names. `known` tells whether the
-    /// database has a record of the call and part; `stop` ends it early.
+    /// Removes the files that no record names. `named` is the
+    /// file, if any, that the database's record of a call and part names;
+    /// `stop` ends it early.
     pub(super) fn sweep(
         &self,
-        known: impl Fn(CallId, BodyPart) -> Result<bool, StoreError>,
+        named: impl Fn(CallId, BodyPart) -> Result<Option<FileSerial>, StoreError>,
         stop: impl Fn() -> bool,
     ) -> Result<usize, StoreError> {
         let mut swept = 0;
@@ -99,13 +100,12 @@ impl BodyFiles {
             let Some(file) = entry.file_name().to_str().map(str::to_owned) else {
                 continue;
             };
-            let Some((id, part)) = parse(file.trim_end_matches(TEMPORARY)) else {
-                continue;
-            };
+            let finished = file.strip_suffix(TEMPORARY).unwrap_or(&file);
+            let Some((id, part, serial)) = parse(finished) else { continue };
             // In this order: a file ceases to be live only once its record can
             // be seen, or once it is gone.
-            let live = self.live().contains(&name(id, part));
-            if !live && (file.ends_with(TEMPORARY) || !known(id, part)?) {
+            let live = self.live().contains(finished);
+            if !live && (finished != file || named(id, part)? != Some(serial)) {
                 match fs::remove_file(entry.path()) {
                     Ok(()) => swept += 1,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -121,15 +121,17 @@ impl BodyFiles {
     }
 }
 
-fn name(id: CallId, part: BodyPart) -> String {
-    format!("{id}.{}", part.extension())
+fn name(id: CallId, part: BodyPart, serial: FileSerial) -> String {
+    format!("{id}.{:016x}.{}", serial.number(), part.extension())
 }
 
-fn parse(name: &str) -> Option<(CallId, BodyPart)> {
-    let (id, extension) = name.split_once('.')?;
+fn parse(name: &str) -> Option<(CallId, BodyPart, FileSerial)> {
+    let (id, rest) = name.split_once('.')?;
+    let (serial, extension) = rest.split_once('.')?;
     let parts = [BodyPart::Request, BodyPart::Result];
     let part = parts.into_iter().find(|part| part.extension() == extension)?;
-    Some((id.parse().ok()?, part))
+    let serial = FileSerial::new(u64::from_str_radix(serial, 16).ok()?)?;
+    Some((id.parse().ok()?, part, serial))
 }
 
 fn failed(error: io::Error) -> StoreError {
@@ -199,6 +201,7 @@ struct BodySink {
     bytes: u64,
     files: Arc<BodyFiles>,
     name: String,
+    serial: FileSerial,
 }
 
 impl Sink for BodySink {
@@ -228,7 +231,10 @@ impl Sink for BodySink {
             return Ok(WrittenBody::inline(self.memory));
         };
         file.keep(&live.path())?;
-        Ok(WrittenBody { stored: StoredBody::File { bytes: self.bytes }, file: Some(live) })
+        Ok(WrittenBody {
+            stored: StoredBody::File { bytes: self.bytes, serial: self.serial },
+            file: Some(live),
+        })
     }
 }
 
@@ -239,8 +245,9 @@ pub(super) async fn write(
     body: Body,
     limit: u64,
 ) -> Result<WrittenBody, KeepBodyError> {
-    let name = name(id, part);
-    let sink = BodySink { memory: BytesMut::new(), file: None, bytes: 0, files, name };
+    let serial = FileSerial::draw();
+    let name = name(id, part, serial);
+    let sink = BodySink { memory: BytesMut::new(), file: None, bytes: 0, files, name, serial };
     disk::spool(body, limit, sink).await.map_err(|error| match error {
         SpoolError::TooLarge => KeepBodyError::TooLarge { limit },
         SpoolError::Body(error) => KeepBodyError::Body(error),
@@ -256,8 +263,8 @@ pub(super) async fn read(
 ) -> io::Result<Body> {
     match stored {
         StoredBody::Inline(bytes) => Ok(inline(bytes.clone())),
-        StoredBody::File { .. } => {
-            let file = tokio::fs::File::open(files.path(id, part)).await?;
+        StoredBody::File { serial, .. } => {
+            let file = tokio::fs::File::open(files.path(id, part, *serial)).await?;
             let chunks = ReaderStream::with_capacity(file, READ_BYTES);
             Ok(StreamBody::new(chunks.map_ok(Frame::data).map_err(BodyError::from)).boxed_unsync())
         }

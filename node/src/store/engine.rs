@@ -34,9 +34,9 @@ pub(super) const CALLS: TableDefinition<u128, &[u8]> = TableDefinition::new("cal
 /// The same calls without what can be large, so that a start reads little.
 pub(super) const PENDING: TableDefinition<u128, &[u8]> = TableDefinition::new("pending");
 pub(super) const RESULTS: TableDefinition<u128, &[u8]> = TableDefinition::new("results");
-/// Results by the microsecond of their end, and whether the body is in a file,
-/// so that expiry reads no result.
-pub(super) const EXPIRY: TableDefinition<(u64, u128), bool> = TableDefinition::new("expiry");
+/// Results by the microsecond of their end, and the serial of their body's file
+/// (0: none), so that expiry reads no result.
+pub(super) const EXPIRY: TableDefinition<(u64, u128), u64> = TableDefinition::new("expiry");
 pub(super) const CALLBACKS: TableDefinition<u128, &[u8]> = TableDefinition::new("callbacks");
 
 const VERSION: &str = "version";
@@ -50,7 +50,7 @@ pub(super) struct Tables<'txn> {
     pub(super) calls: Table<'txn, u128, &'static [u8]>,
     pub(super) pending: Table<'txn, u128, &'static [u8]>,
     pub(super) results: Table<'txn, u128, &'static [u8]>,
-    pub(super) expiry: Table<'txn, (u64, u128), bool>,
+    pub(super) expiry: Table<'txn, (u64, u128), u64>,
     pub(super) callbacks: Table<'txn, u128, &'static [u8]>,
     pub(super) after: &'txn mut Aftermath,
 }

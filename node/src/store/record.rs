@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -175,7 +176,30 @@ pub enum StoredBody {
     File {
         /// Its length.
         bytes: u64,
+        /// Tells it from the files of other attempts at the same call.
+        serial: FileSerial,
     },
+}
+
+/// The part of a body file's name that is drawn anew for each writing: two
+/// attempts that both bring a result must not share a file, or the one that
+/// came too late would take the other's away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FileSerial(NonZeroU64);
+
+impl FileSerial {
+    pub(super) fn new(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(FileSerial)
+    }
+
+    pub(super) fn draw() -> Self {
+        FileSerial(rand::random::<NonZeroU64>())
+    }
+
+    pub(super) fn number(self) -> u64 {
+        self.0.get()
+    }
 }
 
 impl StoredBody {
@@ -186,16 +210,22 @@ impl StoredBody {
     pub fn bytes(&self) -> u64 {
         match self {
             StoredBody::Inline(bytes) => bytes.len() as u64,
-            StoredBody::File { bytes } => *bytes,
+            StoredBody::File { bytes, .. } => *bytes,
         }
     }
 
-    pub(super) fn in_file(&self) -> bool {
+    pub(super) fn serial(&self) -> Option<FileSerial> {
         match self {
-            StoredBody::Inline(_) => false,
-            StoredBody::File { .. } => true,
+            StoredBody::Inline(_) => None,
+            StoredBody::File { serial, .. } => Some(*serial),
         }
     }
+}
+
+/// What a call's record and a result's have in common: the body.
+#[derive(Deserialize)]
+pub(super) struct BodyOf {
+    pub(super) body: StoredBody,
 }
 
 impl fmt::Debug for StoredBody {
@@ -203,7 +233,7 @@ impl fmt::Debug for StoredBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoredBody::Inline(bytes) => write!(f, "Inline({} bytes)", bytes.len()),
-            StoredBody::File { bytes } => write!(f, "File({bytes} bytes)"),
+            StoredBody::File { bytes, .. } => write!(f, "File({bytes} bytes)"),
         }
     }
 }

@@ -85,10 +85,15 @@ async fn read_all(store: &Store, id: CallId, part: BodyPart, stored: &StoredBody
     body.collect().await.expect("reads").to_bytes()
 }
 
+/// The body files, without their serials.
 fn files(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir.join("bodies")).expect("folder");
     let name = |entry: io::Result<fs::DirEntry>| entry.expect("entry").file_name().into_string();
-    entries.map(|entry| name(entry).expect("text")).collect()
+    let plain = |name: String| match name.splitn(3, '.').collect::<Vec<_>>()[..] {
+        [id, _, part] => format!("{id}.{part}"),
+        _ => name,
+    };
+    entries.map(|entry| plain(name(entry).expect("text"))).collect()
 }
 
 #[tokio::test]
@@ -195,6 +200,21 @@ async fn body_that_is_refused_or_forgotten_leaves_no_file() {
 }
 
 #[tokio::test]
+async fn result_that_comes_twice_leaves_the_first_whole() {
+    let dir = folder();
+    let (store, _) = open(dir.path());
+    let call = call(0);
+    store.accept(call.clone(), short("")).await.expect("accepted");
+    let keep = |byte| store.keep_body(call.id, BodyPart::Result, body(vec![byte; 50_000]), 1 << 20);
+    let (first, second) = (keep(1).await.expect("kept"), keep(2).await.expect("kept"));
+    assert!(store.complete(call.id, result(1), first).await.expect("kept"));
+    assert!(!store.complete(call.id, result(2), second).await.expect("looked"));
+    let kept = store.result(call.id).await.expect("read").expect("there");
+    assert_eq!(read_all(&store, call.id, BodyPart::Result, &kept.body).await, vec![1; 50_000]);
+    assert_eq!(files(dir.path()).len(), 1);
+}
+
+#[tokio::test]
 async fn bodies_of_no_record_are_swept_at_the_next_start() {
     let dir = folder();
     let (store, _) = open(dir.path());
@@ -204,7 +224,13 @@ async fn bodies_of_no_record_are_swept_at_the_next_start() {
     drop(store);
     let bodies = dir.path().join("bodies");
     let stranger = clock::call_id();
-    for name in [format!("{stranger}.request"), format!("{stranger}.result.tmp"), "notes".into()] {
+    for name in [
+        format!("{stranger}.0000000000000001.request"),
+        format!("{stranger}.0000000000000001.result.tmp"),
+        // Of an attempt that lost: the record names another file.
+        format!("{}.0000000000000001.request", kept.id),
+        "notes".into(),
+    ] {
         fs::write(bodies.join(name), "x").expect("written");
     }
     let (mut store, _) = open(dir.path());
