@@ -116,7 +116,7 @@ impl Artifacts {
     /// Opens the folder `dir`, making it if it is not there, and removes what
     /// uploads that died have left. Blocks.
     pub fn open(dir: &Path, config: ArtifactConfig) -> io::Result<Self> {
-        disk::private_dir(dir)?;
+        disk::lasting_dir(dir)?;
         let mut ledger = Ledger::default();
         for entry in fs::read_dir(dir)? {
             let entry = entry?;

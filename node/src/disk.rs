@@ -23,6 +23,19 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
+/// Makes a private folder whose own name lasts, as what is kept in it must.
+pub(crate) fn lasting_dir(path: &Path) -> io::Result<()> {
+    let new = !path.try_exists()?;
+    private_dir(path)?;
+    if new { sync_dir(parent(path)) } else { Ok(()) }
+}
+
+/// The folder that holds `path`.
+pub(crate) fn parent(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
 /// Flushes a folder, so that names made, renamed or removed in it last.
 pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
@@ -78,7 +91,7 @@ impl TempFile {
     pub(crate) fn keep(self, path: &Path) -> io::Result<()> {
         self.sync()?;
         self.rename(path)?;
-        path.parent().map_or(Ok(()), sync_dir)
+        sync_dir(parent(path))
     }
 }
 

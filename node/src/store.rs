@@ -7,14 +7,14 @@
 //! five maps; a log-structured store would compact in the background on
 //! machines that have one slow disk. What redb needs to be handled with care
 //! is handled in one place each: its cache is small, the state that a start
-//! after a crash needs is saved with each commit, and a database that has failed is
+//! after a crash needs is saved with each commit, and a database that failed is
 //! closed and opened again by itself, so a full disk is an error to whoever
 //! writes and nothing once there is room.
 //!
 //! * A write has returned only when it is on disk. One thread writes, and takes
-//!   all that waits into one transaction ([`writer`]).
+//!   all that waits into one transaction (`writer.rs`).
 //! * Reads see one consistent state and wait for no write.
-//! * Bodies above [`INLINE_BODY`] are files ([`body`]), on disk before the
+//! * Bodies above [`INLINE_BODY`] are files (`body.rs`), on disk before the
 //!   record that names them.
 //! * One process at a time: the data directory is locked.
 //!
@@ -228,7 +228,7 @@ impl Store {
     /// Opens the store in `dir`, making both if they are not there. Blocks.
     pub fn open(dir: &Path, config: StoreConfig) -> Result<(Store, Recovered), OpenError> {
         let private = |dir: &Path| {
-            disk::private_dir(dir).map_err(|source| OpenError::Io {
+            disk::lasting_dir(dir).map_err(|source| OpenError::Io {
                 step: "make the private folder",
                 path: dir.into(),
                 source,

@@ -171,7 +171,7 @@ impl Engine {
             if writing.database.is_none() {
                 writing.database = Some(self.reopen()?);
                 writing.generation += 1;
-                tracing::info!(path = %self.path.display(), "store reopened after a failure");
+                tracing::debug!(path = %self.path.display(), "store reopened after a failure");
             }
             slot = RwLockWriteGuard::downgrade(writing);
         }
@@ -243,7 +243,7 @@ fn create(path: &Path, faults: &Faults) -> Result<(), OpenError> {
     });
     made.map_err(|error| damaged(&new, error))?;
     fs::rename(&new, path).map_err(|source| io_error("rename", &new, source))?;
-    let parent = path.parent().unwrap_or(Path::new("."));
+    let parent = disk::parent(path);
     disk::sync_dir(parent).map_err(|source| io_error("flush", parent, source))
 }
 

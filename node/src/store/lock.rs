@@ -14,7 +14,7 @@ const PID_BYTES: u64 = 10;
 /// ends, however it ends.
 #[derive(Debug)]
 pub(super) struct DirLock {
-    _file: File,
+    file: File,
 }
 
 impl DirLock {
@@ -34,7 +34,15 @@ impl DirLock {
         }
         // The id is for people; a full disk must not keep a node from starting.
         let _ = note(&mut file);
-        Ok(DirLock { _file: file })
+        Ok(DirLock { file })
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing alone would leave it held for as long as a child that is
+        // just being started still has a copy of the file.
+        let _ = self.file.unlock();
     }
 }
 

@@ -99,15 +99,24 @@ where
 pub(super) fn run(shared: &Arc<Shared>, jobs: &Receiver<Job>) {
     let mut failed = false;
     while let Some(batch) = gather(jobs) {
-        let committed = commit(&shared.engine, batch);
-        match (committed, failed) {
-            (true, true) => {
-                // Failed transactions may have left body files behind.
+        let writes = batch.len();
+        match (commit(&shared.engine, batch), failed) {
+            (Ok(()), true) => {
+                tracing::info!("writes succeed again");
                 failed = false;
+                // Failed transactions may have left body files behind.
                 shared.sweep();
             }
-            (true, false) => {}
-            (false, _) => failed = true,
+            (Err(error), false) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(
+                    error,
+                    writes,
+                    "write failed, and each is told so until one succeeds"
+                );
+                failed = true;
+            }
+            (Ok(()), false) | (Err(_), true) => {}
         }
     }
 }
@@ -131,17 +140,11 @@ fn gather(jobs: &Receiver<Job>) -> Option<Vec<Job>> {
     Some(batch)
 }
 
-fn commit(engine: &Engine, mut batch: Vec<Job>) -> bool {
+fn commit(engine: &Engine, mut batch: Vec<Job>) -> Result<(), StoreError> {
     let mut after = Aftermath::default();
     let committed = engine
         .commit(&mut after, |tables| batch.iter_mut().try_for_each(|job| job.write.apply(tables)));
-    if let Err(error) = &committed {
-        tracing::warn!(
-            error = error as &dyn std::error::Error,
-            writes = batch.len(),
-            "write failed"
-        );
-    } else {
+    if committed.is_ok() {
         for path in &after.orphans {
             // One that stays is swept at the next start.
             let _ = std::fs::remove_file(path);
@@ -153,5 +156,5 @@ fn commit(engine: &Engine, mut batch: Vec<Job>) -> bool {
     for job in batch {
         job.write.answer(committed.clone());
     }
-    committed.is_ok()
+    committed
 }
