@@ -148,7 +148,7 @@ mod tests {
         let folders = SecretFolders::open(&run).expect("opens");
         let shop = "shop".parse().expect("name");
         let name = "api.key".parse().expect("name");
-        store.put_secret(&shop, &name, SecretValue::new("hunter2")).await.expect("kept");
+        store.put_secret(&shop, &name, &SecretValue::new("hunter2")).await.expect("kept");
 
         let none = folders.materialise(&store, &spec(&[])).await.expect("nothing to do");
         assert!(none.is_none());

@@ -297,14 +297,14 @@ impl Store {
         &self,
         namespace: &Namespace,
         name: &SecretName,
-        value: SecretValue,
+        value: &SecretValue,
     ) -> Result<(), StoreError> {
         let bytes = value.reveal().len();
         if bytes > SecretValue::MAX_BYTES {
             let limit = SecretValue::MAX_BYTES;
             return Err(StoreError::TooLarge { what: "a secret", bytes, limit });
         }
-        let key = key(namespace, name.as_str());
+        let (key, value) = (key(namespace, name.as_str()), value.clone());
         self.write(move |tables| {
             tables.secrets.insert(key.as_str(), value.reveal())?;
             Ok(())

@@ -141,16 +141,16 @@ async fn secrets_are_listed_by_namespace_and_read_by_name() {
     let (store, _) = open(dir.path());
     let [shop, shop2]: [Namespace; 2] = ["shop", "shop2"].map(|name| name.parse().expect("name"));
     let [key, pass]: [SecretName; 2] = ["api.key", "pass"].map(|name| name.parse().expect("name"));
-    store.put_secret(&shop, &pass, SecretValue::new("1")).await.expect("kept");
-    store.put_secret(&shop, &key, SecretValue::new("2")).await.expect("kept");
-    store.put_secret(&shop2, &key, SecretValue::new("3")).await.expect("kept");
+    store.put_secret(&shop, &pass, &SecretValue::new("1")).await.expect("kept");
+    store.put_secret(&shop, &key, &SecretValue::new("2")).await.expect("kept");
+    store.put_secret(&shop2, &key, &SecretValue::new("3")).await.expect("kept");
     assert_eq!(store.secrets(&shop).await.expect("listed"), [key.clone(), pass.clone()]);
     let value = store.secret(&shop2, &key).await.expect("read").expect("there");
     assert_eq!(value.reveal(), b"3");
     assert!(store.remove_secret(&shop, &key).await.expect("removed"));
     assert_eq!(store.secret(&shop, &key).await.expect("read"), None);
     let long = SecretValue::new(vec![0; SecretValue::MAX_BYTES + 1]);
-    let refused = store.put_secret(&shop, &pass, long).await;
+    let refused = store.put_secret(&shop, &pass, &long).await;
     assert!(matches!(refused, Err(StoreError::TooLarge { .. })));
 }
 
