@@ -255,7 +255,7 @@ enum Answer {
     /// Standard output, a header block first.
     Cgi,
     /// The `wasi:http` answer.
-    Http(HttpAnswer),
+    Http(Box<HttpAnswer>),
 }
 
 impl Answer {
@@ -263,7 +263,7 @@ impl Answer {
         match protocol {
             Protocol::Stdio => Answer::Stdio,
             Protocol::Cgi => Answer::Cgi,
-            Protocol::Http => Answer::Http(HttpAnswer {
+            Protocol::Http => Answer::Http(Box::new(HttpAnswer {
                 head: None,
                 body: None,
                 collected: Vec::new(),
@@ -271,7 +271,7 @@ impl Answer {
                 left: output_limit,
                 output_limit,
                 broken: None,
-            }),
+            })),
         }
     }
 }
@@ -551,7 +551,7 @@ struct AnswerStream {
     /// What was held back until the stream began.
     prefix: Bytes,
     /// Where a `wasi:http` body comes from; others come from the exchange.
-    source: Option<HttpAnswer>,
+    source: Option<Box<HttpAnswer>>,
     /// Stops the guest when dropped.
     task: Option<AbortOnDropHandle<()>>,
 }

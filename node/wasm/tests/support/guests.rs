@@ -2,7 +2,7 @@
 //! what it needs.
 
 /// Copies standard input to standard output.
-pub const ECHO: &str = r#"(module
+pub(crate) const ECHO: &str = r#"(module
   (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 2)
@@ -20,18 +20,19 @@ pub const ECHO: &str = r#"(module
           (br $more))))))"#;
 
 /// Runs for ever.
-pub const LOOP: &str = r#"(module (memory (export "memory") 1)
+pub(crate) const LOOP: &str = r#"(module (memory (export "memory") 1)
   (func (export "_start") (loop $again (br $again))))"#;
 
 /// Grows its memory until it is refused, then traps, as a failed `malloc` does.
-pub const MEMORY_BOMB: &str = r#"(module (memory (export "memory") 1)
+pub(crate) const MEMORY_BOMB: &str = r#"(module (memory (export "memory") 1)
   (func (export "_start")
     (loop $more
       (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))
     unreachable))"#;
 
 /// Has 100 MiB from the start.
-pub const LARGE: &str = r#"(module (memory (export "memory") 1600) (func (export "_start")))"#;
+pub(crate) const LARGE: &str =
+    r#"(module (memory (export "memory") 1600) (func (export "_start")))"#;
 
 /// Writes for ever to the file descriptor that is put for `FD`.
 const FLOOD: &str = r#"(module
@@ -44,16 +45,16 @@ const FLOOD: &str = r#"(module
       (br_if $more (i32.eqz
         (call $write (i32.const FD) (i32.const 0) (i32.const 1) (i32.const 8)))))))"#;
 
-pub fn output_flood() -> String {
+pub(crate) fn output_flood() -> String {
     FLOOD.replace("FD", "1")
 }
 
-pub fn log_flood() -> String {
+pub(crate) fn log_flood() -> String {
     FLOOD.replace("FD", "2")
 }
 
 /// Writes `text` to `descriptor`, then does `after`.
-pub fn say(descriptor: u32, text: &str, after: &str) -> String {
+pub(crate) fn say(descriptor: u32, text: &str, after: &str) -> String {
     let escaped: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
     let length = text.len();
     format!(
@@ -72,16 +73,15 @@ pub fn say(descriptor: u32, text: &str, after: &str) -> String {
 }
 
 /// For [`say`]: sleeps for ten minutes.
-pub const SLEEP: &str = r#"
-    (i32.store8 (i32.const 108) (i32.const 0))
-    (i32.store (i32.const 116) (i32.const 1))
-    (i64.store (i32.const 124) (i64.const 600000000000))
-    (i32.store8 (i32.const 108) (i32.const 0))
-    (i32.store (i32.const 116) (i32.const 1))
-    (drop (call $poll (i32.const 100) (i32.const 200) (i32.const 1) (i32.const 300)))"#;
+pub(crate) const SLEEP: &str = r#"
+    ;; A subscription to the clock at 96: kind at 104, clock at 112, time at 120.
+    (i32.store8 (i32.const 104) (i32.const 0))
+    (i32.store (i32.const 112) (i32.const 1))
+    (i64.store (i32.const 120) (i64.const 600000000000))
+    (drop (call $poll (i32.const 96) (i32.const 200) (i32.const 1) (i32.const 300)))"#;
 
 /// Writes its environment, each variable with a final NUL.
-pub const ENVIRONMENT: &str = r#"(module
+pub(crate) const ENVIRONMENT: &str = r#"(module
   (import "wasi_snapshot_preview1" "environ_get" (func $get (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
@@ -94,7 +94,7 @@ pub const ENVIRONMENT: &str = r#"(module
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
 
 /// Writes the secret `key`, found in the first directory that it is given.
-pub const SECRET: &str = r#"(module
+pub(crate) const SECRET: &str = r#"(module
   (import "wasi_snapshot_preview1" "path_open"
     (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))

@@ -15,10 +15,10 @@ use weir_wasm::{
 };
 
 /// Long enough for any guest here on a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Resolves nothing.
-pub struct NoNames;
+pub(crate) struct NoNames;
 
 impl Resolve for NoNames {
     fn resolve<'a>(&'a self, _host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
@@ -28,7 +28,7 @@ impl Resolve for NoNames {
 
 /// Keeps what a guest logs.
 #[derive(Default)]
-pub struct Lines(Mutex<Vec<u8>>);
+pub(crate) struct Lines(Mutex<Vec<u8>>);
 
 impl LogSink for Lines {
     fn write(&self, bytes: &[u8]) {
@@ -40,20 +40,20 @@ impl LogSink for Lines {
 }
 
 impl Lines {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let bytes = self.0.lock().expect("no test panics here");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
 /// A temporary folder, and an engine that keeps its code there.
-pub struct Workshop {
-    pub folder: tempfile::TempDir,
-    pub engine: Engine,
+pub(crate) struct Workshop {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) engine: Engine,
     artifacts: AtomicU64,
 }
 
-pub fn config(folder: &Path) -> EngineConfig {
+pub(crate) fn config(folder: &Path) -> EngineConfig {
     EngineConfig {
         threads: 2,
         slots: 64,
@@ -71,11 +71,11 @@ pub fn config(folder: &Path) -> EngineConfig {
 }
 
 impl Workshop {
-    pub fn new() -> Workshop {
+    pub(crate) fn new() -> Workshop {
         Workshop::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut EngineConfig)) -> Workshop {
+    pub(crate) fn with(change: impl FnOnce(&mut EngineConfig)) -> Workshop {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = config(folder.path());
         change(&mut config);
@@ -87,7 +87,7 @@ impl Workshop {
     }
 
     /// Writes an artifact and invents a digest for it.
-    pub fn artifact(&self, code: impl AsRef<[u8]>) -> (String, PathBuf) {
+    pub(crate) fn artifact(&self, code: impl AsRef<[u8]>) -> (String, PathBuf) {
         let digest = format!("{:064x}", self.artifacts.fetch_add(1, Ordering::Relaxed));
         let path = self.folder.path().join(&digest);
         std::fs::write(&path, code).expect("room for an artifact");
@@ -95,7 +95,7 @@ impl Workshop {
     }
 
     /// Compiles, loads and binds a module.
-    pub async fn function(&self, code: &str, change: impl FnOnce(&mut Setup)) -> Function {
+    pub(crate) async fn function(&self, code: &str, change: impl FnOnce(&mut Setup)) -> Function {
         let (digest, path) = self.artifact(code);
         self.engine
             .compile(&digest, &path)
@@ -112,7 +112,7 @@ impl Workshop {
     }
 }
 
-pub fn setup() -> Setup {
+pub(crate) fn setup() -> Setup {
     Setup {
         name: "guest".to_owned(),
         protocol: Protocol::Stdio,
@@ -125,13 +125,13 @@ pub fn setup() -> Setup {
     }
 }
 
-pub fn full(bytes: impl Into<Bytes>) -> Body {
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into())
         .map_err(|never| -> BodyError { match never {} })
         .boxed_unsync()
 }
 
-pub fn request(body: Body) -> http::Request<Body> {
+pub(crate) fn request(body: Body) -> http::Request<Body> {
     http::Request::builder()
         .method("POST")
         .uri("/there%20and/back?q=1")
@@ -142,7 +142,7 @@ pub fn request(body: Body) -> http::Request<Body> {
         .expect("a request")
 }
 
-pub fn call(body: impl Into<Bytes>, patience: Duration) -> Call {
+pub(crate) fn call(body: impl Into<Bytes>, patience: Duration) -> Call {
     Call {
         request: request(full(body)),
         until: Instant::now() + patience,
@@ -151,7 +151,7 @@ pub fn call(body: impl Into<Bytes>, patience: Duration) -> Call {
 }
 
 /// Reads an answer to its end.
-pub async fn read(answer: AnswerBody) -> Result<Bytes, BodyError> {
+pub(crate) async fn read(answer: AnswerBody) -> Result<Bytes, BodyError> {
     match answer {
         AnswerBody::Whole(bytes) => Ok(bytes),
         AnswerBody::Stream(body) => Ok(body.collect().await?.to_bytes()),
@@ -159,13 +159,16 @@ pub async fn read(answer: AnswerBody) -> Result<Bytes, BodyError> {
 }
 
 /// Calls with `body` and reads the answer.
-pub async fn answer(function: &Function, body: impl Into<Bytes>) -> Result<Bytes, CallError> {
+pub(crate) async fn answer(
+    function: &Function,
+    body: impl Into<Bytes>,
+) -> Result<Bytes, CallError> {
     let response = function.call(call(body, PATIENCE)).await?;
     Ok(read(response.into_body()).await.expect("a whole answer"))
 }
 
 /// How a call failed.
-pub async fn failure(function: &Function) -> String {
+pub(crate) async fn failure(function: &Function) -> String {
     match function.call(call("", PATIENCE)).await {
         Ok(response) => panic!("it answered {response:?}"),
         Err(error) => error.to_string(),
