@@ -373,7 +373,12 @@ impl Store {
 
     /// Accepts a call: on return it is on disk and will be run. Dropping the
     /// future leaves open whether it was accepted.
-    pub async fn accept(&self, mut call: CallRecord, body: WrittenBody) -> Result<(), StoreError> {
+    pub async fn accept(
+        &self,
+        mut call: CallRecord,
+        body: impl Into<Arc<WrittenBody>>,
+    ) -> Result<(), StoreError> {
+        let body = body.into();
         call.body = body.stored.clone();
         let (id, limit) = (number(call.id), self.inner.shared.config.backlog);
         let (pending, call) = (encode(&PendingCall::of(&call)), encode(&call));
@@ -433,12 +438,15 @@ impl Store {
 
     /// Replaces a call by its result, with a callback to come if the call asked
     /// for one; false, with nothing kept, when the call is not pending any more.
+    /// Whoever wants to try again after an error keeps a clone of the body's
+    /// `Arc` and hands it in again: the file stays for as long.
     pub async fn complete(
         &self,
         id: CallId,
         mut result: ResultRecord,
-        body: WrittenBody,
+        body: impl Into<Arc<WrittenBody>>,
     ) -> Result<bool, StoreError> {
+        let body = body.into();
         let shared = self.inner.shared.clone();
         self.write(move |tables| {
             let key = number(id);

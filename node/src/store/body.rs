@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -159,9 +160,9 @@ impl WrittenBody {
 
     /// Leaves the file to its record, or to the sweep when it is not certain
     /// that there is one.
-    pub(super) fn leave(mut self) {
-        if let Some(file) = &mut self.file {
-            file.left = true;
+    pub(super) fn leave(&self) {
+        if let Some(file) = &self.file {
+            file.left.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -175,7 +176,7 @@ impl fmt::Debug for WrittenBody {
 struct LiveFile {
     files: Arc<BodyFiles>,
     name: String,
-    left: bool,
+    left: AtomicBool,
 }
 
 impl LiveFile {
@@ -186,7 +187,7 @@ impl LiveFile {
 
 impl Drop for LiveFile {
     fn drop(&mut self) {
-        if !self.left {
+        if !self.left.load(Ordering::Relaxed) {
             // Absent when writing failed; what stays otherwise is swept later.
             let _ = fs::remove_file(self.path());
         }
@@ -217,7 +218,11 @@ impl Sink for BodySink {
             return Ok(());
         }
         self.files.live().insert(self.name.clone());
-        let live = LiveFile { files: self.files.clone(), name: self.name.clone(), left: false };
+        let live = LiveFile {
+            files: self.files.clone(),
+            name: self.name.clone(),
+            left: AtomicBool::new(false),
+        };
         let mut file = TempFile::create(self.files.dir.join(self.name.clone() + TEMPORARY))?;
         file.write(&self.memory)?;
         file.write(bytes)?;

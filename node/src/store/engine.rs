@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, StorageBackend, Table,
@@ -77,7 +77,7 @@ pub(super) struct Aftermath {
     /// Whether anything was written; a transaction of refusals is not committed.
     pub(super) changed: bool,
     /// Body files that records of this transaction refer to.
-    pub(super) kept: Vec<WrittenBody>,
+    pub(super) kept: Vec<Arc<WrittenBody>>,
     /// Body files that no record refers to any more.
     pub(super) orphans: Vec<PathBuf>,
 }
@@ -330,7 +330,7 @@ impl StorageBackend for Backend {
 #[derive(Debug, Default, Clone)]
 pub(super) struct Faults {
     #[cfg(test)]
-    full: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    full: Arc<std::sync::atomic::AtomicBool>,
 }
 
 #[cfg(test)]

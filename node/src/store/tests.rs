@@ -333,6 +333,27 @@ async fn full_disk_is_an_error_until_there_is_room() {
 }
 
 #[tokio::test]
+async fn result_that_found_no_room_is_kept_when_there_is() {
+    let dir = folder();
+    let (store, _) = open(dir.path());
+    let call = call(0);
+    store.accept(call.clone(), short("")).await.expect("accepted");
+    let long = vec![3; 50_000];
+    let kept = store.keep_body(call.id, BodyPart::Result, body(long.clone()), 1 << 20).await;
+    let kept = Arc::new(kept.expect("kept"));
+    let faults = store.inner.shared.engine.faults().clone();
+    faults.set_full(true);
+    for _ in 0..2 {
+        let refused = store.complete(call.id, result(1), kept.clone()).await;
+        assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
+    }
+    faults.set_full(false);
+    assert!(store.complete(call.id, result(1), kept).await.expect("kept"));
+    let kept = store.result(call.id).await.expect("read").expect("there");
+    assert_eq!(read_all(&store, call.id, BodyPart::Result, &kept.body).await, long);
+}
+
+#[tokio::test]
 async fn small_disk_fills_and_is_used_again_when_emptied() {
     let dir = folder();
     let mounted = Command::new("mount")

@@ -152,7 +152,7 @@ fn commit(engine: &Engine, mut batch: Vec<Job>) -> Result<(), StoreError> {
     }
     // Whether a failed commit reached the disk is not known until the database
     // is read again: its files are the sweep's to judge.
-    after.kept.into_iter().for_each(super::WrittenBody::leave);
+    after.kept.iter().for_each(|body| body.leave());
     for job in batch {
         job.write.answer(committed.clone());
     }
