@@ -114,11 +114,7 @@ pub enum ClientError {
 }
 
 fn said(message: &str) -> String {
-    if message.is_empty() {
-        String::new()
-    } else {
-        format!(": {message}")
-    }
+    if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
 /// Proof of who asks.
@@ -157,10 +153,7 @@ impl Credentials {
     pub fn resolve(sources: &CredentialSources, node: &Url) -> Result<Self, ClientError> {
         if let Some((user, path)) = &sources.user {
             let password = read_secret("the password", path)?;
-            return Ok(Credentials::Basic {
-                user: user.clone(),
-                password,
-            });
+            return Ok(Credentials::Basic { user: user.clone(), password });
         }
         if let Some(path) = &sources.token_file {
             return Ok(Credentials::Token(read_secret("the token", path)?));
@@ -168,10 +161,7 @@ impl Credentials {
         if let Some(token) = sources.token.as_ref().filter(|token| !token.is_empty()) {
             return Ok(Credentials::Token(token.clone()));
         }
-        let local = sources
-            .local_token_file
-            .as_ref()
-            .filter(|_| is_loopback(node));
+        let local = sources.local_token_file.as_ref().filter(|_| is_loopback(node));
         let token = local.and_then(|path| read_secret("the token", path).ok());
         Ok(token.map_or(Credentials::Anonymous, Credentials::Token))
     }
@@ -196,23 +186,14 @@ fn read_secret(what: &'static str, path: &Path) -> Result<String, ClientError> {
     use std::io::Read as _;
     let read = || {
         let mut text = String::new();
-        std::fs::File::open(path)?
-            .take(SECRET_BYTES)
-            .read_to_string(&mut text)?;
+        std::fs::File::open(path)?.take(SECRET_BYTES).read_to_string(&mut text)?;
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the file is empty",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"));
         }
         Ok(text.to_owned())
     };
-    read().map_err(|source| ClientError::Secret {
-        what,
-        path: path.to_owned(),
-        source,
-    })
+    read().map_err(|source| ClientError::Secret { what, path: path.to_owned(), source })
 }
 
 /// Whether `node` is on this machine by its address or by the name localhost.
@@ -220,9 +201,7 @@ pub fn is_loopback(node: &Url) -> bool {
     let host = node.host_str().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Reads the address of a node as `--node` has it.
@@ -263,11 +242,7 @@ impl Client {
             .build()
             .map_err(ClientError::Client)?;
         let node = node.as_str().trim_end_matches('/').to_owned();
-        Ok(Client {
-            http,
-            node,
-            authorization: credentials.header()?,
-        })
+        Ok(Client { http, node, authorization: credentials.header()? })
     }
 
     /// The node's address, without a slash at its end.
@@ -308,10 +283,8 @@ impl Client {
     ) -> Result<T, ClientError> {
         let response = self.ask(what, request).await?;
         let bytes = self.whole(what, response).await?;
-        serde_json::from_slice(&bytes).map_err(|source| ClientError::Nonsense {
-            what: what.to_owned(),
-            source,
-        })
+        serde_json::from_slice(&bytes)
+            .map_err(|source| ClientError::Nonsense { what: what.to_owned(), source })
     }
 
     /// Passes a successful answer on; turns any other into an error with the
@@ -325,17 +298,10 @@ impl Client {
         let ours = response.headers().contains_key("x-weir-error")
             || response.headers().contains_key("www-authenticate");
         if status == StatusCode::UNAUTHORIZED && ours {
-            return Err(ClientError::Unauthorized {
-                node: self.node.clone(),
-                status,
-            });
+            return Err(ClientError::Unauthorized { node: self.node.clone(), status });
         }
         let message = self.message(response).await;
-        Err(ClientError::Refused {
-            what: what.to_owned(),
-            status,
-            message,
-        })
+        Err(ClientError::Refused { what: what.to_owned(), status, message })
     }
 
     /// The whole body of `response`, bounded.
@@ -344,9 +310,7 @@ impl Client {
         let mut bytes = Vec::new();
         while let Some(chunk) = self.chunk(&mut response).await? {
             if bytes.len() + chunk.len() > ANSWER_BYTES {
-                return Err(ClientError::TooLarge {
-                    what: what.to_owned(),
-                });
+                return Err(ClientError::TooLarge { what: what.to_owned() });
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -373,10 +337,7 @@ impl Client {
         }
         bytes.truncate(MESSAGE_BYTES);
         let text = String::from_utf8_lossy(&bytes);
-        text.trim()
-            .chars()
-            .filter(|c| !c.is_control() || *c == '\n')
-            .collect()
+        text.trim().chars().filter(|c| !c.is_control() || *c == '\n').collect()
     }
 
     fn failed(&self, error: &reqwest::Error) -> ClientError {
@@ -414,18 +375,13 @@ fn tls(ca: Option<&Path>) -> Result<rustls::ClientConfig, ClientError> {
     let mut roots = rustls::RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     if let Some(path) = ca {
-        let wrong = |reason: String| ClientError::Certificates {
-            path: path.to_owned(),
-            reason,
-        };
+        let wrong = |reason: String| ClientError::Certificates { path: path.to_owned(), reason };
         let certificates =
             CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
         let mut count = 0;
         for certificate in certificates {
             let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots
-                .add(certificate)
-                .map_err(|error| wrong(error.to_string()))?;
+            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
             count += 1;
         }
         if count == 0 {
@@ -462,10 +418,7 @@ impl Resolve for SystemResolver {
             // The port is the URL's; zero asks for that.
             let socket = |address| SocketAddr::new(address, 0);
             if name.as_str().eq_ignore_ascii_case("localhost") {
-                let local = [
-                    IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    IpAddr::V6(Ipv6Addr::LOCALHOST),
-                ];
+                let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
                 return Ok(Box::new(local.into_iter().map(socket)) as Addrs);
             }
             let resolver = inner
@@ -473,12 +426,8 @@ impl Resolve for SystemResolver {
                     hickory_resolver::TokioResolver::builder_tokio()?.build()
                 })
                 .await?;
-            let addresses: Vec<_> = resolver
-                .lookup_ip(name.as_str())
-                .await?
-                .iter()
-                .map(socket)
-                .collect();
+            let addresses: Vec<_> =
+                resolver.lookup_ip(name.as_str()).await?.iter().map(socket).collect();
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
@@ -502,20 +451,10 @@ mod tests {
 
     #[test]
     fn node_is_an_http_address() {
-        for fine in [
-            "http://127.0.0.1:8080",
-            "https://weir.example/base/",
-            "http://[::1]:1",
-        ] {
+        for fine in ["http://127.0.0.1:8080", "https://weir.example/base/", "http://[::1]:1"] {
             assert!(node_address(fine).is_ok(), "{fine}");
         }
-        for bad in [
-            "127.0.0.1:8080",
-            "ftp://x",
-            "http://",
-            "http://u:p@x",
-            "http://x?y",
-        ] {
+        for bad in ["127.0.0.1:8080", "ftp://x", "http://", "http://u:p@x", "http://x?y"] {
             assert!(node_address(bad).is_err(), "{bad}");
         }
     }
@@ -589,10 +528,8 @@ mod tests {
         let node = format!("http://{}", listener.local_addr().expect("bound"));
         drop(listener);
         let client = Client::new(&url(&node), &Credentials::Anonymous, None).expect("a client");
-        let error = client
-            .send(client.request(Method::GET, "/"))
-            .await
-            .expect_err("nobody listens");
+        let error =
+            client.send(client.request(Method::GET, "/")).await.expect_err("nobody listens");
         let expected =
             format!("cannot reach the node at {node}: connection refused; is `weir run` running?");
         assert_eq!(error.to_string(), expected);

@@ -21,11 +21,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::combinators::UnsyncBoxBody;
 
-use crate::function::{ArtifactKind, FunctionSpec};
 use crate::config::NodeConfig;
+use crate::function::{ArtifactKind, FunctionSpec};
 use crate::id::{CallId, Digest};
-use crate::resolve::Resolver;
 use crate::logs::FunctionLog;
+use crate::resolve::Resolver;
 use crate::resources::Resources;
 
 /// Why a body ended before its end.

@@ -568,10 +568,8 @@ impl Inner {
     }
 
     async fn put_namespace(&self, name: Namespace, info: NamespaceInfo) -> Result<(), ChangeError> {
-        let record = NamespaceRecord {
-            annotations: info.annotations.clone(),
-            labels: info.labels.clone(),
-        };
+        let record =
+            NamespaceRecord { annotations: info.annotations.clone(), labels: info.labels.clone() };
         let kept = self.store.put_namespace(&name, &record).await;
         kept.map_err(|source| stored("keep the namespace", source))?;
         self.namespaces().insert(name, info);

@@ -93,7 +93,9 @@ impl Wasm {
             match self.engine.load(&digest, kind).await {
                 Ok(loaded) => return Ok(loaded),
                 Err(LoadError::NotCompiled) => {}
-                Err(error @ LoadError::Unfit(_)) => return Err(StartError::Code(error.to_string())),
+                Err(error @ LoadError::Unfit(_)) => {
+                    return Err(StartError::Code(error.to_string()));
+                }
             }
         }
         Err(StartError::Node("compiled code cannot be read back from the cache".to_owned()))
@@ -198,7 +200,9 @@ impl Executor for Wasm {
                 output_bytes: self.output_bytes,
             });
             let function = bound.map_err(|error| match error {
-                BindError::Memory { .. } | BindError::Protocol => StartError::Code(error.to_string()),
+                BindError::Memory { .. } | BindError::Protocol => {
+                    StartError::Code(error.to_string())
+                }
             })?;
             Ok(Arc::new(Guest { function }) as Arc<dyn Instance>)
         })

@@ -224,7 +224,9 @@ impl Inner {
                     attempt -= 1;
                     pause.rest().await;
                 }
-                Err(InvokeError::CannotRun { .. }) if attempt < START_ATTEMPTS => pause.rest().await,
+                Err(InvokeError::CannotRun { .. }) if attempt < START_ATTEMPTS => {
+                    pause.rest().await
+                }
                 ended => break (ended, began.elapsed()),
             }
         };
@@ -235,10 +237,8 @@ impl Inner {
         let left = record.deadline.map(|deadline| {
             Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default()
         });
-        let unreadable = |reason: String| InvokeError::CannotRun {
-            function: record.function.clone(),
-            reason,
-        };
+        let unreadable =
+            |reason: String| InvokeError::CannotRun { function: record.function.clone(), reason };
         let body = self.store.open_body(record.id, BodyPart::Request, &record.body).await;
         let body = body.map_err(|error| unreadable(format!("its stored body: {error}")))?;
         let request = http::Request::builder().method(record.method.clone()).uri(&record.path);
@@ -293,14 +293,16 @@ impl Inner {
                         kept = Some(body);
                     }
                     Err(KeepBodyError::TooLarge { limit }) => {
-                        let text = format!("the answer is longer than {limit} bytes (async.result-bytes)");
+                        let text =
+                            format!("the answer is longer than {limit} bytes (async.result-bytes)");
                         failure = Some(InvokeError::Failed(text));
                     }
                     Err(KeepBodyError::Body(error)) => {
                         failure = Some(InvokeError::Failed(error.to_string()));
                     }
                     Err(KeepBodyError::Store(error)) => {
-                        failure = Some(InvokeError::Failed(format!("its answer was lost: {error}")));
+                        failure =
+                            Some(InvokeError::Failed(format!("its answer was lost: {error}")));
                     }
                 }
                 result.ended_at = Timestamp::now();
@@ -312,10 +314,10 @@ impl Inner {
             result.error = Some(error.word().to_owned());
             kept = Some(WrittenBody::inline(format!("{error}\n")));
         }
-        let mut body = kept.unwrap_or_else(|| WrittenBody::inline(""));
+        let body = Arc::new(kept.unwrap_or_else(|| WrittenBody::inline("")));
         let mut pause = Pause::new();
         loop {
-            match self.store.complete(id, result.clone(), body).await {
+            match self.store.complete(id, result.clone(), body.clone()).await {
                 Ok(kept) => {
                     self.backlog.pending.fetch_sub(1, Ordering::Relaxed);
                     if kept {
@@ -323,13 +325,10 @@ impl Inner {
                     }
                     break;
                 }
-                // The call stays accepted, so that nothing is lost; a result
-                // that was in a file is not, and says so.
+                // A full disk, most likely. The call stays accepted meanwhile,
+                // so that a crash now would only run it again.
                 Err(error) => {
                     tracing::error!(call = %id, %error, "result cannot be kept; trying again");
-                    result.status = StatusCode::INSUFFICIENT_STORAGE;
-                    result.error = Some("result-lost".to_owned());
-                    body = WrittenBody::inline("the call ran, and its answer could not be stored\n");
                     pause.rest().await;
                 }
             }

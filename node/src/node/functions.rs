@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
-use super::{ChangeError, DeployMode, FunctionState, FunctionStatus, Inner, NamespaceInfo, Node, stored};
+use super::{
+    ChangeError, DeployMode, FunctionState, FunctionStatus, Inner, NamespaceInfo, Node, stored,
+};
 use crate::admission::FunctionKey;
 use crate::executor::{Code, Executor, StartError};
 use crate::function::FunctionSpec;
@@ -99,9 +101,8 @@ impl Node {
         let code = Code { path: inner.artifacts.path(&spec.code), kind: spec.kind };
         let spec = {
             let (executor, code) = (executor.clone(), code.clone());
-            let checked = tokio::task::spawn_blocking(move || {
-                executor.check(&spec, &code).map(|()| spec)
-            });
+            let checked =
+                tokio::task::spawn_blocking(move || executor.check(&spec, &code).map(|()| spec));
             let checked = checked.await.map_err(|e| ChangeError::Invalid(e.to_string()))?;
             checked.map_err(|unfit| ChangeError::Invalid(unfit.to_string()))?
         };
@@ -248,7 +249,8 @@ impl Inner {
                     continue;
                 }
             };
-            let code = Code { path: self.artifacts.path(&record.spec.code), kind: record.spec.kind };
+            let code =
+                Code { path: self.artifacts.path(&record.spec.code), kind: record.spec.kind };
             let present = self.artifacts.retain(&record.spec.code);
             let version = Arc::new(self.version(record, code, executor));
             if !present {
@@ -312,8 +314,11 @@ impl Inner {
                 humantime::format_duration(longest)
             )));
         }
-        if let Some(max) = spec.max && (max == 0 || max < spec.min) {
-            let text = format!("the maximum of {max} must be at least 1 and the minimum {}", spec.min);
+        if let Some(max) = spec.max
+            && (max == 0 || max < spec.min)
+        {
+            let text =
+                format!("the maximum of {max} must be at least 1 and the minimum {}", spec.min);
             return Err(ChangeError::Invalid(text));
         }
         if spec.concurrency == Some(0) {
@@ -322,14 +327,19 @@ impl Inner {
         let known = |name: &&String| !self.config.classes.iter().any(|c| c.name == **name);
         if let Some(unknown) = spec.classes.iter().find(known) {
             let names: Vec<&str> = self.config.classes.iter().map(|c| c.name.as_str()).collect();
-            let text = format!("unknown QoS class {unknown:?}; this node has: {}", names.join(", "));
+            let text =
+                format!("unknown QoS class {unknown:?}; this node has: {}", names.join(", "));
             return Err(ChangeError::Invalid(text));
         }
         Ok(())
     }
 
     /// Refuses what could never run here, before anything is kept.
-    fn check_fits(&self, spec: &FunctionSpec, executor: &Arc<dyn Executor>) -> Result<(), ChangeError> {
+    fn check_fits(
+        &self,
+        spec: &FunctionSpec,
+        executor: &Arc<dyn Executor>,
+    ) -> Result<(), ChangeError> {
         let profile = executor.profile(spec);
         if (profile.instance + profile.call).fits(self.config.capacity) {
             return Ok(());

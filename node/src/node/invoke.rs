@@ -150,8 +150,11 @@ impl Inner {
             Ok(Err(_)) => Err(self.refused(Refusal::Draining)),
             Err(_) => {
                 let gauges = self.admission().gauges(function.key).unwrap_or_default();
-                let phase =
-                    if gauges.ready == 0 && gauges.starting > 0 { Phase::Start } else { Phase::Queue };
+                let phase = if gauges.ready == 0 && gauges.starting > 0 {
+                    Phase::Start
+                } else {
+                    Phase::Queue
+                };
                 Err(self.gave_up(function, phase, deadline))
             }
         }
