@@ -727,15 +727,10 @@ impl Pool {
     }
 
     fn prestart_one(&mut self, key: FunctionKey, now: Time) {
-        loop {
-            let Some(function) = self.functions.get(key.0) else {
-                break;
-            };
-            if function.live() >= function.profile.min_instances {
-                break;
-            }
-            // The timer brings it back.
-            if function.retry_at.is_some() {
+        while let Some(function) = self.functions.get(key.0) {
+            // The timer brings back what must wait for its time.
+            let kept = function.live() >= function.profile.min_instances;
+            if kept || function.retry_at.is_some() {
                 break;
             }
             if self.start(key, now) {
@@ -747,7 +742,6 @@ impl Pool {
                 return;
             }
             self.retry_prestart(key, now + PRESTART_RETRY);
-            break;
         }
         self.lacking.remove(&key);
     }
