@@ -253,6 +253,8 @@ pub struct Pool {
     stopping: usize,
     /// What those hold that are being stopped: room on its way.
     stopping_hold: Resources,
+    /// What all other instances hold: more than this no eviction can give.
+    standing_hold: Resources,
 }
 
 impl Pool {
@@ -270,6 +272,7 @@ impl Pool {
             starting: 0,
             stopping: 0,
             stopping_hold: Resources::ZERO,
+            standing_hold: Resources::ZERO,
         }
     }
 
@@ -539,6 +542,7 @@ impl Pool {
         let holds = function.profile.instance;
         let held = self.ledger.hold(holds);
         assert!(held, "room was checked");
+        self.standing_hold = self.standing_hold + holds;
         function.starting += 1;
         self.starting += 1;
         let instance = InstanceId(
@@ -636,7 +640,9 @@ impl Pool {
             None => function.profile.instance + function.profile.call,
         };
         let mut room = self.ledger.free() + self.stopping_hold;
-        if needs.fits(room) {
+        // A node short of processors asks this at every release; it must not
+        // look through its instances for what they do not hold.
+        if needs.fits(room) || !needs.fits(room + self.standing_hold) {
             return;
         }
         let mut candidates: Vec<(u64, InstanceId)> = Vec::new();
@@ -698,15 +704,10 @@ impl Pool {
     }
 
     fn prestart_one(&mut self, key: FunctionKey, now: Time) {
-        loop {
-            let Some(function) = self.functions.get(key.0) else {
-                break;
-            };
-            if function.live() >= function.profile.min_instances {
-                break;
-            }
-            // The timer brings it back.
-            if function.retry_at.is_some() {
+        while let Some(function) = self.functions.get(key.0) {
+            // The timer brings back what must wait for its time.
+            let kept = function.live() >= function.profile.min_instances;
+            if kept || function.retry_at.is_some() {
                 break;
             }
             if self.start(key, now) {
@@ -718,7 +719,6 @@ impl Pool {
                 return;
             }
             self.retry_prestart(key, now + PRESTART_RETRY);
-            break;
         }
         self.lacking.remove(&key);
     }
@@ -868,6 +868,7 @@ impl Pool {
         }
         self.stopping += 1;
         self.stopping_hold = self.stopping_hold + instance.holds;
+        self.standing_hold = self.standing_hold - instance.holds;
         self.changes.push(Change::Stop { instance: id });
     }
 
@@ -878,12 +879,17 @@ impl Pool {
             self.timers.remove(&(due, Timer::KeepAlive(id)));
         }
         match instance.phase {
-            Phase::Starting | Phase::Abandoned => self.starting -= 1,
             Phase::Stopping => {
                 self.stopping -= 1;
                 self.stopping_hold = self.stopping_hold - instance.holds;
             }
-            Phase::Ready | Phase::Retiring => {}
+            Phase::Starting | Phase::Abandoned => {
+                self.starting -= 1;
+                self.standing_hold = self.standing_hold - instance.holds;
+            }
+            Phase::Ready | Phase::Retiring => {
+                self.standing_hold = self.standing_hold - instance.holds;
+            }
         }
         self.leave_function(id, instance.function, instance.phase);
         self.note_lacking(instance.function);
