@@ -174,7 +174,9 @@ impl<T> Admission<T> {
             return;
         }
         while let Some(waited) = self.queue.remove_oldest(key) {
-            actions.push(Action::Removed { token: self.token(waited) });
+            actions.push(Action::Removed {
+                token: self.token(waited),
+            });
         }
         self.pool.remove(key);
         self.settle(now, actions);
@@ -194,7 +196,11 @@ impl<T> Admission<T> {
         now: Time,
         actions: &mut Vec<Action<T>>,
     ) -> Verdict {
-        let Arrival { function, class, give_up } = arrival;
+        let Arrival {
+            function,
+            class,
+            give_up,
+        } = arrival;
         if self.draining {
             return Verdict::Refuse(Refusal::Draining);
         }
@@ -264,7 +270,10 @@ impl<T> Admission<T> {
                 let Some(waited) = self.queue.remove_oldest(failed.function) else {
                     break;
                 };
-                actions.push(Action::CannotStart { token: self.token(waited), instance: id });
+                actions.push(Action::CannotStart {
+                    token: self.token(waited),
+                    instance: id,
+                });
             }
             self.queue.wake(failed.function);
         }
@@ -348,7 +357,11 @@ impl<T> Admission<T> {
     // How it is done.
 
     fn wake(&mut self, key: FunctionKey) {
-        if self.pool.gauges(key).is_some_and(|gauges| gauges.waiting > 0) {
+        if self
+            .pool
+            .gauges(key)
+            .is_some_and(|gauges| gauges.waiting > 0)
+        {
             self.queue.wake(key);
         }
     }
@@ -363,9 +376,15 @@ impl<T> Admission<T> {
         // First, or a call might run after its caller was told that it waited
         // too long.
         while let Some(waited) = self.queue.expire(now) {
-            let starting = self.pool.gauges(waited.function).is_some_and(|g| g.starting > 0);
+            let starting = self
+                .pool
+                .gauges(waited.function)
+                .is_some_and(|g| g.starting > 0);
             let phase = if starting { Phase::Start } else { Phase::Queue };
-            actions.push(Action::Expired { token: self.token(waited), phase });
+            actions.push(Action::Expired {
+                token: self.token(waited),
+                phase,
+            });
         }
         if !self.queue.is_empty() {
             self.run_waiting(now, actions);
@@ -389,7 +408,10 @@ impl<T> Admission<T> {
                 unreachable!("judged to run in this very state");
             };
             pool.count_waited(waited.function);
-            actions.push(Action::Run { token: waited.token, slot });
+            actions.push(Action::Run {
+                token: waited.token,
+                slot,
+            });
         }
     }
 }
@@ -418,7 +440,9 @@ fn judge(pool: &mut Pool, key: FunctionKey, look: Look, now: Time) -> Fit {
             return Fit::Asleep;
         }
         if !pool.start(key, now) {
-            let served = pool.gauges(key).is_some_and(|gauges| gauges.starting + gauges.ready > 0);
+            let served = pool
+                .gauges(key)
+                .is_some_and(|gauges| gauges.starting + gauges.ready > 0);
             break if served { Fit::Patient } else { Fit::Short };
         }
     };
@@ -444,13 +468,19 @@ mod tests {
     use crate::resources::{Cpu, Memory};
 
     const CPU: Cpu = Cpu::millicores(100);
-    const INSTANCE: Resources = Resources { cpu: Cpu::ZERO, memory: Memory::mebibytes(100) };
+    const INSTANCE: Resources = Resources {
+        cpu: Cpu::ZERO,
+        memory: Memory::mebibytes(100),
+    };
 
     /// A container-like function: an instance holds memory, a call processors.
     fn profile() -> Profile {
         Profile {
             instance: INSTANCE,
-            call: Resources { cpu: CPU, memory: Memory::ZERO },
+            call: Resources {
+                cpu: CPU,
+                memory: Memory::ZERO,
+            },
             calls_per_instance: 1,
             max_instances: 10,
             min_instances: 0,
@@ -484,13 +514,20 @@ mod tests {
         }
 
         fn add(&mut self, profile: Profile) -> FunctionKey {
-            self.admission.add(profile, at(self.now), &mut self.actions).expect("fits")
+            self.admission
+                .add(profile, at(self.now), &mut self.actions)
+                .expect("fits")
         }
 
         fn arrive(&mut self, function: FunctionKey, token: &'static str) -> Verdict {
             let give_up = at(self.now + 30);
-            let arrival = Arrival { function, class: 0, give_up };
-            self.admission.arrive(arrival, || token, at(self.now), &mut self.actions)
+            let arrival = Arrival {
+                function,
+                class: 0,
+                give_up,
+            };
+            self.admission
+                .arrive(arrival, || token, at(self.now), &mut self.actions)
         }
 
         fn runs_at_once(&mut self, function: FunctionKey) -> Slot {
@@ -506,7 +543,10 @@ mod tests {
 
         /// What is to be done, as text.
         fn actions(&mut self) -> Vec<String> {
-            self.actions.drain(..).map(|action| describe(&action)).collect()
+            self.actions
+                .drain(..)
+                .map(|action| describe(&action))
+                .collect()
         }
 
         /// Carries out all starts, a second each, and stops; returns the slots
@@ -517,10 +557,12 @@ mod tests {
                 match action {
                     Action::Start { instance, .. } => {
                         self.now += 1;
-                        self.admission.started(instance, at(self.now), &mut self.actions);
+                        self.admission
+                            .started(instance, at(self.now), &mut self.actions);
                     }
                     Action::Stop { instance } => {
-                        self.admission.stopped(instance, at(self.now), &mut self.actions);
+                        self.admission
+                            .stopped(instance, at(self.now), &mut self.actions);
                     }
                     Action::Run { slot, .. } => slots.push(slot),
                     other => panic!("{other:?}"),
@@ -575,7 +617,10 @@ mod tests {
     #[test]
     fn calls_join_a_start_instead_of_starting_more() {
         let mut node = Node::new(1000, 1000);
-        let function = node.add(Profile { calls_per_instance: 3, ..profile() });
+        let function = node.add(Profile {
+            calls_per_instance: 3,
+            ..profile()
+        });
         for token in ["one", "two", "three"] {
             node.arrive(function, token);
         }
@@ -588,19 +633,29 @@ mod tests {
         };
         node.actions();
         node.admission.started(first, at(1), &mut node.actions);
-        assert_eq!(node.actions(), ["run one cold", "run two cold", "run three cold"]);
+        assert_eq!(
+            node.actions(),
+            ["run one cold", "run two cold", "run three cold"]
+        );
     }
 
     #[test]
     fn call_knows_since_when_it_waited_for_the_start() {
         let mut node = Node::new(1000, 1000);
-        let function = node.add(Profile { max_instances: 1, calls_per_instance: 9, ..profile() });
+        let function = node.add(Profile {
+            max_instances: 1,
+            calls_per_instance: 9,
+            ..profile()
+        });
         node.arrive(function, "starts it");
         node.now = 3;
         node.arrive(function, "joins it");
         node.now = 5;
-        let since: Vec<_> =
-            node.carry_out().iter().map(|slot| slot.waited_for_start_since()).collect();
+        let since: Vec<_> = node
+            .carry_out()
+            .iter()
+            .map(|slot| slot.waited_for_start_since())
+            .collect();
         assert_eq!(since, [Some(at(3)), Some(at(0))]);
     }
 
@@ -632,7 +687,10 @@ mod tests {
     #[test]
     fn keep_alive_of_zero_makes_every_call_cold() {
         let mut node = Node::new(1000, 1000);
-        let function = node.add(Profile { keep_alive: Duration::ZERO, ..profile() });
+        let function = node.add(Profile {
+            keep_alive: Duration::ZERO,
+            ..profile()
+        });
         node.arrive(function, "one");
         let slot = node.carry_out().pop().expect("runs");
         node.finish(slot);
@@ -642,7 +700,10 @@ mod tests {
     #[test]
     fn kept_instance_is_started_early_and_stays() {
         let mut node = Node::new(1000, 1000);
-        let function = node.add(Profile { min_instances: 1, ..profile() });
+        let function = node.add(Profile {
+            min_instances: 1,
+            ..profile()
+        });
         node.carry_out();
         assert_eq!(node.ready(function), 1);
         node.wait_until(10_000);
@@ -653,10 +714,14 @@ mod tests {
     #[test]
     fn kept_instance_that_dies_is_started_again() {
         let mut node = Node::new(1000, 1000);
-        let function = node.add(Profile { min_instances: 1, ..profile() });
+        let function = node.add(Profile {
+            min_instances: 1,
+            ..profile()
+        });
         node.carry_out();
         let slot = node.runs_at_once(function);
-        node.admission.gone(slot.instance(), at(1), &mut node.actions);
+        node.admission
+            .gone(slot.instance(), at(1), &mut node.actions);
         assert_eq!(node.actions(), ["start"]);
         node.finish(slot);
         assert_eq!(node.admission.held(), INSTANCE);
@@ -665,13 +730,17 @@ mod tests {
     #[test]
     fn failed_start_of_a_kept_instance_backs_off() {
         let mut node = Node::new(1000, 1000);
-        node.add(Profile { min_instances: 1, ..profile() });
+        node.add(Profile {
+            min_instances: 1,
+            ..profile()
+        });
         let mut waits = Vec::new();
         for _ in 0..9 {
             let Some(Action::Start { instance, .. }) = node.actions.pop() else {
                 panic!("a start is due");
             };
-            node.admission.start_failed(instance, at(node.now), &mut node.actions);
+            node.admission
+                .start_failed(instance, at(node.now), &mut node.actions);
             assert!(node.actions.is_empty());
             let due = node.admission.next_event().expect("it is tried again");
             waits.push(due.since(at(node.now)).as_secs());
@@ -719,7 +788,10 @@ mod tests {
         let busy = node.add_warm(profile());
         let _slot = node.runs_at_once(busy);
         let memory = Memory::mebibytes(200);
-        let large = node.add(Profile { instance: Resources { cpu: CPU, memory }, ..profile() });
+        let large = node.add(Profile {
+            instance: Resources { cpu: CPU, memory },
+            ..profile()
+        });
         node.arrive(large, "large");
         assert_eq!(node.actions(), [""; 0]);
         assert_eq!(node.ready(kept), 1);
@@ -729,7 +801,10 @@ mod tests {
     fn kept_instances_make_room_when_nothing_else_moves() {
         let mut node = Node::new(200, 1000);
         for _ in 0..2 {
-            node.add(Profile { min_instances: 1, ..profile() });
+            node.add(Profile {
+                min_instances: 1,
+                ..profile()
+            });
         }
         node.carry_out();
         let other = node.add(profile());
@@ -741,10 +816,18 @@ mod tests {
     #[test]
     fn update_lets_running_calls_end_and_starts_new_ones_beside_them() {
         let mut node = Node::new(1000, 1000);
-        let function = node.add_warm(Profile { max_instances: 1, ..profile() });
+        let function = node.add_warm(Profile {
+            max_instances: 1,
+            ..profile()
+        });
         let old = node.runs_at_once(function);
-        let updated = Profile { max_instances: 1, ..profile() };
-        node.admission.update(function, updated, at(1), &mut node.actions).expect("fits");
+        let updated = Profile {
+            max_instances: 1,
+            ..profile()
+        };
+        node.admission
+            .update(function, updated, at(1), &mut node.actions)
+            .expect("fits");
         node.arrive(function, "new");
         assert_eq!(node.actions(), ["start"]);
         node.finish(old);
@@ -759,7 +842,9 @@ mod tests {
         let Some(Action::Start { instance: old, .. }) = node.actions.pop() else {
             panic!("a start is due");
         };
-        node.admission.update(function, profile(), at(1), &mut node.actions).expect("fits");
+        node.admission
+            .update(function, profile(), at(1), &mut node.actions)
+            .expect("fits");
         assert_eq!(node.actions(), ["start"]);
         node.admission.started(old, at(2), &mut node.actions);
         assert_eq!(node.actions(), ["stop"]);
@@ -768,7 +853,10 @@ mod tests {
     #[test]
     fn scale_to_zero_stops_idle_instances_until_the_next_call() {
         let mut node = Node::new(1000, 1000);
-        let function = node.add_warm(Profile { min_instances: 1, ..profile() });
+        let function = node.add_warm(Profile {
+            min_instances: 1,
+            ..profile()
+        });
         node.admission.scale(function, 0, at(1), &mut node.actions);
         assert_eq!(node.actions(), ["stop"]);
         node.arrive(function, "next");
@@ -801,13 +889,17 @@ mod tests {
     #[test]
     fn failed_start_answers_all_when_nothing_else_is_there() {
         let mut node = Node::new(1000, 1000);
-        let function = node.add(Profile { max_instances: 1, ..profile() });
+        let function = node.add(Profile {
+            max_instances: 1,
+            ..profile()
+        });
         node.arrive(function, "one");
         node.arrive(function, "two");
         let Some(Action::Start { instance, .. }) = node.actions.pop() else {
             panic!("a start is due");
         };
-        node.admission.start_failed(instance, at(1), &mut node.actions);
+        node.admission
+            .start_failed(instance, at(1), &mut node.actions);
         assert_eq!(node.actions(), ["cannot start one", "cannot start two"]);
         assert_eq!(node.admission.held(), Resources::ZERO);
     }
@@ -815,7 +907,10 @@ mod tests {
     #[test]
     fn call_gives_up_and_is_told_what_it_waited_for() {
         let mut node = Node::new(1000, 100);
-        let function = node.add_warm(Profile { max_instances: 1, ..profile() });
+        let function = node.add_warm(Profile {
+            max_instances: 1,
+            ..profile()
+        });
         let _slot = node.runs_at_once(function);
         node.arrive(function, "for a place");
         node.wait_until(31);
@@ -829,9 +924,15 @@ mod tests {
     #[test]
     fn full_queue_refuses_but_a_cold_call_needs_no_queue() {
         let mut node = Node::new(1000, 1000);
-        let class = ClassConfig { queue: 0, ..ClassConfig::default() };
+        let class = ClassConfig {
+            queue: 0,
+            ..ClassConfig::default()
+        };
         node.admission = Admission::new(node.admission.capacity(), &[class], 100);
-        let function = node.add(Profile { max_instances: 1, ..profile() });
+        let function = node.add(Profile {
+            max_instances: 1,
+            ..profile()
+        });
         assert!(matches!(node.arrive(function, "cold"), Verdict::Wait(_)));
         let full = Refusal::QueueFull;
         assert!(matches!(node.arrive(function, "two"), Verdict::Refuse(r) if r == full));
@@ -870,7 +971,10 @@ mod tests {
     #[test]
     fn function_larger_than_the_node_is_refused_with_its_size() {
         let mut node = Node::new(99, 1000);
-        let error = node.admission.add(profile(), at(0), &mut node.actions).expect_err("too large");
+        let error = node
+            .admission
+            .add(profile(), at(0), &mut node.actions)
+            .expect_err("too large");
         assert!(error.to_string().contains("100MiB"), "{error}");
     }
 
@@ -878,7 +982,10 @@ mod tests {
     fn large_call_is_not_starved_by_small_ones() {
         let mut node = Node::new(1000, 1000);
         let wide = |cpu| Profile {
-            call: Resources { cpu: Cpu::millicores(cpu), memory: Memory::ZERO },
+            call: Resources {
+                cpu: Cpu::millicores(cpu),
+                memory: Memory::ZERO,
+            },
             calls_per_instance: 100,
             ..profile()
         };

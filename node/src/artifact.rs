@@ -121,18 +121,30 @@ impl Artifacts {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == TEMPORARY) {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == TEMPORARY)
+            {
                 fs::remove_file(&path)?;
                 continue;
             }
             let name = entry.file_name();
-            let Some(Ok(digest)) = name.to_str().map(Digest::from_hex) else { continue };
+            let Some(Ok(digest)) = name.to_str().map(Digest::from_hex) else {
+                continue;
+            };
             let metadata = entry.metadata()?;
             ledger.add(digest, metadata.len(), metadata.modified()?);
         }
         let uploads = AtomicU64::new(0);
-        let inner = Inner { dir: dir.to_owned(), config, uploads, ledger: Mutex::new(ledger) };
-        Ok(Artifacts { inner: Arc::new(inner) })
+        let inner = Inner {
+            dir: dir.to_owned(),
+            config,
+            uploads,
+            ledger: Mutex::new(ledger),
+        };
+        Ok(Artifacts {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Takes an artifact and returns once it is on disk. `length` is what the
@@ -150,7 +162,9 @@ impl Artifacts {
         }
         let inner = self.inner.clone();
         let begun = tokio::task::spawn_blocking(move || inner.begin(digest, length));
-        let begun = begun.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let begun = begun
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)));
         let sink = match begun {
             Ok(Some(sink)) => sink,
             Ok(None) => return Ok(Put::Existed),
@@ -158,7 +172,10 @@ impl Artifacts {
         };
         match disk::spool(body, limit, sink).await {
             Ok(Ok(put)) => Ok(put),
-            Ok(Err(got)) => Err(PutError::DigestMismatch { announced: digest, got }),
+            Ok(Err(got)) => Err(PutError::DigestMismatch {
+                announced: digest,
+                got,
+            }),
             Err(SpoolError::TooLarge) => Err(PutError::TooLarge { limit }),
             Err(SpoolError::Body(error)) => Err(PutError::Body(error)),
             Err(SpoolError::Io(error)) => Err(self.failed(digest, error)),
@@ -172,7 +189,11 @@ impl Artifacts {
 
     /// Its length in bytes; `None` when it is not there.
     pub fn size(&self, digest: &Digest) -> Option<u64> {
-        self.inner.ledger().entries.get(digest).map(|entry| entry.bytes)
+        self.inner
+            .ledger()
+            .entries
+            .get(digest)
+            .map(|entry| entry.bytes)
     }
 
     /// Its file, whether it is there or not.
@@ -185,7 +206,8 @@ impl Artifacts {
     pub fn kind(&self, digest: &Digest) -> io::Result<Option<ArtifactKind>> {
         let mut head = Vec::with_capacity(ArtifactKind::SNIFF_BYTES);
         let file = File::open(self.path(digest))?;
-        file.take(ArtifactKind::SNIFF_BYTES as u64).read_to_end(&mut head)?;
+        file.take(ArtifactKind::SNIFF_BYTES as u64)
+            .read_to_end(&mut head)?;
         Ok(ArtifactKind::sniff(&head))
     }
 
@@ -194,7 +216,9 @@ impl Artifacts {
     #[must_use]
     pub fn retain(&self, digest: &Digest) -> bool {
         let mut ledger = self.inner.ledger();
-        let Some(entry) = ledger.entries.get_mut(digest) else { return false };
+        let Some(entry) = ledger.entries.get_mut(digest) else {
+            return false;
+        };
         entry.references += 1;
         true
     }
@@ -203,7 +227,9 @@ impl Artifacts {
     /// [`ArtifactConfig::keep_unreferenced`] from `now`.
     pub fn release(&self, digest: &Digest, now: SystemTime) {
         let mut ledger = self.inner.ledger();
-        let Some(entry) = ledger.entries.get_mut(digest) else { return };
+        let Some(entry) = ledger.entries.get_mut(digest) else {
+            return;
+        };
         entry.references = entry.references.saturating_sub(1);
         if entry.references == 0 {
             entry.idle_since = now;
@@ -262,12 +288,20 @@ impl Artifacts {
     }
 
     fn failed(&self, digest: Digest, error: io::Error) -> PutError {
-        if error.get_ref().is_some_and(|inner| inner.is::<OverBudget>()) {
-            PutError::DiskBudget { limit: self.inner.config.disk_bytes }
+        if error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<OverBudget>())
+        {
+            PutError::DiskBudget {
+                limit: self.inner.config.disk_bytes,
+            }
         } else if disk::is_full(&error) {
             PutError::NoSpace
         } else {
-            PutError::Io { digest, source: error }
+            PutError::Io {
+                digest,
+                source: error,
+            }
         }
     }
 }
@@ -283,7 +317,8 @@ impl Inner {
 
     fn temporary(&self, digest: &Digest) -> PathBuf {
         let number = self.uploads.fetch_add(1, Ordering::Relaxed);
-        self.dir.join(format!("{}.{number}.{TEMPORARY}", digest.hex()))
+        self.dir
+            .join(format!("{}.{number}.{TEMPORARY}", digest.hex()))
     }
 
     /// Starts an upload; `None` when the artifact is there already.
@@ -291,10 +326,19 @@ impl Inner {
         if self.renew(&digest) {
             return Ok(None);
         }
-        let mut promise = Promise { inner: self.clone(), bytes: 0 };
+        let mut promise = Promise {
+            inner: self.clone(),
+            bytes: 0,
+        };
         promise.cover(length.unwrap_or(0))?;
         let file = TempFile::create(self.temporary(&digest))?;
-        Ok(Some(Upload { digest, file, promise, hash: Sha256::new(), bytes: 0 }))
+        Ok(Some(Upload {
+            digest,
+            file,
+            promise,
+            hash: Sha256::new(),
+            bytes: 0,
+        }))
     }
 
     /// Restarts the time for which an unused artifact is kept; false when it
@@ -320,7 +364,14 @@ impl Inner {
 
 impl Ledger {
     fn add(&mut self, digest: Digest, bytes: u64, idle_since: SystemTime) {
-        self.entries.insert(digest, Entry { bytes, references: 0, idle_since });
+        self.entries.insert(
+            digest,
+            Entry {
+                bytes,
+                references: 0,
+                idle_since,
+            },
+        );
         self.stored += bytes;
     }
 
@@ -331,7 +382,9 @@ impl Ledger {
     }
 
     fn renew(&mut self, digest: &Digest, now: SystemTime) -> bool {
-        let Some(entry) = self.entries.get_mut(digest) else { return false };
+        let Some(entry) = self.entries.get_mut(digest) else {
+            return false;
+        };
         entry.idle_since = now;
         true
     }
@@ -425,7 +478,11 @@ mod tests {
 
     fn config() -> ArtifactConfig {
         let keep_unreferenced = Duration::from_secs(3600);
-        ArtifactConfig { max_bytes: 1 << 20, disk_bytes: 2 << 20, keep_unreferenced }
+        ArtifactConfig {
+            max_bytes: 1 << 20,
+            disk_bytes: 2 << 20,
+            keep_unreferenced,
+        }
     }
 
     fn open() -> (TempDir, Artifacts) {
@@ -435,21 +492,31 @@ mod tests {
     }
 
     fn body(bytes: impl Into<Bytes>) -> Body {
-        Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+        Full::new(bytes.into())
+            .map_err(|never| match never {})
+            .boxed_unsync()
     }
 
     fn broken(bytes: &'static [u8]) -> Body {
-        let frames = [Ok(Frame::data(Bytes::from_static(bytes))), Err("gone".into())];
+        let frames = [
+            Ok(Frame::data(Bytes::from_static(bytes))),
+            Err("gone".into()),
+        ];
         StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
     }
 
     fn files(dir: &TempDir) -> usize {
-        fs::read_dir(dir.path().join("artifacts")).expect("folder").count()
+        fs::read_dir(dir.path().join("artifacts"))
+            .expect("folder")
+            .count()
     }
 
     async fn kept(artifacts: &Artifacts, bytes: &'static [u8]) -> Digest {
         let digest = Digest::of(bytes);
-        artifacts.put(digest, None, body(bytes)).await.expect("kept");
+        artifacts
+            .put(digest, None, body(bytes))
+            .await
+            .expect("kept");
         digest
     }
 
@@ -470,7 +537,10 @@ mod tests {
 
         let artifacts = Artifacts::open(&dir.path().join("artifacts"), config()).expect("opens");
         assert_eq!(artifacts.size(&digest), Some(8));
-        assert_eq!(artifacts.kind(&digest).expect("read"), Some(ArtifactKind::WasmText));
+        assert_eq!(
+            artifacts.kind(&digest).expect("read"),
+            Some(ArtifactKind::WasmText)
+        );
         assert_eq!((files(&dir), artifacts.stored_bytes()), (1, 8));
     }
 
@@ -483,7 +553,9 @@ mod tests {
         assert!(matches!(wrong, Err(PutError::DigestMismatch { got: found, .. }) if found == got));
         let cut = artifacts.put(digest, Some(5), broken(b"rig")).await;
         assert!(matches!(cut, Err(PutError::Body(_))));
-        let long = artifacts.put(digest, None, body(vec![0; (1 << 20) + 1])).await;
+        let long = artifacts
+            .put(digest, None, body(vec![0; (1 << 20) + 1]))
+            .await;
         assert!(matches!(long, Err(PutError::TooLarge { .. })));
         let announced = artifacts.put(digest, Some((1 << 20) + 1), body("")).await;
         assert!(matches!(announced, Err(PutError::TooLarge { .. })));
@@ -505,13 +577,19 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let third = artifacts.put(Digest::of(b"c"), None, body("c")).await;
-        assert!(matches!(third, Err(PutError::DiskBudget { .. })), "{third:?}");
+        assert!(
+            matches!(third, Err(PutError::DiskBudget { .. })),
+            "{third:?}"
+        );
         drop((first, second));
         kept(&artifacts, b"c").await;
         assert_eq!(files(&dir), 1);
         artifacts.set_compiled_bytes(2 << 20);
         let beyond = artifacts.put(Digest::of(b"d"), Some(1), body("d")).await;
-        assert!(matches!(beyond, Err(PutError::DiskBudget { .. })), "{beyond:?}");
+        assert!(
+            matches!(beyond, Err(PutError::DiskBudget { .. })),
+            "{beyond:?}"
+        );
     }
 
     #[tokio::test]
@@ -520,7 +598,10 @@ mod tests {
         let bytes = Bytes::from(vec![7; 500_000]);
         let put = |_| artifacts.put(Digest::of(&bytes), None, body(bytes.clone()));
         let done = futures_util::future::join_all((0..4).map(put)).await;
-        let created = done.iter().filter(|put| matches!(put, Ok(Put::Created))).count();
+        let created = done
+            .iter()
+            .filter(|put| matches!(put, Ok(Put::Created)))
+            .count();
         assert!(done.iter().all(Result::is_ok) && created == 1, "{done:?}");
         assert_eq!((files(&dir), artifacts.stored_bytes()), (1, 500_000));
     }

@@ -98,7 +98,10 @@ impl CallbackUrl {
     fn literal(&self) -> Option<LocalAddress> {
         let host = self.0.host_str()?;
         let address = resolve::literal(host)?;
-        Some(LocalAddress { host: host.to_owned(), address })
+        Some(LocalAddress {
+            host: host.to_owned(),
+            address,
+        })
     }
 }
 
@@ -175,7 +178,9 @@ impl Callbacks {
             first_wait: FIRST_WAIT,
             client: OnceLock::new(),
         };
-        Callbacks { inner: Arc::new(inner) }
+        Callbacks {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Checks a URL as far as it can be checked without looking it up.
@@ -203,7 +208,10 @@ impl Callbacks {
                 Err(error) => error,
             };
             attempts += 1;
-            match self.next_attempt(attempts).filter(|_| worth_repeating(&error)) {
+            match self
+                .next_attempt(attempts)
+                .filter(|_| worth_repeating(&error))
+            {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => break Err(error),
             }
@@ -212,7 +220,10 @@ impl Callbacks {
             Ok(()) => CallbackState::Delivered,
             Err(_) => CallbackState::GivenUp,
         };
-        store.callback_done(callback.id, state).await.map_err(CallbackError::Store)?;
+        store
+            .callback_done(callback.id, state)
+            .await
+            .map_err(CallbackError::Store)?;
         delivered
     }
 
@@ -251,10 +262,13 @@ impl Callbacks {
             request = request.header(header::CONTENT_LENGTH, bytes);
             request = request.body(reqwest::Body::wrap_stream(delivery.body.into_data_stream()));
         }
-        let answer = request.send().await.map_err(|error| match refused_target(&error) {
-            Some(target) => CallbackError::Target(BadCallback::Local(target)),
-            None => CallbackError::Send(error.without_url()),
-        })?;
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| match refused_target(&error) {
+                Some(target) => CallbackError::Target(BadCallback::Local(target)),
+                None => CallbackError::Send(error.without_url()),
+            })?;
         match answer.status() {
             status if status.is_success() => Ok(()),
             status => Err(CallbackError::Answer(status)),
@@ -278,7 +292,9 @@ impl Inner {
     }
 
     fn build(&self) -> reqwest::Result<Client> {
-        let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let roots = rustls::RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -336,9 +352,14 @@ fn refused_target(error: &reqwest::Error) -> Option<LocalAddress> {
 
 fn headers(delivery: &Delivery) -> HeaderMap {
     let result = &delivery.result;
-    let named = result.headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
-    let named =
-        named.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase());
+    let named = result
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
+    let named = named
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase());
     let named: Vec<String> = named.collect();
     let passed = |name: &HeaderName| {
         !NOT_PASSED_ON.contains(name) && !named.iter().any(|other| other == name.as_str())
@@ -396,8 +417,9 @@ mod tests {
                         let mut noted = noted.lock().expect("whole");
                         let status = statuses[noted.len().min(statuses.len() - 1)];
                         noted.push(Request::from_parts(parts, body));
-                        let answer =
-                            Response::builder().status(status).header("location", "/other");
+                        let answer = Response::builder()
+                            .status(status)
+                            .header("location", "/other");
                         Ok::<_, Infallible>(answer.body(Empty::<Bytes>::new()).expect("valid"))
                     }
                 });
@@ -447,8 +469,14 @@ mod tests {
     }
 
     fn delivery() -> Delivery {
-        let body = Full::from("hello").map_err(|never| match never {}).boxed_unsync();
-        Delivery { id: CallId::new([7; 16]), result: result(), body }
+        let body = Full::from("hello")
+            .map_err(|never| match never {})
+            .boxed_unsync();
+        Delivery {
+            id: CallId::new([7; 16]),
+            result: result(),
+            body,
+        }
     }
 
     #[tokio::test]
@@ -456,14 +484,23 @@ mod tests {
         let (address, seen) = target(&[200]).await;
         let callbacks = callbacks(true, 1);
         let url = callbacks.parse(&format!("http://localhost:{}/in?a=b", address.port()));
-        callbacks.deliver_once(&url.expect("valid"), delivery()).await.expect("delivered");
+        callbacks
+            .deliver_once(&url.expect("valid"), delivery())
+            .await
+            .expect("delivered");
         let seen = seen.lock().expect("whole");
         let request = &seen[0];
-        assert_eq!((request.method(), request.body().as_ref()), (&Method::POST, b"hello".as_ref()));
+        assert_eq!(
+            (request.method(), request.body().as_ref()),
+            (&Method::POST, b"hello".as_ref())
+        );
         assert_eq!(request.uri(), "/in?a=b");
         let header = |name: &str| {
             let values = request.headers().get_all(name).iter();
-            values.map(|value| value.to_str().expect("text")).collect::<Vec<_>>().join(",")
+            values
+                .map(|value| value.to_str().expect("text"))
+                .collect::<Vec<_>>()
+                .join(",")
         };
         assert_eq!(header("x-call-id"), "07".repeat(16));
         assert_eq!(header("x-duration-seconds"), "1.500000");
@@ -472,16 +509,24 @@ mod tests {
         assert_eq!(header("content-type"), "text/plain");
         assert_eq!(header("content-length"), "5");
         assert_eq!(header("x-twice"), "1,2");
-        assert_eq!((header("x-hop"), header("transfer-encoding")), (String::new(), String::new()));
+        assert_eq!(
+            (header("x-hop"), header("transfer-encoding")),
+            (String::new(), String::new())
+        );
     }
 
     #[tokio::test]
     async fn redirect_is_an_answer_and_not_followed() {
         let (address, seen) = target(&[302]).await;
         let callbacks = callbacks(true, 1);
-        let url = callbacks.parse(&format!("http://{address}/")).expect("valid");
+        let url = callbacks
+            .parse(&format!("http://{address}/"))
+            .expect("valid");
         let refused = callbacks.deliver_once(&url, delivery()).await;
-        assert!(matches!(refused, Err(CallbackError::Answer(StatusCode::FOUND))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(CallbackError::Answer(StatusCode::FOUND))),
+            "{refused:?}"
+        );
         assert_eq!(seen.lock().expect("whole").len(), 1);
     }
 
@@ -489,33 +534,59 @@ mod tests {
     async fn local_target_is_refused_by_address_and_by_name() {
         let (address, seen) = target(&[200]).await;
         let callbacks = callbacks(false, 5);
-        for host in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "10.0.0.1"]
-        {
+        for host in [
+            "127.0.0.1",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "2130706433",
+            "0x7f.1",
+            "10.0.0.1",
+        ] {
             let refused = callbacks.parse(&format!("http://{host}:{}/", address.port()));
-            assert!(matches!(refused, Err(BadCallback::Local(_))), "{host}: {refused:?}");
+            assert!(
+                matches!(refused, Err(BadCallback::Local(_))),
+                "{host}: {refused:?}"
+            );
         }
         // A name passes at submission; its address does not at delivery.
-        let url =
-            callbacks.parse(&format!("http://localhost:{}/", address.port())).expect("a name");
+        let url = callbacks
+            .parse(&format!("http://localhost:{}/", address.port()))
+            .expect("a name");
         let refused = callbacks.deliver_once(&url, delivery()).await;
         let local = matches!(refused, Err(CallbackError::Target(BadCallback::Local(_))));
         assert!(local, "{refused:?}");
         // What was parsed elsewhere does not slip through either.
         let url = CallbackUrl::parse(&format!("http://{address}/")).expect("a URL");
         let refused = callbacks.deliver_once(&url, delivery()).await;
-        assert!(matches!(refused, Err(CallbackError::Target(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(CallbackError::Target(_))),
+            "{refused:?}"
+        );
         assert!(seen.lock().expect("whole").is_empty());
     }
 
     #[test]
     fn bad_callback_url_is_named_as_such() {
         let callbacks = callbacks(true, 1);
-        for bad in ["", "/path", "ftp://host/", "http://", "javascript:alert(1)", "http://a b/"] {
+        for bad in [
+            "",
+            "/path",
+            "ftp://host/",
+            "http://",
+            "javascript:alert(1)",
+            "http://a b/",
+        ] {
             let error = callbacks.parse(bad).expect_err(bad);
             assert!(error.to_string().starts_with("bad callback URL"), "{error}");
         }
-        assert!(callbacks.parse(&format!("http://h/{}", "x".repeat(URL_BYTES))).is_err());
-        let url = callbacks.parse("https://user:pass@host/in#part").expect("valid");
+        assert!(
+            callbacks
+                .parse(&format!("http://h/{}", "x".repeat(URL_BYTES)))
+                .is_err()
+        );
+        let url = callbacks
+            .parse("https://user:pass@host/in#part")
+            .expect("valid");
         assert_eq!(url.as_str(), "https://user:pass@host/in");
         assert_eq!(url.to_string(), "https://host/in");
     }
@@ -523,7 +594,10 @@ mod tests {
     #[test]
     fn waits_grow_and_stay_bounded() {
         let seconds = |attempts, chance| wait_after(FIRST_WAIT, attempts, chance).as_secs_f64();
-        assert_eq!([1, 2, 3, 4].map(|attempts| seconds(attempts, 0.0)), [1.0, 4.0, 16.0, 64.0]);
+        assert_eq!(
+            [1, 2, 3, 4].map(|attempts| seconds(attempts, 0.0)),
+            [1.0, 4.0, 16.0, 64.0]
+        );
         assert_eq!(seconds(4, 1.0), 32.0);
         assert_eq!(seconds(u32::MAX, 0.0), 300.0);
         let callbacks = callbacks(true, 2);
@@ -553,16 +627,30 @@ mod tests {
                 caller_id: None,
                 attempts: 0,
             };
-            store.accept(call, WrittenBody::inline("")).await.expect("accepted");
+            store
+                .accept(call, WrittenBody::inline(""))
+                .await
+                .expect("accepted");
             let long = vec![7; 100_000];
-            let body = Full::from(long.clone()).map_err(|never| match never {}).boxed_unsync();
-            let body = store.keep_body(id, BodyPart::Result, body, 1 << 20).await.expect("kept");
+            let body = Full::from(long.clone())
+                .map_err(|never| match never {})
+                .boxed_unsync();
+            let body = store
+                .keep_body(id, BodyPart::Result, body, 1 << 20)
+                .await
+                .expect("kept");
             store.complete(id, result(), body).await.expect("kept");
             let mut callbacks = callbacks(true, attempts);
             let inner = Arc::get_mut(&mut callbacks.inner).expect("not shared yet");
             inner.first_wait = Duration::ZERO;
-            let delivered = callbacks.deliver(&store, &PendingCallback { id, url }).await;
-            assert_eq!(delivered.is_ok(), state == CallbackState::Delivered, "{delivered:?}");
+            let delivered = callbacks
+                .deliver(&store, &PendingCallback { id, url })
+                .await;
+            assert_eq!(
+                delivered.is_ok(),
+                state == CallbackState::Delivered,
+                "{delivered:?}"
+            );
             let seen = std::mem::take(&mut *seen.lock().expect("whole"));
             assert_eq!(seen.len(), seen_attempts);
             assert!(seen.iter().all(|request| request.body() == &long));

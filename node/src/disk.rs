@@ -32,7 +32,9 @@ pub(crate) fn lasting_dir(path: &Path) -> io::Result<()> {
 
 /// The folder that holds `path`.
 pub(crate) fn parent(path: &Path) -> &Path {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
     parent.unwrap_or(Path::new("."))
 }
 
@@ -43,7 +45,10 @@ pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// Whether an error means that the disk, or the owner's share of it, is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// A file under a temporary name; removed when dropped before it is kept.
@@ -64,7 +69,10 @@ impl TempFile {
             .mode(0o600)
             .custom_flags(NOFOLLOW)
             .open(&path)?;
-        Ok(TempFile { file, path: Some(path) })
+        Ok(TempFile {
+            file,
+            path: Some(path),
+        })
     }
 
     /// Appends.
@@ -142,9 +150,16 @@ pub(crate) async fn spool<S: Sink>(
             for chunk in &chunks {
                 sink.take(chunk)?;
             }
-            if ended { sink.finish().map(Spooled::Kept) } else { Ok(Spooled::More(sink)) }
+            if ended {
+                sink.finish().map(Spooled::Kept)
+            } else {
+                Ok(Spooled::More(sink))
+            }
         });
-        match written.await.map_err(|error| SpoolError::Io(io::Error::other(error)))? {
+        match written
+            .await
+            .map_err(|error| SpoolError::Io(io::Error::other(error)))?
+        {
             Ok(Spooled::Kept(kept)) => return Ok(kept),
             Ok(Spooled::More(again)) => sink = again,
             Err(error) => return Err(SpoolError::Io(error)),
@@ -168,7 +183,9 @@ async fn gather(body: &mut Body, left: &mut u64) -> Result<(Vec<Bytes>, bool), S
         let Ok(data) = frame.map_err(SpoolError::Body)?.into_data() else {
             continue;
         };
-        *left = left.checked_sub(data.len() as u64).ok_or(SpoolError::TooLarge)?;
+        *left = left
+            .checked_sub(data.len() as u64)
+            .ok_or(SpoolError::TooLarge)?;
         gathered += data.len();
         // Each piece costs its handle too, or a client that sends single
         // bytes would hold many times what is counted.

@@ -70,7 +70,10 @@ impl FromStr for Outbound {
     fn from_str(text: &str) -> Result<Self, OutboundError> {
         let wrong = || OutboundError(text.chars().take(80).collect());
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|h| h.strip_suffix(']'))
+            .unwrap_or(host);
         let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
         if bare.is_empty() || bare.len() > 253 || !bare.chars().all(fine) {
             return Err(wrong());
@@ -78,8 +81,15 @@ impl FromStr for Outbound {
         if bare == host && host.contains(':') {
             return Err(wrong());
         }
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
-        Ok(Outbound { host: bare.to_ascii_lowercase(), port })
+        let port = port
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(wrong)?;
+        Ok(Outbound {
+            host: bare.to_ascii_lowercase(),
+            port,
+        })
     }
 }
 
@@ -246,7 +256,10 @@ impl FunctionSpec {
 
     /// Processor share and memory in one.
     pub fn needs(&self) -> Resources {
-        Resources { cpu: self.cpu.unwrap_or(Self::UNDECLARED_CPU), memory: self.memory }
+        Resources {
+            cpu: self.cpu.unwrap_or(Self::UNDECLARED_CPU),
+            memory: self.memory,
+        }
     }
 }
 
@@ -270,9 +283,21 @@ mod tests {
     #[test]
     fn outbound_target_is_host_and_port() {
         let check = |text: &str| text.parse::<Outbound>().map(|o| o.to_string()).ok();
-        assert_eq!(check("API.example.org:443").as_deref(), Some("api.example.org:443"));
+        assert_eq!(
+            check("API.example.org:443").as_deref(),
+            Some("api.example.org:443")
+        );
         assert_eq!(check("[::1]:80").as_deref(), Some("[::1]:80"));
-        for bad in ["", "host", "host:", "host:0", "::1:80", ":80", "a b:1", "host:70000"] {
+        for bad in [
+            "",
+            "host",
+            "host:",
+            "host:0",
+            "::1:80",
+            ":80",
+            "a b:1",
+            "host:70000",
+        ] {
             assert_eq!(check(bad), None, "{bad}");
         }
     }

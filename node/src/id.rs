@@ -47,7 +47,10 @@ fn check_name(what: &'static str, text: &str, dots: bool) -> Result<(), IdError>
     if fine {
         return Ok(());
     }
-    Err(IdError::Name { what, text: text.chars().take(80).collect() })
+    Err(IdError::Name {
+        what,
+        text: text.chars().take(80).collect(),
+    })
 }
 
 /// A namespace: the tenant that a function and its secrets belong to.
@@ -109,7 +112,10 @@ impl FunctionName {
     /// Checks `name` (without a namespace; no dots) and joins the two.
     pub fn new(name: &str, namespace: Namespace) -> Result<Self, IdError> {
         check_name("function", name, false)?;
-        Ok(FunctionName { namespace, name: name.into() })
+        Ok(FunctionName {
+            namespace,
+            name: name.into(),
+        })
     }
 
     /// The name without its namespace.
@@ -207,7 +213,9 @@ impl Digest {
 
     /// Parses the 64 lower-case hexadecimal digits alone.
     pub fn from_hex(text: &str) -> Result<Self, IdError> {
-        unhex(text).map(Digest).ok_or_else(|| IdError::Digest(text.chars().take(80).collect()))
+        unhex(text)
+            .map(Digest)
+            .ok_or_else(|| IdError::Digest(text.chars().take(80).collect()))
     }
 }
 
@@ -215,7 +223,9 @@ impl FromStr for Digest {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         let digits = text.strip_prefix("sha256:").and_then(unhex);
-        digits.map(Digest).ok_or_else(|| IdError::Digest(text.chars().take(80).collect()))
+        digits
+            .map(Digest)
+            .ok_or_else(|| IdError::Digest(text.chars().take(80).collect()))
     }
 }
 
@@ -265,7 +275,9 @@ impl CallId {
 impl FromStr for CallId {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        unhex(text).map(CallId).ok_or_else(|| IdError::Call(text.chars().take(80).collect()))
+        unhex(text)
+            .map(CallId)
+            .ok_or_else(|| IdError::Call(text.chars().take(80).collect()))
     }
 }
 
@@ -339,9 +351,20 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_their_folder_are_refused() {
-        for bad in
-            ["", ".", "..", "a/b", "-a", "a-", "a\0b", "a b", "ä", &"x".repeat(64), "a.", ".a"]
-        {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "-a",
+            "a-",
+            "a\0b",
+            "a b",
+            "ä",
+            &"x".repeat(64),
+            "a.",
+            ".a",
+        ] {
             assert!(bad.parse::<FunctionName>().is_err(), "{bad:?}");
             assert!(bad.parse::<SecretName>().is_err(), "{bad:?}");
         }

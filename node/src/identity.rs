@@ -36,11 +36,16 @@ pub enum IdentityError {
 /// by the owner alone.
 pub fn load_or_create(data_dir: &Path) -> Result<Keypair, IdentityError> {
     let path = data_dir.join("identity");
-    let failed = |source| IdentityError::File { path: path.clone(), source };
+    let failed = |source| IdentityError::File {
+        path: path.clone(),
+        source,
+    };
     match File::open(&path) {
         Ok(file) => {
             let mut bytes = Vec::new();
-            file.take(KEY_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+            file.take(KEY_BYTES)
+                .read_to_end(&mut bytes)
+                .map_err(failed)?;
             Keypair::from_protobuf_encoding(&bytes)
                 .map_err(|_| IdentityError::Malformed { path: path.clone() })
         }
@@ -54,8 +59,12 @@ fn create(path: &Path) -> io::Result<Keypair> {
     let bytes = key.to_protobuf_encoding().map_err(io::Error::other)?;
     // Whole or not at all: a half-written key would be a lost identity.
     let temporary = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(&bytes)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
@@ -72,10 +81,22 @@ mod tests {
     #[test]
     fn identity_is_the_same_after_a_restart() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let first = load_or_create(dir.path()).expect("made").public().to_peer_id();
-        let second = load_or_create(dir.path()).expect("read").public().to_peer_id();
+        let first = load_or_create(dir.path())
+            .expect("made")
+            .public()
+            .to_peer_id();
+        let second = load_or_create(dir.path())
+            .expect("read")
+            .public()
+            .to_peer_id();
         assert_eq!(first, second);
-        let mode = dir.path().join("identity").metadata().expect("file").permissions().mode();
+        let mode = dir
+            .path()
+            .join("identity")
+            .metadata()
+            .expect("file")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -83,6 +104,9 @@ mod tests {
     fn something_else_in_the_key_file_is_refused() {
         let dir = tempfile::tempdir().expect("temporary directory");
         std::fs::write(dir.path().join("identity"), "not a key").expect("written");
-        assert!(matches!(load_or_create(dir.path()), Err(IdentityError::Malformed { .. })));
+        assert!(matches!(
+            load_or_create(dir.path()),
+            Err(IdentityError::Malformed { .. })
+        ));
     }
 }

@@ -13,7 +13,10 @@ pub struct Ledger {
 impl Ledger {
     /// Opens an empty book.
     pub fn new(capacity: Resources) -> Self {
-        Ledger { capacity, held: Resources::ZERO }
+        Ledger {
+            capacity,
+            held: Resources::ZERO,
+        }
     }
 
     /// All there is.
@@ -58,7 +61,10 @@ mod tests {
     use crate::resources::{Cpu, Memory};
 
     fn amount(cpu: u32, memory: u64) -> Resources {
-        Resources { cpu: Cpu::millicores(cpu), memory: Memory::bytes(memory) }
+        Resources {
+            cpu: Cpu::millicores(cpu),
+            memory: Memory::bytes(memory),
+        }
     }
 
     #[test]

@@ -61,7 +61,11 @@ impl FunctionLog {
     /// Makes an empty log that keeps at most `lines` lines and takes at most
     /// `bytes_per_second` bytes a second, after a burst of as many.
     pub fn new(lines: usize, bytes_per_second: u64) -> Self {
-        FunctionLog { lines, bytes_per_second, ring: Mutex::new(None) }
+        FunctionLog {
+            lines,
+            bytes_per_second,
+            ring: Mutex::new(None),
+        }
     }
 
     /// Takes what a call wrote. What has no newline yet is kept until it has,
@@ -98,8 +102,9 @@ impl FunctionLog {
         let mut guard = self.lock();
         let ring = self.ring(&mut guard, clock::timestamp());
         ring.report_dropped(clock::timestamp());
-        let followers =
-            ring.followers.get_or_insert_with(|| broadcast::Sender::new(FOLLOWER_LINES));
+        let followers = ring
+            .followers
+            .get_or_insert_with(|| broadcast::Sender::new(FOLLOWER_LINES));
         let receiver = followers.subscribe();
         (ring.read(since, tail), receiver)
     }
@@ -178,11 +183,18 @@ impl Ring {
 
     fn refill(&mut self, now: Timestamp) {
         // A clock set back gives nothing; one set ahead, a burst at most.
-        let passed = now.duration_since(self.allowed_at).as_nanos().max(0).unsigned_abs();
+        let passed = now
+            .duration_since(self.allowed_at)
+            .as_nanos()
+            .max(0)
+            .unsigned_abs();
         let refill = u128::from(self.bytes_per_second).saturating_mul(passed) / 1_000_000_000;
         if refill > 0 || now < self.allowed_at {
             let refill = u64::try_from(refill).unwrap_or(u64::MAX);
-            self.allowance = self.allowance.saturating_add(refill).min(self.bytes_per_second);
+            self.allowance = self
+                .allowance
+                .saturating_add(refill)
+                .min(self.bytes_per_second);
             self.allowed_at = now;
         }
     }
@@ -248,13 +260,21 @@ impl Ring {
             return;
         }
         let (dropped, most) = (self.dropped, self.bytes_per_second);
-        self.push(None, &format!("{dropped} bytes dropped: more than {most} in a second"), now);
+        self.push(
+            None,
+            &format!("{dropped} bytes dropped: more than {most} in a second"),
+            now,
+        );
         self.dropped = 0;
         self.reported_at = Some(now);
     }
 
     fn push(&mut self, call: Option<CallId>, text: &str, at: Timestamp) {
-        let line = LogLine { at, call, text: text.into() };
+        let line = LogLine {
+            at,
+            call,
+            text: text.into(),
+        };
         if let Some(followers) = &self.followers
             && followers.send(line.clone()).is_err()
         {
@@ -289,7 +309,11 @@ impl Ring {
 /// Length of the part of `bytes` that does not end inside a UTF-8 character.
 /// What is no UTF-8 is left whole: it is replaced anyway.
 fn whole_characters(bytes: &[u8]) -> usize {
-    let last = bytes.iter().rev().take(4).position(|byte| byte & 0xC0 != 0x80);
+    let last = bytes
+        .iter()
+        .rev()
+        .take(4)
+        .position(|byte| byte & 0xC0 != 0x80);
     let Some(continuations) = last else {
         return bytes.len();
     };
@@ -300,7 +324,11 @@ fn whole_characters(bytes: &[u8]) -> usize {
         0xF0..=0xFF => 4,
         0x00..0xC0 => 1,
     };
-    if continuations + 1 < needs { start } else { bytes.len() }
+    if continuations + 1 < needs {
+        start
+    } else {
+        bytes.len()
+    }
 }
 
 #[cfg(test)]
@@ -322,7 +350,10 @@ mod tests {
     }
 
     fn texts(log: &FunctionLog) -> Vec<String> {
-        log.read(None, None).iter().map(|line| line.text.to_string()).collect()
+        log.read(None, None)
+            .iter()
+            .map(|line| line.text.to_string())
+            .collect()
     }
 
     #[test]
@@ -410,7 +441,10 @@ mod tests {
         assert_eq!(past.len(), 1);
         assert_eq!(lines.try_recv().expect("a line").text.as_ref(), "next");
         drop(log);
-        assert!(matches!(lines.try_recv(), Err(broadcast::error::TryRecvError::Closed)));
+        assert!(matches!(
+            lines.try_recv(),
+            Err(broadcast::error::TryRecvError::Closed)
+        ));
     }
 
     #[test]
@@ -420,7 +454,10 @@ mod tests {
         for _ in 0..FOLLOWER_LINES + 7 {
             log.write(call(1), b"x\n");
         }
-        assert!(matches!(lines.try_recv(), Err(broadcast::error::TryRecvError::Lagged(7))));
+        assert!(matches!(
+            lines.try_recv(),
+            Err(broadcast::error::TryRecvError::Lagged(7))
+        ));
         assert!(lines.try_recv().is_ok());
     }
 

@@ -312,8 +312,9 @@ impl Node {
                 SecretFolders::open(&dir.join("run").join("secrets")).map_err(folder("secrets"))?;
             Ok::<_, NodeError>((store, recovered, key, artifacts, secrets, config))
         });
-        let (store, recovered, key, artifacts, secrets, config) =
-            opened.await.map_err(|e| NodeError::Recover(e.to_string()))??;
+        let (store, recovered, key, artifacts, secrets, config) = opened
+            .await
+            .map_err(|e| NodeError::Recover(e.to_string()))??;
         let resolver = Resolver::new();
         let executors = executor::all(&config, resolver.clone())
             .map_err(|(name, reason)| NodeError::Executor { name, reason })?;
@@ -411,7 +412,9 @@ impl Node {
         info: NamespaceInfo,
     ) -> Result<(), ChangeError> {
         if self.namespaces().contains_key(&name) {
-            return Err(ChangeError::Exists(format!("namespace {name} exists already")));
+            return Err(ChangeError::Exists(format!(
+                "namespace {name} exists already"
+            )));
         }
         self.inner.put_namespace(name, info).await
     }
@@ -423,7 +426,9 @@ impl Node {
         info: NamespaceInfo,
     ) -> Result<(), ChangeError> {
         if !self.namespaces().contains_key(&name) {
-            return Err(ChangeError::NotFound(format!("namespace {name} does not exist")));
+            return Err(ChangeError::NotFound(format!(
+                "namespace {name} does not exist"
+            )));
         }
         self.inner.put_namespace(name, info).await
     }
@@ -431,10 +436,14 @@ impl Node {
     /// Removes an empty namespace.
     pub async fn remove_namespace(&self, name: &Namespace) -> Result<(), ChangeError> {
         if !self.namespaces().contains_key(name) {
-            return Err(ChangeError::NotFound(format!("namespace {name} does not exist")));
+            return Err(ChangeError::NotFound(format!(
+                "namespace {name} does not exist"
+            )));
         }
         if *name == Namespace::default() {
-            return Err(ChangeError::Invalid("the default namespace cannot be removed".to_owned()));
+            return Err(ChangeError::Invalid(
+                "the default namespace cannot be removed".to_owned(),
+            ));
         }
         let secrets = self.secrets(name).await?.len();
         let functions = self.functions(Some(name)).len();
@@ -503,11 +512,16 @@ impl Node {
         let inner = &self.inner;
         let (held, running, waiting) = {
             let admission = inner.admission();
-            let classes = inner.config.classes.iter().enumerate().map(|(at, class)| ClassStatus {
-                name: class.name.clone(),
-                waiting: admission.class_waiting(at),
-                bound: class.queue,
-            });
+            let classes = inner
+                .config
+                .classes
+                .iter()
+                .enumerate()
+                .map(|(at, class)| ClassStatus {
+                    name: class.name.clone(),
+                    waiting: admission.class_waiting(at),
+                    bound: class.queue,
+                });
             (admission.held(), admission.running(), classes.collect())
         };
         NodeStatus {
@@ -524,7 +538,11 @@ impl Node {
             max_backlog: inner.config.asynchronous.backlog,
             results: inner.backlog.results(),
             artifact_bytes: inner.artifacts.stored_bytes(),
-            executors: inner.executors.iter().map(|e| (e.name(), e.describe())).collect(),
+            executors: inner
+                .executors
+                .iter()
+                .map(|e| (e.name(), e.describe()))
+                .collect(),
             draining: inner.stop.is_cancelled(),
         }
     }
@@ -560,16 +578,22 @@ impl Inner {
     fn admission(&self) -> MutexGuard<'_, Admission<Waiter>> {
         // A panic inside would be a broken promise of the core; each of its
         // changes leaves sound numbers behind, so serving on is better.
-        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+        self.admission
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn namespaces(&self) -> MutexGuard<'_, BTreeMap<Namespace, NamespaceInfo>> {
-        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+        self.namespaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn put_namespace(&self, name: Namespace, info: NamespaceInfo) -> Result<(), ChangeError> {
-        let record =
-            NamespaceRecord { annotations: info.annotations.clone(), labels: info.labels.clone() };
+        let record = NamespaceRecord {
+            annotations: info.annotations.clone(),
+            labels: info.labels.clone(),
+        };
         let kept = self.store.put_namespace(&name, &record).await;
         kept.map_err(|source| stored("keep the namespace", source))?;
         self.namespaces().insert(name, info);
@@ -582,13 +606,18 @@ impl Inner {
         name: SecretName,
         value: Vec<u8>,
     ) -> Result<(), ChangeError> {
-        let kept = self.store.put_secret(&namespace, &name, &SecretValue::new(value)).await;
+        let kept = self
+            .store
+            .put_secret(&namespace, &name, &SecretValue::new(value))
+            .await;
         kept.map_err(|source| stored("keep the secret", source))
     }
 }
 
 fn no_secret(namespace: &Namespace, name: &SecretName) -> ChangeError {
-    ChangeError::NotFound(format!("secret {name} does not exist in namespace {namespace}"))
+    ChangeError::NotFound(format!(
+        "secret {name} does not exist in namespace {namespace}"
+    ))
 }
 
 /// A failed write as an answer: a full disk and a bad value are the caller's
@@ -598,7 +627,10 @@ fn stored(what: &'static str, source: StoreError) -> ChangeError {
         StoreError::Full | StoreError::BacklogFull => ChangeError::Full(source.to_string()),
         StoreError::TooLarge { .. } => ChangeError::Invalid(source.to_string()),
         StoreError::Unreadable { .. } | StoreError::Closed | StoreError::Failed(_) => {
-            ChangeError::Store { what, source: Box::new(source) }
+            ChangeError::Store {
+                what,
+                source: Box::new(source),
+            }
         }
     }
 }

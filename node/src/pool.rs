@@ -388,7 +388,11 @@ impl Pool {
         let capacity = self.ledger.capacity();
         let left = capacity.checked_sub(profile.instance);
         if !left.is_some_and(|left| profile.call.fits(left)) {
-            return Err(TooLarge { instance: profile.instance, call: profile.call, capacity });
+            return Err(TooLarge {
+                instance: profile.instance,
+                call: profile.call,
+                capacity,
+            });
         }
         profile.calls_per_instance = profile.calls_per_instance.max(1);
         profile.max_instances = profile.max_instances.max(1);
@@ -411,7 +415,10 @@ impl Pool {
         if !self.ledger.hold(holds) {
             return Taken::NoRoom;
         }
-        let instance = self.instances.get_mut(id.key()).expect("available instances exist");
+        let instance = self
+            .instances
+            .get_mut(id.key())
+            .expect("available instances exist");
         instance.running += 1;
         instance.age = self.age;
         if instance.running >= function.profile.calls_per_instance {
@@ -490,7 +497,10 @@ impl Pool {
                 return;
             };
             let id = function.available[at];
-            let instance = self.instances.get(id.key()).expect("available instances exist");
+            let instance = self
+                .instances
+                .get(id.key())
+                .expect("available instances exist");
             if instance.running == 0 && instance.timer.is_none() {
                 self.set_keep_alive_timer(id);
             }
@@ -499,13 +509,17 @@ impl Pool {
 
     /// Whether a ready instance has a free place.
     pub fn has_place(&self, key: FunctionKey) -> bool {
-        self.functions.get(key.0).is_some_and(|function| !function.available.is_empty())
+        self.functions
+            .get(key.0)
+            .is_some_and(|function| !function.available.is_empty())
     }
 
     /// Whether what a call of this function holds is free.
     pub fn has_room(&self, key: FunctionKey) -> bool {
         let free = self.ledger.free();
-        self.functions.get(key.0).is_some_and(|function| function.profile.call.fits(free))
+        self.functions
+            .get(key.0)
+            .is_some_and(|function| function.profile.call.fits(free))
     }
 
     /// Whether the instances being started have places for `calls` calls.
@@ -561,7 +575,10 @@ impl Pool {
                 })
                 .to_bits(),
         );
-        self.changes.push(Change::Start { instance, function: key });
+        self.changes.push(Change::Start {
+            instance,
+            function: key,
+        });
         true
     }
 
@@ -614,7 +631,10 @@ impl Pool {
         let alone = function.live() == 0;
         let calls = function.profile.calls_per_instance as usize;
         self.retry_prestart(key, now + START_BACKOFF * 2u32.pow(doublings));
-        Some(FailedStart { function: key, calls: if alone { usize::MAX } else { calls } })
+        Some(FailedStart {
+            function: key,
+            calls: if alone { usize::MAX } else { calls },
+        })
     }
 
     /// Takes note that an instance died by itself. Calls that ran on it keep
@@ -652,7 +672,10 @@ impl Pool {
             if !idle || instance.holds == Resources::ZERO {
                 continue;
             }
-            let of = self.functions.get(instance.function.0).expect("ready is current");
+            let of = self
+                .functions
+                .get(instance.function.0)
+                .expect("ready is current");
             let may_go = match eviction {
                 Eviction::Surplus => instance.function != key && of.waiting == 0,
                 Eviction::LastResort => Some(id) != used,
@@ -665,9 +688,15 @@ impl Pool {
         let mut chosen: Vec<(u64, InstanceId, FunctionKey)> = Vec::new();
         for (worth, id) in candidates {
             let instance = self.instances.get(id.key()).expect("just seen");
-            let of = self.functions.get(instance.function.0).expect("ready is current");
+            let of = self
+                .functions
+                .get(instance.function.0)
+                .expect("ready is current");
             if eviction == Eviction::Surplus && of.profile.min_instances > 0 {
-                let leaving = chosen.iter().filter(|(_, _, f)| *f == instance.function).count();
+                let leaving = chosen
+                    .iter()
+                    .filter(|(_, _, f)| *f == instance.function)
+                    .count();
                 if of.live() as usize - leaving <= of.profile.min_instances as usize {
                     continue;
                 }
@@ -750,13 +779,19 @@ impl Pool {
     }
 
     fn expire_instance(&mut self, id: InstanceId, now: Time) {
-        let instance = self.instances.get_mut(id.key()).expect("timers end with instances");
+        let instance = self
+            .instances
+            .get_mut(id.key())
+            .expect("timers end with instances");
         instance.timer = None;
         // A busy one gets its timer back when it is idle.
         if instance.phase != Phase::Ready || instance.running > 0 {
             return;
         }
-        let of = self.functions.get(instance.function.0).expect("ready is current");
+        let of = self
+            .functions
+            .get(instance.function.0)
+            .expect("ready is current");
         if of.live() <= of.profile.min_instances || of.waiting > 0 {
             return;
         }
@@ -768,8 +803,14 @@ impl Pool {
     }
 
     fn set_keep_alive_timer(&mut self, id: InstanceId) {
-        let instance = self.instances.get_mut(id.key()).expect("caller holds a live id");
-        let of = self.functions.get(instance.function.0).expect("ready is current");
+        let instance = self
+            .instances
+            .get_mut(id.key())
+            .expect("caller holds a live id");
+        let of = self
+            .functions
+            .get(instance.function.0)
+            .expect("ready is current");
         let due = instance.idle_since + of.profile.keep_alive;
         if due != Time::NEVER {
             instance.timer = Some(due);
@@ -807,7 +848,9 @@ impl Pool {
             return None;
         }
         let idle = |id: &InstanceId| {
-            self.instances.get(id.key()).is_some_and(|instance| instance.running == 0)
+            self.instances
+                .get(id.key())
+                .is_some_and(|instance| instance.running == 0)
         };
         function.available.iter().copied().find(idle)
     }
@@ -861,7 +904,10 @@ impl Pool {
     }
 
     fn stop(&mut self, id: InstanceId) {
-        let instance = self.instances.get_mut(id.key()).expect("caller holds a live id");
+        let instance = self
+            .instances
+            .get_mut(id.key())
+            .expect("caller holds a live id");
         instance.phase = Phase::Stopping;
         if let Some(due) = instance.timer.take() {
             self.timers.remove(&(due, Timer::KeepAlive(id)));
@@ -902,7 +948,13 @@ impl Pool {
 /// processor share, a core like a gibibyte.
 fn value(instance: &Instance, uses: u64) -> u64 {
     let Resources { cpu, memory } = instance.holds;
-    let size = (memory.as_bytes() >> 20).max(u64::from(cpu.as_millicores())).max(1);
-    let cost = u64::try_from(instance.start_cost.as_nanos()).unwrap_or(u64::MAX).max(1);
-    instance.age.saturating_add(uses.max(1).saturating_mul(cost) / size)
+    let size = (memory.as_bytes() >> 20)
+        .max(u64::from(cpu.as_millicores()))
+        .max(1);
+    let cost = u64::try_from(instance.start_cost.as_nanos())
+        .unwrap_or(u64::MAX)
+        .max(1);
+    instance
+        .age
+        .saturating_add(uses.max(1).saturating_mul(cost) / size)
 }

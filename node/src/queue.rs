@@ -204,7 +204,8 @@ impl<T> Queue<T> {
     ) -> Ticket {
         let at = self.lane(function, class);
         if self.lanes.len() <= at {
-            self.lanes.resize((function.index() + 1) * self.classes.len(), Lane::default());
+            self.lanes
+                .resize((function.index() + 1) * self.classes.len(), Lane::default());
         }
         let sequence = self.sequence;
         self.sequence += 1;
@@ -248,7 +249,9 @@ impl<T> Queue<T> {
 
     /// When the first call gives up.
     pub fn next_give_up(&self) -> Option<Time> {
-        self.give_ups.first_key_value().map(|((give_up, _), _)| *give_up)
+        self.give_ups
+            .first_key_value()
+            .map(|((give_up, _), _)| *give_up)
     }
 
     /// Takes out a call that gave up by `now`, the earliest first.
@@ -301,12 +304,19 @@ impl<T> Queue<T> {
             let mut short = 0;
             let mut from = Unbounded;
             while short <= LOOK_AHEAD {
-                let next = self.classes[class].contending.range((from, Unbounded)).next();
+                let next = self.classes[class]
+                    .contending
+                    .range((from, Unbounded))
+                    .next();
                 let Some((&sequence, &head)) = next else {
                     break;
                 };
                 from = Excluded(sequence);
-                let Entry { function, passed_over: times, .. } = *self.entry(head);
+                let Entry {
+                    function,
+                    passed_over: times,
+                    ..
+                } = *self.entry(head);
                 match judge(function, if short == 0 { turn } else { Look::Behind }) {
                     Fit::Runs => return Some(head),
                     Fit::Asleep => self.set_state(function, class, State::Asleep),
@@ -358,7 +368,10 @@ impl<T> Queue<T> {
     /// Whether a head was passed over so often that nobody goes before it.
     #[cfg(test)]
     pub(crate) fn is_held_back(&self) -> bool {
-        let mut heads = self.classes.iter().flat_map(|class| class.contending.values());
+        let mut heads = self
+            .classes
+            .iter()
+            .flat_map(|class| class.contending.values());
         heads.any(|head| self.entry(*head).passed_over >= PASSED_OVER)
     }
 
@@ -375,11 +388,15 @@ impl<T> Queue<T> {
     }
 
     fn entry(&self, key: Key) -> &Entry<T> {
-        self.entries.get(key).expect("lanes hold waiting calls only")
+        self.entries
+            .get(key)
+            .expect("lanes hold waiting calls only")
     }
 
     fn entry_mut(&mut self, key: Key) -> &mut Entry<T> {
-        self.entries.get_mut(key).expect("lanes hold waiting calls only")
+        self.entries
+            .get_mut(key)
+            .expect("lanes hold waiting calls only")
     }
 
     /// Moves a lane that is not empty from one state to another.
@@ -389,7 +406,9 @@ impl<T> Queue<T> {
         if old == state {
             return;
         }
-        let head = self.lanes[at].head.expect("an empty lane has no state to leave");
+        let head = self.lanes[at]
+            .head
+            .expect("an empty lane has no state to leave");
         let sequence = self.entry(head).sequence;
         let (least, class) = (self.pass, &mut self.classes[class]);
         match old {
@@ -419,7 +438,13 @@ impl<T> Queue<T> {
 
     /// Unlinks one call; its lane keeps its state as long as it has calls.
     fn take(&mut self, key: Key) -> Waited<T> {
-        let Entry { function, class, before, after, .. } = *self.entry(key);
+        let Entry {
+            function,
+            class,
+            before,
+            after,
+            ..
+        } = *self.entry(key);
         let at = self.lane(function, class);
         let state = self.lanes[at].state;
         if before.is_none() {
@@ -439,6 +464,10 @@ impl<T> Queue<T> {
         self.classes[class].length -= 1;
         let entry = self.entries.remove(key).expect("taken once");
         self.give_ups.remove(&(entry.give_up, entry.sequence));
-        Waited { token: entry.token, function, arrived: entry.arrived }
+        Waited {
+            token: entry.token,
+            function,
+            arrived: entry.arrived,
+        }
     }
 }

@@ -83,7 +83,10 @@ impl Resolver {
             return Ok(built.resolver.clone());
         }
         let resolver = build()?;
-        *built = Some(Built { resolver: resolver.clone(), changed });
+        *built = Some(Built {
+            resolver: resolver.clone(),
+            changed,
+        });
         Ok(resolver)
     }
 }
@@ -93,7 +96,10 @@ fn build() -> io::Result<TokioResolver> {
         // As resolv.conf(5) has it: without name servers, the one of this machine.
         tracing::debug!(%error, "no name servers configured, asking this machine's own");
         let own = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
-        (ResolverConfig::from_parts(None, Vec::new(), vec![own]), ResolverOpts::default())
+        (
+            ResolverConfig::from_parts(None, Vec::new(), vec![own]),
+            ResolverOpts::default(),
+        )
     });
     options.cache_size = CACHED_ANSWERS;
     options.use_hosts_file = ResolveHosts::Always;
@@ -110,7 +116,9 @@ fn failed(host: &str, kind: io::ErrorKind, reason: impl std::fmt::Display) -> io
 
 /// The address that a host is, when it is not a name.
 pub fn literal(host: &str) -> Option<IpAddr> {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     bare.unwrap_or(host).parse().ok()
 }
 
@@ -235,9 +243,11 @@ impl reqwest::dns::Resolve for PublicOnly {
             let first = addresses.first().copied();
             addresses.retain(|address| PublicOnly::allows(*address));
             match first {
-                Some(address) if addresses.is_empty() => {
-                    Err(LocalAddress { host: name.as_str().to_owned(), address }.into())
+                Some(address) if addresses.is_empty() => Err(LocalAddress {
+                    host: name.as_str().to_owned(),
+                    address,
                 }
+                .into()),
                 _ => Ok(sockets(addresses)),
             }
         })
@@ -246,7 +256,11 @@ impl reqwest::dns::Resolve for PublicOnly {
 
 fn sockets(addresses: Vec<IpAddr>) -> reqwest::dns::Addrs {
     // Port zero stands for the one that the URL names.
-    Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0)))
+    Box::new(
+        addresses
+            .into_iter()
+            .map(|address| SocketAddr::new(address, 0)),
+    )
 }
 
 #[cfg(test)]
@@ -281,8 +295,13 @@ mod tests {
         check("::169.254.0.1", Reach::LinkLocal);
         check("64:ff9b::7f00:1", Reach::Loopback);
         check("2002:c0a8:101::1", Reach::Private);
-        for public in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:8.8.8.8"]
-        {
+        for public in [
+            "1.1.1.1",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "::ffff:8.8.8.8",
+        ] {
             check(public, Reach::Public);
         }
     }
@@ -300,14 +319,23 @@ mod tests {
         assert_eq!(lookup("10.0.0.1").await, [IpAddr::from([10, 0, 0, 1])]);
         assert_eq!(lookup("[::1]").await, [IpAddr::from(Ipv6Addr::LOCALHOST)]);
         for host in ["localhost", "LocalHost.", "a.localhost"] {
-            assert!(lookup(host).await.iter().all(|address| is_local(*address)), "{host}");
+            assert!(
+                lookup(host).await.iter().all(|address| is_local(*address)),
+                "{host}"
+            );
         }
         assert!(resolver.built.lock().expect("whole").is_none());
     }
 
     #[tokio::test]
     async fn name_that_is_none_is_an_error_within_bounded_time() {
-        let error = Resolver::new().lookup("weir-test.invalid").await.expect_err("reserved name");
-        assert!(error.to_string().contains("resolve weir-test.invalid: "), "{error}");
+        let error = Resolver::new()
+            .lookup("weir-test.invalid")
+            .await
+            .expect_err("reserved name");
+        assert!(
+            error.to_string().contains("resolve weir-test.invalid: "),
+            "{error}"
+        );
     }
 }

@@ -121,7 +121,9 @@ impl FromStr for Memory {
     type Err = QuantityError;
     fn from_str(text: &str) -> Result<Self, QuantityError> {
         let wrong = || QuantityError::Memory(text.chars().take(40).collect());
-        let unit = UNITS.iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, *size)));
+        let unit = UNITS
+            .iter()
+            .find_map(|(unit, size)| Some((text.strip_suffix(unit)?, *size)));
         let (digits, size) = unit.unwrap_or((text, 1));
         let bytes = digits.trim_end().parse::<f64>().map_err(|_| wrong())? * size as f64;
         if !(0.0..=1e15).contains(&bytes) {
@@ -153,7 +155,10 @@ pub struct Resources {
 
 impl Resources {
     /// Nothing.
-    pub const ZERO: Resources = Resources { cpu: Cpu::ZERO, memory: Memory::ZERO };
+    pub const ZERO: Resources = Resources {
+        cpu: Cpu::ZERO,
+        memory: Memory::ZERO,
+    };
 
     /// Whether both parts are at most those of `room`.
     pub fn fits(self, room: Resources) -> bool {
@@ -181,7 +186,10 @@ impl Sub for Resources {
     /// # Panics
     /// When `other` does not fit into `self`: resources are never negative.
     fn sub(self, other: Resources) -> Resources {
-        assert!(other.fits(self), "resources never go below zero: {self:?} - {other:?}");
+        assert!(
+            other.fits(self),
+            "resources never go below zero: {self:?} - {other:?}"
+        );
         Resources {
             cpu: Cpu(self.cpu.0 - other.cpu.0),
             memory: Memory(self.memory.0 - other.memory.0),
@@ -219,7 +227,11 @@ mod tests {
 
     #[test]
     fn amounts_print_as_they_are_read() {
-        for memory in [Memory::mebibytes(64), Memory::bytes(1000), Memory::bytes(3 << 30)] {
+        for memory in [
+            Memory::mebibytes(64),
+            Memory::bytes(1000),
+            Memory::bytes(3 << 30),
+        ] {
             assert_eq!(memory.to_string().parse(), Ok(memory));
         }
         assert_eq!(Cpu(250).to_string().parse(), Ok(Cpu(250)));

@@ -63,7 +63,10 @@ impl SecretFolders {
             _ => {}
         }
         disk::private_dir(dir)?;
-        Ok(SecretFolders { dir: dir.to_owned(), next: AtomicU64::new(0) })
+        Ok(SecretFolders {
+            dir: dir.to_owned(),
+            next: AtomicU64::new(0),
+        })
     }
 
     /// Writes the secrets that `spec` names, as they are now; `None` when it
@@ -80,10 +83,14 @@ impl SecretFolders {
         let mut values = Vec::with_capacity(spec.secrets.len());
         for name in &spec.secrets {
             let value = store.secret(namespace, name).await;
-            let value =
-                value.map_err(|source| SecretError::Store { name: name.clone(), source })?;
-            let missing =
-                || SecretError::Missing { name: name.clone(), namespace: namespace.clone() };
+            let value = value.map_err(|source| SecretError::Store {
+                name: name.clone(),
+                source,
+            })?;
+            let missing = || SecretError::Missing {
+                name: name.clone(),
+                namespace: namespace.clone(),
+            };
             values.push((name.clone(), value.ok_or_else(missing)?));
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -115,8 +122,12 @@ fn write(path: PathBuf, values: &[(SecretName, SecretValue)]) -> io::Result<Secr
     let folder = SecretFolder { path };
     for (name, value) in values {
         let file = folder.path.join(name.as_str());
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o400).open(file);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o400)
+            .open(file);
         file?.write_all(value.reveal())?;
     }
     Ok(folder)
@@ -135,7 +146,10 @@ mod tests {
         let name = "f.shop".parse().expect("name");
         let digest = Digest::of(b"code");
         let spec = FunctionSpec::new(name, digest, ArtifactKind::WasmModule, Protocol::Stdio);
-        let secrets = secrets.iter().map(|name| name.parse().expect("name")).collect();
+        let secrets = secrets
+            .iter()
+            .map(|name| name.parse().expect("name"))
+            .collect();
         FunctionSpec { secrets, ..spec }
     }
 
@@ -148,9 +162,15 @@ mod tests {
         let folders = SecretFolders::open(&run).expect("opens");
         let shop = "shop".parse().expect("name");
         let name = "api.key".parse().expect("name");
-        store.put_secret(&shop, &name, &SecretValue::new("hunter2")).await.expect("kept");
+        store
+            .put_secret(&shop, &name, &SecretValue::new("hunter2"))
+            .await
+            .expect("kept");
 
-        let none = folders.materialise(&store, &spec(&[])).await.expect("nothing to do");
+        let none = folders
+            .materialise(&store, &spec(&[]))
+            .await
+            .expect("nothing to do");
         assert!(none.is_none());
         let folder = folders.materialise(&store, &spec(&["api.key"])).await;
         let folder = folder.expect("written").expect("some");
@@ -161,9 +181,14 @@ mod tests {
         drop(folder);
         assert_eq!(fs::read_dir(&run).expect("folder").count(), 0);
 
-        let missing = folders.materialise(&store, &spec(&["api.key", "pass"])).await;
+        let missing = folders
+            .materialise(&store, &spec(&["api.key", "pass"]))
+            .await;
         let text = missing.expect_err("missing").to_string();
-        assert!(text.contains("secret pass does not exist in namespace shop"), "{text}");
+        assert!(
+            text.contains("secret pass does not exist in namespace shop"),
+            "{text}"
+        );
         assert_eq!(fs::read_dir(&run).expect("folder").count(), 0);
     }
 }

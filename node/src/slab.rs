@@ -16,7 +16,10 @@ impl Key {
     /// The key that [`Key::to_bits`] made a number of. A number that was never
     /// a key finds nothing.
     pub(crate) fn from_bits(bits: u64) -> Self {
-        Key { index: bits as u32, generation: (bits >> 32) as u32 }
+        Key {
+            index: bits as u32,
+            generation: (bits >> 32) as u32,
+        }
     }
 }
 
@@ -39,7 +42,10 @@ pub(crate) struct Slab<V> {
 
 impl<V> Default for Slab<V> {
     fn default() -> Self {
-        Slab { places: Vec::new(), vacant: Vec::new() }
+        Slab {
+            places: Vec::new(),
+            vacant: Vec::new(),
+        }
     }
 }
 
@@ -48,11 +54,20 @@ impl<V> Slab<V> {
         if let Some(index) = self.vacant.pop() {
             let place = &mut self.places[index as usize];
             place.value = Some(value);
-            return Key { index, generation: place.generation };
+            return Key {
+                index,
+                generation: place.generation,
+            };
         }
         let index = u32::try_from(self.places.len()).expect("fewer than 2^32 values at once");
-        self.places.push(Place { generation: 0, value: Some(value) });
-        Key { index, generation: 0 }
+        self.places.push(Place {
+            generation: 0,
+            value: Some(value),
+        });
+        Key {
+            index,
+            generation: 0,
+        }
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<V> {
@@ -68,18 +83,27 @@ impl<V> Slab<V> {
 
     pub(crate) fn get(&self, key: Key) -> Option<&V> {
         let place = self.places.get(key.index as usize)?;
-        place.value.as_ref().filter(|_| place.generation == key.generation)
+        place
+            .value
+            .as_ref()
+            .filter(|_| place.generation == key.generation)
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut V> {
         let place = self.places.get_mut(key.index as usize)?;
-        place.value.as_mut().filter(|_| place.generation == key.generation)
+        place
+            .value
+            .as_mut()
+            .filter(|_| place.generation == key.generation)
     }
 
     /// All values in the order of their places.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &V)> {
         self.places.iter().enumerate().filter_map(|(index, place)| {
-            let key = Key { index: index as u32, generation: place.generation };
+            let key = Key {
+                index: index as u32,
+                generation: place.generation,
+            };
             place.value.as_ref().map(|value| (key, value))
         })
     }

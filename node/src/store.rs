@@ -241,7 +241,13 @@ impl Store {
         private(&bodies)?;
         let bodies = Arc::new(BodyFiles::new(bodies));
         let closing = AtomicBool::new(false);
-        let shared = Arc::new(Shared { engine, bodies, config, closing, _lock: lock });
+        let shared = Arc::new(Shared {
+            engine,
+            bodies,
+            config,
+            closing,
+            _lock: lock,
+        });
         let recovered = shared.recover().map_err(|error| OpenError::Damaged {
             path: dir.join("store.redb"),
             source: Box::new(redb::Error::Corrupted(describe(&error))),
@@ -251,7 +257,12 @@ impl Store {
             path: dir.into(),
             source,
         })?;
-        Ok((Store { inner: Arc::new(inner) }, recovered))
+        Ok((
+            Store {
+                inner: Arc::new(inner),
+            },
+            recovered,
+        ))
     }
 
     /// Keeps a function under its name, in place of one of the same name.
@@ -268,7 +279,8 @@ impl Store {
     /// Forgets a function; false when there is none of that name.
     pub async fn remove_function(&self, name: &FunctionName) -> Result<bool, StoreError> {
         let key = key(&name.namespace, name.name());
-        self.write(move |tables| Ok(tables.functions.remove(key.as_str())?.is_some())).await
+        self.write(move |tables| Ok(tables.functions.remove(key.as_str())?.is_some()))
+            .await
     }
 
     /// Keeps a namespace, in place of one of the same name.
@@ -289,7 +301,8 @@ impl Store {
     /// it stays.
     pub async fn remove_namespace(&self, name: &Namespace) -> Result<bool, StoreError> {
         let name = name.clone();
-        self.write(move |tables| Ok(tables.namespaces.remove(name.as_str())?.is_some())).await
+        self.write(move |tables| Ok(tables.namespaces.remove(name.as_str())?.is_some()))
+            .await
     }
 
     /// Keeps a secret, in place of one of the same name.
@@ -302,7 +315,11 @@ impl Store {
         let bytes = value.reveal().len();
         if bytes > SecretValue::MAX_BYTES {
             let limit = SecretValue::MAX_BYTES;
-            return Err(StoreError::TooLarge { what: "a secret", bytes, limit });
+            return Err(StoreError::TooLarge {
+                what: "a secret",
+                bytes,
+                limit,
+            });
         }
         let (key, value) = (key(namespace, name.as_str()), value.clone());
         self.write(move |tables| {
@@ -319,7 +336,8 @@ impl Store {
         name: &SecretName,
     ) -> Result<bool, StoreError> {
         let key = key(namespace, name.as_str());
-        self.write(move |tables| Ok(tables.secrets.remove(key.as_str())?.is_some())).await
+        self.write(move |tables| Ok(tables.secrets.remove(key.as_str())?.is_some()))
+            .await
     }
 
     /// The value of a secret; `None` when there is none of that name.
@@ -330,7 +348,8 @@ impl Store {
     ) -> Result<Option<SecretValue>, StoreError> {
         let key = key(namespace, name.as_str());
         let value = |value: redb::AccessGuard<'_, &[u8]>| SecretValue::new(value.value().to_vec());
-        self.read(move |txn| Ok(txn.open_table(SECRETS)?.get(key.as_str())?.map(value))).await
+        self.read(move |txn| Ok(txn.open_table(SECRETS)?.get(key.as_str())?.map(value)))
+            .await
     }
 
     /// The names of the secrets in a namespace, sorted.
@@ -416,7 +435,10 @@ impl Store {
         let id = number(id);
         let bytes = |guard: redb::AccessGuard<'_, &[u8]>| guard.value().to_vec();
         let found = self.read(move |txn| Ok(txn.open_table(PENDING)?.get(id)?.map(bytes)));
-        found.await?.map(|bytes| readable("a call", &bytes)).transpose()
+        found
+            .await?
+            .map(|bytes| readable("a call", &bytes))
+            .transpose()
     }
 
     /// Notes that an attempt begins. It returns at once and reaches the disk
@@ -480,7 +502,8 @@ impl Store {
     /// should it still come, is not kept.
     pub async fn cancel(&self, id: CallId) -> Result<bool, StoreError> {
         let bodies = self.inner.shared.bodies.clone();
-        self.write(move |tables| Ok(take_call(tables, &bodies, id)?.is_some())).await
+        self.write(move |tables| Ok(take_call(tables, &bodies, id)?.is_some()))
+            .await
     }
 
     /// The result of a call; `None` when it has none, or not any more.
@@ -488,7 +511,10 @@ impl Store {
         let id = number(id);
         let bytes = |guard: redb::AccessGuard<'_, &[u8]>| guard.value().to_vec();
         let found = self.read(move |txn| Ok(txn.open_table(RESULTS)?.get(id)?.map(bytes)));
-        found.await?.map(|bytes| readable("a result", &bytes)).transpose()
+        found
+            .await?
+            .map(|bytes| readable("a result", &bytes))
+            .transpose()
     }
 
     /// Notes how a callback ended; it will not be recovered any more. False
@@ -554,7 +580,10 @@ impl Store {
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         self.read(|txn| {
             let pending = txn.open_table(PENDING)?.len()?;
-            Ok(Counts { pending, results: txn.open_table(RESULTS)?.len()? })
+            Ok(Counts {
+                pending,
+                results: txn.open_table(RESULTS)?.len()?,
+            })
         })
         .await
     }
@@ -605,7 +634,12 @@ impl Inner {
             sweeper.spawn(move || sweeping.sweep())?,
         ];
         let places = Arc::new(Semaphore::new(writer::QUEUE));
-        Ok(Inner { shared, places, jobs: Some(sender), threads })
+        Ok(Inner {
+            shared,
+            places,
+            jobs: Some(sender),
+            threads,
+        })
     }
 }
 
@@ -626,22 +660,32 @@ impl Shared {
         let mut recovered = self.engine.read(|txn| {
             let mut recovered = Recovered::default();
             for entry in txn.open_table(FUNCTIONS)?.iter()? {
-                recovered.functions.extend(recognised("a function", entry?.1.value()));
+                recovered
+                    .functions
+                    .extend(recognised("a function", entry?.1.value()));
             }
             for entry in txn.open_table(NAMESPACES)?.iter()? {
                 let (name, record) = entry?;
                 let record = recognised("a namespace", record.value());
-                recovered.namespaces.extend(name.value().parse().ok().zip(record));
+                recovered
+                    .namespaces
+                    .extend(name.value().parse().ok().zip(record));
             }
             for entry in txn.open_table(PENDING)?.iter()? {
-                recovered.pending.extend(recognised("a call", entry?.1.value()));
+                recovered
+                    .pending
+                    .extend(recognised("a call", entry?.1.value()));
             }
             for entry in txn.open_table(CALLBACKS)?.iter()? {
-                recovered.callbacks.extend(recognised("a callback", entry?.1.value()));
+                recovered
+                    .callbacks
+                    .extend(recognised("a callback", entry?.1.value()));
             }
             Ok(recovered)
         })?;
-        recovered.pending.sort_unstable_by_key(|call: &PendingCall| (call.accepted_at, call.id));
+        recovered
+            .pending
+            .sort_unstable_by_key(|call: &PendingCall| (call.accepted_at, call.id));
         Ok(recovered)
     }
 
@@ -658,7 +702,10 @@ impl Shared {
                 Ok(named.and_then(|named: record::BodyOf| named.body.serial()))
             })
         };
-        match self.bodies.sweep(named, || self.closing.load(Ordering::Relaxed)) {
+        match self
+            .bodies
+            .sweep(named, || self.closing.load(Ordering::Relaxed))
+        {
             Ok(0) => {}
             Ok(files) => tracing::info!(files, "removed bodies that belonged to no call"),
             Err(error) => {
@@ -683,7 +730,10 @@ fn take_call(
     let call = tables.calls.remove(key)?;
     let call = call.and_then(|call| recognised::<CallRecord>("a call", call.value()));
     if let Some(serial) = call.as_ref().and_then(|call| call.body.serial()) {
-        tables.after.orphans.push(bodies.path(id, BodyPart::Request, serial));
+        tables
+            .after
+            .orphans
+            .push(bodies.path(id, BodyPart::Request, serial));
     }
     Ok(Some(call))
 }
@@ -694,7 +744,10 @@ fn remove_oldest(
     bodies: &BodyFiles,
     before: Option<u64>,
 ) -> Result<bool, Fault> {
-    let oldest = tables.expiry.first()?.map(|(key, serial)| (key.value(), serial.value()));
+    let oldest = tables
+        .expiry
+        .first()?
+        .map(|(key, serial)| (key.value(), serial.value()));
     let Some(((ended, id), serial)) = oldest else {
         return Ok(false);
     };
@@ -706,7 +759,10 @@ fn remove_oldest(
     tables.callbacks.remove(id)?;
     if let Some(serial) = FileSerial::new(serial) {
         let id = CallId::new(id.to_be_bytes());
-        tables.after.orphans.push(bodies.path(id, BodyPart::Result, serial));
+        tables
+            .after
+            .orphans
+            .push(bodies.path(id, BodyPart::Result, serial));
     }
     Ok(true)
 }
@@ -729,7 +785,9 @@ fn readable<T: for<'de> Deserialize<'de>>(
 /// A record, or `None` and a line in the log: one that does not read must not
 /// keep all others from being served.
 fn recognised<T: for<'de> Deserialize<'de>>(what: &'static str, bytes: &[u8]) -> Option<T> {
-    decode(bytes).map_err(|error| tracing::error!(%error, "a record of {what} does not read")).ok()
+    decode(bytes)
+        .map_err(|error| tracing::error!(%error, "a record of {what} does not read"))
+        .ok()
 }
 
 fn describe(error: &dyn std::error::Error) -> String {

@@ -35,7 +35,10 @@ impl Add<Duration> for Time {
     type Output = Time;
     /// Saturates at [`Time::NEVER`].
     fn add(self, by: Duration) -> Time {
-        Time(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+        Time(
+            self.0
+                .saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -43,6 +46,9 @@ impl Sub<Duration> for Time {
     type Output = Time;
     /// Saturates at [`Time::ZERO`].
     fn sub(self, by: Duration) -> Time {
-        Time(self.0.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+        Time(
+            self.0
+                .saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }

@@ -20,7 +20,10 @@ use weir_node::resources::{Cpu, Memory, Resources};
 const LONG: Duration = Duration::from_secs(60);
 
 fn config(dir: &Path) -> NodeConfig {
-    let capacity = Resources { cpu: Cpu::cores(4), memory: Memory::mebibytes(1024) };
+    let capacity = Resources {
+        cpu: Cpu::cores(4),
+        memory: Memory::mebibytes(1024),
+    };
     NodeConfig::new(dir.to_owned(), capacity)
 }
 
@@ -37,12 +40,16 @@ fn model(seconds: f64, answer: &str) -> Vec<u8> {
 }
 
 fn body(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 async fn upload(node: &Node, code: &[u8]) -> Digest {
     let digest = Digest::of(code);
-    node.put_artifact(digest, None, body(code.to_vec())).await.expect("artifact is taken");
+    node.put_artifact(digest, None, body(code.to_vec()))
+        .await
+        .expect("artifact is taken");
     digest
 }
 
@@ -53,7 +60,9 @@ fn spec(name: &str, code: Digest) -> FunctionSpec {
 
 async fn deploy(node: &Node, name: &str, code: &[u8]) {
     let digest = upload(node, code).await;
-    node.deploy(spec(name, digest), DeployMode::CreateOrReplace).await.expect("deployed");
+    node.deploy(spec(name, digest), DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
 }
 
 fn invocation(name: &str, number: u8) -> Invocation {
@@ -91,9 +100,20 @@ async fn first_call_is_cold_and_the_next_is_warm() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let node = Node::start(config(dir.path())).await.expect("starts");
     deploy(&node, "hello", &model(0.0, "hi")).await;
-    assert_eq!(call(&node, "hello").await.expect("answers"), ("hi".to_owned(), Start::Cold));
-    assert_eq!(call(&node, "hello").await.expect("answers"), ("hi".to_owned(), Start::Warm));
-    assert_eq!(node.function(&"hello".parse().expect("name")).expect("there").invocations, 2);
+    assert_eq!(
+        call(&node, "hello").await.expect("answers"),
+        ("hi".to_owned(), Start::Cold)
+    );
+    assert_eq!(
+        call(&node, "hello").await.expect("answers"),
+        ("hi".to_owned(), Start::Warm)
+    );
+    assert_eq!(
+        node.function(&"hello".parse().expect("name"))
+            .expect("there")
+            .invocations,
+        2
+    );
 }
 
 #[tokio::test]
@@ -103,19 +123,27 @@ async fn deployments_survive_a_restart_and_removals_too() {
         let node = Node::start(config(dir.path())).await.expect("starts");
         deploy(&node, "stays", &model(0.0, "still here")).await;
         deploy(&node, "goes", &model(0.0, "gone")).await;
-        node.remove(&"goes".parse().expect("name")).await.expect("removed");
+        node.remove(&"goes".parse().expect("name"))
+            .await
+            .expect("removed");
         node.drain(LONG).await;
     }
     let node = Node::start(config(dir.path())).await.expect("starts again");
     assert_eq!(call(&node, "stays").await.expect("answers").0, "still here");
-    assert!(matches!(call(&node, "goes").await, Err(InvokeError::Unknown(_))));
+    assert!(matches!(
+        call(&node, "goes").await,
+        Err(InvokeError::Unknown(_))
+    ));
 }
 
 #[tokio::test]
 async fn a_data_directory_serves_one_node_only() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let _node = Node::start(config(dir.path())).await.expect("starts");
-    let second = Node::start(config(dir.path())).await.err().expect("refused");
+    let second = Node::start(config(dir.path()))
+        .await
+        .err()
+        .expect("refused");
     assert!(second.to_string().contains("in use"), "{second}");
 }
 
@@ -125,7 +153,10 @@ async fn updating_what_is_not_there_creates_nothing() {
     let node = Node::start(config(dir.path())).await.expect("starts");
     let digest = upload(&node, &model(0.0, "")).await;
     let refused = node.deploy(spec("new", digest), DeployMode::Replace).await;
-    assert!(matches!(refused, Err(ChangeError::NotFound(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ChangeError::NotFound(_))),
+        "{refused:?}"
+    );
     assert!(node.functions(None).is_empty());
 }
 
@@ -134,7 +165,9 @@ async fn an_absent_artifact_is_named() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let node = Node::start(config(dir.path())).await.expect("starts");
     let digest = Digest::of(b"never uploaded");
-    let refused = node.deploy(spec("new", digest), DeployMode::CreateOrReplace).await;
+    let refused = node
+        .deploy(spec("new", digest), DeployMode::CreateOrReplace)
+        .await;
     let text = refused.expect_err("refused").to_string();
     assert!(text.contains(&digest.hex()), "{text}");
 }
@@ -152,19 +185,29 @@ async fn running_calls_end_on_the_code_they_began_with() {
     deploy(&node, "changing", &model(0.0, "new")).await;
     assert_eq!(call(&node, "changing").await.expect("answers").0, "new");
     assert_eq!(old.await.expect("no panic").expect("answers").0, "old");
-    assert_eq!(node.function(&"changing".parse().expect("name")).expect("there").version, 2);
+    assert_eq!(
+        node.function(&"changing".parse().expect("name"))
+            .expect("there")
+            .version,
+        2
+    );
 }
 
 #[tokio::test]
 async fn a_call_beyond_the_maximum_waits_and_one_beyond_the_queue_is_refused() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let mut config = config(dir.path());
-    config.classes = vec![ClassConfig { queue: 1, ..ClassConfig::default() }];
+    config.classes = vec![ClassConfig {
+        queue: 1,
+        ..ClassConfig::default()
+    }];
     let node = Node::start(config).await.expect("starts");
     let digest = upload(&node, &model(0.5, "done")).await;
     let mut narrow = spec("narrow", digest);
     narrow.max = Some(1);
-    node.deploy(narrow, DeployMode::CreateOrReplace).await.expect("deployed");
+    node.deploy(narrow, DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
     let spawn = || {
         let node = node.clone();
         tokio::spawn(async move { call(&node, "narrow").await })
@@ -175,7 +218,13 @@ async fn a_call_beyond_the_maximum_waits_and_one_beyond_the_queue_is_refused() {
     until(async || (node.status().classes[0].waiting == 1).then_some(())).await;
     let third = call(&node, "narrow").await;
     assert!(
-        matches!(third, Err(InvokeError::Refused { reason: Refusal::QueueFull, .. })),
+        matches!(
+            third,
+            Err(InvokeError::Refused {
+                reason: Refusal::QueueFull,
+                ..
+            })
+        ),
         "{third:?}"
     );
     first.await.expect("no panic").expect("answers");
@@ -191,7 +240,9 @@ async fn a_deadline_that_passes_in_the_queue_says_so() {
     let mut narrow = spec("narrow", digest);
     narrow.max = Some(1);
     narrow.timeout = Duration::from_secs(600);
-    node.deploy(narrow, DeployMode::CreateOrReplace).await.expect("deployed");
+    node.deploy(narrow, DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
     let blocker = tokio::spawn({
         let node = node.clone();
         async move { node.invoke(invocation("narrow", 1)).await.map(drop) }
@@ -200,7 +251,15 @@ async fn a_deadline_that_passes_in_the_queue_says_so() {
     let mut hasty = invocation("narrow", 2);
     hasty.deadline = Some(Duration::from_millis(20));
     let late = node.invoke(hasty).await.map(drop);
-    assert!(matches!(late, Err(InvokeError::Late { phase: Phase::Queue })), "{late:?}");
+    assert!(
+        matches!(
+            late,
+            Err(InvokeError::Late {
+                phase: Phase::Queue
+            })
+        ),
+        "{late:?}"
+    );
     blocker.abort();
     until(async || (node.status().running == 0).then_some(())).await;
 }
@@ -212,30 +271,51 @@ async fn a_call_over_its_time_is_late() {
     let digest = upload(&node, &model(600.0, "never")).await;
     let mut slow = spec("slow", digest);
     slow.timeout = Duration::from_millis(20);
-    node.deploy(slow, DeployMode::CreateOrReplace).await.expect("deployed");
+    node.deploy(slow, DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
     let late = call(&node, "slow").await;
-    assert!(matches!(late, Err(InvokeError::Late { phase: Phase::Run })), "{late:?}");
+    assert!(
+        matches!(late, Err(InvokeError::Late { phase: Phase::Run })),
+        "{late:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_class_must_be_open_to_the_functions_callers() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let mut config = config(dir.path());
-    let gold = ClassConfig { name: "gold".to_owned(), ..ClassConfig::default() };
+    let gold = ClassConfig {
+        name: "gold".to_owned(),
+        ..ClassConfig::default()
+    };
     config.classes.push(gold);
     let node = Node::start(config).await.expect("starts");
     let digest = upload(&node, &model(0.0, "ok")).await;
-    node.deploy(spec("plain", digest), DeployMode::CreateOrReplace).await.expect("deployed");
+    node.deploy(spec("plain", digest), DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
     let mut open = spec("open", digest);
     open.classes = vec!["default".to_owned(), "gold".to_owned()];
-    node.deploy(open, DeployMode::CreateOrReplace).await.expect("deployed");
-    let ask = |name: &str| Invocation { class: Some("gold".to_owned()), ..invocation(name, 3) };
-    assert!(matches!(node.invoke(ask("plain")).await, Err(InvokeError::Class(_))));
+    node.deploy(open, DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
+    let ask = |name: &str| Invocation {
+        class: Some("gold".to_owned()),
+        ..invocation(name, 3)
+    };
+    assert!(matches!(
+        node.invoke(ask("plain")).await,
+        Err(InvokeError::Class(_))
+    ));
     assert!(node.invoke(ask("open")).await.is_ok());
     let mut unknown = spec("unknown", digest);
     unknown.classes = vec!["platinum".to_owned()];
     let refused = node.deploy(unknown, DeployMode::CreateOrReplace).await;
-    assert!(matches!(refused, Err(ChangeError::Invalid(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ChangeError::Invalid(_))),
+        "{refused:?}"
+    );
 }
 
 fn submission(name: &str, number: u8) -> Submission {
@@ -259,7 +339,10 @@ async fn an_accepted_call_has_a_result_later() {
     });
     let result = result.await;
     let text = result.body.collect().await.expect("body").to_bytes();
-    assert_eq!((result.status.as_u16(), text.as_ref()), (200, b"worth the wait".as_slice()));
+    assert_eq!(
+        (result.status.as_u16(), text.as_ref()),
+        (200, b"worth the wait".as_slice())
+    );
     assert_eq!(result.attempts, 1);
 }
 
@@ -301,10 +384,19 @@ async fn a_draining_node_refuses_and_lets_running_calls_end() {
     until(async || node.status().draining.then_some(())).await;
     let refused = call(&node, "brief").await;
     assert!(
-        matches!(refused, Err(InvokeError::Refused { reason: Refusal::Draining, .. })),
+        matches!(
+            refused,
+            Err(InvokeError::Refused {
+                reason: Refusal::Draining,
+                ..
+            })
+        ),
         "{refused:?}"
     );
-    assert_eq!(running.await.expect("no panic").expect("answers").0, "in time");
+    assert_eq!(
+        running.await.expect("no panic").expect("answers").0,
+        "in time"
+    );
     draining.await.expect("drained");
 }
 
@@ -316,11 +408,15 @@ async fn secrets_and_namespaces_follow_their_rules() {
     let missing = node.replace_secret(shop, key, b"v".to_vec()).await;
     assert!(matches!(missing, Err(ChangeError::NotFound(_))));
     let (shop, key) = ("shop".parse().expect("name"), "key".parse().expect("name"));
-    node.create_secret(shop, key, b"v".to_vec()).await.expect("made");
+    node.create_secret(shop, key, b"v".to_vec())
+        .await
+        .expect("made");
     let (shop, key) = ("shop".parse().expect("name"), "key".parse().expect("name"));
     let twice = node.create_secret(shop, key, b"w".to_vec()).await;
     assert!(matches!(twice, Err(ChangeError::Exists(_))));
-    node.create_namespace("shop".parse().expect("name"), Default::default()).await.expect("made");
+    node.create_namespace("shop".parse().expect("name"), Default::default())
+        .await
+        .expect("made");
     let full = node.remove_namespace(&"shop".parse().expect("name")).await;
     assert!(matches!(full, Err(ChangeError::Exists(_))), "{full:?}");
     let (shop, key) = ("shop".parse().expect("name"), "key".parse().expect("name"));

@@ -32,7 +32,12 @@ pub(super) fn config(global: &Global, arguments: &ConfigArguments) -> anyhow::Re
         let value = |(key, value, origin): &(String, String, crate::setting::Origin)| json!({ "key": key, "value": value, "origin": origin.to_string() });
         return Ok(output::json(&values.iter().map(value).collect())?);
     }
-    let rows: Vec<_> =
-        values.into_iter().map(|(key, value, origin)| [key, value, origin.to_string()]).collect();
-    Ok(output::line(&output::table(["key", "value", "origin"], &rows))?)
+    let rows: Vec<_> = values
+        .into_iter()
+        .map(|(key, value, origin)| [key, value, origin.to_string()])
+        .collect();
+    Ok(output::line(&output::table(
+        ["key", "value", "origin"],
+        &rows,
+    ))?)
 }

@@ -60,18 +60,31 @@ const SAMPLES: [Sample; 5] = [
     Sample {
         name: "hello",
         code: include_str!("../samples/hello.wat"),
-        settings: || Settings { protocol: Some(Protocol::Cgi), ..Settings::default() },
+        settings: || Settings {
+            protocol: Some(Protocol::Cgi),
+            ..Settings::default()
+        },
     },
-    Sample { name: "echo", code: include_str!("../samples/echo.wat"), settings: Settings::default },
+    Sample {
+        name: "echo",
+        code: include_str!("../samples/echo.wat"),
+        settings: Settings::default,
+    },
     Sample {
         name: "spin",
         code: include_str!("../samples/spin.wat"),
-        settings: || Settings { timeout: Some(Duration::from_millis(300)), ..Settings::default() },
+        settings: || Settings {
+            timeout: Some(Duration::from_millis(300)),
+            ..Settings::default()
+        },
     },
     Sample {
         name: "hog",
         code: include_str!("../samples/hog.wat"),
-        settings: || Settings { memory: Some(Memory::mebibytes(16)), ..Settings::default() },
+        settings: || Settings {
+            memory: Some(Memory::mebibytes(16)),
+            ..Settings::default()
+        },
     },
     Sample {
         name: "busy",
@@ -111,14 +124,22 @@ pub(super) async fn demo(global: &Global, arguments: &DemoArguments) -> anyhow::
     let folder = folder.context("make a folder for the demo")?;
     let mut config = Config::new(folder.path().to_owned(), config::machine());
     config.http.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let narrow = ClassConfig { name: NARROW.to_owned(), queue: 1, ..ClassConfig::default() };
+    let narrow = ClassConfig {
+        name: NARROW.to_owned(),
+        queue: 1,
+        ..ClassConfig::default()
+    };
     config.node.classes.push(narrow);
     let token_file = config.token_file();
-    let node = Box::pin(crate::run::start(config)).await.context("start a node")?;
+    let node = Box::pin(crate::run::start(config))
+        .await
+        .context("start a node")?;
 
     let address = client::node_address(&format!("http://{}", node.address))?;
-    let sources =
-        CredentialSources { token_file: Some(token_file.clone()), ..CredentialSources::default() };
+    let sources = CredentialSources {
+        token_file: Some(token_file.clone()),
+        ..CredentialSources::default()
+    };
     let credentials = Credentials::resolve(&sources, &address)?;
     let client = Client::new(&address, &credentials, None)?;
     output::note(&format!("a node runs at {}", client.node()));
@@ -141,7 +162,10 @@ pub(super) async fn demo(global: &Global, arguments: &DemoArguments) -> anyhow::
     }
     node.shutdown().await;
     if failed > 0 {
-        output::note(&format!("{failed} of {} steps did not go as expected", steps.len()));
+        output::note(&format!(
+            "{failed} of {} steps did not go as expected",
+            steps.len()
+        ));
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
@@ -152,30 +176,61 @@ async fn play(client: &Client) -> anyhow::Result<Vec<Step>> {
     let mut steps = Vec::new();
     for sample in &SAMPLES {
         let place = place(client, sample);
-        steps.push(place.await.with_context(|| format!("deploy {}", sample.name))?);
+        steps.push(
+            place
+                .await
+                .with_context(|| format!("deploy {}", sample.name))?,
+        );
     }
     let hello = |body: &'static str| {
-        let path = if body.is_empty() { "/function/hello?query" } else { "/function/hello" };
+        let path = if body.is_empty() {
+            "/function/hello?query"
+        } else {
+            "/function/hello"
+        };
         client.call(Method::POST, path).body(body)
     };
-    let cold = Expected { status: StatusCode::OK, start: Some("cold"), answer: "Hello, world!" };
+    let cold = Expected {
+        status: StatusCode::OK,
+        start: Some("cold"),
+        answer: "Hello, world!",
+    };
     // Neither body nor query: the sample falls back to the world.
     let first = client.call(Method::GET, "/function/hello");
     steps.push(step(client, "first call", "hello", first, &cold).await);
-    let warm = Expected { status: StatusCode::OK, start: Some("warm"), answer: "Hello, edge!" };
+    let warm = Expected {
+        status: StatusCode::OK,
+        start: Some("warm"),
+        answer: "Hello, edge!",
+    };
     steps.push(step(client, "next call", "hello", hello("edge"), &warm).await);
-    let query = Expected { answer: "Hello, query!", ..warm };
+    let query = Expected {
+        answer: "Hello, query!",
+        ..warm
+    };
     steps.push(step(client, "with a query", "hello", hello(""), &query).await);
     steps.push(echo(client).await);
     steps.extend(later(client).await);
-    let late = Expected { status: StatusCode::GATEWAY_TIMEOUT, start: None, answer: "300ms" };
+    let late = Expected {
+        status: StatusCode::GATEWAY_TIMEOUT,
+        start: None,
+        answer: "300ms",
+    };
     let spin = client.call(Method::POST, "/function/spin");
     steps.push(step(client, "over its time", "spin", spin, &late).await);
-    let large = Expected { status: StatusCode::BAD_GATEWAY, start: None, answer: "memory" };
+    let large = Expected {
+        status: StatusCode::BAD_GATEWAY,
+        start: None,
+        answer: "memory",
+    };
     let hog = client.call(Method::POST, "/function/hog");
     steps.push(step(client, "over its memory", "hog", hog, &large).await);
     steps.push(crowd(client).await);
-    let unknown = Expected { status: StatusCode::NOT_FOUND, start: None, answer: "nobody" };
+    let unknown = Expected {
+        status: StatusCode::NOT_FOUND,
+        start: None,
+        answer: "nobody",
+    };
     let nobody = client.call(Method::GET, "/function/nobody");
     steps.push(step(client, "not deployed", "nobody", nobody, &unknown).await);
     Ok(steps)
@@ -185,7 +240,9 @@ async fn play(client: &Client) -> anyhow::Result<Vec<Step>> {
 async fn place(client: &Client, sample: &Sample) -> anyhow::Result<Step> {
     let began = Instant::now();
     let code = Digest::of(sample.code.as_bytes());
-    let upload = client.request(Method::PUT, &deploy::artifact_path(code)).body(sample.code);
+    let upload = client
+        .request(Method::PUT, &deploy::artifact_path(code))
+        .body(sample.code);
     let response = client.ask("upload the artifact", upload).await?;
     let status = response.status();
     let deployment = Deployment {
@@ -247,18 +304,31 @@ async fn answer(
     let response = client.send(request).await?;
     let (status, start) = (response.status(), start(&response));
     let body = client.whole("the call", response).await?;
-    Ok((status, start, String::from_utf8_lossy(&body).trim_end().to_owned()))
+    Ok((
+        status,
+        start,
+        String::from_utf8_lossy(&body).trim_end().to_owned(),
+    ))
 }
 
 fn start(response: &Response) -> String {
-    let start = response.headers().get("x-weir-start").and_then(|value| value.to_str().ok());
+    let start = response
+        .headers()
+        .get("x-weir-start")
+        .and_then(|value| value.to_str().ok());
     start.unwrap_or_default().to_owned()
 }
 
 async fn echo(client: &Client) -> Step {
     let sent: String = ('a'..='z').cycle().take(ECHO_BYTES).collect();
-    let request = client.call(Method::POST, "/function/echo").body(sent.clone());
-    let expected = Expected { status: StatusCode::OK, start: None, answer: "" };
+    let request = client
+        .call(Method::POST, "/function/echo")
+        .body(sent.clone());
+    let expected = Expected {
+        status: StatusCode::OK,
+        start: None,
+        answer: "",
+    };
     let mut step = step(client, "1 MiB there and back", "echo", request, &expected).await;
     if step.expected {
         step.expected = step.answer == sent;
@@ -286,11 +356,16 @@ async fn later(client: &Client) -> Vec<Step> {
         answer: String::new(),
         expected: false,
     };
-    let request = client.call(Method::POST, "/async-function/hello").body("later");
+    let request = client
+        .call(Method::POST, "/async-function/hello")
+        .body("later");
     let response = match client.send(request).await {
         Ok(response) => response,
         Err(error) => {
-            return vec![Step { answer: error.to_string(), ..blank("asynchronously") }];
+            return vec![Step {
+                answer: error.to_string(),
+                ..blank("asynchronously")
+            }];
         }
     };
     let id = client::call_id(response.headers()).unwrap_or_default();
@@ -313,8 +388,14 @@ async fn later(client: &Client) -> Vec<Step> {
             answer: body,
             ..blank("its result")
         },
-        Ok(Err(error)) => Step { answer: format!("{error:#}"), ..blank("its result") },
-        Err(_) => Step { answer: "no answer".to_owned(), ..blank("its result") },
+        Ok(Err(error)) => Step {
+            answer: format!("{error:#}"),
+            ..blank("its result")
+        },
+        Err(_) => Step {
+            answer: "no answer".to_owned(),
+            ..blank("its result")
+        },
     };
     vec![accepted, result]
 }
@@ -338,11 +419,16 @@ async fn crowd(client: &Client) -> Step {
         .iter()
         .filter(|response| response.status() == StatusCode::TOO_MANY_REQUESTS)
         .collect();
-    let after = refused.first().and_then(|response| response.headers().get(RETRY_AFTER));
+    let after = refused
+        .first()
+        .and_then(|response| response.headers().get(RETRY_AFTER));
     step.expected = after.is_some() && refused.len() < CROWD;
     step.status = refused.first().map(|response| response.status());
     let after = after.and_then(|value| value.to_str().ok()).unwrap_or("?");
-    step.answer = format!("{} of {CROWD} refused, retry after {after} s", refused.len());
+    step.answer = format!(
+        "{} of {CROWD} refused, retry after {after} s",
+        refused.len()
+    );
     step
 }
 
@@ -364,7 +450,9 @@ fn show(global: &Global, steps: &[Step]) -> anyhow::Result<()> {
         return Ok(output::json(&steps.iter().map(row).collect())?);
     }
     let row = |step: &Step| {
-        let status = step.status.map_or("-".to_owned(), |status| status.as_u16().to_string());
+        let status = step
+            .status
+            .map_or("-".to_owned(), |status| status.as_u16().to_string());
         [
             step.what.to_owned(),
             step.function.to_owned(),
@@ -375,7 +463,15 @@ fn show(global: &Global, steps: &[Step]) -> anyhow::Result<()> {
             if step.expected { "yes" } else { "NO" }.to_owned(),
         ]
     };
-    let headers = ["step", "function", "status", "start", "time", "answer", "as expected"];
+    let headers = [
+        "step",
+        "function",
+        "status",
+        "start",
+        "time",
+        "answer",
+        "as expected",
+    ];
     let rows: Vec<_> = steps.iter().map(row).collect();
     Ok(output::line(&output::table(headers, &rows))?)
 }

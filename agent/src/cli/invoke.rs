@@ -26,7 +26,12 @@ pub(super) struct InvokeArguments {
     /// Name of the function
     name: String,
     /// Body: the text itself, @FILE, or - for standard input
-    #[arg(short = 'd', long, value_name = "DATA|@FILE|-", allow_hyphen_values = true)]
+    #[arg(
+        short = 'd',
+        long,
+        value_name = "DATA|@FILE|-",
+        allow_hyphen_values = true
+    )]
     data: Option<String>,
     /// Hand the call in and print its id; the answer is kept by the node
     #[arg(long = "async")]
@@ -93,7 +98,8 @@ impl Data {
             Data::Text(text) => text.into(),
             Data::File(path) => {
                 let file = tokio::fs::File::open(&path).await;
-                file.with_context(|| format!("read {}", path.display()))?.into()
+                file.with_context(|| format!("read {}", path.display()))?
+                    .into()
             }
             Data::StandardInput => Body::wrap_stream(ReaderStream::new(tokio::io::stdin())),
         })
@@ -104,8 +110,15 @@ pub(super) async fn invoke(global: &Global, arguments: InvokeArguments) -> anyho
     let client = global.client()?;
     let name = global.function(&arguments.name)?;
     let what = format!("call {name}");
-    let route = if arguments.asynchronous { "async-function" } else { "function" };
-    let path = format!("/{route}/{name}{}", target(&arguments.path, &arguments.query)?);
+    let route = if arguments.asynchronous {
+        "async-function"
+    } else {
+        "function"
+    };
+    let path = format!(
+        "/{route}/{name}{}",
+        target(&arguments.path, &arguments.query)?
+    );
     // The function sees every header: the node's keys are none of its business.
     let mut request = if arguments.with_credentials {
         client.request(arguments.method.clone(), &path)
@@ -144,7 +157,10 @@ pub(super) async fn invoke(global: &Global, arguments: InvokeArguments) -> anyho
     let answer = tokio::time::timeout(arguments.wait_timeout, result(&client, &id)).await;
     let Ok(answer) = answer else {
         let limit = humantime::format_duration(arguments.wait_timeout);
-        bail!("no answer within {limit}; look again at {}/weir/v1/calls/{id}", client.node());
+        bail!(
+            "no answer within {limit}; look again at {}/weir/v1/calls/{id}",
+            client.node()
+        );
     };
     let response = answer?;
     match call_status(&response) {
@@ -203,13 +219,20 @@ fn explain(response: &Response) {
 
 /// The rest of the path with its query.
 fn target(path: &str, query: &[(String, String)]) -> anyhow::Result<String> {
-    let slash = if path.is_empty() || path.starts_with('/') { "" } else { "/" };
+    let slash = if path.is_empty() || path.starts_with('/') {
+        ""
+    } else {
+        "/"
+    };
     if query.is_empty() {
         return Ok(format!("{slash}{path}"));
     }
     // Only the encoding of the pairs is wanted; the address is thrown away.
     let encoded = Url::parse_with_params("http://query", query).context("encode the query")?;
-    Ok(format!("{slash}{path}?{}", encoded.query().unwrap_or_default()))
+    Ok(format!(
+        "{slash}{path}?{}",
+        encoded.query().unwrap_or_default()
+    ))
 }
 
 #[cfg(test)]
@@ -227,8 +250,10 @@ mod tests {
     #[test]
     fn target_starts_with_a_slash_and_encodes_its_query() {
         let check = |path: &str, query: &[(&str, &str)], expected: &str| {
-            let query: Vec<_> =
-                query.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let query: Vec<_> = query
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect();
             assert_eq!(target(path, &query).expect("fine"), expected);
         };
         check("", &[], "");
@@ -240,7 +265,10 @@ mod tests {
     #[test]
     fn header_is_a_name_and_a_value() {
         let (name, value) = header("X-Test: a: b").expect("valid");
-        assert_eq!((name.as_str(), value.as_bytes()), ("x-test", b"a: b".as_slice()));
+        assert_eq!(
+            (name.as_str(), value.as_bytes()),
+            ("x-test", b"a: b".as_slice())
+        );
         assert!(header("X Test: a").is_err());
         assert!(header("none").is_err());
     }

@@ -63,7 +63,9 @@ pub(super) async fn logs(global: &Global, arguments: &LogsArguments) -> anyhow::
     let encoded = Url::parse_with_params("http://query", &query).context("encode the query")?;
     let path = format!("/system/logs?{}", encoded.query().unwrap_or_default());
     let what = format!("read the log of {name}");
-    let mut response = client.ask(&what, client.request(Method::GET, &path)).await?;
+    let mut response = client
+        .ask(&what, client.request(Method::GET, &path))
+        .await?;
     let mut buffer = Vec::new();
     while let Some(piece) = client.chunk(&mut response).await? {
         buffer.extend_from_slice(&piece);
@@ -94,7 +96,11 @@ fn print(global: &Global, line: &[u8]) -> anyhow::Result<()> {
     }
     let text = match serde_json::from_slice::<Line>(line) {
         Ok(parsed) if !global.json() => {
-            format!("{} {}", output::printable(&parsed.timestamp), output::printable(&parsed.text))
+            format!(
+                "{} {}",
+                output::printable(&parsed.timestamp),
+                output::printable(&parsed.text)
+            )
         }
         // What is not a log line of ours is shown as it came.
         Ok(_) | Err(_) => output::printable(&String::from_utf8_lossy(line)),
@@ -130,7 +136,10 @@ mod tests {
     #[test]
     fn endless_line_is_cut() {
         let mut buffer = vec![b'x'; LINE_BYTES + 1];
-        assert_eq!(next_line(&mut buffer).map(|line| line.len()), Some(LINE_BYTES + 1));
+        assert_eq!(
+            next_line(&mut buffer).map(|line| line.len()),
+            Some(LINE_BYTES + 1)
+        );
         assert!(buffer.is_empty());
     }
 }

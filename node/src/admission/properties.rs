@@ -12,7 +12,11 @@ use crate::resources::{Cpu, Memory};
 /// One thing that happens. Numbers choose among what is there, modulo its count.
 #[derive(Debug, Clone)]
 enum Event {
-    Arrive { function: usize, class: usize, patience: u64 },
+    Arrive {
+        function: usize,
+        class: usize,
+        patience: u64,
+    },
     Finish(usize),
     Started(usize),
     StartFailed(usize),
@@ -26,24 +30,40 @@ enum Event {
     Remove(usize),
 }
 
-const CAPACITY: Resources = Resources { cpu: Cpu::millicores(1000), memory: Memory::bytes(100) };
+const CAPACITY: Resources = Resources {
+    cpu: Cpu::millicores(1000),
+    memory: Memory::bytes(100),
+};
 
 fn any_profile() -> impl Strategy<Value = Profile> {
-    (0u32..300, 0u64..40, 1u32..700, 0u64..40, 1u32..4, 1u32..4, 0u32..2, 0u64..50).prop_map(
-        |(instance_cpu, instance, cpu, memory, calls, max_instances, min_instances, keep)| {
-            Profile {
-                instance: Resources {
-                    cpu: Cpu::millicores(instance_cpu),
-                    memory: Memory::bytes(instance),
-                },
-                call: Resources { cpu: Cpu::millicores(cpu), memory: Memory::bytes(memory) },
-                calls_per_instance: calls,
-                max_instances,
-                min_instances,
-                keep_alive: Duration::from_millis(keep),
-            }
-        },
+    (
+        0u32..300,
+        0u64..40,
+        1u32..700,
+        0u64..40,
+        1u32..4,
+        1u32..4,
+        0u32..2,
+        0u64..50,
     )
+        .prop_map(
+            |(instance_cpu, instance, cpu, memory, calls, max_instances, min_instances, keep)| {
+                Profile {
+                    instance: Resources {
+                        cpu: Cpu::millicores(instance_cpu),
+                        memory: Memory::bytes(instance),
+                    },
+                    call: Resources {
+                        cpu: Cpu::millicores(cpu),
+                        memory: Memory::bytes(memory),
+                    },
+                    calls_per_instance: calls,
+                    max_instances,
+                    min_instances,
+                    keep_alive: Duration::from_millis(keep),
+                }
+            },
+        )
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -143,7 +163,11 @@ impl Shell {
     fn happen(&mut self, event: Event) {
         let now = self.now;
         match event {
-            Event::Arrive { function, class, patience } => {
+            Event::Arrive {
+                function,
+                class,
+                patience,
+            } => {
                 if let Some(function) = self.function(function) {
                     self.arrive(function, class, now + Duration::from_millis(patience));
                 }
@@ -201,7 +225,10 @@ impl Shell {
             }
             Event::Update(at, profile) => {
                 if let Some(key) = self.function(at)
-                    && self.admission.update(key, profile, now, &mut self.actions).is_ok()
+                    && self
+                        .admission
+                        .update(key, profile, now, &mut self.actions)
+                        .is_ok()
                 {
                     self.version += 1;
                     self.functions.insert(key, (profile, self.version));
@@ -231,15 +258,29 @@ impl Shell {
         let token = self.next_token;
         self.next_token += 1;
         let others = self.waiting.values().any(|call| call.function == function);
-        let arrival = Arrival { function, class, give_up };
-        match self.admission.arrive(arrival, || token, self.now, &mut self.actions) {
+        let arrival = Arrival {
+            function,
+            class,
+            give_up,
+        };
+        match self
+            .admission
+            .arrive(arrival, || token, self.now, &mut self.actions)
+        {
             Verdict::Run(slot) => {
                 assert!(!others, "it went before calls that waited");
                 self.run(slot);
             }
             Verdict::Wait(ticket) => {
                 let ticket = Some(ticket);
-                self.waiting.insert(token, WaitingCall { function, class, ticket });
+                self.waiting.insert(
+                    token,
+                    WaitingCall {
+                        function,
+                        class,
+                        ticket,
+                    },
+                );
             }
             Verdict::Refuse(_) => {}
             Verdict::Unknown => panic!("the function is deployed"),
@@ -248,15 +289,24 @@ impl Shell {
 
     fn run(&mut self, slot: Slot) {
         let instance = &self.instances[&slot.instance()];
-        assert_eq!(instance.stage, Stage::Ready, "calls run on ready instances only");
+        assert_eq!(
+            instance.stage,
+            Stage::Ready,
+            "calls run on ready instances only"
+        );
         let (_, version) = self.functions[&slot.function()];
-        assert_eq!(instance.version, version, "no call on what an update left behind");
+        assert_eq!(
+            instance.version, version,
+            "no call on what an update left behind"
+        );
         let holds = instance.profile.call;
         self.running.push((slot, holds));
     }
 
     fn answered(&mut self, token: u64) -> WaitingCall {
-        self.waiting.remove(&token).expect("each token is given back once")
+        self.waiting
+            .remove(&token)
+            .expect("each token is given back once")
     }
 
     fn act(&mut self) {
@@ -273,16 +323,27 @@ impl Shell {
                 Action::Start { instance, function } => {
                     let (profile, version) = self.functions[&function];
                     let stage = Stage::Starting;
-                    let new = ModelInstance { function, version, profile, stage };
+                    let new = ModelInstance {
+                        function,
+                        version,
+                        profile,
+                        stage,
+                    };
                     assert!(self.instances.insert(instance, new).is_none());
                 }
                 Action::Stop { instance } => {
                     assert!(
-                        self.running.iter().all(|(slot, _)| slot.instance() != instance),
+                        self.running
+                            .iter()
+                            .all(|(slot, _)| slot.instance() != instance),
                         "no instance is stopped under a call"
                     );
                     let instance = self.instances.get_mut(&instance).expect("it lives");
-                    assert_eq!(instance.stage, Stage::Ready, "stopped once, after its start");
+                    assert_eq!(
+                        instance.stage,
+                        Stage::Ready,
+                        "stopped once, after its start"
+                    );
                     instance.stage = Stage::Stopping;
                 }
                 Action::Expired { token, .. }
@@ -295,9 +356,14 @@ impl Shell {
     }
 
     fn check(&self) {
-        let instances = self.instances.values().map(|instance| instance.profile.instance);
+        let instances = self
+            .instances
+            .values()
+            .map(|instance| instance.profile.instance);
         let calls = self.running.iter().map(|(_, holds)| *holds);
-        let held = instances.chain(calls).fold(Resources::ZERO, |sum, part| sum + part);
+        let held = instances
+            .chain(calls)
+            .fold(Resources::ZERO, |sum, part| sum + part);
         assert_eq!(self.admission.held(), held);
         assert!(held.fits(CAPACITY));
         assert_eq!(self.admission.running(), self.running.len());
@@ -313,8 +379,15 @@ impl Shell {
             let (starting, ready) = (current(Stage::Starting), current(Stage::Ready));
             assert!(starting + ready <= profile.max_instances);
             let gauges = self.admission.gauges(*key).expect("present");
-            let waiting = self.waiting.values().filter(|call| call.function == *key).count() as u32;
-            assert_eq!((gauges.starting, gauges.ready, gauges.waiting), (starting, ready, waiting));
+            let waiting = self
+                .waiting
+                .values()
+                .filter(|call| call.function == *key)
+                .count() as u32;
+            assert_eq!(
+                (gauges.starting, gauges.ready, gauges.waiting),
+                (starting, ready, waiting)
+            );
             if waiting > 0 && !self.admission.queue.is_held_back() {
                 self.check_nobody_waits_in_vain(*key, waiting);
             }
@@ -328,13 +401,19 @@ impl Shell {
         let has_place = self
             .current(key, version, Stage::Ready)
             .any(|id| self.calls_on(id) < profile.calls_per_instance);
-        assert!(!(has_place && profile.call.fits(free)), "a call that fits is left waiting");
+        assert!(
+            !(has_place && profile.call.fits(free)),
+            "a call that fits is left waiting"
+        );
         let starting = self.current(key, version, Stage::Starting).count() as u32;
         let live = starting + self.current(key, version, Stage::Ready).count() as u32;
         let may_start = live < profile.max_instances
             && starting * profile.calls_per_instance < waiting
             && (profile.instance + profile.call).fits(free);
-        assert!(has_place || !may_start, "an instance that fits is not started");
+        assert!(
+            has_place || !may_start,
+            "an instance that fits is not started"
+        );
     }
 
     fn current(
@@ -352,7 +431,10 @@ impl Shell {
     }
 
     fn calls_on(&self, id: InstanceId) -> u32 {
-        self.running.iter().filter(|(slot, _)| slot.instance() == id).count() as u32
+        self.running
+            .iter()
+            .filter(|(slot, _)| slot.instance() == id)
+            .count() as u32
     }
 
     /// Lets all starts, stops and calls end well, without time passing.

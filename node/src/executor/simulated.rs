@@ -92,7 +92,10 @@ async fn drive(shared: Weak<Shared>) {
                     let _ = done.send(());
                 }
             }
-            state.computer.next_end().and_then(|time| shared.clock.instant(time))
+            state
+                .computer
+                .next_end()
+                .and_then(|time| shared.clock.instant(time))
         };
         match next {
             Some(at) => {
@@ -110,9 +113,13 @@ impl Drop for Simulated {
 }
 
 fn read_model(code: &Code) -> Result<Model, String> {
-    let size = std::fs::metadata(&code.path).map_err(|e| e.to_string())?.len();
+    let size = std::fs::metadata(&code.path)
+        .map_err(|e| e.to_string())?
+        .len();
     if size > MODEL_BYTES {
-        return Err(format!("a simulated model is at most {MODEL_BYTES} bytes, this has {size}"));
+        return Err(format!(
+            "a simulated model is at most {MODEL_BYTES} bytes, this has {size}"
+        ));
     }
     Model::parse(&std::fs::read(&code.path).map_err(|e| e.to_string())?)
 }
@@ -128,7 +135,9 @@ impl Executor for Simulated {
 
     fn check(&self, spec: &FunctionSpec, code: &Code) -> Result<(), Unfit> {
         if spec.protocol != Protocol::Stdio {
-            return Err(Unfit("a simulated function speaks the protocol stdio only".to_owned()));
+            return Err(Unfit(
+                "a simulated function speaks the protocol stdio only".to_owned(),
+            ));
         }
         read_model(code).map(|_| ()).map_err(Unfit)
     }
@@ -162,14 +171,21 @@ impl Executor for Simulated {
             let added = self.shared.state().computer.add(model, now);
             let container = added.map_err(|e| StartError::Code(e.to_string()))?;
             let shared = self.shared.clone();
-            Ok(Arc::new(Simulation { shared, container, output }) as Arc<dyn Instance>)
+            Ok(Arc::new(Simulation {
+                shared,
+                container,
+                output,
+            }) as Arc<dyn Instance>)
         })
     }
 
     fn describe(&self) -> serde_json::Value {
         let state = self.shared.state();
-        let busy: serde_json::Map<_, _> =
-            state.computer.busy().map(|(name, busy)| (name.to_owned(), busy.into())).collect();
+        let busy: serde_json::Map<_, _> = state
+            .computer
+            .busy()
+            .map(|(name, busy)| (name.to_owned(), busy.into()))
+            .collect();
         serde_json::json!({ "processors_busy_seconds": busy })
     }
 }
@@ -250,7 +266,9 @@ impl Simulation {
         let (ended, running) = {
             let mut state = self.shared.state();
             let arrived =
-                state.computer.arrive(self.container, input_bytes, self.shared.clock.now());
+                state
+                    .computer
+                    .arrive(self.container, input_bytes, self.shared.clock.now());
             let task = arrived.map_err(|error| match error {
                 ComputerError::Gone => CallError::NotStarted(error.to_string()),
                 ComputerError::Conflict(_)
@@ -259,7 +277,13 @@ impl Simulation {
             })?;
             let (done, ended) = oneshot::channel();
             state.waiting.insert(task, done);
-            (ended, Running { shared: &self.shared, task })
+            (
+                ended,
+                Running {
+                    shared: &self.shared,
+                    task,
+                },
+            )
         };
         self.shared.changed.notify_one();
         let outcome = ended.await;

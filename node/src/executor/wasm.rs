@@ -52,7 +52,9 @@ impl Wasm {
         }
         compiler.memory_bytes = wasm.compile_memory.as_bytes();
         compiler.time = wasm.compile_time;
-        let slots = u32::try_from(config.max_calls.min(SLOTS)).unwrap_or(u32::MAX).max(1);
+        let slots = u32::try_from(config.max_calls.min(SLOTS))
+            .unwrap_or(u32::MAX)
+            .max(1);
         let engine = Engine::new(EngineConfig {
             threads: wasm.threads,
             slots,
@@ -64,7 +66,12 @@ impl Wasm {
         });
         let engine = engine.map_err(|error| chain(&error))?;
         let slots = engine.describe().slots.unwrap_or(slots);
-        Ok(Wasm { engine, max_memory: wasm.max_memory, output_bytes: wasm.output_bytes, slots })
+        Ok(Wasm {
+            engine,
+            max_memory: wasm.max_memory,
+            output_bytes: wasm.output_bytes,
+            slots,
+        })
     }
 
     async fn compiled(&self, code: &Code) -> Result<String, StartError> {
@@ -98,7 +105,9 @@ impl Wasm {
                 }
             }
         }
-        Err(StartError::Node("compiled code cannot be read back from the cache".to_owned()))
+        Err(StartError::Node(
+            "compiled code cannot be read back from the cache".to_owned(),
+        ))
     }
 
     fn kind_of_text(&self, code: &Code) -> Result<Kind, StartError> {
@@ -158,7 +167,10 @@ impl Executor for Wasm {
 
     fn profile(&self, spec: &FunctionSpec) -> Profile {
         let call = Resources {
-            cpu: spec.cpu.unwrap_or(FunctionSpec::UNDECLARED_CPU).max(Cpu::millicores(1)),
+            cpu: spec
+                .cpu
+                .unwrap_or(FunctionSpec::UNDECLARED_CPU)
+                .max(Cpu::millicores(1)),
             memory: spec.memory,
         };
         Profile {
@@ -185,7 +197,10 @@ impl Executor for Wasm {
     ) -> BoxFuture<'_, Result<Arc<dyn Instance>, StartError>> {
         Box::pin(async move {
             let loaded = self.load(&code).await?;
-            let env = spec.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+            let env = spec
+                .env
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()));
             let outbound = spec.allow_outbound.iter();
             let bound = loaded.bind(Setup {
                 name: spec.name.name().to_owned(),
@@ -193,7 +208,10 @@ impl Executor for Wasm {
                 env: env.collect(),
                 secrets,
                 allow_outbound: outbound
-                    .map(|to| weir_wasm::Outbound { host: to.host.clone(), port: to.port })
+                    .map(|to| weir_wasm::Outbound {
+                        host: to.host.clone(),
+                        port: to.port,
+                    })
                     .collect(),
                 memory_bytes: spec.memory.as_bytes(),
                 cpu_millicores: spec.cpu.map(Cpu::as_millicores),
@@ -244,8 +262,15 @@ struct Guest {
 
 impl Instance for Guest {
     fn invoke(&self, call: Call) -> BoxFuture<'_, Result<http::Response<AnswerBody>, CallError>> {
-        let log = Arc::new(Log { log: call.log, call: call.id });
-        let call = weir_wasm::Call { request: call.request, until: call.until, log };
+        let log = Arc::new(Log {
+            log: call.log,
+            call: call.id,
+        });
+        let call = weir_wasm::Call {
+            request: call.request,
+            until: call.until,
+            log,
+        };
         let answer = self.function.call(call);
         Box::pin(async move {
             let response = answer.await.map_err(|error| match error {

@@ -61,7 +61,10 @@ impl Backlog {
     }
 
     pub(super) fn set_results(&self, count: u64) {
-        self.results.store(usize::try_from(count).unwrap_or(usize::MAX), Ordering::Relaxed);
+        self.results.store(
+            usize::try_from(count).unwrap_or(usize::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<CallId>> {
@@ -89,7 +92,12 @@ impl Inner {
         self: &Arc<Self>,
         submission: Submission,
     ) -> Result<CallId, SubmitError> {
-        let Submission { invocation, body_bytes, callback, caller_id } = submission;
+        let Submission {
+            invocation,
+            body_bytes,
+            callback,
+            caller_id,
+        } = submission;
         if self.stop.is_cancelled() {
             return Err(self.refused(Refusal::Draining).into());
         }
@@ -100,11 +108,16 @@ impl Inner {
             return Err(self.refused(Refusal::BacklogFull).into());
         }
         if let Some(callback) = &callback {
-            self.callbacks.parse(callback).map_err(SubmitError::Callback)?;
+            self.callbacks
+                .parse(callback)
+                .map_err(SubmitError::Callback)?;
         }
         let id = invocation.id;
         let (head, body) = invocation.request.into_parts();
-        let body = self.store.keep_body(id, BodyPart::Request, body, body_bytes).await;
+        let body = self
+            .store
+            .keep_body(id, BodyPart::Request, body, body_bytes)
+            .await;
         let body = body.map_err(|error| match error {
             KeepBodyError::TooLarge { limit } => SubmitError::TooLarge { limit },
             KeepBodyError::Body(error) => SubmitError::Body(error),
@@ -112,13 +125,19 @@ impl Inner {
         })?;
         let accepted_at = Timestamp::now();
         let after = |wait: Duration| {
-            SignedDuration::try_from(wait).ok().and_then(|wait| accepted_at.checked_add(wait).ok())
+            SignedDuration::try_from(wait)
+                .ok()
+                .and_then(|wait| accepted_at.checked_add(wait).ok())
         };
         let record = CallRecord {
             id,
             function: invocation.function,
             method: head.method,
-            path: head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
+            path: head
+                .uri
+                .path_and_query()
+                .map_or("/", |path| path.as_str())
+                .to_owned(),
             headers: head.headers,
             body: StoredBody::EMPTY,
             class: invocation.class,
@@ -128,10 +147,13 @@ impl Inner {
             caller_id,
             attempts: 0,
         };
-        self.store.accept(record, body).await.map_err(|error| match error {
-            StoreError::BacklogFull => self.refused(Refusal::BacklogFull).into(),
-            other => SubmitError::Store(other),
-        })?;
+        self.store
+            .accept(record, body)
+            .await
+            .map_err(|error| match error {
+                StoreError::BacklogFull => self.refused(Refusal::BacklogFull).into(),
+                other => SubmitError::Store(other),
+            })?;
         self.backlog.pending.fetch_add(1, Ordering::Relaxed);
         self.backlog.push(id);
         Ok(id)
@@ -140,7 +162,10 @@ impl Inner {
     pub(super) async fn call_state(&self, id: CallId) -> Result<Option<CallState>, ChangeError> {
         let read = |source| stored("read the result", source);
         if let Some(result) = self.store.result(id).await.map_err(read)? {
-            let body = self.store.open_body(id, BodyPart::Result, &result.body).await;
+            let body = self
+                .store
+                .open_body(id, BodyPart::Result, &result.body)
+                .await;
             let body = body.map_err(|source| ChangeError::Store {
                 what: "read the result",
                 source: Box::new(source),
@@ -167,7 +192,9 @@ impl Inner {
         callbacks: Vec<PendingCallback>,
     ) {
         self.backlog.pending.store(pending.len(), Ordering::Relaxed);
-        self.backlog.waiting().extend(pending.into_iter().map(|call| call.id));
+        self.backlog
+            .waiting()
+            .extend(pending.into_iter().map(|call| call.id));
         for callback in callbacks {
             self.spawn(deliver(self.clone(), callback));
         }
@@ -175,7 +202,9 @@ impl Inner {
         self.spawn(async move {
             let places = Arc::new(Semaphore::new(inner.config.asynchronous.parallel.max(1)));
             loop {
-                let Ok(place) = places.clone().acquire_owned().await else { break };
+                let Ok(place) = places.clone().acquire_owned().await else {
+                    break;
+                };
                 let id = inner.backlog.next().await;
                 let running = inner.clone();
                 inner.spawn(async move {
@@ -237,13 +266,21 @@ impl Inner {
         let left = record.deadline.map(|deadline| {
             Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default()
         });
-        let unreadable =
-            |reason: String| InvokeError::CannotRun { function: record.function.clone(), reason };
-        let body = self.store.open_body(record.id, BodyPart::Request, &record.body).await;
+        let unreadable = |reason: String| InvokeError::CannotRun {
+            function: record.function.clone(),
+            reason,
+        };
+        let body = self
+            .store
+            .open_body(record.id, BodyPart::Request, &record.body)
+            .await;
         let body = body.map_err(|error| unreadable(format!("its stored body: {error}")))?;
-        let request = http::Request::builder().method(record.method.clone()).uri(&record.path);
-        let mut request =
-            request.body(body).map_err(|error| unreadable(format!("its stored path: {error}")))?;
+        let request = http::Request::builder()
+            .method(record.method.clone())
+            .uri(&record.path);
+        let mut request = request
+            .body(body)
+            .map_err(|error| unreadable(format!("its stored path: {error}")))?;
         *request.headers_mut() = record.headers.clone();
         let invocation = Invocation {
             id: record.id,
@@ -287,7 +324,11 @@ impl Inner {
                     AnswerBody::Whole(bytes) => whole(bytes),
                     AnswerBody::Stream(body) => body,
                 };
-                match self.store.keep_body(id, BodyPart::Result, body, limit).await {
+                match self
+                    .store
+                    .keep_body(id, BodyPart::Result, body, limit)
+                    .await
+                {
                     Ok(body) => {
                         (result.status, result.headers) = (head.status, head.headers);
                         kept = Some(body);
@@ -341,7 +382,9 @@ impl Inner {
 
 /// Sends a result where the caller wanted it.
 async fn deliver(inner: Arc<Inner>, callback: PendingCallback) {
-    let Ok(_place) = inner.backlog.callbacks.acquire().await else { return };
+    let Ok(_place) = inner.backlog.callbacks.acquire().await else {
+        return;
+    };
     if let Err(error) = inner.callbacks.deliver(&inner.store, &callback).await {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(call = %callback.id, error, "callback failed; the result can still be read");
@@ -349,7 +392,9 @@ async fn deliver(inner: Arc<Inner>, callback: PendingCallback) {
 }
 
 fn whole(bytes: bytes::Bytes) -> Body {
-    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes)
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// Pauses that grow from 50 ms to [`LONGEST_PAUSE`].

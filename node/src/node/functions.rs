@@ -41,7 +41,10 @@ pub(super) struct Version {
 
 impl Version {
     pub(super) fn state(&self) -> FunctionState {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set_state(&self, state: FunctionState) {
@@ -56,7 +59,10 @@ impl Version {
             FunctionState::Failed(reason) => return Err(StartError::Code(reason)),
             FunctionState::Preparing => {}
         }
-        let prepared = self.executor.prepare(self.spec.clone(), self.code.clone()).await;
+        let prepared = self
+            .executor
+            .prepare(self.spec.clone(), self.code.clone())
+            .await;
         match &prepared {
             Ok(()) => self.set_state(FunctionState::Ready),
             Err(StartError::Code(reason)) => {
@@ -96,14 +102,22 @@ impl Node {
                 spec.code.hex()
             )));
         }
-        let reference = Reference { inner: inner.clone(), digest: Some(spec.code) };
+        let reference = Reference {
+            inner: inner.clone(),
+            digest: Some(spec.code),
+        };
         let executor = inner.executor_for(&spec)?;
-        let code = Code { path: inner.artifacts.path(&spec.code), kind: spec.kind };
+        let code = Code {
+            path: inner.artifacts.path(&spec.code),
+            kind: spec.kind,
+        };
         let spec = {
             let (executor, code) = (executor.clone(), code.clone());
             let checked =
                 tokio::task::spawn_blocking(move || executor.check(&spec, &code).map(|()| spec));
-            let checked = checked.await.map_err(|e| ChangeError::Invalid(e.to_string()))?;
+            let checked = checked
+                .await
+                .map_err(|e| ChangeError::Invalid(e.to_string()))?;
             checked.map_err(|unfit| ChangeError::Invalid(unfit.to_string()))?
         };
 
@@ -125,7 +139,11 @@ impl Node {
             )));
         }
         inner.check_fits(&spec, &executor)?;
-        let record = FunctionRecord { spec, version, created_at };
+        let record = FunctionRecord {
+            spec,
+            version,
+            created_at,
+        };
         let kept = inner.store.put_function(&record).await;
         kept.map_err(|source| stored("keep the function", source))?;
         let version = Arc::new(inner.version(record, code, executor));
@@ -161,10 +179,14 @@ impl Node {
             return Err(not_found(name));
         };
         let mut actions = Vec::new();
-        inner.admission().remove(function.key, inner.clock.now(), &mut actions);
+        inner
+            .admission()
+            .remove(function.key, inner.clock.now(), &mut actions);
         inner.perform(actions, None);
         inner.by_key.remove(&function.key);
-        inner.artifacts.release(&function.current.load().spec.code, SystemTime::now());
+        inner
+            .artifacts
+            .release(&function.current.load().spec.code, SystemTime::now());
         Ok(())
     }
 
@@ -173,9 +195,15 @@ impl Node {
     pub async fn scale(&self, name: &FunctionName, replicas: u32) -> Result<(), ChangeError> {
         let inner = &self.inner;
         let _change = inner.change.lock().await;
-        let key = inner.functions.get(name).ok_or_else(|| not_found(name))?.key;
+        let key = inner
+            .functions
+            .get(name)
+            .ok_or_else(|| not_found(name))?
+            .key;
         let mut actions = Vec::new();
-        inner.admission().scale(key, replicas, inner.clock.now(), &mut actions);
+        inner
+            .admission()
+            .scale(key, replicas, inner.clock.now(), &mut actions);
         inner.perform(actions, None);
         Ok(())
     }
@@ -189,12 +217,18 @@ impl Node {
     /// All functions of a namespace, or of all, by name.
     pub fn functions(&self, namespace: Option<&Namespace>) -> Vec<FunctionStatus> {
         let wanted = |name: &FunctionName| namespace.is_none_or(|n| name.namespace == *n);
-        let functions = self.inner.functions.iter().filter(|entry| wanted(entry.key()));
+        let functions = self
+            .inner
+            .functions
+            .iter()
+            .filter(|entry| wanted(entry.key()));
         // Collected before the numbers are read, so that no shard of the map
         // is held while the lock of admission is.
         let functions: Vec<Arc<Function>> = functions.map(|entry| entry.value().clone()).collect();
-        let mut all: Vec<FunctionStatus> =
-            functions.iter().map(|function| self.inner.describe(function)).collect();
+        let mut all: Vec<FunctionStatus> = functions
+            .iter()
+            .map(|function| self.inner.describe(function))
+            .collect();
         all.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
         all
     }
@@ -222,7 +256,10 @@ impl Drop for Reference {
 }
 
 fn not_found(name: &FunctionName) -> ChangeError {
-    ChangeError::NotFound(format!("function {} is not deployed on this node", name.qualified()))
+    ChangeError::NotFound(format!(
+        "function {} is not deployed on this node",
+        name.qualified()
+    ))
 }
 
 impl Inner {
@@ -235,9 +272,23 @@ impl Inner {
     ) {
         *self.namespaces() = namespaces
             .into_iter()
-            .map(|(name, NamespaceRecord { annotations, labels })| {
-                (name, NamespaceInfo { annotations, labels })
-            })
+            .map(
+                |(
+                    name,
+                    NamespaceRecord {
+                        annotations,
+                        labels,
+                    },
+                )| {
+                    (
+                        name,
+                        NamespaceInfo {
+                            annotations,
+                            labels,
+                        },
+                    )
+                },
+            )
             .collect();
         let mut versions = Vec::with_capacity(functions.len());
         for record in functions {
@@ -249,8 +300,10 @@ impl Inner {
                     continue;
                 }
             };
-            let code =
-                Code { path: self.artifacts.path(&record.spec.code), kind: record.spec.kind };
+            let code = Code {
+                path: self.artifacts.path(&record.spec.code),
+                kind: record.spec.kind,
+            };
             let present = self.artifacts.retain(&record.spec.code);
             let version = Arc::new(self.version(record, code, executor));
             if !present {
@@ -296,12 +349,19 @@ impl Inner {
     }
 
     fn executor_for(&self, spec: &FunctionSpec) -> Result<Arc<dyn Executor>, ChangeError> {
-        let found = self.executors.iter().find(|executor| executor.accepts(spec.kind));
+        let found = self
+            .executors
+            .iter()
+            .find(|executor| executor.accepts(spec.kind));
         found.cloned().ok_or_else(|| {
             ChangeError::Invalid(format!(
                 "no executor of this node runs {:?} artifacts; it has: {}",
                 spec.kind,
-                self.executors.iter().map(|e| e.name()).collect::<Vec<_>>().join(", ")
+                self.executors
+                    .iter()
+                    .map(|e| e.name())
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ))
         })
     }
@@ -317,18 +377,29 @@ impl Inner {
         if let Some(max) = spec.max
             && (max == 0 || max < spec.min)
         {
-            let text =
-                format!("the maximum of {max} must be at least 1 and the minimum {}", spec.min);
+            let text = format!(
+                "the maximum of {max} must be at least 1 and the minimum {}",
+                spec.min
+            );
             return Err(ChangeError::Invalid(text));
         }
         if spec.concurrency == Some(0) {
-            return Err(ChangeError::Invalid("the concurrency must be at least 1".to_owned()));
+            return Err(ChangeError::Invalid(
+                "the concurrency must be at least 1".to_owned(),
+            ));
         }
         let known = |name: &&String| !self.config.classes.iter().any(|c| c.name == **name);
         if let Some(unknown) = spec.classes.iter().find(known) {
-            let names: Vec<&str> = self.config.classes.iter().map(|c| c.name.as_str()).collect();
-            let text =
-                format!("unknown QoS class {unknown:?}; this node has: {}", names.join(", "));
+            let names: Vec<&str> = self
+                .config
+                .classes
+                .iter()
+                .map(|c| c.name.as_str())
+                .collect();
+            let text = format!(
+                "unknown QoS class {unknown:?}; this node has: {}",
+                names.join(", ")
+            );
             return Err(ChangeError::Invalid(text));
         }
         Ok(())
@@ -356,7 +427,9 @@ impl Inner {
     fn admit_new(self: &Arc<Self>, version: &Arc<Version>) {
         let profile = version.executor.profile(&version.spec);
         let mut actions = Vec::new();
-        let added = self.admission().add(profile, self.clock.now(), &mut actions);
+        let added = self
+            .admission()
+            .add(profile, self.clock.now(), &mut actions);
         let key = match added {
             Ok(key) => key,
             Err(too_large) => {
@@ -385,7 +458,8 @@ impl Inner {
         let profile = version.executor.profile(&version.spec);
         let mut actions = Vec::new();
         let updated =
-            self.admission().update(function.key, profile, self.clock.now(), &mut actions);
+            self.admission()
+                .update(function.key, profile, self.clock.now(), &mut actions);
         if let Err(too_large) = updated {
             let function = &version.spec.name;
             tracing::error!(%function, %too_large, "function does not fit on this node");

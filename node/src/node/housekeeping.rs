@@ -70,7 +70,11 @@ async fn sweep_once(inner: &Arc<Inner>) {
             }
             tracing::debug!(%digest, "artifact removed");
         }
-        let compiled = sweeping.executors.iter().map(|executor| executor.cached_bytes()).sum();
+        let compiled = sweeping
+            .executors
+            .iter()
+            .map(|executor| executor.cached_bytes())
+            .sum();
         sweeping.artifacts.set_compiled_bytes(compiled);
     });
     if let Err(error) = swept.await {

@@ -48,11 +48,16 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(inner: Arc<Inner>, slot: Slot) -> Self {
-        Held { inner, slot: Some(slot) }
+        Held {
+            inner,
+            slot: Some(slot),
+        }
     }
 
     pub(super) fn slot(&self) -> &Slot {
-        self.slot.as_ref().expect("the slot is there until the drop")
+        self.slot
+            .as_ref()
+            .expect("the slot is there until the drop")
     }
 }
 
@@ -95,7 +100,10 @@ impl Inner {
                 Action::CannotStart { token, instance } => {
                     let (reason, lasting) = match failure {
                         Some(failure) => (failure.reason.to_owned(), failure.lasting),
-                        None => (format!("instance {} did not start", instance.as_u64()), false),
+                        None => (
+                            format!("instance {} did not start", instance.as_u64()),
+                            false,
+                        ),
                     };
                     let _ = token.send(Granted::CannotStart { reason, lasting });
                 }
@@ -108,7 +116,8 @@ impl Inner {
 
     pub(super) fn finish(self: &Arc<Self>, slot: Slot) {
         let mut actions = Vec::new();
-        self.admission().finish(slot, self.clock.now(), &mut actions);
+        self.admission()
+            .finish(slot, self.clock.now(), &mut actions);
         if self.stop.is_cancelled() {
             self.call_ended.notify_waiters();
         }
@@ -132,7 +141,8 @@ impl Inner {
                     StartError::Node(reason) => (reason, false),
                 };
                 tracing::debug!(instance = id.as_u64(), %reason, "instance did not start");
-                self.admission().start_failed(id, self.clock.now(), &mut actions);
+                self.admission()
+                    .start_failed(id, self.clock.now(), &mut actions);
                 self.perform(actions, Some(&StartFailure { reason, lasting }));
             }
         }
@@ -148,7 +158,11 @@ impl Inner {
         let folder = secrets.as_ref().map(|folder| folder.path().to_owned());
         let (spec, code) = (version.spec.clone(), version.code.clone());
         let instance = version.executor.start(spec, code, folder).await?;
-        Ok(Live { instance, version, _secrets: secrets })
+        Ok(Live {
+            instance,
+            version,
+            _secrets: secrets,
+        })
     }
 
     fn stop_instance(self: &Arc<Self>, id: InstanceId) {
@@ -159,7 +173,9 @@ impl Inner {
                 live.instance.stop().await;
             }
             let mut actions = Vec::new();
-            inner.admission().stopped(id, inner.clock.now(), &mut actions);
+            inner
+                .admission()
+                .stopped(id, inner.clock.now(), &mut actions);
             inner.perform(actions, None);
         };
         self.tasks.spawn_on(stopping, &self.runtime);

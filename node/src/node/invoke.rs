@@ -33,7 +33,10 @@ impl Inner {
         invocation: Invocation,
     ) -> Result<Answer, InvokeError> {
         let arrived = self.clock.now();
-        let found = self.functions.get(&invocation.function).map(|function| function.clone());
+        let found = self
+            .functions
+            .get(&invocation.function)
+            .map(|function| function.clone());
         let Some(function) = found else {
             return Err(InvokeError::Unknown(invocation.function));
         };
@@ -52,7 +55,10 @@ impl Inner {
             ran: Duration::ZERO,
         };
         let start = slot.start();
-        let live = self.instances.get(&slot.instance()).map(|live| live.clone());
+        let live = self
+            .instances
+            .get(&slot.instance())
+            .map(|live| live.clone());
         let Some(live) = live else {
             return Err(InvokeError::CannotRun {
                 function: invocation.function,
@@ -63,7 +69,10 @@ impl Inner {
         let call = Call {
             id: invocation.id,
             request: invocation.request,
-            until: self.clock.instant(until).unwrap_or_else(std::time::Instant::now),
+            until: self
+                .clock
+                .instant(until)
+                .unwrap_or_else(std::time::Instant::now),
             log: function.log.clone(),
         };
         let outcome = live.instance.invoke(call).await;
@@ -73,31 +82,47 @@ impl Inner {
             CallError::TimedOut => InvokeError::Late { phase: Phase::Run },
             CallError::Failed(reason) => InvokeError::Failed(reason),
             CallError::Body(error) => InvokeError::Body(error),
-            CallError::NotStarted(reason) => {
-                InvokeError::CannotRun { function: invocation.function, reason }
-            }
+            CallError::NotStarted(reason) => InvokeError::CannotRun {
+                function: invocation.function,
+                reason,
+            },
         })?;
         let response = response.map(|body| match body {
             AnswerBody::Whole(bytes) => AnswerBody::Whole(bytes),
             // What the call holds is released when the stream ends or is dropped.
-            AnswerBody::Stream(body) => {
-                AnswerBody::Stream(HeldBody { body, held: Some(held) }.boxed_unsync())
-            }
+            AnswerBody::Stream(body) => AnswerBody::Stream(
+                HeldBody {
+                    body,
+                    held: Some(held),
+                }
+                .boxed_unsync(),
+            ),
         });
-        Ok(Answer { response, start, timing })
+        Ok(Answer {
+            response,
+            start,
+            timing,
+        })
     }
 
     fn class(&self, version: &Version, asked: Option<&str>) -> Result<usize, InvokeError> {
-        let Some(asked) = asked else { return Ok(version.classes[0]) };
+        let Some(asked) = asked else {
+            return Ok(version.classes[0]);
+        };
         let name = |class: &usize| self.config.classes[*class].name.as_str();
-        version.classes.iter().copied().find(|class| name(class) == asked).ok_or_else(|| {
-            let allowed: Vec<&str> = version.classes.iter().map(name).collect();
-            InvokeError::Class(format!(
-                "QoS class {asked:?} is not open to callers of {}; they may name: {}",
-                version.spec.name,
-                allowed.join(", ")
-            ))
-        })
+        version
+            .classes
+            .iter()
+            .copied()
+            .find(|class| name(class) == asked)
+            .ok_or_else(|| {
+                let allowed: Vec<&str> = version.classes.iter().map(name).collect();
+                InvokeError::Class(format!(
+                    "QoS class {asked:?} is not open to callers of {}; they may name: {}",
+                    version.spec.name,
+                    allowed.join(", ")
+                ))
+            })
     }
 
     /// Waits for a place on an instance.
@@ -109,7 +134,11 @@ impl Inner {
         deadline: Time,
     ) -> Result<Held, InvokeError> {
         let give_up = deadline.min(arrived + self.config.classes[class].max_wait);
-        let arrival = Arrival { function: function.key, class, give_up };
+        let arrival = Arrival {
+            function: function.key,
+            class,
+            give_up,
+        };
         let mut waiting = None;
         let mut actions = Vec::new();
         let verdict = self.admission().arrive(
@@ -130,7 +159,10 @@ impl Inner {
             Verdict::Refuse(reason) => return Err(self.refused(reason)),
             Verdict::Unknown => return Err(InvokeError::Unknown(spec().name.clone())),
         };
-        let mut place = Place { inner: self, ticket: Some(ticket) };
+        let mut place = Place {
+            inner: self,
+            ticket: Some(ticket),
+        };
         let granted = waiting.expect("a call that waits was asked for its token");
         let granted = match self.clock.instant(give_up) {
             Some(at) => tokio::time::timeout_at(at.into(), granted).await,
@@ -144,7 +176,11 @@ impl Inner {
             Ok(Ok(Granted::Expired(phase))) => Err(self.gave_up(function, phase, deadline)),
             Ok(Ok(Granted::CannotStart { reason, lasting })) => Err(InvokeError::CannotRun {
                 function: spec().name.clone(),
-                reason: if lasting { format!("{reason} (deploy it again)") } else { reason },
+                reason: if lasting {
+                    format!("{reason} (deploy it again)")
+                } else {
+                    reason
+                },
             }),
             Ok(Ok(Granted::Removed)) => Err(InvokeError::Unknown(spec().name.clone())),
             Ok(Err(_)) => Err(self.refused(Refusal::Draining)),
@@ -176,7 +212,10 @@ impl Inner {
     pub(super) fn refused(&self, reason: Refusal) -> InvokeError {
         // A guess, and a bounded one: callers that come back too early only
         // wait again.
-        InvokeError::Refused { reason, retry_after: Duration::from_secs(1) }
+        InvokeError::Refused {
+            reason,
+            retry_after: Duration::from_secs(1),
+        }
     }
 }
 
@@ -188,7 +227,9 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let Some(ticket) = self.ticket.take() else { return };
+        let Some(ticket) = self.ticket.take() else {
+            return;
+        };
         let mut actions = Vec::new();
         let cancel = |admission: &mut Admission<_>, actions: &mut Vec<_>| {
             admission.cancel(ticket, self.inner.clock.now(), actions)

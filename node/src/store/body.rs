@@ -77,7 +77,10 @@ pub(super) struct BodyFiles {
 
 impl BodyFiles {
     pub(super) fn new(dir: PathBuf) -> Self {
-        BodyFiles { dir, live: Mutex::default() }
+        BodyFiles {
+            dir,
+            live: Mutex::default(),
+        }
     }
 
     pub(super) fn path(&self, id: CallId, part: BodyPart, serial: FileSerial) -> PathBuf {
@@ -102,7 +105,9 @@ impl BodyFiles {
                 continue;
             };
             let finished = file.strip_suffix(TEMPORARY).unwrap_or(&file);
-            let Some((id, part, serial)) = parse(finished) else { continue };
+            let Some((id, part, serial)) = parse(finished) else {
+                continue;
+            };
             // In this order: a file ceases to be live only once its record can
             // be seen, or once it is gone.
             let live = self.live().contains(finished);
@@ -130,7 +135,9 @@ fn parse(name: &str) -> Option<(CallId, BodyPart, FileSerial)> {
     let (id, rest) = name.split_once('.')?;
     let (serial, extension) = rest.split_once('.')?;
     let parts = [BodyPart::Request, BodyPart::Result];
-    let part = parts.into_iter().find(|part| part.extension() == extension)?;
+    let part = parts
+        .into_iter()
+        .find(|part| part.extension() == extension)?;
     let serial = FileSerial::new(u64::from_str_radix(serial, 16).ok()?)?;
     Some((id.parse().ok()?, part, serial))
 }
@@ -150,7 +157,10 @@ impl WrittenBody {
     /// A short body of the node's own making; it goes into the database
     /// whatever its length.
     pub fn inline(bytes: impl Into<Bytes>) -> Self {
-        WrittenBody { stored: StoredBody::Inline(bytes.into()), file: None }
+        WrittenBody {
+            stored: StoredBody::Inline(bytes.into()),
+            file: None,
+        }
     }
 
     /// Its length.
@@ -237,7 +247,10 @@ impl Sink for BodySink {
         };
         file.keep(&live.path())?;
         Ok(WrittenBody {
-            stored: StoredBody::File { bytes: self.bytes, serial: self.serial },
+            stored: StoredBody::File {
+                bytes: self.bytes,
+                serial: self.serial,
+            },
             file: Some(live),
         })
     }
@@ -252,12 +265,21 @@ pub(super) async fn write(
 ) -> Result<WrittenBody, KeepBodyError> {
     let serial = FileSerial::draw();
     let name = name(id, part, serial);
-    let sink = BodySink { memory: BytesMut::new(), file: None, bytes: 0, files, name, serial };
-    disk::spool(body, limit, sink).await.map_err(|error| match error {
-        SpoolError::TooLarge => KeepBodyError::TooLarge { limit },
-        SpoolError::Body(error) => KeepBodyError::Body(error),
-        SpoolError::Io(error) => KeepBodyError::Store(failed(error)),
-    })
+    let sink = BodySink {
+        memory: BytesMut::new(),
+        file: None,
+        bytes: 0,
+        files,
+        name,
+        serial,
+    };
+    disk::spool(body, limit, sink)
+        .await
+        .map_err(|error| match error {
+            SpoolError::TooLarge => KeepBodyError::TooLarge { limit },
+            SpoolError::Body(error) => KeepBodyError::Body(error),
+            SpoolError::Io(error) => KeepBodyError::Store(failed(error)),
+        })
 }
 
 pub(super) async fn read(
@@ -277,5 +299,7 @@ pub(super) async fn read(
 }
 
 fn inline(bytes: Bytes) -> Body {
-    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes)
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }

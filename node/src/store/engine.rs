@@ -104,13 +104,19 @@ impl Engine {
     /// Opens the database at `path`, making it if it is not there.
     pub(super) fn open(path: PathBuf) -> Result<Self, OpenError> {
         let faults = Faults::default();
-        if !path.try_exists().map_err(|source| io_error("look for", &path, source))? {
+        if !path
+            .try_exists()
+            .map_err(|source| io_error("look for", &path, source))?
+        {
             create(&path, &faults)?;
         }
         let database = open_database(&path, &faults)?;
         Ok(Engine {
             path,
-            slot: RwLock::new(Slot { database: Some(database), generation: 0 }),
+            slot: RwLock::new(Slot {
+                database: Some(database),
+                generation: 0,
+            }),
             commits: AtomicU64::new(0),
             faults,
         })
@@ -176,7 +182,10 @@ impl Engine {
             slot = RwLockWriteGuard::downgrade(writing);
         }
         let generation = slot.generation;
-        let database = slot.database.as_ref().expect("opened above, under the same lock");
+        let database = slot
+            .database
+            .as_ref()
+            .expect("opened above, under the same lock");
         let error = match guarded(|| work(database)) {
             Ok(value) => return Ok(value),
             Err(error) => error,
@@ -218,8 +227,12 @@ fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
 fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason");
-        Err(redb::Error::Corrupted(format!("the database gave up: {text}")))
+        let text = text
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no reason");
+        Err(redb::Error::Corrupted(format!(
+            "the database gave up: {text}"
+        )))
     })
 }
 
@@ -248,20 +261,31 @@ fn create(path: &Path, faults: &Faults) -> Result<(), OpenError> {
 }
 
 fn open_database(path: &Path, faults: &Faults) -> Result<Database, OpenError> {
-    let length = fs::metadata(path).map_err(|source| io_error("open", path, source))?.len();
+    let length = fs::metadata(path)
+        .map_err(|source| io_error("open", path, source))?
+        .len();
     if length == 0 {
-        return Err(damaged(path, redb::Error::Corrupted("the file is empty".to_owned())));
+        return Err(damaged(
+            path,
+            redb::Error::Corrupted("the file is empty".to_owned()),
+        ));
     }
     let opened = guarded(|| {
         let database = build(path, false, faults)?;
         let txn = database.begin_read()?;
-        let version = txn.open_table(META)?.get(VERSION)?.map(|version| version.value());
+        let version = txn
+            .open_table(META)?
+            .get(VERSION)?
+            .map(|version| version.value());
         drop(txn);
         Ok((database, version))
     });
     match opened.map_err(|error| damaged(path, error))? {
         (database, Some(FORMAT)) => Ok(database),
-        (_, Some(found)) if found > FORMAT => Err(OpenError::Newer { path: path.into(), found }),
+        (_, Some(found)) if found > FORMAT => Err(OpenError::Newer {
+            path: path.into(),
+            found,
+        }),
         // There has been no version before the first.
         (_, found) => {
             let text = format!("its format version is {found:?}");
@@ -271,13 +295,27 @@ fn open_database(path: &Path, faults: &Faults) -> Result<Database, OpenError> {
 }
 
 fn build(path: &Path, new: bool, faults: &Faults) -> Result<Database, redb::Error> {
-    let file = OpenOptions::new().read(true).write(true).create_new(new).mode(0o600).open(path)?;
-    let backend = Backend { file, _faults: faults.clone() };
-    Ok(Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?)
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(new)
+        .mode(0o600)
+        .open(path)?;
+    let backend = Backend {
+        file,
+        _faults: faults.clone(),
+    };
+    Ok(Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(backend)?)
 }
 
 fn io_error(step: &'static str, path: &Path, source: io::Error) -> OpenError {
-    OpenError::Io { step, path: path.into(), source }
+    OpenError::Io {
+        step,
+        path: path.into(),
+        source,
+    }
 }
 
 fn damaged(path: &Path, error: redb::Error) -> OpenError {
@@ -291,7 +329,10 @@ fn damaged(path: &Path, error: redb::Error) -> OpenError {
         {
             io_error("use", path, source)
         }
-        source => OpenError::Damaged { path: path.into(), source: Box::new(source) },
+        source => OpenError::Damaged {
+            path: path.into(),
+            source: Box::new(source),
+        },
     }
 }
 

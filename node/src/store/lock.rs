@@ -20,15 +20,27 @@ pub(super) struct DirLock {
 impl DirLock {
     pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join("lock");
-        let failed = |source| OpenError::Io { step: "lock", path: path.clone(), source };
+        let failed = |source| OpenError::Io {
+            step: "lock",
+            path: path.clone(),
+            source,
+        };
         let mut options = OpenOptions::new();
         // Not truncated: it may hold the id of the process that has it.
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600);
         let mut file = options.open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::InUse { dir: dir.into(), pid: pid(&mut file) });
+                return Err(OpenError::InUse {
+                    dir: dir.into(),
+                    pid: pid(&mut file),
+                });
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }

@@ -313,7 +313,9 @@ mod method {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Method, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -344,7 +346,10 @@ mod headers {
     pub(super) fn serialize<S: Serializer>(headers: &HeaderMap, to: S) -> Result<S::Ok, S::Error> {
         let line = |(name, value): (_, &HeaderValue)| {
             let name: &HeaderName = name;
-            (name.as_str().to_owned(), Bytes::copy_from_slice(value.as_bytes()))
+            (
+                name.as_str().to_owned(),
+                Bytes::copy_from_slice(value.as_bytes()),
+            )
         };
         let lines: Vec<_> = headers.iter().map(line).collect();
         to.collect_seq(lines.iter().map(|(name, value)| Line(name, value.clone())))
@@ -374,7 +379,10 @@ mod tests {
             annotations: BTreeMap<String, String>,
             quota: u64,
         }
-        let later = Later { annotations: BTreeMap::from([("a".into(), "b".into())]), quota: 7 };
+        let later = Later {
+            annotations: BTreeMap::from([("a".into(), "b".into())]),
+            quota: 7,
+        };
         let read: NamespaceRecord = decode(&encode(&later)).expect("decodes");
         assert_eq!(read.annotations["a"], "b");
         assert!(read.labels.is_empty());
@@ -385,7 +393,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append("x-twice", "1".parse().expect("header"));
         headers.append("x-twice", "2".parse().expect("header"));
-        headers.append("x-bytes", http::HeaderValue::from_bytes(b"\xff").expect("header"));
+        headers.append(
+            "x-bytes",
+            http::HeaderValue::from_bytes(b"\xff").expect("header"),
+        );
         let result = ResultRecord {
             function: "f.shop".parse().expect("name"),
             status: StatusCode::IM_A_TEAPOT,

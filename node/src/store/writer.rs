@@ -50,8 +50,19 @@ impl Job {
         apply: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
         let (reply, outcome) = oneshot::channel();
-        let write = Box::new(Typed { apply: Some(apply), outcome: None, reply });
-        (Job { write, lazy, _place: place }, outcome)
+        let write = Box::new(Typed {
+            apply: Some(apply),
+            outcome: None,
+            reply,
+        });
+        (
+            Job {
+                write,
+                lazy,
+                _place: place,
+            },
+            outcome,
+        )
     }
 }
 
@@ -127,8 +138,11 @@ fn gather(jobs: &Receiver<Job>) -> Option<Vec<Job>> {
     let mut lazy = first.lazy;
     let mut batch = vec![first];
     while batch.len() < BATCH {
-        let wait =
-            if lazy { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+        let wait = if lazy {
+            until.saturating_duration_since(Instant::now())
+        } else {
+            Duration::ZERO
+        };
         match jobs.recv_timeout(wait) {
             Ok(job) => {
                 lazy &= job.lazy;
@@ -142,8 +156,9 @@ fn gather(jobs: &Receiver<Job>) -> Option<Vec<Job>> {
 
 fn commit(engine: &Engine, mut batch: Vec<Job>) -> Result<(), StoreError> {
     let mut after = Aftermath::default();
-    let committed = engine
-        .commit(&mut after, |tables| batch.iter_mut().try_for_each(|job| job.write.apply(tables)));
+    let committed = engine.commit(&mut after, |tables| {
+        batch.iter_mut().try_for_each(|job| job.write.apply(tables))
+    });
     if committed.is_ok() {
         for path in &after.orphans {
             // One that stays is swept at the next start.

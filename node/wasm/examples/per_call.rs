@@ -101,8 +101,11 @@ async fn measure(code: Vec<u8>) {
     for number in 1..=FUNCTIONS {
         let digest = format!("{number:04}");
         // Its own file, as code of its own would have.
-        std::fs::copy(compiled.join("00.code"), compiled.join(format!("{digest}.code")))
-            .expect("room");
+        std::fs::copy(
+            compiled.join("00.code"),
+            compiled.join(format!("{digest}.code")),
+        )
+        .expect("room");
         functions.push(bind(&engine, &digest, kind).await);
     }
     let each = nanos(start.elapsed()) / FUNCTIONS as u64;
@@ -168,7 +171,10 @@ async fn call(function: &Function) {
         .header("x-call-id", "0123456789abcdef0123456789abcdef")
         .body(body)
         .expect("a request");
-    let call =
-        Call { request, until: Instant::now() + Duration::from_secs(10), log: Arc::new(Nothing) };
+    let call = Call {
+        request,
+        until: Instant::now() + Duration::from_secs(10),
+        log: Arc::new(Nothing),
+    };
     function.call(call).await.expect("an answer");
 }

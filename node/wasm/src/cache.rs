@@ -60,7 +60,11 @@ impl Cache {
         };
         let folder = root.join(fingerprint);
         for path in [root, &folder] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path))?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .map_err(failed(path))?;
             let metadata = fs::metadata(path).map_err(failed(path))?;
             let ours = metadata.uid() == rustix::process::geteuid().as_raw();
             if !ours || metadata.permissions().mode() & 0o022 != 0 {
@@ -69,7 +73,10 @@ impl Cache {
         }
         forget_foreign(root, &folder);
         let bytes = sweep(&folder).map_err(failed(&folder))?;
-        Ok(Cache { folder, bytes: AtomicU64::new(bytes) })
+        Ok(Cache {
+            folder,
+            bytes: AtomicU64::new(bytes),
+        })
     }
 
     /// Where the code of this artifact is or will be; `None` if the digest is
@@ -101,9 +108,11 @@ impl Cache {
         let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
         if fs::remove_file(&path).is_ok() {
             // Saturating: another engine on the same folder counts on its own.
-            let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| {
-                Some(total.saturating_sub(bytes))
-            });
+            let _ = self
+                .bytes
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| {
+                    Some(total.saturating_sub(bytes))
+                });
         }
     }
 
@@ -131,7 +140,10 @@ fn sweep(folder: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "code") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "code")
+        {
             bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
         } else if older_than(&path, UNFINISHED_KEPT) {
             let _ = fs::remove_file(&path);
@@ -156,7 +168,10 @@ mod tests {
     fn folder_that_others_can_write_is_refused() {
         let root = tempfile::tempdir().expect("a temporary folder");
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o777)).expect("it is ours");
-        assert!(matches!(Cache::open(root.path(), "f"), Err(CacheError::Shared { .. })));
+        assert!(matches!(
+            Cache::open(root.path(), "f"),
+            Err(CacheError::Shared { .. })
+        ));
     }
 
     #[test]

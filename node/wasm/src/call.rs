@@ -117,8 +117,12 @@ struct Guest {
 impl Guest {
     fn new(bound: Arc<Bound>, exchange: Arc<Exchange>, call: Call) -> Guest {
         let ticker = bound.loaded.engine.0.ticker.clone();
-        let context =
-            Context { exchange: exchange.clone(), log: call.log, until: call.until, bound };
+        let context = Context {
+            exchange: exchange.clone(),
+            log: call.log,
+            until: call.until,
+            bound,
+        };
         let request = call.request;
         let run = Box::pin(async move {
             let ran = match &context.bound.loaded.code.program {
@@ -129,7 +133,11 @@ impl Guest {
                 context.exchange.set_end(Err(error));
             }
         });
-        Guest { run, exchange, ticker }
+        Guest {
+            run,
+            exchange,
+            ticker,
+        }
     }
 }
 
@@ -176,7 +184,10 @@ pub(crate) async fn drive(
     let until = tokio::time::Instant::from_std(call.until);
     let setup = &bound.setup;
     let answer = Answer::new(setup.protocol, setup.output_bytes);
-    let exchange = Arc::new(Exchange::new(setup.output_bytes, setup.cpu_millicores.is_some()));
+    let exchange = Arc::new(Exchange::new(
+        setup.output_bytes,
+        setup.cpu_millicores.is_some(),
+    ));
     let mut guest = Guest::new(bound.clone(), exchange.clone(), call);
     let mut front = Front { exchange, answer };
 
@@ -310,9 +321,9 @@ impl Front {
             Err(CallError::Failed(failed))
         })?;
         match self.answer {
-            Answer::Stdio => {
-                Ok(Response::new(AnswerBody::Whole(self.exchange.take_output().into())))
-            }
+            Answer::Stdio => Ok(Response::new(AnswerBody::Whole(
+                self.exchange.take_output().into(),
+            ))),
             Answer::Cgi => {
                 let (response, body) = cgi(self.exchange.take_output())?;
                 Ok(Response::from_parts(response, AnswerBody::Whole(body)))
@@ -344,8 +355,16 @@ impl Front {
                 (head, prefix, Some(http))
             }
         };
-        let body = AnswerStream { exchange: self.exchange, prefix, source, task: Some(task) };
-        Ok(Response::from_parts(head, AnswerBody::Stream(body.boxed_unsync())))
+        let body = AnswerStream {
+            exchange: self.exchange,
+            prefix,
+            source,
+            task: Some(task),
+        };
+        Ok(Response::from_parts(
+            head,
+            AnswerBody::Stream(body.boxed_unsync()),
+        ))
     }
 }
 
@@ -503,9 +522,15 @@ impl HttpAnswer {
 /// Refuses heads that no honest function sends.
 fn check_head(headers: &HeaderMap, status: StatusCode) -> Result<(), String> {
     if headers.len() > header_block::HEADERS {
-        return Err(format!("the function sent more than {} headers", header_block::HEADERS));
+        return Err(format!(
+            "the function sent more than {} headers",
+            header_block::HEADERS
+        ));
     }
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
     if bytes > header_block::HEADER_BYTES {
         return Err(format!(
             "the function sent headers of more than {}",
@@ -612,7 +637,10 @@ pub(crate) fn classify(
         }
     };
     Err(CallError::Failed(if memory.was_exceeded() {
-        format!("the function exceeded its memory limit of {} ({how})", crate::size(memory.limit()))
+        format!(
+            "the function exceeded its memory limit of {} ({how})",
+            crate::size(memory.limit())
+        )
     } else {
         format!("the function {how}")
     }))

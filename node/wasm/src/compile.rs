@@ -77,7 +77,9 @@ pub(crate) async fn compile(
     .await;
     match finished {
         Ok((Ok(status), complaint)) => judge(status, &complaint, compiler),
-        Ok((Err(error), _)) => Err(CompileError::Node(format!("wait for the compiler: {error}"))),
+        Ok((Err(error), _)) => Err(CompileError::Node(format!(
+            "wait for the compiler: {error}"
+        ))),
         Err(_) => {
             let _ = child.kill().await;
             Err(too_slow(compiler.time))
@@ -122,7 +124,9 @@ fn judge(status: ExitStatus, complaint: &str, compiler: &Compiler) -> Result<(),
             )))
         }
         (Some(_), _) if !complaint.is_empty() => Err(CompileError::Node(complaint.to_owned())),
-        _ => Err(CompileError::Node(format!("the compiler ended with {status}"))),
+        _ => Err(CompileError::Node(format!(
+            "the compiler ended with {status}"
+        ))),
     }
 }
 
@@ -201,13 +205,17 @@ impl<'a> Job<'a> {
             engine.precompile_module(&bytes)
         };
         let compiled = compiled.map_err(|error| CompileError::Code(format!("{error:#}")))?;
-        self.publish(&compiled).map_err(node("write the compiled code"))
+        self.publish(&compiled)
+            .map_err(node("write the compiled code"))
     }
 
     /// Lowers what this process may use. A limit that the system refuses is
     /// no reason not to compile: the parent's clock still runs.
     fn limit(&self) {
-        let hard = |amount: u64| Rlimit { current: Some(amount), maximum: Some(amount) };
+        let hard = |amount: u64| Rlimit {
+            current: Some(amount),
+            maximum: Some(amount),
+        };
         // Data, not address space: reservations cost nothing.
         let _ = setrlimit(Resource::Data, hard(self.memory_bytes));
         let _ = setrlimit(Resource::Cpu, hard(self.seconds.saturating_mul(2)));
@@ -218,7 +226,9 @@ impl<'a> Job<'a> {
 
     /// Whole or not at all, also after a power cut.
     fn publish(&self, compiled: &[u8]) -> io::Result<()> {
-        let unfinished = self.output.with_extension(format!("{}.unfinished", std::process::id()));
+        let unfinished = self
+            .output
+            .with_extension(format!("{}.unfinished", std::process::id()));
         let written = (|| {
             let mut file = fs::OpenOptions::new()
                 .write(true)

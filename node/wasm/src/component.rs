@@ -30,13 +30,20 @@ pub(crate) struct ComponentState {
 
 impl WasiView for ComponentState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 
 impl WasiHttpView for ComponentState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.gate, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView {
+            hooks: &mut self.gate,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
     }
 }
 
@@ -53,7 +60,10 @@ pub(crate) async fn run(
 ) -> Result<(), CallError> {
     // An HTTP/1.0 client need not say whom it wants; guests have to be told.
     if request.uri().authority().is_none() {
-        request.headers_mut().entry(header::HOST).or_insert(HeaderValue::from_static("localhost"));
+        request
+            .headers_mut()
+            .entry(header::HOST)
+            .or_insert(HeaderValue::from_static("localhost"));
     }
     let exchange = context.exchange.clone();
     let request = request.map(|body| {
@@ -105,12 +115,18 @@ async fn serve(
     store: &mut Store<ComponentState>,
     request: http::Request<http_body_util::combinators::UnsyncBoxBody<Bytes, Error>>,
 ) -> wasmtime::Result<()> {
-    let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+    let request = store
+        .data_mut()
+        .http()
+        .new_incoming_request(Scheme::Http, request)?;
     let exchange = context.exchange.clone();
     let answer = store
         .data_mut()
         .http()
         .new_response_outparam_from_callback(move |head| exchange.set_head(head))?;
     let proxy = code.prepared.instantiate_async(&mut *store).await?;
-    proxy.wasi_http_incoming_handler().call_handle(store, request, answer).await
+    proxy
+        .wasi_http_incoming_handler()
+        .call_handle(store, request, answer)
+        .await
 }

@@ -241,7 +241,11 @@ impl Engine {
     pub fn describe(&self) -> Description {
         Description {
             wasmtime: wasmtime_version(),
-            allocation: if self.0.slots.is_some() { "pooling" } else { "on-demand" },
+            allocation: if self.0.slots.is_some() {
+                "pooling"
+            } else {
+                "on-demand"
+            },
             slots: self.0.slots,
             reservation_bytes: self.0.tuning.reservation_bytes,
             threads: self.0.threads,
@@ -281,9 +285,11 @@ impl Engine {
             inner.cache.added(&output);
             Ok(())
         });
-        tokio_util::task::AbortOnDropHandle::new(child).await.unwrap_or_else(|error| {
-            Err(CompileError::Node(format!("the compiler's task: {error}")))
-        })
+        tokio_util::task::AbortOnDropHandle::new(child)
+            .await
+            .unwrap_or_else(|error| {
+                Err(CompileError::Node(format!("the compiler's task: {error}")))
+            })
     }
 
     /// Whether an artifact's compiled code is on disk.
@@ -332,7 +338,11 @@ impl Engine {
                     .get_export_index("_start")
                     .ok_or_else(|| LoadError::Unfit("it exports no `_start`".to_owned()))?;
                 let pages = module.resources_required().max_initial_memory_size;
-                let prepared = self.0.module_linker.instantiate_pre(&module).map_err(unfit)?;
+                let prepared = self
+                    .0
+                    .module_linker
+                    .instantiate_pre(&module)
+                    .map_err(unfit)?;
                 Code::module(prepared, start, memory_bytes(pages))
             }
             Kind::Component => {
@@ -382,7 +392,10 @@ fn map_component(engine: &wasmtime::Engine, path: &Path) -> wasmtime::Result<Com
     unsafe { Component::deserialize_file(engine, path) }
 }
 
-type Linkers = (wasmtime::Linker<ModuleState>, wasmtime::component::Linker<ComponentState>);
+type Linkers = (
+    wasmtime::Linker<ModuleState>,
+    wasmtime::component::Linker<ComponentState>,
+);
 
 fn link(engine: &wasmtime::Engine) -> wasmtime::Result<Linkers> {
     let mut modules = wasmtime::Linker::new(engine);
@@ -442,8 +455,12 @@ fn pool_bytes(tuning: &Tuning, slots: u32) -> u64 {
 /// the rest, for the node needs some too. `None` without a limit.
 fn address_space_left() -> Option<u64> {
     let limit = getrlimit(Resource::As).current?;
-    let pages: u64 =
-        std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').next()?.parse().ok()?;
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm")
+        .ok()?
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()?;
     let used = pages * rustix::param::page_size() as u64;
     Some(limit.saturating_sub(used) / 2)
 }

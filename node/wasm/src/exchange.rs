@@ -62,7 +62,9 @@ impl Exchange {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that is done under this lock can panic half-way.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Whether the guest has used a whole tick of its caller's thread.

@@ -37,11 +37,17 @@ impl Code {
         start: ModuleExport,
         needs: u64,
     ) -> Code {
-        Code { program: Program::Module(ModuleCode { prepared, start }), needs }
+        Code {
+            program: Program::Module(ModuleCode { prepared, start }),
+            needs,
+        }
     }
 
     pub(crate) fn component(prepared: ProxyPre<ComponentState>, needs: u64) -> Code {
-        Code { program: Program::Component(ComponentCode { prepared }), needs }
+        Code {
+            program: Program::Component(ComponentCode { prepared }),
+            needs,
+        }
     }
 }
 
@@ -88,7 +94,10 @@ pub enum BindError {
 
 impl Loaded {
     pub(crate) fn new(engine: Engine, code: Code) -> Loaded {
-        Loaded { engine, code: Arc::new(code) }
+        Loaded {
+            engine,
+            code: Arc::new(code),
+        }
     }
 
     /// What the code is.
@@ -109,10 +118,17 @@ impl Loaded {
             }
         }
         if self.code.needs > setup.memory_bytes {
-            return Err(BindError::Memory { needs: self.code.needs, limit: setup.memory_bytes });
+            return Err(BindError::Memory {
+                needs: self.code.needs,
+                limit: setup.memory_bytes,
+            });
         }
         let allowed = AllowList::new(&setup.allow_outbound);
-        Ok(Function(Arc::new(Bound { loaded: self.clone(), setup, allowed: Arc::new(allowed) })))
+        Ok(Function(Arc::new(Bound {
+            loaded: self.clone(),
+            setup,
+            allowed: Arc::new(allowed),
+        })))
     }
 }
 

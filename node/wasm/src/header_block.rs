@@ -56,7 +56,10 @@ pub(crate) fn parse(output: &[u8]) -> Result<(StatusCode, HeaderMap, usize), Str
             let shown = String::from_utf8_lossy(&line[..line.len().min(80)]);
             format!("the function's header block has a malformed line: {shown:?}")
         };
-        let colon = line.iter().position(|&byte| byte == b':').ok_or_else(malformed)?;
+        let colon = line
+            .iter()
+            .position(|&byte| byte == b':')
+            .ok_or_else(malformed)?;
         let value = line[colon + 1..].trim_ascii();
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| malformed())?;
         if name == "status" {
@@ -72,8 +75,11 @@ pub(crate) fn parse(output: &[u8]) -> Result<(StatusCode, HeaderMap, usize), Str
             headers.append(name, value);
         }
     }
-    let implied =
-        if headers.contains_key(header::LOCATION) { StatusCode::FOUND } else { StatusCode::OK };
+    let implied = if headers.contains_key(header::LOCATION) {
+        StatusCode::FOUND
+    } else {
+        StatusCode::OK
+    };
     Ok((status.unwrap_or(implied), headers, end))
 }
 

@@ -162,8 +162,10 @@ pub(crate) fn binary(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Unfit> {
             TEXT_BYTES >> 20
         )));
     }
-    let text =
-        std::str::from_utf8(bytes).ok().filter(|text| looks_like_text(text)).ok_or_else(|| {
+    let text = std::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| looks_like_text(text))
+        .ok_or_else(|| {
             Unfit(
                 "this is not WebAssembly: it begins neither like a binary (\\0asm) nor like \
                  text ((module or (component)"
@@ -271,7 +273,9 @@ fn check_component(bytes: &[u8]) -> Result<(), Unfit> {
 }
 
 fn check_interface(name: &str) -> Result<(), Unfit> {
-    let given = WASI_0_2_INTERFACES.iter().any(|interface| is_0_2(name, interface));
+    let given = WASI_0_2_INTERFACES
+        .iter()
+        .any(|interface| is_0_2(name, interface));
     if given {
         return Ok(());
     }
@@ -283,7 +287,8 @@ fn check_interface(name: &str) -> Result<(), Unfit> {
 
 /// Whether `name` is `interface` in any release of WASI 0.2.
 fn is_0_2(name: &str, interface: &str) -> bool {
-    name.strip_prefix(interface).is_some_and(|rest| rest.starts_with("@0.2."))
+    name.strip_prefix(interface)
+        .is_some_and(|rest| rest.starts_with("@0.2."))
 }
 
 #[cfg(test)]
@@ -304,7 +309,10 @@ mod tests {
     #[test]
     fn command_module_fits_as_text_and_as_binary() {
         check(COMMAND, Ok(Kind::Module));
-        check(wat::parse_str(COMMAND).expect("valid text"), Ok(Kind::Module));
+        check(
+            wat::parse_str(COMMAND).expect("valid text"),
+            Ok(Kind::Module),
+        );
     }
 
     #[test]
@@ -325,7 +333,10 @@ mod tests {
             Err("sock_connect"),
         );
         check("(component)", Err("wasi:http/incoming-handler"));
-        check(r#"(component (import "acme:db/query@1.0.0" (instance)))"#, Err("acme:db/query"));
+        check(
+            r#"(component (import "acme:db/query@1.0.0" (instance)))"#,
+            Err("acme:db/query"),
+        );
     }
 
     #[test]

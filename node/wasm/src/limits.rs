@@ -37,7 +37,12 @@ pub(crate) struct MemoryLimit {
 
 impl MemoryLimit {
     pub(crate) fn new(limit: u64) -> MemoryLimit {
-        MemoryLimit { limit, used: 0, elements: 0, exceeded: false }
+        MemoryLimit {
+            limit,
+            used: 0,
+            elements: 0,
+            exceeded: false,
+        }
     }
 
     /// Whether the guest asked for more than it may have. It was told so and

@@ -46,7 +46,9 @@ impl AllowList {
     }
 
     fn contains(&self, host: &str, port: u16) -> bool {
-        self.0.iter().any(|(allowed, at)| *at == port && allowed == host)
+        self.0
+            .iter()
+            .any(|(allowed, at)| *at == port && allowed == host)
     }
 }
 
@@ -87,12 +89,17 @@ pub(crate) struct Network {
 
 impl Network {
     pub(crate) fn new(resolver: Arc<dyn Resolve>) -> Network {
-        Network { resolver, tls: Arc::default() }
+        Network {
+            resolver,
+            tls: Arc::default(),
+        }
     }
 
     fn tls(&self) -> &TlsConnector {
         self.tls.get_or_init(|| {
-            let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
+            let roots = rustls::RootCertStore {
+                roots: webpki_roots::TLS_SERVER_ROOTS.into(),
+            };
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let config = rustls::ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()
@@ -113,13 +120,19 @@ impl Network {
         }
         let found = self.resolver.resolve(host).await.map_err(|error| {
             tracing::debug!(host, %error, "a guest's name does not resolve");
-            Error::DnsError { rcode: Some(error.to_string()), info_code: None }
+            Error::DnsError {
+                rcode: Some(error.to_string()),
+                info_code: None,
+            }
         })?;
         if found.is_empty() {
             return Err(Error::DestinationNotFound);
         }
-        let far: Vec<_> =
-            found.into_iter().filter(|address| !is_near(*address)).take(ADDRESSES_TRIED).collect();
+        let far: Vec<_> = found
+            .into_iter()
+            .filter(|address| !is_near(*address))
+            .take(ADDRESSES_TRIED)
+            .collect();
         if far.is_empty() {
             return Err(Error::DestinationIpProhibited);
         }
@@ -147,7 +160,11 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn new(network: Network, allowed: Arc<AllowList>) -> Gate {
-        Gate { network, allowed, connections: None }
+        Gate {
+            network,
+            allowed,
+            connections: None,
+        }
     }
 }
 
@@ -174,8 +191,9 @@ impl WasiHttpHooks for Gate {
             if !allowed.contains(&target.host, target.port) {
                 return Err(Error::HttpRequestDenied);
             }
-            let permit =
-                connections.try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
+            let permit = connections
+                .try_acquire_owned()
+                .map_err(|_| Error::ConnectionLimitReached)?;
             let (response, connection) = send(&network, &target, request, options).await?;
             let connection: Connection = Box::new(async move {
                 let _permit = permit;
@@ -239,7 +257,13 @@ async fn send(
     target: &Target,
     mut request: http::Request<WasiBody>,
     options: Option<RequestOptions>,
-) -> Result<(http::Response<WasiBody>, AbortOnDropHandle<hyper::Result<()>>), Error> {
+) -> Result<
+    (
+        http::Response<WasiBody>,
+        AbortOnDropHandle<hyper::Result<()>>,
+    ),
+    Error,
+> {
     let options = options.unwrap_or(RequestOptions {
         connect_timeout: None,
         first_byte_timeout: None,
@@ -259,13 +283,15 @@ async fn send(
     *request.uri_mut() = path.map_or_else(http::Uri::default, http::Uri::from);
     let answer = sender.send_request(request);
     let response = match options.first_byte_timeout {
-        Some(patience) => {
-            timeout(patience, answer).await.map_err(|_| Error::ConnectionReadTimeout)??
-        }
+        Some(patience) => timeout(patience, answer)
+            .await
+            .map_err(|_| Error::ConnectionReadTimeout)??,
         None => answer.await?,
     };
     let response = response.map(|body| {
-        body.map_frame(|frame| frame.map_data(Bytes::from)).map_err(Error::from).boxed_unsync()
+        body.map_frame(|frame| frame.map_data(Bytes::from))
+            .map_err(Error::from)
+            .boxed_unsync()
     });
     Ok((response, connection))
 }
@@ -279,7 +305,11 @@ async fn open(network: &Network, target: &Target) -> Result<Box<dyn Stream>, Err
     }
     let name = rustls::pki_types::ServerName::try_from(target.host.clone())
         .map_err(|_| Error::HttpRequestUriInvalid)?;
-    let stream = network.tls().connect(name, stream).await.map_err(Error::Tls)?;
+    let stream = network
+        .tls()
+        .connect(name, stream)
+        .await
+        .map_err(Error::Tls)?;
     Ok(Box::new(stream))
 }
 
@@ -306,8 +336,14 @@ mod tests {
     #[test]
     fn hosts_are_compared_without_case_brackets_or_final_dot() {
         let list = AllowList::new(&[
-            Outbound { host: "API.example.com".to_owned(), port: 443 },
-            Outbound { host: "::1".to_owned(), port: 80 },
+            Outbound {
+                host: "API.example.com".to_owned(),
+                port: 443,
+            },
+            Outbound {
+                host: "::1".to_owned(),
+                port: 80,
+            },
         ]);
         let goes = |uri: &str| {
             let target = Target::of(&uri.parse().expect("a URI")).expect("a target");
@@ -323,9 +359,14 @@ mod tests {
 
     #[tokio::test]
     async fn name_must_not_lead_to_this_machine() {
-        for near in
-            ["127.0.0.1", "::1", "169.254.169.254", "0.0.0.0", "::ffff:127.0.0.1", "fe80::1"]
-        {
+        for near in [
+            "127.0.0.1",
+            "::1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "::ffff:127.0.0.1",
+            "fe80::1",
+        ] {
             assert!(
                 matches!(
                     network(&[near]).addresses("innocent.example").await,
@@ -334,7 +375,9 @@ mod tests {
                 "{near}"
             );
         }
-        let found = network(&["127.0.0.1", "192.0.2.1"]).addresses("both.example").await;
+        let found = network(&["127.0.0.1", "192.0.2.1"])
+            .addresses("both.example")
+            .await;
         assert_eq!(
             found.expect("one is far"),
             ["192.0.2.1".parse::<IpAddr>().expect("an address")]

@@ -143,7 +143,9 @@ impl Pollable for Stdout {
 #[async_trait]
 impl OutputStream for Stdout {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.0.write(&bytes).map_err(|error| StreamError::Trap(wasmtime::Error::new(error)))
+        self.0
+            .write(&bytes)
+            .map_err(|error| StreamError::Trap(wasmtime::Error::new(error)))
     }
 
     fn flush(&mut self) -> StreamResult<()> {

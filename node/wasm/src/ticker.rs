@@ -63,7 +63,9 @@ impl Ticker {
     pub(crate) fn enter(&self) -> Running<'_> {
         // Sequentially consistent, as the ticker's own two steps are: either
         // it sees this guest before it parks, or we see that it has parked.
-        self.shared.activity.fetch_add(ONE_ENTRY + ONE_RUNNING, Ordering::SeqCst);
+        self.shared
+            .activity
+            .fetch_add(ONE_ENTRY + ONE_RUNNING, Ordering::SeqCst);
         if self.shared.parked.load(Ordering::SeqCst) {
             self.thread.thread().unpark();
         }
@@ -112,7 +114,11 @@ impl Shared {
                 return;
             }
             let now = self.activity.load(Ordering::SeqCst);
-            idle = if now == last && now & RUNNING == 0 { idle + 1 } else { 0 };
+            idle = if now == last && now & RUNNING == 0 {
+                idle + 1
+            } else {
+                0
+            };
             last = now;
         }
     }

@@ -27,22 +27,30 @@ pub(crate) const FULL_RESERVATION: u64 = 4 << 30;
 
 impl Tuning {
     /// wasmtime's own choice for 64-bit hosts with plenty of address space.
-    pub(crate) const ROOMY: Tuning =
-        Tuning { reservation_bytes: FULL_RESERVATION, guard_bytes: 32 << 20, may_move: false };
+    pub(crate) const ROOMY: Tuning = Tuning {
+        reservation_bytes: FULL_RESERVATION,
+        guard_bytes: 32 << 20,
+        may_move: false,
+    };
 
     /// For address spaces too small for roomy slots: a slot is as long as the
     /// largest memory a function may have.
     pub(crate) fn tight(max_memory_bytes: u64) -> Tuning {
         Tuning {
-            reservation_bytes: max_memory_bytes.next_multiple_of(64 << 10).min(FULL_RESERVATION),
+            reservation_bytes: max_memory_bytes
+                .next_multiple_of(64 << 10)
+                .min(FULL_RESERVATION),
             guard_bytes: 64 << 10,
             may_move: false,
         }
     }
 
     /// Reserves nothing ahead: the last resort.
-    pub(crate) const ON_DEMAND: Tuning =
-        Tuning { reservation_bytes: 0, guard_bytes: 64 << 10, may_move: true };
+    pub(crate) const ON_DEMAND: Tuning = Tuning {
+        reservation_bytes: 0,
+        guard_bytes: 64 << 10,
+        may_move: true,
+    };
 
     /// The wasmtime settings, all but how instances are allocated.
     pub(crate) fn config(&self) -> wasmtime::Config {
@@ -97,7 +105,10 @@ mod tests {
     fn tuning_survives_a_command_line() {
         for tuning in [Tuning::ROOMY, Tuning::tight(100_000), Tuning::ON_DEMAND] {
             let words = tuning.words();
-            assert_eq!(Tuning::parse([&words[0], &words[1], &words[2]]), Some(tuning));
+            assert_eq!(
+                Tuning::parse([&words[0], &words[1], &words[2]]),
+                Some(tuning)
+            );
         }
     }
 
@@ -108,6 +119,9 @@ mod tests {
             fingerprint(&engine)
         };
         assert_eq!(fingerprint_of(Tuning::ROOMY), fingerprint_of(Tuning::ROOMY));
-        assert_ne!(fingerprint_of(Tuning::ROOMY), fingerprint_of(Tuning::ON_DEMAND));
+        assert_ne!(
+            fingerprint_of(Tuning::ROOMY),
+            fingerprint_of(Tuning::ON_DEMAND)
+        );
     }
 }

@@ -64,8 +64,10 @@ fn protocol(version: http::Version) -> &'static str {
 
 /// All values of a header as one.
 fn value<'a>(headers: &'a HeaderMap, key: &HeaderName) -> Cow<'a, str> {
-    let mut values =
-        headers.get_all(key).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let mut values = headers
+        .get_all(key)
+        .iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()));
     let first = values.next().unwrap_or_default();
     let separator = if *key == header::COOKIE { "; " } else { ", " };
     values.fold(first, |mut all, next| {
@@ -107,7 +109,9 @@ fn decoded(path: &str) -> Cow<'_, str> {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
 }
 
 #[cfg(test)]

@@ -73,7 +73,10 @@ async fn body_is_read_as_it_comes() {
     }
     drop(pieces);
     let answer = answered.await.expect("no panic").expect("an answer");
-    assert_eq!(read(answer.into_body()).await.expect("all of it"), "one two three");
+    assert_eq!(
+        read(answer.into_body()).await.expect("all of it"),
+        "one two three"
+    );
 }
 
 #[tokio::test]
@@ -107,8 +110,14 @@ async fn request_is_told_in_variables() {
         })
         .await;
     let mut asked = request(full(""));
-    for (name, value) in [("proxy", "http://evil"), ("mine", "theirs"), ("x_call_id", "forged")] {
-        asked.headers_mut().append(name, value.parse().expect("a value"));
+    for (name, value) in [
+        ("proxy", "http://evil"),
+        ("mine", "theirs"),
+        ("x_call_id", "forged"),
+    ] {
+        asked
+            .headers_mut()
+            .append(name, value.parse().expect("a value"));
     }
     let answer = dump
         .call(Call {
@@ -145,7 +154,9 @@ async fn secrets_can_be_read_and_not_written() {
     let folder = workshop.folder.path().join("secrets");
     std::fs::create_dir(&folder).expect("room");
     std::fs::write(folder.join("key"), "swordfish").expect("room");
-    let reader = workshop.function(guests::SECRET, |setup| setup.secrets = Some(folder)).await;
+    let reader = workshop
+        .function(guests::SECRET, |setup| setup.secrets = Some(folder))
+        .await;
     assert_eq!(answer(&reader, "").await.expect("an answer"), "swordfish");
     let stranger = workshop.function(guests::SECRET, |_| {}).await;
     assert!(failure(&stranger).await.contains("exited with code"));
@@ -168,7 +179,10 @@ async fn trap_is_named_and_its_backtrace_logged() {
     let trapping = guests::say(2, "about to fail\n", "unreachable");
     let trapping = workshop.function(&trapping, |_| {}).await;
     let log = Arc::new(Lines::default());
-    let call = Call { log: log.clone(), ..call("", PATIENCE) };
+    let call = Call {
+        log: log.clone(),
+        ..call("", PATIENCE)
+    };
     let error = trapping.call(call).await.expect_err("a trap").to_string();
     assert!(error.contains("unreachable"), "{error}");
     let log = log.text();
@@ -258,7 +272,10 @@ async fn dropped_answer_stops_its_guest() {
     let flood = workshop.function(&guests::output_flood(), |_| {}).await;
     let (held, mut gone) = tokio::sync::mpsc::channel(1);
     let response = flood
-        .call(Call { log: Arc::new(Held(held)), ..call("", PATIENCE) })
+        .call(Call {
+            log: Arc::new(Held(held)),
+            ..call("", PATIENCE)
+        })
         .await
         .expect("an answer");
     let AnswerBody::Stream(mut body) = response.into_body() else {
@@ -274,25 +291,46 @@ async fn memory_limit_is_named() {
     let workshop = Workshop::new();
     let bomb = workshop.function(guests::MEMORY_BOMB, |_| {}).await;
     let error = failure(&bomb).await;
-    assert!(error.starts_with("the function exceeded its memory limit of 64 MiB"), "{error}");
+    assert!(
+        error.starts_with("the function exceeded its memory limit of 64 MiB"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn function_that_starts_above_its_limit_is_not_bound() {
     let workshop = Workshop::new();
     let (digest, path) = workshop.artifact(guests::LARGE);
-    workshop.engine.compile(&digest, &path).await.expect("it compiles");
+    workshop
+        .engine
+        .compile(&digest, &path)
+        .await
+        .expect("it compiles");
     let loaded = workshop.engine.load(&digest, Kind::Module).await;
     let error = loaded.expect("it loads").bind(setup()).err();
-    assert_eq!(error, Some(BindError::Memory { needs: 100 << 20, limit: 64 << 20 }));
+    assert_eq!(
+        error,
+        Some(BindError::Memory {
+            needs: 100 << 20,
+            limit: 64 << 20
+        })
+    );
 }
 
 #[tokio::test]
 async fn module_does_not_speak_http() {
     let workshop = Workshop::new();
     let (digest, path) = workshop.artifact(guests::ECHO);
-    workshop.engine.compile(&digest, &path).await.expect("it compiles");
-    let loaded = workshop.engine.load(&digest, Kind::Module).await.expect("it loads");
+    workshop
+        .engine
+        .compile(&digest, &path)
+        .await
+        .expect("it compiles");
+    let loaded = workshop
+        .engine
+        .load(&digest, Kind::Module)
+        .await
+        .expect("it loads");
     let mut http = setup();
     http.protocol = Protocol::Http;
     assert_eq!(loaded.bind(http).err(), Some(BindError::Protocol));
@@ -301,8 +339,9 @@ async fn module_does_not_speak_http() {
 #[tokio::test]
 async fn output_limit_is_named() {
     let workshop = Workshop::new();
-    let flood =
-        workshop.function(&guests::output_flood(), |setup| setup.output_bytes = 10_000).await;
+    let flood = workshop
+        .function(&guests::output_flood(), |setup| setup.output_bytes = 10_000)
+        .await;
     assert_eq!(
         failure(&flood).await,
         "the function wrote more than its output limit of 10000 bytes"
@@ -312,18 +351,26 @@ async fn output_limit_is_named() {
 #[tokio::test]
 async fn stream_that_fails_breaks_off() {
     let workshop = Workshop::new();
-    let flood =
-        workshop.function(&guests::output_flood(), |setup| setup.output_bytes = 1 << 20).await;
+    let flood = workshop
+        .function(&guests::output_flood(), |setup| {
+            setup.output_bytes = 1 << 20
+        })
+        .await;
     let response = flood.call(call("", PATIENCE)).await.expect("it begins");
     let error = read(response.into_body()).await.expect_err("it is cut");
-    assert!(error.to_string().contains("output limit of 1 MiB"), "{error}");
+    assert!(
+        error.to_string().contains("output limit of 1 MiB"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn stream_ends_with_its_time() {
     let workshop = Workshop::new();
     let sleeper = guests::say(1, "Content-Type: text/plain\n\nfirst", guests::SLEEP);
-    let sleeper = workshop.function(&sleeper, |setup| setup.protocol = Protocol::Cgi).await;
+    let sleeper = workshop
+        .function(&sleeper, |setup| setup.protocol = Protocol::Cgi)
+        .await;
     let response = sleeper.call(call("", Duration::from_millis(200))).await;
     let AnswerBody::Stream(mut body) = response.expect("it begins").into_body() else {
         panic!("the guest has not ended");
@@ -331,7 +378,11 @@ async fn stream_ends_with_its_time() {
     // What is written is there at once, not when the guest ends.
     let first = body.frame().await.expect("a frame").expect("no error");
     assert_eq!(first.into_data().expect("data"), "first");
-    let error = body.frame().await.expect("a frame").expect_err("its time is over");
+    let error = body
+        .frame()
+        .await
+        .expect("a frame")
+        .expect_err("its time is over");
     assert_eq!(error.to_string(), CallError::TimedOut.to_string());
     assert!(body.frame().await.is_none());
 }
@@ -387,7 +438,9 @@ async fn guest_above_its_share_is_paused() {
         (loop $more
           (local.set $n (i32.add (local.get $n) (i32.const 1)))
           (br_if $more (i32.lt_u (local.get $n) (i32.const 200000000))))))"#;
-    let held = workshop.function(counter, |setup| setup.cpu_millicores = Some(50)).await;
+    let held = workshop
+        .function(counter, |setup| setup.cpu_millicores = Some(50))
+        .await;
     let start = Instant::now();
     answer(&held, "").await.expect("an answer");
     // A twentieth of a processor makes 20 ms, less the burst, 400.
@@ -398,7 +451,10 @@ async fn guest_above_its_share_is_paused() {
 async fn calls_work_without_a_pool() {
     let workshop = Workshop::with(|config| config.allocation = Allocation::OnDemand);
     let description = workshop.engine.describe();
-    assert_eq!((description.allocation, description.slots), ("on-demand", None));
+    assert_eq!(
+        (description.allocation, description.slots),
+        ("on-demand", None)
+    );
     let echo = workshop.function(guests::ECHO, |_| {}).await;
     assert_eq!(answer(&echo, "hello").await.expect("an answer"), "hello");
 }
@@ -481,8 +537,10 @@ async fn engines_share_a_cache() {
     let workshop = Workshop::new();
     let other = Engine::new(workshop::config(workshop.folder.path())).expect("an engine");
     let (digest, path) = workshop.artifact(guests::ECHO);
-    let (first, second) =
-        tokio::join!(workshop.engine.compile(&digest, &path), other.compile(&digest, &path));
+    let (first, second) = tokio::join!(
+        workshop.engine.compile(&digest, &path),
+        other.compile(&digest, &path)
+    );
     first.expect("it compiles");
     second.expect("it compiles");
     assert!(other.cached_bytes() > 0);
@@ -498,19 +556,29 @@ async fn engines_share_a_cache() {
 async fn corrupt_code_is_compiled_again() {
     let workshop = Workshop::new();
     let (digest, path) = workshop.artifact(guests::ECHO);
-    workshop.engine.compile(&digest, &path).await.expect("it compiles");
+    workshop
+        .engine
+        .compile(&digest, &path)
+        .await
+        .expect("it compiles");
     let folder = workshop.folder.path().join("compiled");
     let folder = folder.join(workshop.engine.describe().fingerprint);
     std::fs::write(folder.join(format!("{digest}.code")), "rotten").expect("it is ours");
     let loaded = workshop.engine.load(&digest, Kind::Module).await;
     assert!(matches!(loaded, Err(LoadError::NotCompiled)));
-    workshop.engine.compile(&digest, &path).await.expect("it compiles");
+    workshop
+        .engine
+        .compile(&digest, &path)
+        .await
+        .expect("it compiles");
     assert!(workshop.engine.load(&digest, Kind::Module).await.is_ok());
 }
 
 #[test]
 fn engine_may_be_dropped_anywhere() {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async { drop(Workshop::new()) });
 }

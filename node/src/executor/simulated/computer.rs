@@ -48,7 +48,9 @@ pub struct Proportional {
 impl Proportional {
     /// `max(0, round(offset + per_byte * bytes))`.
     pub fn of(self, bytes: u64) -> f64 {
-        (self.offset + self.per_byte * bytes as f64).round().max(0.0)
+        (self.offset + self.per_byte * bytes as f64)
+            .round()
+            .max(0.0)
     }
 
     fn is_sound(self) -> bool {
@@ -97,13 +99,17 @@ impl Model {
             simulated: Model,
         }
         let parsed: Result<Document, _> = serde_json::from_slice(document);
-        let model = parsed.map_err(|e| format!("not a simulated model: {e}"))?.simulated;
+        let model = parsed
+            .map_err(|e| format!("not a simulated model: {e}"))?
+            .simulated;
         let processor = &model.processor;
         if !(processor.speed.is_finite() && processor.speed > 0.0) {
             return Err("simulated.processor.speed must be above 0 operations a second".to_owned());
         }
         if processor.cores == 0 || model.workers == 0 {
-            return Err("simulated.processor.cores and simulated.workers must be at least 1".into());
+            return Err(
+                "simulated.processor.cores and simulated.workers must be at least 1".into(),
+            );
         }
         if !(model.operations.is_sound() && model.memory.is_sound()) {
             return Err("simulated.operations and simulated.memory must be finite".to_owned());
@@ -232,30 +238,41 @@ impl Computer {
     /// Adds a container for `model`, and its processor if it is new.
     pub fn add(&mut self, model: Model, now: Time) -> Result<ContainerId, ComputerError> {
         let name = model.processor.name.clone();
-        let processor = self.processors.entry(name.clone()).or_insert_with(|| Processor {
-            free_memory: model.processor.memory as f64,
-            model: model.processor.clone(),
-            attained: 0.0,
-            at: now,
-            running: BTreeSet::new(),
-            busy: 0.0,
-            containers: 0,
-        });
+        let processor = self
+            .processors
+            .entry(name.clone())
+            .or_insert_with(|| Processor {
+                free_memory: model.processor.memory as f64,
+                model: model.processor.clone(),
+                attained: 0.0,
+                at: now,
+                running: BTreeSet::new(),
+                busy: 0.0,
+                containers: 0,
+            });
         if processor.model != model.processor {
             return Err(ComputerError::Conflict(name));
         }
         processor.containers += 1;
         let id = ContainerId(self.id());
-        let container =
-            Container { processor: name, model, busy_workers: 0, queue: VecDeque::new() };
+        let container = Container {
+            processor: name,
+            model,
+            busy_workers: 0,
+            queue: VecDeque::new(),
+        };
         self.containers.insert(id, container);
         Ok(id)
     }
 
     /// Removes a container with all its tasks, and its processor if it was the last.
     pub fn remove(&mut self, id: ContainerId, now: Time) {
-        let tasks: Vec<TaskId> =
-            self.tasks.iter().filter(|(_, task)| task.container == id).map(|(t, _)| *t).collect();
+        let tasks: Vec<TaskId> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.container == id)
+            .map(|(t, _)| *t)
+            .collect();
         for task in tasks {
             self.cancel(task, now);
         }
@@ -279,7 +296,10 @@ impl Computer {
     ) -> Result<TaskId, ComputerError> {
         let task_id = TaskId(self.id());
         let container = self.containers.get_mut(&id).ok_or(ComputerError::Gone)?;
-        let processor = self.processors.get_mut(&container.processor).ok_or(ComputerError::Gone)?;
+        let processor = self
+            .processors
+            .get_mut(&container.processor)
+            .ok_or(ComputerError::Gone)?;
         let memory = container.model.memory.of(input_bytes);
         if memory > processor.model.memory as f64 {
             return Err(ComputerError::TooLarge {
@@ -292,7 +312,12 @@ impl Computer {
             return Err(ComputerError::QueueFull);
         }
         let operations = container.model.operations.of(input_bytes);
-        let mut task = Task { container: id, operations, memory, end: None };
+        let mut task = Task {
+            container: id,
+            operations,
+            memory,
+            end: None,
+        };
         processor.advance(now);
         if !run_if_it_fits(processor, container, task_id, &mut task) {
             container.queue.push_back(task_id);
@@ -348,12 +373,17 @@ impl Computer {
 
     /// When the next task ends, if none comes or goes before.
     pub fn next_end(&self) -> Option<Time> {
-        self.processors.values().filter_map(Processor::next_end).min()
+        self.processors
+            .values()
+            .filter_map(Processor::next_end)
+            .min()
     }
 
     /// Core-seconds used so far, per processor.
     pub fn busy(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.processors.iter().map(|(name, processor)| (name.as_str(), processor.busy))
+        self.processors
+            .iter()
+            .map(|(name, processor)| (name.as_str(), processor.busy))
     }
 
     fn id(&mut self) -> u64 {
@@ -425,10 +455,21 @@ mod tests {
     /// `n` bytes takes `n` operations and `n` bytes.
     fn model(cores: u32, workers: u32) -> Model {
         Model {
-            processor: ProcessorModel { name: "cpu".into(), speed: 1000.0, cores, memory: 100 },
+            processor: ProcessorModel {
+                name: "cpu".into(),
+                speed: 1000.0,
+                cores,
+                memory: 100,
+            },
             workers,
-            operations: Proportional { offset: 0.0, per_byte: 1.0 },
-            memory: Proportional { offset: 0.0, per_byte: 1.0 },
+            operations: Proportional {
+                offset: 0.0,
+                per_byte: 1.0,
+            },
+            memory: Proportional {
+                offset: 0.0,
+                per_byte: 1.0,
+            },
             output: Output::CopyInput,
         }
     }
@@ -447,10 +488,16 @@ mod tests {
         let mut ended = Vec::new();
         for (at, bytes) in arrivals {
             drain(&mut computer, millis(*at), &mut ends, &mut ended);
-            ids.push(computer.arrive(container, *bytes, millis(*at)).expect("fits"));
+            ids.push(
+                computer
+                    .arrive(container, *bytes, millis(*at))
+                    .expect("fits"),
+            );
         }
         drain(&mut computer, Time::NEVER, &mut ends, &mut ended);
-        ids.iter().map(|id| (ends[id] + 500_000) / 1_000_000).collect()
+        ids.iter()
+            .map(|id| (ends[id] + 500_000) / 1_000_000)
+            .collect()
     }
 
     fn drain(
@@ -491,13 +538,19 @@ mod tests {
 
     #[test]
     fn without_a_free_worker_tasks_run_in_order() {
-        assert_eq!(play(model(1, 1), &[(0, 10), (0, 10), (0, 10)]), [10, 20, 30]);
+        assert_eq!(
+            play(model(1, 1), &[(0, 10), (0, 10), (0, 10)]),
+            [10, 20, 30]
+        );
     }
 
     #[test]
     fn a_small_new_task_overtakes_a_large_waiting_one() {
         // 60 + 60 bytes do not fit into 100; 30 do.
-        assert_eq!(play(model(4, 4), &[(0, 60), (0, 60), (0, 30)]), [60, 120, 30]);
+        assert_eq!(
+            play(model(4, 4), &[(0, 60), (0, 60), (0, 30)]),
+            [60, 120, 30]
+        );
     }
 
     #[test]
@@ -505,14 +558,20 @@ mod tests {
         let mut computer = Computer::default();
         let container = computer.add(model(1, 1), Time::ZERO).expect("no conflict");
         let refused = computer.arrive(container, 101, Time::ZERO);
-        assert!(matches!(refused, Err(ComputerError::TooLarge { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(ComputerError::TooLarge { .. })),
+            "{refused:?}"
+        );
     }
 
     #[test]
     fn functions_disagreeing_about_a_processor_are_refused() {
         let mut computer = Computer::default();
         computer.add(model(1, 1), Time::ZERO).expect("first");
-        assert!(computer.add(model(1, 2), Time::ZERO).is_ok(), "same processor");
+        assert!(
+            computer.add(model(1, 2), Time::ZERO).is_ok(),
+            "same processor"
+        );
         let conflict = computer.add(model(2, 1), Time::ZERO);
         assert_eq!(conflict, Err(ComputerError::Conflict("cpu".to_owned())));
     }

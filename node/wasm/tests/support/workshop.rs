@@ -32,7 +32,10 @@ pub(crate) struct Lines(Mutex<Vec<u8>>);
 
 impl LogSink for Lines {
     fn write(&self, bytes: &[u8]) {
-        self.0.lock().expect("no test panics here").extend_from_slice(bytes);
+        self.0
+            .lock()
+            .expect("no test panics here")
+            .extend_from_slice(bytes);
     }
 }
 
@@ -94,7 +97,10 @@ impl Workshop {
     /// Compiles, loads and binds a module.
     pub(crate) async fn function(&self, code: &str, change: impl FnOnce(&mut Setup)) -> Function {
         let (digest, path) = self.artifact(code);
-        self.engine.compile(&digest, &path).await.expect("it compiles");
+        self.engine
+            .compile(&digest, &path)
+            .await
+            .expect("it compiles");
         let mut setup = setup();
         change(&mut setup);
         self.engine
@@ -120,7 +126,9 @@ pub(crate) fn setup() -> Setup {
 }
 
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| -> BodyError { match never {} }).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| -> BodyError { match never {} })
+        .boxed_unsync()
 }
 
 pub(crate) fn request(body: Body) -> http::Request<Body> {
