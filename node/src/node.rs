@@ -19,7 +19,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -255,6 +255,8 @@ struct Inner {
     /// Held while the registry of functions changes, so that store, admission
     /// and map change together.
     change: tokio::sync::Mutex<()>,
+    /// Bounds starts under way at once: more would only slow each other down.
+    starts: Semaphore,
     /// Told whenever a call ends while the node drains.
     call_ended: Notify,
     /// Told when an instance came up, so that idle ones are timed.
@@ -337,6 +339,7 @@ impl Node {
             callbacks: Callbacks::new(resolver, &config.asynchronous),
             backlog: Backlog::default(),
             change: tokio::sync::Mutex::new(()),
+            starts: Semaphore::new(parallel_starts()),
             call_ended: Notify::new(),
             instance_started: Notify::new(),
             stop: CancellationToken::new(),
@@ -612,6 +615,11 @@ impl Inner {
             .await;
         kept.map_err(|source| stored("keep the secret", source))
     }
+}
+
+/// About one start per core, so that each is as quick as it can be.
+fn parallel_starts() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).max(2)
 }
 
 fn no_secret(namespace: &Namespace, name: &SecretName) -> ChangeError {

@@ -23,6 +23,9 @@ use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
 use crate::resources::{Cpu, Memory, Resources};
 
+/// Compiles one artifact: what the hidden subcommand of the program calls.
+pub use weir_wasm::compile_child;
+
 /// The hidden subcommand of the program that compiles one artifact.
 pub const COMPILE_COMMAND: &str = "compile-artifact";
 
@@ -296,6 +299,13 @@ impl Instance for Guest {
 struct Log {
     log: Arc<FunctionLog>,
     call: CallId,
+}
+
+impl Drop for Log {
+    /// The call has ended: a last line without an end is one.
+    fn drop(&mut self) {
+        self.log.flush(self.call);
+    }
 }
 
 impl LogSink for Log {

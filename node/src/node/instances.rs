@@ -153,6 +153,8 @@ impl Inner {
         let function = function.ok_or_else(|| StartError::Node("it was removed".to_owned()))?;
         let version = function.current.load_full();
         version.prepare().await?;
+        let place = self.starts.acquire().await;
+        let _place = place.map_err(|_| StartError::Node("the node is stopping".to_owned()))?;
         let secrets = self.secrets.materialise(&self.store, &version.spec).await;
         let secrets = secrets.map_err(|error| StartError::Node(error.to_string()))?;
         let folder = secrets.as_ref().map(|folder| folder.path().to_owned());
