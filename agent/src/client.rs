@@ -473,12 +473,10 @@ impl Resolve for SystemResolver {
                     hickory_resolver::TokioResolver::builder_tokio()?.build()
                 })
                 .await?;
-            let addresses: Vec<_> = resolver
-                .lookup_ip(name.as_str())
-                .await?
-                .iter()
-                .map(socket)
-                .collect();
+            let found = resolver.lookup_ip(name.as_str()).await;
+            // The resolver's own words are about queries and records.
+            let found = found.map_err(|_| format!("{} cannot be resolved", name.as_str()))?;
+            let addresses: Vec<_> = found.iter().map(socket).collect();
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
