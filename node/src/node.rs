@@ -619,7 +619,9 @@ impl Inner {
 
 /// About one start per core, so that each is as quick as it can be.
 fn parallel_starts() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).max(2)
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .max(2)
 }
 
 fn no_secret(namespace: &Namespace, name: &SecretName) -> ChangeError {
