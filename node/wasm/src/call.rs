@@ -50,7 +50,7 @@ pub enum AnswerBody {
 impl std::fmt::Debug for AnswerBody {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            AnswerBody::Whole(bytes) => formatter.debug_tuple("Whole").field(bytes).finish(),
+            AnswerBody::Whole(bytes) => write!(formatter, "Whole({} bytes)", bytes.len()),
             AnswerBody::Stream(_) => formatter.write_str("Stream"),
         }
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 use wasmtime::component::Component;
-use wasmtime::{InstanceAllocationStrategy, Module, PoolingAllocationConfig};
+use wasmtime::{Enabled, InstanceAllocationStrategy, Module, PoolingAllocationConfig};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 /// How much busy guests give way to the doors' threads.
@@ -35,6 +35,11 @@ const FEWEST_ROOMY_SLOTS: u32 = 64;
 /// Fewest tight slots that are worth having.
 const FEWEST_TIGHT_SLOTS: u32 = 8;
 
+/// Memories per slot, where there is room. A memory that last served a
+/// function serves its next call for a fifth of what another one costs, so
+/// there should be more of them than functions that take turns.
+const MEMORIES_PER_SLOT: u32 = 4;
+
 /// Core instances and tables per slot: components are made of several.
 const INSTANCES_PER_SLOT: u32 = 8;
 const TABLES_PER_SLOT: u32 = 4;
@@ -48,7 +53,7 @@ const INSTANCE_BYTES: usize = 8 << 20;
 
 /// Bytes of a slot that stay resident between calls. Below this, used pages
 /// are rewritten; beyond, they go back to the system, page table and all.
-const MEMORY_KEPT_RESIDENT: usize = 64 << 10;
+const MEMORY_KEPT_RESIDENT: usize = 128 << 10;
 const TABLE_KEPT_RESIDENT: usize = 4 << 10;
 
 /// Compiled code above this is loaded on a thread that may block.
@@ -410,16 +415,14 @@ fn link(engine: &wasmtime::Engine) -> wasmtime::Result<Linkers> {
 fn allocate(config: &EngineConfig) -> Result<(wasmtime::Engine, Tuning, Option<u32>), EngineError> {
     if config.allocation == Allocation::Probed {
         let budget = address_space_left();
-        for (tuning, slots) in pools(config.slots, config.max_memory_bytes) {
-            if budget.is_some_and(|budget| pool_bytes(&tuning, slots) > budget) {
+        for pool in pools(config.slots, config.max_memory_bytes) {
+            if budget.is_some_and(|budget| pool.bytes() > budget) {
                 continue;
             }
-            let mut settings = tuning.config();
-            settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&tuning, slots)));
-            match wasmtime::Engine::new(&settings) {
-                Ok(engine) => return Ok((engine, tuning, Some(slots))),
+            match wasmtime::Engine::new(&pool.settings()) {
+                Ok(engine) => return Ok((engine, pool.tuning, Some(pool.slots))),
                 Err(error) => {
-                    tracing::debug!(slots, error = %format!("{error:#}"), "no such memory pool");
+                    tracing::debug!(?pool, error = %format!("{error:#}"), "no such memory pool");
                 }
             }
         }
@@ -433,22 +436,34 @@ fn allocate(config: &EngineConfig) -> Result<(wasmtime::Engine, Tuning, Option<u
     Ok((engine, tuning, None))
 }
 
-/// Pools to try, the best first.
-fn pools(slots: u32, max_memory_bytes: u64) -> impl Iterator<Item = (Tuning, u32)> {
-    let halves = |fewest: u32| {
-        std::iter::successors(Some(slots.max(fewest)), |slots| Some(slots / 2))
-            .take_while(move |slots| *slots >= fewest)
-    };
-    let tight = Tuning::tight(max_memory_bytes);
-    let roomy = halves(FEWEST_ROOMY_SLOTS).map(|slots| (Tuning::ROOMY, slots));
-    roomy.chain(halves(FEWEST_TIGHT_SLOTS).map(move |slots| (tight, slots)))
+/// A memory pool that may be possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pool {
+    tuning: Tuning,
+    /// Calls at once.
+    slots: u32,
+    memories: u32,
 }
 
-/// About what a pool takes of the address space.
-fn pool_bytes(tuning: &Tuning, slots: u32) -> u64 {
-    /// Stack, tables and rounding.
-    const PER_SLOT: u64 = 8 << 20;
-    u64::from(slots) * (tuning.reservation_bytes + tuning.guard_bytes + PER_SLOT)
+/// Pools to try, the best first.
+fn pools(slots: u32, max_memory_bytes: u64) -> impl Iterator<Item = Pool> {
+    let halves = move |tuning: Tuning, fewest: u32| {
+        std::iter::successors(Some(slots.max(fewest)), |slots| Some(slots / 2))
+            .take_while(move |slots| *slots >= fewest)
+            .map(move |slots| Pool {
+                tuning,
+                slots,
+                memories: slots,
+            })
+    };
+    let best = Pool {
+        tuning: Tuning::ROOMY,
+        slots,
+        memories: slots.saturating_mul(MEMORIES_PER_SLOT),
+    };
+    std::iter::once(best)
+        .chain(halves(Tuning::ROOMY, FEWEST_ROOMY_SLOTS))
+        .chain(halves(Tuning::tight(max_memory_bytes), FEWEST_TIGHT_SLOTS))
 }
 
 /// What a limit on the address space (`ulimit -v`) leaves for a pool: half of
@@ -465,25 +480,36 @@ fn address_space_left() -> Option<u64> {
     Some(limit.saturating_sub(used) / 2)
 }
 
-fn pool(tuning: &Tuning, slots: u32) -> PoolingAllocationConfig {
-    let memory_bytes = tuning.reservation_bytes.min(FULL_RESERVATION);
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_memories(slots)
-        .total_stacks(slots)
-        .total_component_instances(slots)
-        .total_core_instances(slots.saturating_mul(INSTANCES_PER_SLOT))
-        .total_tables(slots.saturating_mul(TABLES_PER_SLOT))
-        .max_memory_size(usize::try_from(memory_bytes).unwrap_or(usize::MAX))
-        .table_elements(TABLE_ELEMENTS)
-        .max_tables_per_module(TABLES_PER_SLOT)
-        .max_core_instance_size(INSTANCE_BYTES)
-        .max_component_instance_size(INSTANCE_BYTES)
-        // A slot that keeps a function's image serves its next call without
-        // a system call; with a thousand functions, all slots should.
-        .max_unused_warm_slots(slots)
-        .linear_memory_keep_resident(MEMORY_KEPT_RESIDENT)
-        .table_keep_resident(TABLE_KEPT_RESIDENT);
-    pool
+impl Pool {
+    /// About what it takes of the address space.
+    fn bytes(&self) -> u64 {
+        /// Stack, tables and rounding.
+        const PER_SLOT: u64 = 8 << 20;
+        let memory = self.tuning.reservation_bytes + self.tuning.guard_bytes;
+        u64::from(self.memories) * memory + u64::from(self.slots) * PER_SLOT
+    }
+
+    fn settings(&self) -> wasmtime::Config {
+        let memory_bytes = self.tuning.reservation_bytes.min(FULL_RESERVATION);
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_memories(self.memories)
+            .total_stacks(self.slots)
+            .total_component_instances(self.slots)
+            .total_core_instances(self.slots.saturating_mul(INSTANCES_PER_SLOT))
+            .total_tables(self.slots.saturating_mul(TABLES_PER_SLOT))
+            .max_memory_size(usize::try_from(memory_bytes).unwrap_or(usize::MAX))
+            .table_elements(TABLE_ELEMENTS)
+            .max_tables_per_module(TABLES_PER_SLOT)
+            .max_core_instance_size(INSTANCE_BYTES)
+            .max_component_instance_size(INSTANCE_BYTES)
+            .max_unused_warm_slots(self.memories)
+            .pagemap_scan(Enabled::Auto)
+            .linear_memory_keep_resident(MEMORY_KEPT_RESIDENT)
+            .table_keep_resident(TABLE_KEPT_RESIDENT);
+        let mut settings = self.tuning.config();
+        settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        settings
+    }
 }
 
 #[cfg(test)]
@@ -493,18 +519,23 @@ mod tests {
     #[test]
     fn pools_shrink_before_slots_do() {
         let tried: Vec<_> = pools(200, 64 << 20).collect();
-        assert_eq!(tried[0], (Tuning::ROOMY, 200));
-        assert_eq!(tried[1], (Tuning::ROOMY, 100));
-        assert_eq!(tried[2], (Tuning::tight(64 << 20), 200));
-        assert_eq!(tried.last(), Some(&(Tuning::tight(64 << 20), 12)));
+        let pool = |tuning, slots, memories| Pool {
+            tuning,
+            slots,
+            memories,
+        };
+        assert_eq!(tried[0], pool(Tuning::ROOMY, 200, 800));
+        assert_eq!(tried[1], pool(Tuning::ROOMY, 200, 200));
+        assert_eq!(tried[2], pool(Tuning::ROOMY, 100, 100));
+        let tight = Tuning::tight(64 << 20);
+        assert_eq!(tried[3], pool(tight, 200, 200));
+        assert_eq!(tried.last(), Some(&pool(tight, 12, 12)));
     }
 
     #[test]
     fn every_pool_that_is_tried_is_valid() {
-        for (tuning, slots) in pools(128, 100 << 20) {
-            let mut settings = tuning.config();
-            settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&tuning, slots)));
-            wasmtime::Engine::new(&settings).expect("this machine has the address space");
+        for pool in pools(128, 100 << 20) {
+            wasmtime::Engine::new(&pool.settings()).expect("this machine has the address space");
         }
     }
 }

@@ -390,4 +390,70 @@ mod tests {
         assert!(network.addresses("localhost").await.is_ok());
         assert!(network.addresses("127.0.0.1").await.is_ok());
     }
+
+    /// Sends a request to `host` at `port`, where only `allowed` is allowed.
+    async fn ask(network: Network, allowed: &str, host: &str, port: u16) -> Result<Bytes, Error> {
+        let allowed = AllowList::new(&[Outbound {
+            host: allowed.to_owned(),
+            port,
+        }]);
+        let body = http_body_util::Empty::new()
+            .map_err(|never| match never {})
+            .boxed_unsync();
+        let request = http::Request::builder()
+            .uri(format!("http://{host}:{port}/path?query"))
+            .body(body)
+            .expect("a request");
+        let mut gate = Gate::new(network, Arc::new(allowed));
+        let sent = gate.send_request(request, None, Box::new(async { Ok(()) }));
+        let (response, connection) = Box::into_pin(sent).await?;
+        let reading = response.into_body().collect();
+        let (body, ended) = tokio::join!(reading, Box::into_pin(connection));
+        ended?;
+        Ok(body?.to_bytes())
+    }
+
+    /// Answers one request with its own first line.
+    async fn mirror() -> u16 {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a client");
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            stream.read_line(&mut line).await.expect("a request");
+            let line = line.trim_end();
+            let length = line.len();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{line}"
+            );
+            stream.write_all(answer.as_bytes()).await.expect("a reader");
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn allowed_host_is_asked() {
+        let port = mirror().await;
+        let answer = ask(network(&[]), "127.0.0.1", "127.0.0.1", port).await;
+        assert_eq!(answer.expect("an answer"), "GET /path?query HTTP/1.1");
+    }
+
+    #[tokio::test]
+    async fn other_hosts_are_not() {
+        let port = mirror().await;
+        let answer = ask(network(&[]), "example.org", "127.0.0.1", port).await;
+        assert!(matches!(answer, Err(Error::HttpRequestDenied)));
+        // The name is allowed; where it leads is not.
+        let answer = ask(
+            network(&["127.0.0.1"]),
+            "rebound.example",
+            "rebound.example",
+            port,
+        )
+        .await;
+        assert!(matches!(answer, Err(Error::DestinationIpProhibited)));
+    }
 }

@@ -1,11 +1,14 @@
 //! Guests called through the real engine and the real compiling child.
 
+#[path = "support/component.rs"]
+mod component;
 #[path = "support/guests.rs"]
 mod guests;
 #[path = "support/workshop.rs"]
 mod workshop;
 
 use bytes::Bytes;
+use component::{ABANDON, BEGIN, FINISH, PIECE, PIECE_BYTES, component};
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -428,6 +431,95 @@ async fn cgi_answer_without_a_header_block_is_a_failure() {
         })
         .await;
     assert!(failure(&endless).await.contains("no end within 32 KiB"));
+}
+
+#[tokio::test]
+async fn short_answer_of_a_component_is_whole() {
+    let workshop = Workshop::new();
+    let code = component(&[BEGIN, PIECE, PIECE, FINISH].concat());
+    let short = workshop.function(&code, |_| {}).await;
+    let response = short.call(call("", PATIENCE)).await.expect("an answer");
+    let AnswerBody::Whole(body) = response.into_body() else {
+        panic!("the guest has ended");
+    };
+    assert_eq!(body.len(), 2 * PIECE_BYTES);
+}
+
+#[tokio::test]
+async fn long_answer_of_a_component_streams() {
+    let workshop = Workshop::new();
+    let code = component(&[BEGIN, &PIECE.repeat(50), FINISH].concat());
+    let long = workshop.function(&code, |_| {}).await;
+    let response = long.call(call("", PATIENCE)).await.expect("an answer");
+    assert!(matches!(response.body(), AnswerBody::Stream(_)));
+    let body = read(response.into_body()).await.expect("all of it");
+    assert_eq!(body.len(), 50 * PIECE_BYTES);
+}
+
+#[tokio::test]
+async fn component_that_fails_early_has_no_answer() {
+    let workshop = Workshop::new();
+    for (steps, told) in [
+        (String::new(), "ended without an answer"),
+        ("unreachable".to_owned(), "unreachable"),
+        ([BEGIN, PIECE, "unreachable"].concat(), "unreachable"),
+        ([BEGIN, PIECE, ABANDON].concat(), "broke its answer off"),
+    ] {
+        let guest = workshop.function(&component(&steps), |_| {}).await;
+        let error = failure(&guest).await;
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn component_that_fails_late_breaks_its_stream() {
+    let workshop = Workshop::new();
+    for (end, told) in [
+        ("unreachable", "unreachable"),
+        (ABANDON, "broke its answer off"),
+    ] {
+        let code = component(&[BEGIN, &PIECE.repeat(50), end].concat());
+        let guest = workshop.function(&code, |_| {}).await;
+        let response = guest.call(call("", PATIENCE)).await.expect("it begins");
+        let error = read(response.into_body())
+            .await
+            .map(|bytes| bytes.len())
+            .expect_err("it is cut");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn component_answers_while_it_is_busy() {
+    let workshop = Workshop::new();
+    let code = component(&[BEGIN, PIECE, "(loop $again (br $again))"].concat());
+    let busy = workshop.function(&code, |_| {}).await;
+    let response = busy.call(call("", Duration::from_millis(300))).await;
+    let AnswerBody::Stream(mut body) = response.expect("it begins").into_body() else {
+        panic!("the guest has not ended");
+    };
+    let first = body.frame().await.expect("a frame").expect("no error");
+    assert_eq!(first.into_data().expect("data").len(), PIECE_BYTES);
+    let error = body
+        .frame()
+        .await
+        .expect("a frame")
+        .expect_err("time is over");
+    assert_eq!(error.to_string(), CallError::TimedOut.to_string());
+}
+
+#[tokio::test]
+async fn component_keeps_to_its_output_limit() {
+    let workshop = Workshop::new();
+    let code = component(&[BEGIN, &PIECE.repeat(4), FINISH].concat());
+    let guest = workshop
+        .function(&code, |setup| setup.output_bytes = 10_000)
+        .await;
+    assert!(
+        failure(&guest)
+            .await
+            .contains("output limit of 10000 bytes")
+    );
 }
 
 #[tokio::test]

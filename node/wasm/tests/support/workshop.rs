@@ -94,17 +94,21 @@ impl Workshop {
         (digest, path)
     }
 
-    /// Compiles, loads and binds a module.
+    /// Compiles, loads and binds a module or component.
     pub(crate) async fn function(&self, code: &str, change: impl FnOnce(&mut Setup)) -> Function {
+        let kind = weir_wasm::inspect(code.as_bytes(), None).expect("it fits");
         let (digest, path) = self.artifact(code);
         self.engine
             .compile(&digest, &path)
             .await
             .expect("it compiles");
         let mut setup = setup();
+        if kind == Kind::Component {
+            setup.protocol = Protocol::Http;
+        }
         change(&mut setup);
         self.engine
-            .load(&digest, Kind::Module)
+            .load(&digest, kind)
             .await
             .expect("it loads")
             .bind(setup)
