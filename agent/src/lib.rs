@@ -1,1 +1,25 @@
-//! x
+//! The program `weir`: command line, configuration and doors of a node.
+//!
+//! * [`cli`]: one file per command; [`output`] is what they print,
+//!   [`client`] their way to a node, [`project`] what they deploy.
+//! * [`config`]: the one list of settings, over [`setting`] and [`document`].
+//! * [`run`]: a node and its doors, from a [`config::Config`].
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod document;
+pub mod output;
+pub mod project;
+pub mod run;
+pub mod setting;
+
+/// Compiles one artifact: what `weir` is when a node starts it as its own
+/// short-lived compiler.
+pub fn compile_artifact(_arguments: Vec<OsString>) -> ExitCode {
+    output::note("weir: error: this build compiles nothing");
+    ExitCode::FAILURE
+}
