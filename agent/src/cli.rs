@@ -25,7 +25,11 @@ use crate::setting::Mistakes;
 
 /// Everything that can be said to `weir`.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, about = "Functions at the edge: run a node, or talk to one")]
+#[command(
+    name = "weir",
+    version,
+    about = "Functions at the edge: run a node, or talk to one"
+)]
 #[command(max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
@@ -42,7 +46,13 @@ struct Global {
     #[arg(default_value = "http://127.0.0.1:8080", help_heading = "Node")]
     node: String,
     /// User of basic authentication
-    #[arg(long, global = true, env = "WEIR_USER", value_name = "NAME", help_heading = "Node")]
+    #[arg(
+        long,
+        global = true,
+        env = "WEIR_USER",
+        value_name = "NAME",
+        help_heading = "Node"
+    )]
     user: Option<String>,
     /// File with the user's password
     #[arg(long, global = true, env = "WEIR_PASSWORD_FILE", value_name = "FILE")]
@@ -53,10 +63,22 @@ struct Global {
     #[arg(help_heading = "Node")]
     token_file: Option<PathBuf>,
     /// File with certificates (PEM) to trust beside the bundled ones
-    #[arg(long, global = true, env = "WEIR_CA", value_name = "FILE", help_heading = "Node")]
+    #[arg(
+        long,
+        global = true,
+        env = "WEIR_CA",
+        value_name = "FILE",
+        help_heading = "Node"
+    )]
     ca: Option<PathBuf>,
     /// Namespace of the functions [default: openfaas-fn]
-    #[arg(long, global = true, env = "WEIR_NAMESPACE", value_name = "NAME", help_heading = "Node")]
+    #[arg(
+        long,
+        global = true,
+        env = "WEIR_NAMESPACE",
+        value_name = "NAME",
+        help_heading = "Node"
+    )]
     namespace: Option<Namespace>,
     /// How results are printed
     #[arg(long, global = true, env = "WEIR_OUTPUT", value_enum, default_value_t)]
@@ -113,7 +135,11 @@ pub fn main() -> ExitCode {
             // Help and version go to standard output; nobody is left to tell
             // when that is closed.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     match dispatch(cli) {
@@ -135,7 +161,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(arguments) => block_on(logs::logs(global, &arguments))?,
         Command::Status => block_on(status::status(global))?,
         Command::Config(arguments) => config::config(global, &arguments)?,
-        Command::Demo(arguments) => return block_on(demo::demo(&arguments)),
+        Command::Demo(arguments) => return block_on(demo::demo(global, &arguments)),
         Command::Completions(arguments) => completions::completions(&arguments)?,
         Command::CompileArtifact { arguments } => return Ok(crate::compile_artifact(arguments)),
     }
@@ -144,7 +170,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// Prints the chain of causes once and picks the exit code.
 fn report(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OutputError::Closed))) {
+    if error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(OutputError::Closed)))
+    {
         return ExitCode::SUCCESS;
     }
     let mut causes = error.chain();
@@ -159,12 +188,18 @@ fn report(error: &anyhow::Error) -> ExitCode {
             || cause.is::<UsageError>()
             || matches!(cause.downcast_ref(), Some(ClientError::Address(_)))
     };
-    if error.chain().any(usage) { ExitCode::from(2) } else { ExitCode::FAILURE }
+    if error.chain().any(usage) {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Runs a command's future. Commands do one thing at a time: one thread is enough.
 fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.context("start the runtime")?;
     let result = runtime.block_on(command);
     // A read of a terminal that nobody types into would keep the program.
@@ -296,7 +331,11 @@ mod tests {
     #[test]
     fn namespace_is_the_flags_unless_the_name_has_one() {
         let check = |line: &str, text: &str, expected: &str| {
-            let name = parse(line).expect("valid").global.function(text).expect("a name");
+            let name = parse(line)
+                .expect("valid")
+                .global
+                .function(text)
+                .expect("a name");
             assert_eq!(name.to_string(), expected);
         };
         check("weir list", "a", "a");

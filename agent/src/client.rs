@@ -114,7 +114,11 @@ pub enum ClientError {
 }
 
 fn said(message: &str) -> String {
-    if message.is_empty() { String::new() } else { format!(": {message}") }
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    }
 }
 
 /// Proof of who asks.
@@ -153,7 +157,10 @@ impl Credentials {
     pub fn resolve(sources: &CredentialSources, node: &Url) -> Result<Self, ClientError> {
         if let Some((user, path)) = &sources.user {
             let password = read_secret("the password", path)?;
-            return Ok(Credentials::Basic { user: user.clone(), password });
+            return Ok(Credentials::Basic {
+                user: user.clone(),
+                password,
+            });
         }
         if let Some(path) = &sources.token_file {
             return Ok(Credentials::Token(read_secret("the token", path)?));
@@ -161,7 +168,10 @@ impl Credentials {
         if let Some(token) = sources.token.as_ref().filter(|token| !token.is_empty()) {
             return Ok(Credentials::Token(token.clone()));
         }
-        let local = sources.local_token_file.as_ref().filter(|_| is_loopback(node));
+        let local = sources
+            .local_token_file
+            .as_ref()
+            .filter(|_| is_loopback(node));
         let token = local.and_then(|path| read_secret("the token", path).ok());
         Ok(token.map_or(Credentials::Anonymous, Credentials::Token))
     }
@@ -171,13 +181,12 @@ impl Credentials {
             Credentials::Anonymous => return Ok(None),
             Credentials::Token(token) => ("token", format!("Bearer {token}")),
             Credentials::Basic { user, password } => {
-                let pair = base64::engine::general_purpose::STANDARD
-                    .encode(format!("{user}:{password}"));
+                let pair =
+                    base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
                 ("password", format!("Basic {pair}"))
             }
         };
-        let mut value =
-            HeaderValue::try_from(text).map_err(|_| ClientError::Credentials(what))?;
+        let mut value = HeaderValue::try_from(text).map_err(|_| ClientError::Credentials(what))?;
         value.set_sensitive(true);
         Ok(Some(value))
     }
@@ -187,14 +196,23 @@ fn read_secret(what: &'static str, path: &Path) -> Result<String, ClientError> {
     use std::io::Read as _;
     let read = || {
         let mut text = String::new();
-        std::fs::File::open(path)?.take(SECRET_BYTES).read_to_string(&mut text)?;
+        std::fs::File::open(path)?
+            .take(SECRET_BYTES)
+            .read_to_string(&mut text)?;
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the file is empty",
+            ));
         }
         Ok(text.to_owned())
     };
-    read().map_err(|source| ClientError::Secret { what, path: path.to_owned(), source })
+    read().map_err(|source| ClientError::Secret {
+        what,
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Whether `node` is on this machine by its address or by the name localhost.
@@ -202,7 +220,9 @@ pub fn is_loopback(node: &Url) -> bool {
     let host = node.host_str().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Reads the address of a node as `--node` has it.
@@ -228,7 +248,11 @@ pub struct Client {
 impl Client {
     /// A client of `node` that trusts the certificates in `ca` beside the
     /// bundled roots.
-    pub fn new(node: &Url, credentials: &Credentials, ca: Option<&Path>) -> Result<Self, ClientError> {
+    pub fn new(
+        node: &Url,
+        credentials: &Credentials,
+        ca: Option<&Path>,
+    ) -> Result<Self, ClientError> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls(ca)?)
             .dns_resolver(resolver())
@@ -239,7 +263,11 @@ impl Client {
             .build()
             .map_err(ClientError::Client)?;
         let node = node.as_str().trim_end_matches('/').to_owned();
-        Ok(Client { http, node, authorization: credentials.header()? })
+        Ok(Client {
+            http,
+            node,
+            authorization: credentials.header()?,
+        })
     }
 
     /// The node's address, without a slash at its end.
@@ -247,9 +275,14 @@ impl Client {
         &self.node
     }
 
+    /// A request to `path` (with its query) without credentials.
+    pub fn call(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.node))
+    }
+
     /// A request to `path` (with its query) that carries the credentials.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.node));
+        let request = self.call(method, path);
         match &self.authorization {
             Some(value) => request.header(AUTHORIZATION, value.clone()),
             None => request,
@@ -275,8 +308,10 @@ impl Client {
     ) -> Result<T, ClientError> {
         let response = self.ask(what, request).await?;
         let bytes = self.whole(what, response).await?;
-        serde_json::from_slice(&bytes)
-            .map_err(|source| ClientError::Nonsense { what: what.to_owned(), source })
+        serde_json::from_slice(&bytes).map_err(|source| ClientError::Nonsense {
+            what: what.to_owned(),
+            source,
+        })
     }
 
     /// Passes a successful answer on; turns any other into an error with the
@@ -290,10 +325,17 @@ impl Client {
         let ours = response.headers().contains_key("x-weir-error")
             || response.headers().contains_key("www-authenticate");
         if status == StatusCode::UNAUTHORIZED && ours {
-            return Err(ClientError::Unauthorized { node: self.node.clone(), status });
+            return Err(ClientError::Unauthorized {
+                node: self.node.clone(),
+                status,
+            });
         }
         let message = self.message(response).await;
-        Err(ClientError::Refused { what: what.to_owned(), status, message })
+        Err(ClientError::Refused {
+            what: what.to_owned(),
+            status,
+            message,
+        })
     }
 
     /// The whole body of `response`, bounded.
@@ -302,7 +344,9 @@ impl Client {
         let mut bytes = Vec::new();
         while let Some(chunk) = self.chunk(&mut response).await? {
             if bytes.len() + chunk.len() > ANSWER_BYTES {
-                return Err(ClientError::TooLarge { what: what.to_owned() });
+                return Err(ClientError::TooLarge {
+                    what: what.to_owned(),
+                });
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -329,7 +373,10 @@ impl Client {
         }
         bytes.truncate(MESSAGE_BYTES);
         let text = String::from_utf8_lossy(&bytes);
-        text.trim().chars().filter(|c| !c.is_control() || *c == '\n').collect()
+        text.trim()
+            .chars()
+            .filter(|c| !c.is_control() || *c == '\n')
+            .collect()
     }
 
     fn failed(&self, error: &reqwest::Error) -> ClientError {
@@ -367,13 +414,18 @@ fn tls(ca: Option<&Path>) -> Result<rustls::ClientConfig, ClientError> {
     let mut roots = rustls::RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     if let Some(path) = ca {
-        let wrong = |reason: String| ClientError::Certificates { path: path.to_owned(), reason };
+        let wrong = |reason: String| ClientError::Certificates {
+            path: path.to_owned(),
+            reason,
+        };
         let certificates =
             CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
         let mut count = 0;
         for certificate in certificates {
             let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| wrong(error.to_string()))?;
             count += 1;
         }
         if count == 0 {
@@ -410,7 +462,10 @@ impl Resolve for SystemResolver {
             // The port is the URL's; zero asks for that.
             let socket = |address| SocketAddr::new(address, 0);
             if name.as_str().eq_ignore_ascii_case("localhost") {
-                let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+                let local = [
+                    IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    IpAddr::V6(Ipv6Addr::LOCALHOST),
+                ];
                 return Ok(Box::new(local.into_iter().map(socket)) as Addrs);
             }
             let resolver = inner
@@ -418,8 +473,12 @@ impl Resolve for SystemResolver {
                     hickory_resolver::TokioResolver::builder_tokio()?.build()
                 })
                 .await?;
-            let addresses: Vec<_> =
-                resolver.lookup_ip(name.as_str()).await?.iter().map(socket).collect();
+            let addresses: Vec<_> = resolver
+                .lookup_ip(name.as_str())
+                .await?
+                .iter()
+                .map(socket)
+                .collect();
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
@@ -443,10 +502,20 @@ mod tests {
 
     #[test]
     fn node_is_an_http_address() {
-        for fine in ["http://127.0.0.1:8080", "https://weir.example/base/", "http://[::1]:1"] {
+        for fine in [
+            "http://127.0.0.1:8080",
+            "https://weir.example/base/",
+            "http://[::1]:1",
+        ] {
             assert!(node_address(fine).is_ok(), "{fine}");
         }
-        for bad in ["127.0.0.1:8080", "ftp://x", "http://", "http://u:p@x", "http://x?y"] {
+        for bad in [
+            "127.0.0.1:8080",
+            "ftp://x",
+            "http://",
+            "http://u:p@x",
+            "http://x?y",
+        ] {
             assert!(node_address(bad).is_err(), "{bad}");
         }
     }
@@ -461,12 +530,12 @@ mod tests {
             local_token_file: Some(local.path().to_owned()),
         };
         let node = url("http://127.0.0.1:8080");
-        let resolve = |sources: &CredentialSources| {
-            match Credentials::resolve(sources, &node).expect("readable") {
-                Credentials::Anonymous => "anonymous".to_owned(),
-                Credentials::Token(token) => token,
-                Credentials::Basic { user, password } => format!("{user}:{password}"),
-            }
+        let resolve = |sources: &CredentialSources| match Credentials::resolve(sources, &node)
+            .expect("readable")
+        {
+            Credentials::Anonymous => "anonymous".to_owned(),
+            Credentials::Token(token) => token,
+            Credentials::Basic { user, password } => format!("{user}:{password}"),
         };
         assert_eq!(resolve(&sources), "admin:secret");
         sources.user = None;
@@ -520,11 +589,12 @@ mod tests {
         let node = format!("http://{}", listener.local_addr().expect("bound"));
         drop(listener);
         let client = Client::new(&url(&node), &Credentials::Anonymous, None).expect("a client");
-        let error =
-            client.send(client.request(Method::GET, "/")).await.expect_err("nobody listens");
-        let expected = format!(
-            "cannot reach the node at {node}: connection refused; is `weir run` running?"
-        );
+        let error = client
+            .send(client.request(Method::GET, "/"))
+            .await
+            .expect_err("nobody listens");
+        let expected =
+            format!("cannot reach the node at {node}: connection refused; is `weir run` running?");
         assert_eq!(error.to_string(), expected);
     }
 }

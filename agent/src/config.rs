@@ -76,8 +76,11 @@ pub enum LogFormat {
     Json,
 }
 
-const LOG_FORMATS: [(&str, LogFormat); 3] =
-    [("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)];
+const LOG_FORMATS: [(&str, LogFormat); 3] = [
+    ("auto", LogFormat::Auto),
+    ("human", LogFormat::Human),
+    ("json", LogFormat::Json),
+];
 
 impl Field for LogFormat {
     fn kind(&self) -> &'static str {
@@ -165,14 +168,23 @@ impl Config {
                 allowed_hosts: Vec::new(),
             },
             auth: AuthConfig::default(),
-            log: LogConfig { format: LogFormat::Auto, level: "info".to_owned() },
-            metrics: MetricsConfig { openfaas_compat: false, public: true },
+            log: LogConfig {
+                format: LogFormat::Auto,
+                level: "info".to_owned(),
+            },
+            metrics: MetricsConfig {
+                openfaas_compat: false,
+                public: true,
+            },
         }
     }
 
     /// The file that holds the bearer token of management requests.
     pub fn token_file(&self) -> PathBuf {
-        self.auth.token_file.clone().unwrap_or_else(|| token_file(&self.node.data_dir))
+        self.auth
+            .token_file
+            .clone()
+            .unwrap_or_else(|| token_file(&self.node.data_dir))
     }
 }
 
@@ -183,11 +195,12 @@ pub fn token_file(data_dir: &Path) -> PathBuf {
 
 /// Where a node keeps its data when nobody says: `/var/lib/weir` for root, the
 /// user's own data folder otherwise.
-pub fn default_data_dir(
-    is_root: bool,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> PathBuf {
-    let absolute = |name| environment(name).map(PathBuf::from).filter(|path| path.is_absolute());
+pub fn default_data_dir(is_root: bool, environment: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    let absolute = |name| {
+        environment(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     if is_root {
         return "/var/lib/weir".into();
     }
@@ -449,8 +462,16 @@ pub static CLASS_KEYS: &[Key<ClassConfig>] = &[
         field: |c| &mut c.priority,
         help: "Its weight, 1 to 1000: waiting classes are served in proportion.",
     },
-    Key { path: "max-wait", field: |c| &mut c.max_wait, help: "Longest wait in its queue." },
-    Key { path: "queue", field: |c| &mut c.queue, help: "Calls waiting at once; more are 429." },
+    Key {
+        path: "max-wait",
+        field: |c| &mut c.max_wait,
+        help: "Longest wait in its queue.",
+    },
+    Key {
+        path: "queue",
+        field: |c| &mut c.queue,
+        help: "Calls waiting at once; more are 429.",
+    },
     Key {
         path: "deadline",
         field: |c| &mut c.deadline,
@@ -507,7 +528,13 @@ impl Loaded {
         let mut config = self.config.clone();
         let mut values: Vec<_> = KEYS
             .iter()
-            .map(|key| (key.path.to_owned(), (key.field)(&mut config).show(), self.origin(key.path)))
+            .map(|key| {
+                (
+                    key.path.to_owned(),
+                    (key.field)(&mut config).show(),
+                    self.origin(key.path),
+                )
+            })
             .collect();
         for (at, class) in config.node.classes.iter_mut().enumerate() {
             for key in CLASS_KEYS {
@@ -522,7 +549,10 @@ impl Loaded {
 /// Joins the layers over the defaults of `defaults`; `machine` is what there
 /// is to share. On mistakes all of them are in the error.
 pub fn load(defaults: Config, layers: &Layers, machine: Resources) -> Result<Loaded, Mistakes> {
-    let mut loaded = Loaded { config: defaults, origins: BTreeMap::new() };
+    let mut loaded = Loaded {
+        config: defaults,
+        origins: BTreeMap::new(),
+    };
     let mut mistakes = Vec::new();
     if let Some((path, text)) = &layers.file {
         match document::from_toml(path, text) {
@@ -544,7 +574,10 @@ pub fn load(defaults: Config, layers: &Layers, machine: Resources) -> Result<Loa
     }
     for (path, message) in check(&loaded.config) {
         let message = format!("{path}: {message}");
-        mistakes.push(Mistake { origin: loaded.origin(path), message });
+        mistakes.push(Mistake {
+            origin: loaded.origin(path),
+            message,
+        });
     }
     if !mistakes.is_empty() {
         return Err(Mistakes(mistakes));
@@ -570,26 +603,46 @@ fn classes(tree: &Tree, mistakes: &mut Vec<Mistake>) -> Vec<ClassConfig> {
         Value::List(items) if (1..=MAX_CLASSES).contains(&items.len()) => items,
         _ => {
             let message = format!("{CLASSES}: write 1 to {MAX_CLASSES} tables [[{CLASSES}]]");
-            mistakes.push(Mistake { origin: tree.origin.clone(), message });
+            mistakes.push(Mistake {
+                origin: tree.origin.clone(),
+                message,
+            });
             return vec![ClassConfig::default()];
         }
     };
     let mut classes: Vec<ClassConfig> = Vec::with_capacity(items.len());
     for item in items {
-        let mut class = ClassConfig { name: String::new(), ..ClassConfig::default() };
+        let mut class = ClassConfig {
+            name: String::new(),
+            ..ClassConfig::default()
+        };
         match &item.value {
             Value::Table(table) => {
-                fill(CLASS_KEYS, &mut class, table, "", &[], mistakes, &mut |_, _| {});
+                fill(
+                    CLASS_KEYS,
+                    &mut class,
+                    table,
+                    "",
+                    &[],
+                    mistakes,
+                    &mut |_, _| {},
+                );
             }
             other => {
                 let message = format!("{CLASSES}: expects tables, not a {}", other.kind());
-                mistakes.push(Mistake { origin: item.origin.clone(), message });
+                mistakes.push(Mistake {
+                    origin: item.origin.clone(),
+                    message,
+                });
                 continue;
             }
         }
         let mut wrong = |message: String| {
             let message = format!("{CLASSES}: {message}");
-            mistakes.push(Mistake { origin: item.origin.clone(), message });
+            mistakes.push(Mistake {
+                origin: item.origin.clone(),
+                message,
+            });
         };
         let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if class.name.is_empty() || class.name.len() > 63 || !class.name.chars().all(fine) {
@@ -599,7 +652,10 @@ fn classes(tree: &Tree, mistakes: &mut Vec<Mistake>) -> Vec<ClassConfig> {
             wrong(format!("name: {:?} is there twice", class.name));
         }
         if !(1..=1000).contains(&class.priority) {
-            wrong(format!("priority: {} is not between 1 and 1000", class.priority));
+            wrong(format!(
+                "priority: {} is not between 1 and 1000",
+                class.priority
+            ));
         }
         classes.push(class);
     }
@@ -620,7 +676,10 @@ fn apply_environment(
         match names.iter().position(|known| known == name) {
             Some(at) => assign(loaded, &KEYS[at], value, origin, mistakes),
             None => {
-                let known = names.iter().map(String::as_str).chain(CLIENT_VARIABLES.iter().copied());
+                let known = names
+                    .iter()
+                    .map(String::as_str)
+                    .chain(CLIENT_VARIABLES.iter().copied());
                 let message = format!("unknown variable{}", suggestion(name, known));
                 mistakes.push(Mistake { origin, message });
             }
@@ -640,7 +699,10 @@ fn assign(
             loaded.origins.insert(key.path.to_owned(), origin);
         }
         Err(message) => {
-            mistakes.push(Mistake { origin, message: format!("{}: {message}", key.path) });
+            mistakes.push(Mistake {
+                origin,
+                message: format!("{}: {message}", key.path),
+            });
         }
     }
 }
@@ -650,14 +712,27 @@ fn check(config: &Config) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
     let http = &config.http;
     if http.tls_certificate.is_some() != http.tls_key.is_some() {
-        let path =
-            if http.tls_key.is_some() { "http.tls-key" } else { "http.tls-certificate" };
-        wrong.push((path, "certificate and key belong together: give both or none".to_owned()));
+        let path = if http.tls_key.is_some() {
+            "http.tls-key"
+        } else {
+            "http.tls-certificate"
+        };
+        wrong.push((
+            path,
+            "certificate and key belong together: give both or none".to_owned(),
+        ));
     }
     let auth = &config.auth;
     if auth.user.is_some() != auth.password_file.is_some() {
-        let path = if auth.user.is_some() { "auth.user" } else { "auth.password-file" };
-        wrong.push((path, "user and password-file belong together: give both or none".to_owned()));
+        let path = if auth.user.is_some() {
+            "auth.user"
+        } else {
+            "auth.password-file"
+        };
+        wrong.push((
+            path,
+            "user and password-file belong together: give both or none".to_owned(),
+        ));
     }
     let credentials = auth.token_file.is_some() || auth.user.is_some();
     if !http.listen.ip().is_loopback() && !credentials && !http.insecure {
@@ -676,9 +751,17 @@ fn check(config: &Config) -> Vec<(&'static str, String)> {
         ("async.backlog", config.node.asynchronous.backlog),
         ("async.parallel", config.node.asynchronous.parallel),
     ];
-    wrong.extend(counts.into_iter().filter(|(_, count)| *count == 0).map(|(path, _)| {
-        (path, "0 would refuse everything: write 1 or more".to_owned())
-    }));
+    wrong.extend(
+        counts
+            .into_iter()
+            .filter(|(_, count)| *count == 0)
+            .map(|(path, _)| {
+                (
+                    path,
+                    "0 would refuse everything: write 1 or more".to_owned(),
+                )
+            }),
+    );
     let times = [
         ("http.header-timeout", http.header_timeout),
         ("http.idle-timeout", http.idle_timeout),
@@ -686,9 +769,17 @@ fn check(config: &Config) -> Vec<(&'static str, String)> {
         ("functions.max-timeout", config.node.max_timeout),
         ("wasm.compile-time", config.node.wasm.compile_time),
     ];
-    wrong.extend(times.into_iter().filter(|(_, time)| time.is_zero()).map(|(path, _)| {
-        (path, "0s would end everything at once: write a longer time".to_owned())
-    }));
+    wrong.extend(
+        times
+            .into_iter()
+            .filter(|(_, time)| time.is_zero())
+            .map(|(path, _)| {
+                (
+                    path,
+                    "0s would end everything at once: write a longer time".to_owned(),
+                )
+            }),
+    );
     // hyper's own floor for the buffer that holds a request's head.
     if http.header_bytes < 8 << 10 {
         wrong.push(("http.header-bytes", "write 8KiB or more".to_owned()));
@@ -741,9 +832,18 @@ pub fn default_file(mut defaults: Config) -> String {
         let _ = writeln!(text, "# {}\n# {name} = {value}", key.help);
     }
     for class in &mut defaults.node.classes {
-        let _ = writeln!(text, "\n# A QoS class; the first is the default.\n# [[{CLASSES}]]");
+        let _ = writeln!(
+            text,
+            "\n# A QoS class; the first is the default.\n# [[{CLASSES}]]"
+        );
         for key in CLASS_KEYS {
-            let _ = writeln!(text, "# {} = {}  # {}", key.path, (key.field)(class).toml(), key.help);
+            let _ = writeln!(
+                text,
+                "# {} = {}  # {}",
+                key.path,
+                (key.field)(class).toml(),
+                key.help
+            );
         }
     }
     text
@@ -755,8 +855,16 @@ pub fn reference(mut defaults: Config) -> String {
     text.push_str("|---|---|---|---|---|\n");
     let mut row = |path: &str, field: &dyn Field, environment: String, help: &str| {
         let shown = field.show();
-        let shown = if shown.is_empty() { String::new() } else { format!("`{shown}`") };
-        let _ = writeln!(text, "| `{path}` | {} | {shown} | {environment} | {help} |", field.kind());
+        let shown = if shown.is_empty() {
+            String::new()
+        } else {
+            format!("`{shown}`")
+        };
+        let _ = writeln!(
+            text,
+            "| `{path}` | {} | {shown} | {environment} | {help} |",
+            field.kind()
+        );
     };
     for key in KEYS {
         let environment = format!("`{}`", key.environment());
@@ -776,8 +884,10 @@ mod tests {
 
     use super::*;
 
-    const MACHINE: Resources =
-        Resources { cpu: Cpu::cores(4), memory: Memory::mebibytes(1000) };
+    const MACHINE: Resources = Resources {
+        cpu: Cpu::cores(4),
+        memory: Memory::mebibytes(1000),
+    };
 
     fn defaults() -> Config {
         Config::new("/data".into(), MACHINE)
@@ -807,12 +917,17 @@ mod tests {
     #[test]
     fn each_layer_covers_the_one_before_it() {
         let file = "[http]\nthreads = 1\nheader-count = 1\nbody-bytes = \"1MiB\"\n";
-        let environment = [("WEIR_HTTP_HEADER_COUNT", "2"), ("WEIR_HTTP_BODY_BYTES", "2MiB")];
+        let environment = [
+            ("WEIR_HTTP_HEADER_COUNT", "2"),
+            ("WEIR_HTTP_BODY_BYTES", "2MiB"),
+        ];
         let flags = [("--set", "http.body-bytes", "3MiB")];
-        let loaded =
-            load(defaults(), &layers(file, &environment, &flags), MACHINE).expect("valid");
+        let loaded = load(defaults(), &layers(file, &environment, &flags), MACHINE).expect("valid");
         let http = &loaded.config.http;
-        assert_eq!((http.threads, http.header_count, http.body_bytes), (1, 2, 3 << 20));
+        assert_eq!(
+            (http.threads, http.header_count, http.body_bytes),
+            (1, 2, 3 << 20)
+        );
         let origin = |path| loaded.origin(path).to_string();
         assert_eq!(origin("http.threads"), "weir.conf:2");
         assert_eq!(origin("http.header-count"), "env WEIR_HTTP_HEADER_COUNT");
@@ -824,7 +939,10 @@ mod tests {
     fn all_mistakes_are_reported_at_once_with_their_place() {
         let file = "[http]\nlisen = \"x\"\nthreads = \"many\"\n\n[[qos]]\nname = \"a\"\n\
                     priority = 0\n\n[[qos]]\nname = \"a\"\nqueu = 3\n";
-        let environment = [("WEIR_LOG_FORMT", "json"), ("WEIR_NODE", "http://elsewhere")];
+        let environment = [
+            ("WEIR_LOG_FORMT", "json"),
+            ("WEIR_NODE", "http://elsewhere"),
+        ];
         let flags = [("--http", "http.listen", "nowhere")];
         let found = mistakes(&layers(file, &environment, &flags)).join("\n");
         for expected in [
@@ -852,7 +970,11 @@ mod tests {
 
     #[test]
     fn parts_that_belong_together_are_asked_for() {
-        let found = mistakes(&layers("auth.user = \"u\"\nhttp.tls-key = \"k\"\n", &[], &[]));
+        let found = mistakes(&layers(
+            "auth.user = \"u\"\nhttp.tls-key = \"k\"\n",
+            &[],
+            &[],
+        ));
         assert_eq!(found.len(), 2, "{found:?}");
     }
 
@@ -863,18 +985,27 @@ mod tests {
         let classes = &loaded.config.node.classes;
         assert_eq!(classes.len(), 2);
         assert_eq!(classes[0].deadline, Some(Duration::from_millis(200)));
-        assert_eq!((classes[1].name.as_str(), classes[1].deadline), ("slow", None));
+        assert_eq!(
+            (classes[1].name.as_str(), classes[1].deadline),
+            ("slow", None)
+        );
     }
 
     #[test]
     fn capacity_is_found_out_unless_given() {
         let loaded = load(defaults(), &layers("", &[], &[]), MACHINE).expect("valid");
         let capacity = loaded.config.node.capacity;
-        assert_eq!((capacity.cpu, capacity.memory), (Cpu::cores(4), Memory::mebibytes(800)));
+        assert_eq!(
+            (capacity.cpu, capacity.memory),
+            (Cpu::cores(4), Memory::mebibytes(800))
+        );
         let file = "[resources]\ncpu = 0.5\nmemory = \"64MiB\"\n";
         let given = load(defaults(), &layers(file, &[], &[]), MACHINE).expect("valid");
         let capacity = given.config.node.capacity;
-        assert_eq!((capacity.cpu, capacity.memory), (Cpu::millicores(500), Memory::mebibytes(64)));
+        assert_eq!(
+            (capacity.cpu, capacity.memory),
+            (Cpu::millicores(500), Memory::mebibytes(64))
+        );
     }
 
     #[test]
@@ -889,10 +1020,17 @@ mod tests {
         let loaded = load(defaults(), &layers(&active, &[], &[]), MACHINE).expect(&active);
         let plain = load(defaults(), &Layers::default(), MACHINE).expect("valid");
         let values = |loaded: &Loaded| -> Vec<_> {
-            loaded.values().into_iter().map(|(key, value, _)| (key, value)).collect()
+            loaded
+                .values()
+                .into_iter()
+                .map(|(key, value, _)| (key, value))
+                .collect()
         };
         assert_eq!(values(&loaded), values(&plain));
-        assert!(KEYS.iter().all(|key| loaded.origin(key.path) != Origin::Default));
+        assert!(
+            KEYS.iter()
+                .all(|key| loaded.origin(key.path) != Origin::Default)
+        );
     }
 
     #[test]
@@ -913,7 +1051,13 @@ mod tests {
     #[test]
     fn data_goes_to_the_users_folder_unless_root() {
         let variable = |name: &str| (name == "HOME").then(|| "/home/u".to_owned());
-        assert_eq!(default_data_dir(false, &variable), Path::new("/home/u/.local/share/weir"));
-        assert_eq!(default_data_dir(true, &variable), Path::new("/var/lib/weir"));
+        assert_eq!(
+            default_data_dir(false, &variable),
+            Path::new("/home/u/.local/share/weir")
+        );
+        assert_eq!(
+            default_data_dir(true, &variable),
+            Path::new("/var/lib/weir")
+        );
     }
 }

@@ -46,8 +46,10 @@ impl Value {
 
 /// Reads a TOML document; `path` is what mistakes call it.
 pub fn from_toml(path: &str, text: &str) -> Result<Table, Vec<Mistake>> {
-    let origin =
-        |at: usize| Origin::File { path: path.to_owned(), line: Some(line_of(text, at)) };
+    let origin = |at: usize| Origin::File {
+        path: path.to_owned(),
+        line: Some(line_of(text, at)),
+    };
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let mistake = |error: toml::de::Error| Mistake {
@@ -61,8 +63,10 @@ pub fn from_toml(path: &str, text: &str) -> Result<Table, Vec<Mistake>> {
 
 fn toml_table(table: &DeTable<'_>, origin: &dyn Fn(usize) -> Origin) -> Table {
     let entry = |(key, value): (&toml::Spanned<toml::de::DeString<'_>>, &toml::Spanned<_>)| {
-        let tree =
-            Tree { origin: origin(key.span().start), value: toml_value(value.get_ref(), origin) };
+        let tree = Tree {
+            origin: origin(key.span().start),
+            value: toml_value(value.get_ref(), origin),
+        };
         (key.get_ref().to_string(), tree)
     };
     table.iter().map(entry).collect()
@@ -90,14 +94,27 @@ fn toml_value(value: &DeValue<'_>, origin: &dyn Fn(usize) -> Origin) -> Value {
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    1 + text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
+    1 + text
+        .as_bytes()
+        .iter()
+        .take(at)
+        .filter(|byte| **byte == b'\n')
+        .count()
 }
 
 /// Reads a YAML document; `path` is what mistakes call it. Values carry no
 /// line, only the path of the file.
 pub fn from_yaml(path: &str, text: &str) -> Result<Table, Vec<Mistake>> {
-    let origin = Origin::File { path: path.to_owned(), line: None };
-    let wrong = |message| vec![Mistake { origin: origin.clone(), message }];
+    let origin = Origin::File {
+        path: path.to_owned(),
+        line: None,
+    };
+    let wrong = |message| {
+        vec![Mistake {
+            origin: origin.clone(),
+            message,
+        }]
+    };
     let value: serde_json::Value =
         serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))?;
     match yaml_value(value, &origin) {
@@ -107,16 +124,22 @@ pub fn from_yaml(path: &str, text: &str) -> Result<Table, Vec<Mistake>> {
 }
 
 fn yaml_value(value: serde_json::Value, origin: &Origin) -> Value {
-    let tree = |value| Tree { origin: origin.clone(), value: yaml_value(value, origin) };
+    let tree = |value| Tree {
+        origin: origin.clone(),
+        value: yaml_value(value, origin),
+    };
     match value {
         serde_json::Value::Null => Value::Empty,
         serde_json::Value::Bool(truth) => Value::Text(truth.to_string()),
         serde_json::Value::Number(number) => Value::Text(number.to_string()),
         serde_json::Value::String(text) => Value::Text(text),
         serde_json::Value::Array(items) => Value::List(items.into_iter().map(tree).collect()),
-        serde_json::Value::Object(table) => {
-            Value::Table(table.into_iter().map(|(key, value)| (key, tree(value))).collect())
-        }
+        serde_json::Value::Object(table) => Value::Table(
+            table
+                .into_iter()
+                .map(|(key, value)| (key, tree(value)))
+                .collect(),
+        ),
     }
 }
 
@@ -141,7 +164,10 @@ fn substitute_tree(
         Value::Empty => {}
         Value::Text(text) => match expand(text, variable) {
             Ok(expanded) => *text = expanded,
-            Err(message) => mistakes.push(Mistake { origin: tree.origin.clone(), message }),
+            Err(message) => mistakes.push(Mistake {
+                origin: tree.origin.clone(),
+                message,
+            }),
         },
         Value::List(items) => {
             for item in items {
@@ -164,7 +190,9 @@ fn expand(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Strin
             continue;
         }
         expanded.push_str(before);
-        let end = from.find('}').ok_or_else(|| format!("{text:?} has a ${{ without its }}"))?;
+        let end = from
+            .find('}')
+            .ok_or_else(|| format!("{text:?} has a ${{ without its }}"))?;
         let inside = &from[2..end];
         let (name, default) = match inside.split_once(":-").or_else(|| inside.split_once(":=")) {
             Some((name, default)) => (name, Some(default)),
@@ -172,9 +200,11 @@ fn expand(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Strin
         };
         // An empty variable counts as unset, as the shell has it for `:-`.
         let value = variable(name).filter(|value| default.is_none() || !value.is_empty());
-        let value = value.or_else(|| default.map(str::to_owned)).ok_or_else(|| {
-            format!("${{{name}}} is not set in the environment; set it, or write ${{{name}:-}}")
-        })?;
+        let value = value
+            .or_else(|| default.map(str::to_owned))
+            .ok_or_else(|| {
+                format!("${{{name}}} is not set in the environment; set it, or write ${{{name}:-}}")
+            })?;
         expanded.push_str(&value);
         rest = &from[end + 1..];
     }
@@ -189,7 +219,9 @@ mod tests {
     #[test]
     fn toml_values_know_their_line() {
         let table = from_toml("a.toml", "x = 1\n[http]\nlisten = \"y\"\n").expect("valid");
-        let Value::Table(http) = &table["http"].value else { panic!("http is a table") };
+        let Value::Table(http) = &table["http"].value else {
+            panic!("http is a table")
+        };
         assert_eq!(http["listen"].origin.to_string(), "a.toml:3");
         assert_eq!(http["listen"].value, Value::Text("y".to_owned()));
         assert_eq!(table["x"].value, Value::Text("1".to_owned()));

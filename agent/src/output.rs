@@ -66,12 +66,17 @@ pub fn table<const N: usize>(headers: [&str; N], rows: &[[String; N]]) -> String
         first.set_padding((0, 1));
     }
     let text = table.to_string();
-    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(str::trim_end)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// `text` without what would make a terminal do things.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// Tells the user something on standard error. Nobody is left to tell when
@@ -91,10 +96,12 @@ impl Progress {
             return Progress(ProgressBar::hidden());
         }
         let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template(
-            "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}",
-        );
-        Progress(bar.with_style(style.expect("a valid template")).with_message(what.to_owned()))
+        let style =
+            ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
+        Progress(
+            bar.with_style(style.expect("a valid template"))
+                .with_message(what.to_owned()),
+        )
     }
 
     /// Adds `bytes` to what is done.
@@ -125,7 +132,10 @@ mod tests {
 
     #[test]
     fn table_is_aligned_without_trailing_blanks() {
-        let rows = [["echo".to_owned(), "1".to_owned()], ["a-longer-name".to_owned(), "2".to_owned()]];
+        let rows = [
+            ["echo".to_owned(), "1".to_owned()],
+            ["a-longer-name".to_owned(), "2".to_owned()],
+        ];
         let text = table(["name", "replicas"], &rows);
         let expected = "name           replicas\necho           1\na-longer-name  2";
         assert_eq!(text, expected);
@@ -139,8 +149,14 @@ mod tests {
     #[test]
     fn closed_pipe_is_told_apart_from_a_failed_write() {
         let error = |kind| OutputError::from(io::Error::from(kind));
-        assert!(matches!(error(io::ErrorKind::BrokenPipe), OutputError::Closed));
-        assert!(matches!(error(io::ErrorKind::StorageFull), OutputError::Write(_)));
+        assert!(matches!(
+            error(io::ErrorKind::BrokenPipe),
+            OutputError::Closed
+        ));
+        assert!(matches!(
+            error(io::ErrorKind::StorageFull),
+            OutputError::Write(_)
+        ));
     }
 
     #[test]

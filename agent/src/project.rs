@@ -94,24 +94,96 @@ struct Entry {
 
 /// The keys of `[functions.NAME]` in a project file: the flags of `weir deploy`.
 static PROJECT_KEYS: &[Key<Entry>] = &[
-    Key { path: "wasm", field: |e| &mut e.wasm, help: "File with the code." },
-    Key { path: "image", field: |e| &mut e.image, help: "Digest of code that the node has." },
-    Key { path: "namespace", field: |e| &mut e.settings.namespace, help: "The tenant." },
-    Key { path: "protocol", field: |e| &mut e.settings.protocol, help: "stdio, cgi or http." },
-    Key { path: "memory", field: |e| &mut e.settings.memory, help: "Limit of memory." },
-    Key { path: "cpu", field: |e| &mut e.settings.cpu, help: "Share of processors." },
-    Key { path: "timeout", field: |e| &mut e.settings.timeout, help: "Longest run of one call." },
-    Key { path: "concurrency", field: |e| &mut e.settings.concurrency, help: "Calls at once." },
-    Key { path: "min", field: |e| &mut e.settings.min, help: "Instances kept warm." },
-    Key { path: "max", field: |e| &mut e.settings.max, help: "Most instances at once." },
-    Key { path: "keep-alive", field: |e| &mut e.settings.keep_alive, help: "Stay when idle." },
-    Key { path: "idempotent", field: |e| &mut e.settings.idempotent, help: "May run twice." },
-    Key { path: "env", field: |e| &mut e.settings.env, help: "Environment of the code." },
-    Key { path: "labels", field: |e| &mut e.settings.labels, help: "Labels." },
-    Key { path: "annotations", field: |e| &mut e.settings.annotations, help: "Annotations." },
-    Key { path: "secrets", field: |e| &mut e.settings.secrets, help: "Secrets it may read." },
-    Key { path: "allow-outbound", field: |e| &mut e.settings.allow_outbound, help: "Targets." },
-    Key { path: "qos", field: |e| &mut e.settings.qos, help: "QoS classes callers may name." },
+    Key {
+        path: "wasm",
+        field: |e| &mut e.wasm,
+        help: "File with the code.",
+    },
+    Key {
+        path: "image",
+        field: |e| &mut e.image,
+        help: "Digest of code that the node has.",
+    },
+    Key {
+        path: "namespace",
+        field: |e| &mut e.settings.namespace,
+        help: "The tenant.",
+    },
+    Key {
+        path: "protocol",
+        field: |e| &mut e.settings.protocol,
+        help: "stdio, cgi or http.",
+    },
+    Key {
+        path: "memory",
+        field: |e| &mut e.settings.memory,
+        help: "Limit of memory.",
+    },
+    Key {
+        path: "cpu",
+        field: |e| &mut e.settings.cpu,
+        help: "Share of processors.",
+    },
+    Key {
+        path: "timeout",
+        field: |e| &mut e.settings.timeout,
+        help: "Longest run of one call.",
+    },
+    Key {
+        path: "concurrency",
+        field: |e| &mut e.settings.concurrency,
+        help: "Calls at once.",
+    },
+    Key {
+        path: "min",
+        field: |e| &mut e.settings.min,
+        help: "Instances kept warm.",
+    },
+    Key {
+        path: "max",
+        field: |e| &mut e.settings.max,
+        help: "Most instances at once.",
+    },
+    Key {
+        path: "keep-alive",
+        field: |e| &mut e.settings.keep_alive,
+        help: "Stay when idle.",
+    },
+    Key {
+        path: "idempotent",
+        field: |e| &mut e.settings.idempotent,
+        help: "May run twice.",
+    },
+    Key {
+        path: "env",
+        field: |e| &mut e.settings.env,
+        help: "Environment of the code.",
+    },
+    Key {
+        path: "labels",
+        field: |e| &mut e.settings.labels,
+        help: "Labels.",
+    },
+    Key {
+        path: "annotations",
+        field: |e| &mut e.settings.annotations,
+        help: "Annotations.",
+    },
+    Key {
+        path: "secrets",
+        field: |e| &mut e.settings.secrets,
+        help: "Secrets it may read.",
+    },
+    Key {
+        path: "allow-outbound",
+        field: |e| &mut e.settings.allow_outbound,
+        help: "Targets.",
+    },
+    Key {
+        path: "qos",
+        field: |e| &mut e.settings.qos,
+        help: "QoS classes callers may name.",
+    },
 ];
 
 /// One function of a `stack.yaml` while it is read.
@@ -126,29 +198,83 @@ struct StackEntry {
 
 /// The keys of a function in `stack.yaml`.
 static STACK_KEYS: &[Key<StackEntry>] = &[
-    Key { path: "handler", field: |e| &mut e.handler, help: "The code, when it is a .wasm file." },
-    Key { path: "image", field: |e| &mut e.image, help: "Digest or .wasm file." },
-    Key { path: "lang", field: |e| &mut e.building, help: "Not used: code comes built." },
-    Key { path: "namespace", field: |e| &mut e.settings.namespace, help: "The tenant." },
-    Key { path: "environment", field: |e| &mut e.settings.env, help: "Environment of the code." },
-    Key { path: "labels", field: |e| &mut e.settings.labels, help: "Labels." },
-    Key { path: "annotations", field: |e| &mut e.settings.annotations, help: "Annotations." },
-    Key { path: "secrets", field: |e| &mut e.settings.secrets, help: "Secrets it may read." },
-    Key { path: "limits", field: |e| &mut e.settings.limits, help: "Memory, processors, ..." },
-    Key { path: "requests", field: |e| &mut e.settings.requests, help: "The same, wished for." },
-    Key { path: "constraints", field: |e| &mut e.settings.constraints, help: "Placement." },
+    Key {
+        path: "handler",
+        field: |e| &mut e.handler,
+        help: "The code, when it is a .wasm file.",
+    },
+    Key {
+        path: "image",
+        field: |e| &mut e.image,
+        help: "Digest or .wasm file.",
+    },
+    Key {
+        path: "lang",
+        field: |e| &mut e.building,
+        help: "Not used: code comes built.",
+    },
+    Key {
+        path: "namespace",
+        field: |e| &mut e.settings.namespace,
+        help: "The tenant.",
+    },
+    Key {
+        path: "environment",
+        field: |e| &mut e.settings.env,
+        help: "Environment of the code.",
+    },
+    Key {
+        path: "labels",
+        field: |e| &mut e.settings.labels,
+        help: "Labels.",
+    },
+    Key {
+        path: "annotations",
+        field: |e| &mut e.settings.annotations,
+        help: "Annotations.",
+    },
+    Key {
+        path: "secrets",
+        field: |e| &mut e.settings.secrets,
+        help: "Secrets it may read.",
+    },
+    Key {
+        path: "limits",
+        field: |e| &mut e.settings.limits,
+        help: "Memory, processors, ...",
+    },
+    Key {
+        path: "requests",
+        field: |e| &mut e.settings.requests,
+        help: "The same, wished for.",
+    },
+    Key {
+        path: "constraints",
+        field: |e| &mut e.settings.constraints,
+        help: "Placement.",
+    },
     Key {
         path: "readonly_root_filesystem",
         field: |e| &mut e.settings.read_only_root_filesystem,
         help: "Whether the root file system is read-only.",
     },
-    Key { path: "fprocess", field: |e| &mut e.settings.env_process, help: "Watchdog command." },
+    Key {
+        path: "fprocess",
+        field: |e| &mut e.settings.env_process,
+        help: "Watchdog command.",
+    },
 ];
 
 /// Keys of a function in `stack.yaml` that tell faas-cli how to build an
 /// image, and mean nothing to whoever deploys.
-const BUILD_ONLY: &[&str] =
-    &["skip_build", "build_args", "build_options", "copy_extra", "platforms", "publish"];
+const BUILD_ONLY: &[&str] = &[
+    "skip_build",
+    "build_args",
+    "build_options",
+    "copy_extra",
+    "platforms",
+    "publish",
+];
 
 /// Reads a project file or a `stack.yaml`, told apart by the name's ending.
 ///
@@ -160,7 +286,9 @@ pub fn parse(
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<Deployment>, Mistakes> {
     let name = path.display().to_string();
-    let yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+    let yaml = path
+        .extension()
+        .is_some_and(|ending| ending == "yaml" || ending == "yml");
     let parsed = if yaml {
         document::from_yaml(&name, text)
     } else {
@@ -169,11 +297,17 @@ pub fn parse(
     let mut table = parsed.map_err(Mistakes)?;
     let mut mistakes = Vec::new();
     document::substitute(&mut table, variable, &mut mistakes);
-    let top: &[&str] =
-        if yaml { &["version", "provider", "functions", "configuration"] } else { &["functions"] };
+    let top: &[&str] = if yaml {
+        &["version", "provider", "functions", "configuration"]
+    } else {
+        &["functions"]
+    };
     for (key, tree) in table.iter().filter(|(key, _)| !top.contains(&key.as_str())) {
         let message = format!("unknown key {key}{}", suggestion(key, top.iter().copied()));
-        mistakes.push(Mistake { origin: tree.origin.clone(), message });
+        mistakes.push(Mistake {
+            origin: tree.origin.clone(),
+            message,
+        });
     }
     if yaml {
         check_provider(&table, &mut mistakes);
@@ -183,27 +317,43 @@ pub fn parse(
     match table.get("functions").map(|tree| &tree.value) {
         Some(Value::Table(functions)) if !functions.is_empty() => {
             for (name, tree) in functions {
-                let read = if yaml { stack_function } else { project_function };
+                let read = if yaml {
+                    stack_function
+                } else {
+                    project_function
+                };
                 deployments.extend(read(name, tree, folder, &mut mistakes));
             }
         }
         _ => mistakes.push(Mistake {
-            origin: Origin::File { path: name, line: None },
+            origin: Origin::File {
+                path: name,
+                line: None,
+            },
             message: "there are no functions in it".to_owned(),
         }),
     }
-    if mistakes.is_empty() { Ok(deployments) } else { Err(Mistakes(mistakes)) }
+    if mistakes.is_empty() {
+        Ok(deployments)
+    } else {
+        Err(Mistakes(mistakes))
+    }
 }
 
 fn check_provider(table: &Table, mistakes: &mut Vec<Mistake>) {
-    let Some(provider) = table.get("provider") else { return };
+    let Some(provider) = table.get("provider") else {
+        return;
+    };
     let name = match &provider.value {
         Value::Table(provider) => provider.get("name").map(|tree| &tree.value),
         _ => None,
     };
     if name != Some(&Value::Text("openfaas".to_owned())) {
         let message = "provider: name must be openfaas".to_owned();
-        mistakes.push(Mistake { origin: provider.origin.clone(), message });
+        mistakes.push(Mistake {
+            origin: provider.origin.clone(),
+            message,
+        });
     }
 }
 
@@ -217,7 +367,10 @@ fn project_function(
     fill_function(PROJECT_KEYS, &mut entry, name, tree, &[], mistakes)?;
     let mut wrong = |message: &str| {
         let message = format!("functions.{name}: {message}");
-        mistakes.push(Mistake { origin: tree.origin.clone(), message });
+        mistakes.push(Mistake {
+            origin: tree.origin.clone(),
+            message,
+        });
         None
     };
     let code = match (entry.wasm, entry.image) {
@@ -229,7 +382,11 @@ fn project_function(
         (None, None) => return wrong("says nowhere what its code is: write wasm = \"FILE\""),
         (Some(_), Some(_)) => return wrong("has both wasm and image: keep one"),
     };
-    Some(Deployment { name: name.to_owned(), code, settings: entry.settings })
+    Some(Deployment {
+        name: name.to_owned(),
+        code,
+        settings: entry.settings,
+    })
 }
 
 fn stack_function(
@@ -242,7 +399,10 @@ fn stack_function(
     fill_function(STACK_KEYS, &mut entry, name, tree, BUILD_ONLY, mistakes)?;
     let mut wrong = |message: String| {
         let message = format!("functions.{name}: {message}");
-        mistakes.push(Mistake { origin: tree.origin.clone(), message });
+        mistakes.push(Mistake {
+            origin: tree.origin.clone(),
+            message,
+        });
     };
     let mut settings = entry.settings;
     let mut limit = |key: &str| settings.limits.remove(key);
@@ -250,13 +410,21 @@ fn stack_function(
         Ok(memory) => settings.memory = memory,
         Err(error) => wrong(format!("limits.memory: {error}")),
     }
-    match settings.limits.remove("cpu").map(|text| text.parse()).transpose() {
+    match settings
+        .limits
+        .remove("cpu")
+        .map(|text| text.parse())
+        .transpose()
+    {
         Ok(cpu) => settings.cpu = cpu,
         Err(error) => wrong(format!("limits.cpu: {error}")),
     }
     let is_file = |text: &&String| text.ends_with(".wasm") || text.ends_with(".wat");
     let digest = entry.image.as_deref().and_then(|image| image.parse().ok());
-    let file = [&entry.image, &entry.handler].into_iter().flatten().find(is_file);
+    let file = [&entry.image, &entry.handler]
+        .into_iter()
+        .flatten()
+        .find(is_file);
     let code = match (digest, file) {
         (Some(digest), _) => Code::Digest(digest),
         (None, Some(file)) => Code::File(folder.join(file)),
@@ -269,7 +437,11 @@ fn stack_function(
             return None;
         }
     };
-    Some(Deployment { name: name.to_owned(), code, settings })
+    Some(Deployment {
+        name: name.to_owned(),
+        code,
+        settings,
+    })
 }
 
 fn fill_function<C>(
@@ -281,8 +453,14 @@ fn fill_function<C>(
     mistakes: &mut Vec<Mistake>,
 ) -> Option<()> {
     let Value::Table(table) = &tree.value else {
-        let message = format!("functions.{name}: expects a table, not a {}", tree.value.kind());
-        mistakes.push(Mistake { origin: tree.origin.clone(), message });
+        let message = format!(
+            "functions.{name}: expects a table, not a {}",
+            tree.value.kind()
+        );
+        mistakes.push(Mistake {
+            origin: tree.origin.clone(),
+            message,
+        });
         return None;
     };
     let before = mistakes.len();
@@ -317,18 +495,35 @@ impl WireDeployment {
     /// `namespace` is where a deployment goes that names none.
     pub fn new(deployment: &Deployment, code: Digest, namespace: Option<&str>) -> Self {
         let settings = &deployment.settings;
-        let namespace = settings.namespace.as_deref().or(namespace).unwrap_or(DEFAULT_NAMESPACE);
+        let namespace = settings
+            .namespace
+            .as_deref()
+            .or(namespace)
+            .unwrap_or(DEFAULT_NAMESPACE);
 
         let mut annotations = settings.annotations.clone();
         let comma = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
-        let outbound: Vec<_> = settings.allow_outbound.iter().map(ToString::to_string).collect();
+        let outbound: Vec<_> = settings
+            .allow_outbound
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let time = |time: Duration| humantime::format_duration(time).to_string();
         let ours = [
-            ("weir.protocol", settings.protocol.map(|protocol| protocol.to_string())),
+            (
+                "weir.protocol",
+                settings.protocol.map(|protocol| protocol.to_string()),
+            ),
             ("weir.timeout", settings.timeout.map(time)),
-            ("weir.concurrency", settings.concurrency.map(|count| count.to_string())),
+            (
+                "weir.concurrency",
+                settings.concurrency.map(|count| count.to_string()),
+            ),
             ("weir.keep-alive", settings.keep_alive.map(time)),
-            ("weir.idempotent", settings.idempotent.then(|| "true".to_owned())),
+            (
+                "weir.idempotent",
+                settings.idempotent.then(|| "true".to_owned()),
+            ),
             ("weir.allow-outbound", comma(&outbound)),
             ("weir.qos", comma(&settings.qos)),
         ];
@@ -337,17 +532,32 @@ impl WireDeployment {
 
         let mut labels = settings.labels.clone();
         let scale = [
-            ("com.openfaas.scale.min", settings.min.map(|count| count.to_string())),
-            ("com.openfaas.scale.max", settings.max.map(|count| count.to_string())),
-            ("com.openfaas.scale.zero", (settings.min == Some(0)).then(|| "true".to_owned())),
+            (
+                "com.openfaas.scale.min",
+                settings.min.map(|count| count.to_string()),
+            ),
+            (
+                "com.openfaas.scale.max",
+                settings.max.map(|count| count.to_string()),
+            ),
+            (
+                "com.openfaas.scale.zero",
+                (settings.min == Some(0)).then(|| "true".to_owned()),
+            ),
         ];
         labels.extend(scale.into_iter().filter_map(given));
 
         let mut limits = settings.limits.clone();
         // Bytes without a unit: the one form that every parser of quantities reads alike.
         let needs = [
-            ("memory", settings.memory.map(|memory| memory.as_bytes().to_string())),
-            ("cpu", settings.cpu.map(|cpu| format!("{}m", cpu.as_millicores()))),
+            (
+                "memory",
+                settings.memory.map(|memory| memory.as_bytes().to_string()),
+            ),
+            (
+                "cpu",
+                settings.cpu.map(|cpu| format!("{}m", cpu.as_millicores())),
+            ),
         ];
         limits.extend(needs.into_iter().filter_map(given));
 
@@ -398,15 +608,23 @@ mod tests {
             env = { STAGE = "${STAGE}", MODE = "${MODE:-plain}" }
         "#;
         let deployments = read("dir/weir.toml", text).expect("valid");
-        let [hello] = deployments.as_slice() else { panic!("one function") };
+        let [hello] = deployments.as_slice() else {
+            panic!("one function")
+        };
         assert_eq!(hello.code, Code::File("dir/hello.wasm".into()));
         let wire = WireDeployment::new(hello, Digest::of(b""), Some("shop"));
         assert_eq!((wire.namespace(), wire.service.as_str()), ("shop", "hello"));
         let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect()
         };
         assert_eq!(wire.env_vars, map(&[("STAGE", "test"), ("MODE", "plain")]));
-        assert_eq!(wire.limits, map(&[("memory", "134217728"), ("cpu", "500m")]));
+        assert_eq!(
+            wire.limits,
+            map(&[("memory", "134217728"), ("cpu", "500m")])
+        );
         assert_eq!(wire.labels, map(&[("com.openfaas.scale.min", "1")]));
         let annotations = [
             ("weir.protocol", "cgi"),
@@ -466,7 +684,9 @@ functions:
 "#
         );
         let deployments = read("stack.yaml", &text).expect("valid");
-        let [first, second] = deployments.as_slice() else { panic!("two functions") };
+        let [first, second] = deployments.as_slice() else {
+            panic!("two functions")
+        };
         assert_eq!(first.code, Code::File("./build/first.wasm".into()));
         assert_eq!(first.settings.memory, Some(Memory::mebibytes(64)));
         assert_eq!(first.settings.env["STAGE"], "test");
@@ -497,7 +717,10 @@ functions:
         let deployment = Deployment {
             name: "a".to_owned(),
             code: Code::File("a.wasm".into()),
-            settings: Settings { min: Some(0), ..Settings::default() },
+            settings: Settings {
+                min: Some(0),
+                ..Settings::default()
+            },
         };
         let wire = WireDeployment::new(&deployment, Digest::of(b""), None);
         let json = serde_json::to_value(&wire).expect("plain data");

@@ -36,7 +36,10 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
-            Origin::File { path, line: Some(line) } => write!(f, "{path}:{line}"),
+            Origin::File {
+                path,
+                line: Some(line),
+            } => write!(f, "{path}:{line}"),
             Origin::File { path, line: None } => f.write_str(path),
             Origin::Environment(name) => write!(f, "env {name}"),
             Origin::Flag(name) => write!(f, "flag {name}"),
@@ -116,7 +119,11 @@ impl<T: Scalar> Field for T {
         self.write()
     }
     fn toml(&self) -> String {
-        if T::BARE { self.write() } else { toml::Value::String(self.write()).to_string() }
+        if T::BARE {
+            self.write()
+        } else {
+            toml::Value::String(self.write()).to_string()
+        }
     }
 }
 
@@ -157,7 +164,8 @@ impl Scalar for bool {
     const KIND: &'static str = "true or false";
     const BARE: bool = true;
     fn read(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
+        text.parse()
+            .map_err(|_| format!("{text:?} is neither true nor false"))
     }
     fn write(&self) -> String {
         self.to_string()
@@ -205,7 +213,11 @@ impl Scalar for String {
 impl Scalar for PathBuf {
     const KIND: &'static str = "path";
     fn read(text: &str) -> Result<Self, String> {
-        if text.is_empty() { Err("is empty: write a path".to_owned()) } else { Ok(text.into()) }
+        if text.is_empty() {
+            Err("is empty: write a path".to_owned())
+        } else {
+            Ok(text.into())
+        }
     }
     fn write(&self) -> String {
         self.display().to_string()
@@ -231,7 +243,11 @@ parsed_scalars!(Memory: "size", Cpu: "cores", Protocol: "protocol");
 impl<T: Scalar> Scalar for Option<T> {
     const KIND: &'static str = T::KIND;
     fn read(text: &str) -> Result<Self, String> {
-        if text == "none" { Ok(None) } else { T::read(text).map(Some) }
+        if text == "none" {
+            Ok(None)
+        } else {
+            T::read(text).map(Some)
+        }
     }
     fn write(&self) -> String {
         self.as_ref().map_or_else(|| "none".to_owned(), T::write)
@@ -261,7 +277,11 @@ impl<T> Auto<T> {
 impl<T: Scalar> Scalar for Auto<T> {
     const KIND: &'static str = T::KIND;
     fn read(text: &str) -> Result<Self, String> {
-        if text == "auto" { Ok(Auto::Auto) } else { T::read(text).map(Auto::Given) }
+        if text == "auto" {
+            Ok(Auto::Auto)
+        } else {
+            T::read(text).map(Auto::Given)
+        }
     }
     fn write(&self) -> String {
         match self {
@@ -297,14 +317,20 @@ lists!(String, Outbound);
 fn texts(value: &Value) -> Result<Vec<String>, String> {
     match value {
         Value::Text(text) => {
-            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            let items = text
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty());
             Ok(items.map(str::to_owned).collect())
         }
         Value::List(items) => items
             .iter()
             .map(|item| match &item.value {
                 Value::Text(text) => Ok(text.clone()),
-                other => Err(format!("expects a list of texts, not of a {}", other.kind())),
+                other => Err(format!(
+                    "expects a list of texts, not of a {}",
+                    other.kind()
+                )),
             })
             .collect(),
         Value::Empty => Ok(Vec::new()),
@@ -333,7 +359,10 @@ impl Field for BTreeMap<String, String> {
         Ok(())
     }
     fn show(&self) -> String {
-        self.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+        self.iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+            .join(",")
     }
 }
 
@@ -380,7 +409,12 @@ pub fn fill<C>(
         if elsewhere.contains(&path.as_str()) {
             continue;
         }
-        let mut wrong = |message| mistakes.push(Mistake { origin: tree.origin.clone(), message });
+        let mut wrong = |message| {
+            mistakes.push(Mistake {
+                origin: tree.origin.clone(),
+                message,
+            })
+        };
         if let Some(key) = keys.iter().find(|key| key.path == path) {
             match (key.field)(target).assign(&tree.value) {
                 Ok(()) => assigned(key.path, &tree.origin),
@@ -394,7 +428,10 @@ pub fn fill<C>(
                 fill(keys, target, inner, &section, elsewhere, mistakes, assigned);
             }
             _ => {
-                let known = keys.iter().map(|key| key.path).chain(elsewhere.iter().copied());
+                let known = keys
+                    .iter()
+                    .map(|key| key.path)
+                    .chain(elsewhere.iter().copied());
                 wrong(format!("unknown key {path}{}", suggestion(&path, known)));
             }
         }
@@ -412,7 +449,9 @@ pub fn suggestion<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Strin
         .map(|candidate| (likeness(candidate), candidate))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b));
-    best.map_or_else(String::new, |(_, candidate)| format!("; did you mean {candidate}?"))
+    best.map_or_else(String::new, |(_, candidate)| {
+        format!("; did you mean {candidate}?")
+    })
 }
 
 #[cfg(test)]
@@ -438,14 +477,20 @@ mod tests {
     #[test]
     fn suggestion_is_given_only_for_a_name_that_is_alike() {
         let known = || ["http.listen", "log.level"].into_iter();
-        assert_eq!(suggestion("http.lisen", known()), "; did you mean http.listen?");
+        assert_eq!(
+            suggestion("http.lisen", known()),
+            "; did you mean http.listen?"
+        );
         assert_eq!(suggestion("zebra", known()), "");
     }
 
     #[test]
     fn mistakes_are_listed_one_per_line() {
         let mistake = |line| Mistake {
-            origin: Origin::File { path: "a.toml".to_owned(), line: Some(line) },
+            origin: Origin::File {
+                path: "a.toml".to_owned(),
+                line: Some(line),
+            },
             message: "wrong".to_owned(),
         };
         assert_eq!(Mistakes(vec![mistake(1)]).to_string(), "a.toml:1: wrong");

@@ -14,6 +14,11 @@ pub(super) struct CompletionsArguments {
 
 pub(super) fn completions(arguments: &CompletionsArguments) -> anyhow::Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut super::Cli::command(), "weir", &mut script);
+    clap_complete::generate(
+        arguments.shell,
+        &mut super::Cli::command(),
+        "weir",
+        &mut script,
+    );
     Ok(output::write(&script)?)
 }

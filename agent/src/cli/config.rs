@@ -29,14 +29,15 @@ pub(super) fn config(global: &Global, arguments: &ConfigArguments) -> anyhow::Re
     }
     let values = arguments.source.load()?.values();
     if global.json() {
-        let value = |(key, value, origin): &(String, String, crate::setting::Origin)| {
-            json!({ "key": key, "value": value, "origin": origin.to_string() })
-        };
+        let value = |(key, value, origin): &(String, String, crate::setting::Origin)| json!({ "key": key, "value": value, "origin": origin.to_string() });
         return Ok(output::json(&values.iter().map(value).collect())?);
     }
     let rows: Vec<_> = values
         .into_iter()
         .map(|(key, value, origin)| [key, value, origin.to_string()])
         .collect();
-    Ok(output::line(&output::table(["key", "value", "origin"], &rows))?)
+    Ok(output::line(&output::table(
+        ["key", "value", "origin"],
+        &rows,
+    ))?)
 }

@@ -109,7 +109,8 @@ struct SettingsArguments {
 
 impl SettingsArguments {
     fn settings(&self) -> Settings {
-        let map = |pairs: &[(String, String)]| -> BTreeMap<_, _> { pairs.iter().cloned().collect() };
+        let map =
+            |pairs: &[(String, String)]| -> BTreeMap<_, _> { pairs.iter().cloned().collect() };
         Settings {
             protocol: self.protocol,
             memory: self.memory,
@@ -142,12 +143,16 @@ pub(super) async fn deploy(global: &Global, arguments: &DeployArguments) -> anyh
             .await
             .with_context(|| format!("deploy {}", deployment.name))?;
         if let Some(limit) = wait {
-            ready(&client, &name, limit).await.with_context(|| format!("deploy {name}"))?;
+            ready(&client, &name, limit)
+                .await
+                .with_context(|| format!("deploy {name}"))?;
         }
         let url = format!("{}/function/{name}", client.node());
         if global.json() {
-            results.push(json!({ "name": name.name(), "namespace": name.namespace.as_str(),
-                "image": image.to_string(), "url": url }));
+            results.push(
+                json!({ "name": name.name(), "namespace": name.namespace.as_str(),
+                "image": image.to_string(), "url": url }),
+            );
         } else {
             output::line(&url)?;
         }
@@ -181,7 +186,11 @@ fn deployments(global: &Global, arguments: &DeployArguments) -> anyhow::Result<V
         namespace: Some(name.namespace.to_string()),
         ..arguments.settings.settings()
     };
-    Ok(vec![Deployment { name: name.name().to_owned(), code, settings }])
+    Ok(vec![Deployment {
+        name: name.name().to_owned(),
+        code,
+        settings,
+    }])
 }
 
 /// Brings code and function to the node; returns what the node calls them.
@@ -213,7 +222,12 @@ async fn upload(client: &Client, path: &Path) -> anyhow::Result<Digest> {
         // the answer to HEAD has no body.
         status if status.is_success() => return Ok(digest),
         _ => {
-            client.ask("look for the artifact", client.request(Method::GET, &artifact)).await?;
+            client
+                .ask(
+                    "look for the artifact",
+                    client.request(Method::GET, &artifact),
+                )
+                .await?;
             return Ok(digest);
         }
     }
@@ -306,7 +320,9 @@ pub(super) async fn ready(
 /// Reads a text file of at most `limit` bytes.
 pub(super) fn read_bounded(path: &Path, limit: u64) -> anyhow::Result<String> {
     let mut text = String::new();
-    std::fs::File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
+    std::fs::File::open(path)?
+        .take(limit + 1)
+        .read_to_string(&mut text)?;
     if text.len() as u64 > limit {
         bail!("the file is larger than {limit} bytes");
     }

@@ -31,18 +31,27 @@ pub(super) struct ScaleArguments {
 
 /// Where the status of a function is.
 pub(super) fn function_path(name: &FunctionName) -> String {
-    format!("/system/function/{}?namespace={}", name.name(), name.namespace)
+    format!(
+        "/system/function/{}?namespace={}",
+        name.name(),
+        name.namespace
+    )
 }
 
 /// The state that a function's status tells; `ready` where a node tells none,
 /// as other OpenFaaS providers do.
 pub(super) fn state(status: &Value) -> &str {
-    status["annotations"]["weir.state"].as_str().unwrap_or("ready")
+    status["annotations"]["weir.state"]
+        .as_str()
+        .unwrap_or("ready")
 }
 
 pub(super) async fn list(global: &Global) -> anyhow::Result<()> {
     let client = global.client()?;
-    let query = global.namespace.as_ref().map(|name| format!("?namespace={name}"));
+    let query = global
+        .namespace
+        .as_ref()
+        .map(|name| format!("?namespace={name}"));
     let path = format!("/system/functions{}", query.unwrap_or_default());
     let request = client.request(Method::GET, &path);
     let functions: Vec<Value> = client.ask_json("list the functions", request).await?;
@@ -50,7 +59,14 @@ pub(super) async fn list(global: &Global) -> anyhow::Result<()> {
         return Ok(output::json(&Value::Array(functions))?);
     }
     let rows: Vec<_> = functions.iter().map(row).collect();
-    let headers = ["name", "namespace", "state", "replicas", "invocations", "image"];
+    let headers = [
+        "name",
+        "namespace",
+        "state",
+        "replicas",
+        "invocations",
+        "image",
+    ];
     Ok(output::line(&output::table(headers, &rows))?)
 }
 
@@ -73,7 +89,9 @@ pub(super) async fn describe(global: &Global, arguments: &Named) -> anyhow::Resu
     let client = global.client()?;
     let name = global.function(&arguments.name)?;
     let request = client.request(Method::GET, &format!("{}&usage=1", function_path(&name)));
-    let mut status: Value = client.ask_json(&format!("describe {name}"), request).await?;
+    let mut status: Value = client
+        .ask_json(&format!("describe {name}"), request)
+        .await?;
     let url = format!("{}/function/{name}", client.node());
     if let Some(fields) = status.as_object_mut() {
         fields.insert("url".to_owned(), Value::String(url));
@@ -105,7 +123,11 @@ pub(super) async fn scale(global: &Global, arguments: &ScaleArguments) -> anyhow
     let name = global.function(&arguments.name)?;
     let body = json!({ "serviceName": name.name(), "namespace": name.namespace.as_str(),
         "replicas": arguments.replicas });
-    let path = format!("/system/scale-function/{}?namespace={}", name.name(), name.namespace);
+    let path = format!(
+        "/system/scale-function/{}?namespace={}",
+        name.name(),
+        name.namespace
+    );
     let request = client
         .request(Method::POST, &path)
         .header("content-type", "application/json")
@@ -124,7 +146,14 @@ mod tests {
         let status = json!({ "name": "a", "namespace": "shop", "replicas": 1.0,
             "invocationCount": 7, "image": format!("sha256:{}", "ab".repeat(32)),
             "annotations": { "weir.state": "failed: no memory" } });
-        let expected = ["a", "shop", "failed: no memory", "1", "7", "sha256:abababababab"];
+        let expected = [
+            "a",
+            "shop",
+            "failed: no memory",
+            "1",
+            "7",
+            "sha256:abababababab",
+        ];
         assert_eq!(row(&status), expected.map(str::to_owned));
     }
 

@@ -48,11 +48,13 @@ impl ConfigSource {
             }
             None => None,
         };
-        let flag = |name: &str, key: &str, value: String| {
-            (format!("--{name}"), key.to_owned(), value)
-        };
-        let mut flags: Vec<_> =
-            self.set.iter().map(|(key, value)| flag("set", key, value.clone())).collect();
+        let flag =
+            |name: &str, key: &str, value: String| (format!("--{name}"), key.to_owned(), value);
+        let mut flags: Vec<_> = self
+            .set
+            .iter()
+            .map(|(key, value)| flag("set", key, value.clone()))
+            .collect();
         if let Some(dir) = &self.data_dir {
             flags.push(flag("data-dir", "data-dir", dir.display().to_string()));
         }
@@ -63,9 +65,14 @@ impl ConfigSource {
             flags.push(flag("insecure", "http.insecure", "true".to_owned()));
         }
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-        let environment =
-            std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
-        let layers = Layers { file, environment, flags };
+        let environment = std::env::vars_os()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect();
+        let layers = Layers {
+            file,
+            environment,
+            flags,
+        };
         Ok(config::load(defaults(), &layers, config::machine())?)
     }
 }
@@ -73,7 +80,10 @@ impl ConfigSource {
 /// The defaults on this machine for this user.
 pub(super) fn defaults() -> Config {
     let is_root = rustix::process::geteuid().is_root();
-    Config::new(config::default_data_dir(is_root, &super::variable), config::machine())
+    Config::new(
+        config::default_data_dir(is_root, &super::variable),
+        config::machine(),
+    )
 }
 
 pub(super) fn run(arguments: &RunArguments) -> anyhow::Result<()> {

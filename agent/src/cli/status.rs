@@ -13,7 +13,10 @@ pub(super) async fn status(global: &Global) -> anyhow::Result<()> {
     if global.json() {
         return Ok(output::json(&status)?);
     }
-    Ok(output::line(&output::table(["field", "value"], &flat(&status)))?)
+    Ok(output::line(&output::table(
+        ["field", "value"],
+        &flat(&status),
+    ))?)
 }
 
 /// The leaves of `value` with their path, in order.
@@ -25,7 +28,11 @@ pub(super) fn flat(value: &Value) -> Vec<[String; 2]> {
 
 fn flatten(path: &str, value: &Value, rows: &mut Vec<[String; 2]>) {
     let below = |name: &str| {
-        if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
     };
     match value {
         Value::Object(fields) => {
