@@ -260,6 +260,11 @@ impl Node {
     pub fn artifact(&self, _digest: &Digest) -> Option<u64> {
         unreachable!()
     }
+    /// What an artifact is, from its first bytes; `None` when it is not here,
+    /// or nothing that Weir knows.
+    pub async fn artifact_kind(&self, _digest: &Digest) -> Option<crate::function::ArtifactKind> {
+        unreachable!()
+    }
     /// Takes in an artifact; `true` when it was new.
     pub async fn put_artifact(
         &self,
