@@ -3,7 +3,7 @@
 
 use std::error::Error as _;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{RequestBuilder, Response, Url};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use tokio::sync::OnceCell;
+use weir_node::resolve::Resolver;
 
 /// How long a node may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -255,7 +254,7 @@ impl Client {
     ) -> Result<Self, ClientError> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls(ca)?)
-            .dns_resolver(resolver())
+            .dns_resolver(Arc::new(Resolver::new()))
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
@@ -440,48 +439,6 @@ fn tls(ca: Option<&Path>) -> Result<rustls::ClientConfig, ClientError> {
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
-}
-
-/// The resolver of host names: pure Rust, because a static binary has no
-/// other that works.
-pub fn resolver() -> Arc<dyn Resolve> {
-    Arc::new(SystemResolver::default())
-}
-
-/// Names by `/etc/hosts` and the servers of `/etc/resolv.conf`, which are read
-/// at the first name: most commands talk to an address and need neither.
-#[derive(Default)]
-struct SystemResolver {
-    inner: Arc<OnceCell<hickory_resolver::TokioResolver>>,
-}
-
-impl Resolve for SystemResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let inner = Arc::clone(&self.inner);
-        Box::pin(async move {
-            // The port is the URL's; zero asks for that.
-            let socket = |address| SocketAddr::new(address, 0);
-            if name.as_str().eq_ignore_ascii_case("localhost") {
-                let local = [
-                    IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    IpAddr::V6(Ipv6Addr::LOCALHOST),
-                ];
-                return Ok(Box::new(local.into_iter().map(socket)) as Addrs);
-            }
-            let resolver = inner
-                .get_or_try_init(|| async {
-                    hickory_resolver::TokioResolver::builder_tokio()?.build()
-                })
-                .await?;
-            let addresses: Vec<_> = resolver
-                .lookup_ip(name.as_str())
-                .await?
-                .iter()
-                .map(socket)
-                .collect();
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
-    }
 }
 
 #[cfg(test)]

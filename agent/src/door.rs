@@ -25,10 +25,6 @@ use crate::http::{Connection, Handler, Traffic};
 use crate::metrics::Metrics;
 use crate::metrics::text::Format;
 
-/// Memory, in KiB, for bodies of asynchronous calls between their arrival and
-/// the disk, all clients together.
-const ASYNC_BODIES_KIB: usize = 256 << 10;
-
 /// Readers that follow function logs at once.
 const LOG_FOLLOWERS: usize = 64;
 
@@ -60,8 +56,6 @@ pub struct Door {
     pub body: BodyLimits,
     /// Most bytes of an asynchronous call's body.
     pub async_body_bytes: u64,
-    /// Room for bodies of asynchronous calls, in KiB.
-    pub async_bodies: Arc<Semaphore>,
     /// Places for readers that follow logs.
     pub followers: Arc<Semaphore>,
     node_header: HeaderValue,
@@ -83,7 +77,6 @@ impl Door {
                 gap: http.body_timeout,
             },
             async_body_bytes: http.async_body_bytes,
-            async_bodies: Arc::new(Semaphore::new(ASYNC_BODIES_KIB)),
             followers: Arc::new(Semaphore::new(LOG_FOLLOWERS)),
             node_header: HeaderValue::try_from(node.id()).expect("a node's id is plain text"),
             node,

@@ -29,7 +29,13 @@ pub mod tls;
 
 /// Compiles one artifact: what `weir` is when a node starts it as its own
 /// short-lived compiler.
-pub fn compile_artifact(_arguments: Vec<OsString>) -> ExitCode {
-    output::note("weir: error: this build compiles nothing");
-    ExitCode::FAILURE
+pub fn compile_artifact(arguments: Vec<OsString>) -> ExitCode {
+    #[cfg(feature = "wasm")]
+    return weir_node::executor::wasm::compile_child(arguments);
+    #[cfg(not(feature = "wasm"))]
+    {
+        let _ = arguments;
+        output::note("weir: error: this build compiles nothing");
+        ExitCode::FAILURE
+    }
 }

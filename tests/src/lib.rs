@@ -1,1 +1,59 @@
-//! x
+//! The whole program through its front doors.
+//!
+//! * [`guests`] builds the functions that the tests deploy, from C, Rust,
+//!   Python and text, once per change of their source.
+//! * [`node`] starts a real `weir run` on a free loopback port, restarts it,
+//!   kills it, and stops it when the test ends, however it ends.
+//! * [`client`] speaks HTTP to it, well and badly.
+//!
+//! The tests lie in `tests/`, one file per kind of promise. They assert facts
+//! and bounds; nothing in them waits for time to pass, only for facts, with
+//! [`PATIENCE`] as the limit. Figures belong to the benchmarks.
+//!
+//! ```no_run
+//! # async fn example() {
+//! use weir_tests::node::{Function, Node};
+//!
+//! let node = Node::start().await;
+//! node.deploy(Function::new("hello", "echo")).await;
+//! let reply = node.post("/function/hello").body("fact").send().await;
+//! assert_eq!((reply.status, reply.text().as_str()), (200, "fact"));
+//! # }
+//! ```
+
+pub mod client;
+pub mod guests;
+pub mod node;
+
+use std::time::Duration;
+
+/// How long a test waits for a fact before it fails. Far beyond what any of
+/// them takes on a loaded machine: it ends a hang, it measures nothing.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How often a fact that cannot be waited for is looked up again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Asks `look` until it answers, and panics with `fact` when [`PATIENCE`] ends.
+pub async fn eventually<T>(fact: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = tokio::time::timeout(PATIENCE, async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    });
+    match found.await {
+        Ok(found) => found,
+        Err(_) => panic!("not within {PATIENCE:?}: {fact}"),
+    }
+}
+
+/// Waits for `future`, and panics with `fact` when [`PATIENCE`] ends.
+pub async fn within<T>(fact: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {PATIENCE:?}: {fact}"),
+    }
+}

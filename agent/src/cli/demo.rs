@@ -488,6 +488,8 @@ mod tests {
             let kind = ArtifactKind::sniff(sample.code.as_bytes());
             assert_eq!(kind, Some(ArtifactKind::WasmText), "{}", sample.name);
             assert!(sample.name.parse::<FunctionName>().is_ok());
+            let binary = wat::parse_str(sample.code).expect(sample.name);
+            wasmparser::validate(&binary).expect(sample.name);
         }
     }
 }

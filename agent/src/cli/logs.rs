@@ -82,7 +82,7 @@ pub(super) async fn logs(global: &Global, arguments: &LogsArguments) -> anyhow::
 /// Takes the first whole line out of `buffer`, without its end.
 fn next_line(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     let end = buffer.iter().position(|byte| *byte == b'\n');
-    let end = end.or_else(|| (buffer.len() > LINE_BYTES).then_some(buffer.len() - 1))?;
+    let end = end.or_else(|| (buffer.len() > LINE_BYTES).then_some(LINE_BYTES))?;
     let mut line: Vec<u8> = buffer.drain(..=end).collect();
     if line.last() == Some(&b'\n') {
         line.pop();
@@ -130,6 +130,7 @@ mod tests {
         buffer.extend_from_slice(b"1}\nrest");
         assert_eq!(next_line(&mut buffer), Some(b"{\"a\":1}".to_vec()));
         assert_eq!(buffer, b"rest");
+        assert_eq!(next_line(&mut Vec::new()), None);
     }
 
     #[test]

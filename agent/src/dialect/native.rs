@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -153,7 +153,10 @@ async fn result(door: &Door, id: &str, is_head: bool) -> Result<Response<Reply>,
     if is_head {
         if let Reply::Whole(bytes) = response.body() {
             let length = HeaderValue::from(bytes.len());
-            response.headers_mut().insert(CONTENT_LENGTH, length);
+            response
+                .headers_mut()
+                .entry(CONTENT_LENGTH)
+                .or_insert(length);
         }
         *response.body_mut() = Reply::EMPTY;
     }
@@ -161,20 +164,13 @@ async fn result(door: &Door, id: &str, is_head: bool) -> Result<Response<Reply>,
 }
 
 fn render(result: CallResult) -> Response<Reply> {
-    let mut response = Response::new(Reply::Whole(result.body));
+    let mut response = Response::new(Reply::Stream(result.body));
     let kept = response.headers_mut();
-    for (name, value) in &result.headers {
-        if let (Ok(name), Ok(value)) = (
-            HeaderName::try_from(name.as_str()),
-            HeaderValue::from_bytes(value),
-        ) {
-            kept.append(name, value);
-        }
-    }
+    *kept = result.headers;
     headers::strip_answer(kept);
     // That of the body as it is kept is the right one.
-    kept.remove(CONTENT_LENGTH);
-    kept.insert(CALL_STATUS, HeaderValue::from(result.status));
+    kept.insert(CONTENT_LENGTH, HeaderValue::from(result.body_bytes));
+    kept.insert(CALL_STATUS, HeaderValue::from(result.status.as_u16()));
     if let Some(Ok(word)) = result.error.map(HeaderValue::try_from) {
         kept.insert(ERROR, word);
     }
@@ -183,23 +179,30 @@ fn render(result: CallResult) -> Response<Reply> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+    use http::HeaderMap;
+    use http_body_util::{BodyExt as _, Full};
+    use weir_node::executor::Body;
 
     use super::*;
 
     #[test]
     fn result_is_the_functions_answer_under_a_status_of_our_own() {
+        let mut kept = HeaderMap::new();
+        for (name, value) in [
+            ("content-type", "text/css"),
+            ("x-weir-node", "me"),
+            ("content-length", "77"),
+        ] {
+            kept.insert(name, HeaderValue::from_static(value));
+        }
         let result = CallResult {
-            status: 418,
-            headers: vec![
-                ("content-type".to_owned(), b"text/css".to_vec()),
-                ("x-weir-node".to_owned(), b"me".to_vec()),
-                ("bad name".to_owned(), b"x".to_vec()),
-                ("content-length".to_owned(), b"77".to_vec()),
-            ],
-            body: Bytes::from_static(b"hi"),
+            status: StatusCode::IM_A_TEAPOT,
+            headers: kept,
+            body: Body::new(Full::from("hi").map_err(|never| match never {})),
+            body_bytes: 2,
             error: Some("late".to_owned()),
             ended_at: jiff::Timestamp::UNIX_EPOCH,
+            attempts: 1,
         };
         let response = render(result);
         let headers = response.headers();
@@ -211,8 +214,14 @@ mod tests {
                 &HeaderValue::from_static("late")
             )
         );
-        assert_eq!(headers[CONTENT_TYPE], "text/css");
-        assert_eq!(headers.len(), 3);
+        assert_eq!(
+            (&headers[CONTENT_TYPE], &headers[CONTENT_LENGTH]),
+            (
+                &HeaderValue::from_static("text/css"),
+                &HeaderValue::from_static("2")
+            )
+        );
+        assert_eq!(headers.len(), 4);
     }
 
     #[test]

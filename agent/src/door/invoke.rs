@@ -15,7 +15,6 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
-use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use tracing::debug;
 use weir_node::executor::{AnswerBody, Body, BodyError};
@@ -31,7 +30,7 @@ use super::problem::Problem;
 use super::{Door, trace};
 use crate::auth::Proof;
 use crate::http::Connection;
-use crate::http::body::{self, BodyFault, BodyLimits, Verdict};
+use crate::http::body::{self, BodyLimits, Verdict};
 use crate::http::reply::Reply;
 use crate::metrics::series::{CLIENT_GONE, Ended, Series};
 
@@ -525,66 +524,42 @@ pub async fn submit(
         Ok(caller) => caller,
         Err(problem) => return decline(door, problem, incoming, linger),
     };
-    // Held whole until it is on disk; without a length, as if it were the longest.
-    let kib = length.unwrap_or(limits.bytes).div_ceil(1024);
-    let kib = u32::try_from(kib).unwrap_or(u32::MAX);
-    let room = door
-        .async_bodies
-        .try_acquire_many(kib.min(super::ASYNC_BODIES_KIB as u32));
-    let Ok(room) = room else {
-        let message = "too many bodies of asynchronous calls arrive at once: try again";
-        return decline(
-            door,
-            Problem::busy("too-many-calls", message),
-            incoming,
-            linger,
-        );
-    };
-    let result = accept(door, parts, incoming, callback, &caller, limits).await;
-    drop(room);
-    let mut response = match result {
-        Ok(id) => accepted(id),
-        Err(problem) => {
-            door.metrics.refuse(problem.word);
-            problem.render()
-        }
-    };
-    let headers = response.headers_mut();
-    headers.insert(START_TIME, caller.start_time);
-    response
-}
-
-async fn accept(
-    door: &Door,
-    parts: Parts,
-    incoming: Incoming,
-    callback: Option<HeaderValue>,
-    caller: &Caller,
-    limits: BodyLimits,
-) -> Result<CallId, Problem> {
     let wrong = |_| {
         let message = "X-Callback-Url is not plain text: write an http or https URL";
         Problem::new(StatusCode::BAD_REQUEST, "callback", message)
     };
     let text = |value: &HeaderValue| value.to_str().map(str::to_owned);
-    let callback = callback.as_ref().map(text).transpose().map_err(wrong)?;
-    let body = body::collect(incoming, limits)
-        .await
-        .map_err(|fault: BodyFault| Problem::body(fault, limits.bytes, "http.async-body-bytes"))?;
-    let empty = Empty::new().map_err(|never| match never {});
+    let callback = match callback.as_ref().map(text).transpose().map_err(wrong) {
+        Ok(callback) => callback,
+        Err(problem) => return decline(door, problem, incoming, linger),
+    };
+    // The node counts the bytes as they come, and tells the same.
+    let (body, verdict) = body::bound(incoming, limits, linger);
     let submission = Submission {
         invocation: Invocation {
             id: caller.id,
-            function: caller.name.clone(),
-            request: Request::from_parts(parts, Body::new(empty)),
-            class: caller.class.clone(),
+            function: caller.name,
+            request: Request::from_parts(parts, body),
+            class: caller.class,
             deadline: caller.deadline,
         },
-        body,
+        body_bytes: limits.bytes,
         callback,
         caller_id: caller.callers_id.as_ref().and_then(|id| text(id).ok()),
     };
-    Ok(door.node.submit(submission).await?)
+    let mut response = match door.node.submit(submission).await {
+        Ok(id) => accepted(id),
+        Err(error) => {
+            let problem = match verdict.and_then(|verdict| verdict.fault()) {
+                Some(fault) => Problem::body(fault, limits.bytes, "http.async-body-bytes"),
+                None => error.into(),
+            };
+            door.metrics.refuse(problem.word);
+            problem.render()
+        }
+    };
+    response.headers_mut().insert(START_TIME, caller.start_time);
+    response
 }
 
 fn accepted(id: CallId) -> Response<Reply> {
@@ -603,6 +578,8 @@ fn accepted(id: CallId) -> Response<Reply> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     #[test]

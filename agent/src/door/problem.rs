@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
+use weir_node::artifact::PutError;
 use weir_node::invocation::{InvokeError, Refusal};
-use weir_node::node::{ArtifactError, ChangeError, SubmitError};
+use weir_node::node::{ChangeError, SubmitError};
+use weir_node::store::StoreError;
 
 use crate::http::body::BodyFault;
 use crate::http::reply::Reply;
@@ -192,12 +194,20 @@ impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Invoke(error) => error.into(),
-            SubmitError::Callback(message) => {
-                Problem::new(StatusCode::BAD_REQUEST, "callback", message)
+            SubmitError::Callback(_) => {
+                Problem::new(StatusCode::BAD_REQUEST, "callback", chain(&error))
             }
-            SubmitError::Store { full, .. } => {
-                tracing::error!(error = chain(&error), "an asynchronous call was not stored");
-                store(full, error.to_string())
+            SubmitError::TooLarge { limit } => Problem::too_large(limit, "http.async-body-bytes"),
+            SubmitError::Body(source) => {
+                Problem::body(fault(&*source), u64::MAX, "http.async-body-bytes")
+            }
+            SubmitError::Store(StoreError::BacklogFull) => {
+                Problem::busy(Refusal::BacklogFull.as_str(), chain(&error))
+            }
+            SubmitError::Store(ref source) => {
+                let message = chain(&error);
+                tracing::error!(error = message, "an asynchronous call was not accepted");
+                store(matches!(source, StoreError::Full), message)
             }
         }
     }
@@ -229,23 +239,21 @@ impl From<ChangeError> for Problem {
     }
 }
 
-impl From<ArtifactError> for Problem {
-    fn from(error: ArtifactError) -> Self {
+impl From<PutError> for Problem {
+    fn from(error: PutError) -> Self {
         let message = error.to_string();
         match error {
-            ArtifactError::TooLarge { .. } => {
+            PutError::TooLarge { .. } => {
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", message)
             }
-            ArtifactError::Digest { .. } => {
+            PutError::DigestMismatch { .. } => {
                 Problem::new(StatusCode::BAD_REQUEST, "digest", message)
             }
-            ArtifactError::Full(message) => {
-                Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", message)
-            }
-            ArtifactError::Body(source) => {
+            PutError::DiskBudget { .. } | PutError::NoSpace => store(true, message),
+            PutError::Body(source) => {
                 Problem::body(fault(&*source), u64::MAX, "artifacts.max-bytes")
             }
-            ArtifactError::Disk(_) => {
+            PutError::Io { .. } => {
                 let message = chain(&error);
                 tracing::error!(error = message, "an artifact was not kept");
                 store(false, message)
@@ -335,10 +343,15 @@ mod tests {
         check(ChangeError::Exists("x".into()), 409, "exists");
         check(ChangeError::Invalid("x".into()), 400, "bad-request");
         check(ChangeError::Full("x".into()), 507, "full");
-        check(ArtifactError::TooLarge { limit: 1 }, 413, "body-too-large");
-        check(ArtifactError::Full("x".into()), 507, "disk-full");
-        let source = Box::from("no space");
-        check(SubmitError::Store { full: true, source }, 507, "disk-full");
+        check(PutError::TooLarge { limit: 1 }, 413, "body-too-large");
+        check(PutError::NoSpace, 507, "disk-full");
+        check(SubmitError::Store(StoreError::Full), 507, "disk-full");
+        check(
+            SubmitError::Store(StoreError::BacklogFull),
+            429,
+            "backlog-full",
+        );
+        check(SubmitError::TooLarge { limit: 1 }, 413, "body-too-large");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use http_body_util::StreamBody;
 use serde::Serialize;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use weir_node::executor::{Body, BodyError};
-use weir_node::id::FunctionName;
+use weir_node::id::{CallId, FunctionName};
 use weir_node::logs::LogLine;
 
 use super::{Query, function_name, unknown};
@@ -76,7 +76,8 @@ struct Line<'a> {
     instance: &'a str,
     timestamp: jiff::Timestamp,
     text: &'a str,
-    call: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call: Option<CallId>,
 }
 
 /// What the lines of one answer have in common.
@@ -91,9 +92,9 @@ impl Source {
             name: self.name.name(),
             namespace: self.name.namespace.as_str(),
             instance: &self.instance,
-            timestamp: line.timestamp,
-            text: line.text.trim_end_matches('\n'),
-            call: line.call.to_string(),
+            timestamp: line.at,
+            text: &line.text,
+            call: line.call,
         };
         let mut text = serde_json::to_vec(&line).expect("plain data with text keys");
         text.push(b'\n');
@@ -126,10 +127,12 @@ pub(super) fn answer(
         .node
         .log(&wanted.name)
         .ok_or_else(|| unknown(&wanted.name))?;
-    // The receiver before the lines: one that comes between is seen twice
-    // rather than never, and sorted out by `follow`.
-    let receiver = wanted.follow.then(|| log.follow());
-    let mut lines = log.read(wanted.since, wanted.tail);
+    let (mut lines, receiver) = if wanted.follow {
+        let (lines, receiver) = log.follow(wanted.since, wanted.tail);
+        (lines, Some(receiver))
+    } else {
+        (log.read(wanted.since, wanted.tail), None)
+    };
     // A follower must not keep the log of a removed function.
     drop(log);
     let source = Source {
@@ -170,24 +173,15 @@ fn follow(
                 "too many readers follow logs on this node: end one, or ask without follow";
             Problem::busy("too-many-followers", message)
         })?;
-    let last = lines.last().cloned();
-    let state = (source, VecDeque::from(lines), receiver, last, place);
+    let state = (source, VecDeque::from(lines), receiver, place);
     let frames = stream::unfold(state, |mut state| async move {
-        let (source, lines, receiver, last, _place) = &mut state;
+        let (source, lines, receiver, _place) = &mut state;
         let bytes = match lines.pop_front() {
             Some(line) => source.render(&line),
-            None => loop {
-                match receiver.recv().await {
-                    // Seen already: it came while the kept lines were read.
-                    Ok(line)
-                        if last
-                            .as_ref()
-                            .is_some_and(|last| line.timestamp < last.timestamp) => {}
-                    Ok(line) if last.take().as_ref() == Some(&line) => {}
-                    Ok(line) => break source.render(&line),
-                    Err(RecvError::Lagged(lines)) => break source.lost(lines),
-                    Err(RecvError::Closed) => return None,
-                }
+            None => match receiver.recv().await {
+                Ok(line) => source.render(&line),
+                Err(RecvError::Lagged(lines)) => source.lost(lines),
+                Err(RecvError::Closed) => return None,
             },
         };
         Some((Ok::<_, BodyError>(Frame::data(bytes)), state))
@@ -197,8 +191,6 @@ fn follow(
 
 #[cfg(test)]
 mod tests {
-    use weir_node::id::CallId;
-
     use super::*;
 
     fn check(query: &str, expected: Result<Wanted, u16>) {
@@ -253,9 +245,9 @@ mod tests {
             instance: "node".to_owned(),
         };
         let line = LogLine {
-            timestamp: "2026-01-31T12:00:00Z".parse().expect("valid"),
-            call: CallId::new([1; 16]),
-            text: "a\n\"b\"\n".to_owned(),
+            at: "2026-01-31T12:00:00Z".parse().expect("valid"),
+            call: Some(CallId::new([1; 16])),
+            text: "a\n\"b\"".into(),
         };
         let text = source.render(&line);
         assert_eq!(text.iter().filter(|c| **c == b'\n').count(), 1);

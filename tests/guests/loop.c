@@ -1,0 +1,4 @@
+// Never ends, never calls the host.
+int main(void) {
+    for (volatile unsigned turn = 0;; turn++) {}
+}

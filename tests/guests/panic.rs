@@ -1,0 +1,4 @@
+//! Panics.
+fn main() {
+    panic!("this function always panics");
+}

@@ -1,0 +1,365 @@
+//! The picture of the house, as tests: which crate may know which, what the
+//! core may not touch, and what belongs at the top level.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use serde_json::Value;
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .expect("the workspace is there")
+}
+
+/// What git would carry: tracked files, and new ones that are not ignored.
+fn files() -> Vec<String> {
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(top())
+        .output()
+        .expect("git is installed");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let files = String::from_utf8(output.stdout).expect("our paths are text");
+    files
+        .lines()
+        .filter(|path| top().join(path).exists())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn packages() -> Vec<Value> {
+    let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+        ])
+        .current_dir(top())
+        .output()
+        .expect("cargo is installed");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
+    metadata["packages"]
+        .as_array()
+        .expect("a workspace has packages")
+        .clone()
+}
+
+fn name(package: &Value) -> &str {
+    package["name"].as_str().expect("a package has a name")
+}
+
+/// The source without comments and without what only tests compile.
+fn code(path: &Path) -> String {
+    let text =
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut kept = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim_start().starts_with("#[cfg(test)]") {
+            // An item ends where a closing brace, or a line that opens none and
+            // ends in a semicolon, stands at the attribute's own indentation.
+            let indentation = line.len() - line.trim_start().len();
+            for line in lines.by_ref() {
+                let inner = line.len() - line.trim_start().len();
+                let last = line.trim_start() == "}" || line.trim_end().ends_with(';');
+                if inner == indentation && last {
+                    break;
+                }
+            }
+            continue;
+        }
+        let line = line.split("//").next().expect("a split has a first part");
+        kept.push(line);
+    }
+    kept.join("\n")
+}
+
+#[test]
+fn arrows_between_crates_point_down() {
+    let may = BTreeMap::from([
+        (
+            "weir",
+            vec!["weir-emulator", "weir-federation", "weir-node"],
+        ),
+        ("weir-emulator", vec!["weir-federation", "weir-node"]),
+        ("weir-federation", vec!["weir-node"]),
+        ("weir-node", vec!["weir-wasm"]),
+        ("weir-wasm", vec![]),
+        // The tests stand outside and see the program, not its parts.
+        ("weir-tests", vec![]),
+    ]);
+    let packages = packages();
+    let ours: BTreeSet<&str> = packages.iter().map(name).collect();
+    for package in &packages {
+        let allowed = may
+            .get(name(package))
+            .unwrap_or_else(|| panic!("no room for {}", name(package)));
+        for dependency in package["dependencies"]
+            .as_array()
+            .expect("a package lists its dependencies")
+        {
+            let dependency = dependency["name"]
+                .as_str()
+                .expect("a dependency has a name");
+            assert!(
+                !ours.contains(dependency) || allowed.contains(&dependency),
+                "{} must not know {dependency}",
+                name(package)
+            );
+        }
+    }
+}
+
+#[test]
+fn only_the_wasm_package_may_hold_unsafe_code() {
+    for package in packages() {
+        let manifest = package["manifest_path"]
+            .as_str()
+            .expect("a package has a manifest");
+        let text = fs::read_to_string(manifest).expect("a manifest can be read");
+        if name(&package) == "weir-wasm" {
+            assert!(
+                text.contains("unsafe_code = \"deny\""),
+                "unsafe code must be allowed item by item"
+            );
+        } else {
+            assert!(
+                text.contains("[lints]\nworkspace = true"),
+                "{manifest} does not follow the workspace's lints"
+            );
+        }
+    }
+    let workspace =
+        fs::read_to_string(top().join("Cargo.toml")).expect("the workspace has a manifest");
+    assert!(workspace.contains("unsafe_code = \"forbid\""));
+}
+
+#[test]
+fn every_package_is_licensed_and_stays_unpublished() {
+    for package in packages() {
+        assert_eq!(
+            package["license"],
+            "MIT OR Apache-2.0",
+            "{}",
+            name(&package)
+        );
+        assert_eq!(
+            package["publish"],
+            Value::Array(Vec::new()),
+            "{}",
+            name(&package)
+        );
+    }
+}
+
+#[test]
+fn one_binary_is_built_for_users() {
+    let packages = packages();
+    let binaries: Vec<&str> = packages
+        .iter()
+        .filter(|package| name(package) != "weir-tests")
+        .flat_map(|package| {
+            package["targets"]
+                .as_array()
+                .expect("a package has targets")
+        })
+        .filter(|target| target["kind"] == serde_json::json!(["bin"]))
+        .filter_map(|target| target["name"].as_str())
+        .collect();
+    assert_eq!(binaries, ["weir"]);
+}
+
+#[test]
+fn the_top_level_holds_what_belongs_there_and_no_more() {
+    let allowed = BTreeSet::from([
+        "Cargo.lock",
+        "Cargo.toml",
+        "README.md",
+        "agent",
+        "emulator",
+        "federation",
+        "images",
+        "node",
+        "tests",
+    ]);
+    for file in files() {
+        let first = file.split('/').next().expect("a path has a first part");
+        assert!(
+            first.starts_with('.') || allowed.contains(first),
+            "{file} does not belong at the top level"
+        );
+    }
+}
+
+#[test]
+fn modules_are_files_beside_their_folder() {
+    let wrong: Vec<String> = files()
+        .into_iter()
+        .filter(|path| path.ends_with("/mod.rs"))
+        .collect();
+    assert_eq!(wrong, [""; 0]);
+}
+
+#[test]
+fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
+    let core: [(&str, &[&str]); 2] = [
+        (
+            "node",
+            &["pool", "queue", "ledger", "admission", "series", "slab"],
+        ),
+        (
+            "federation",
+            &[
+                "peers",
+                "snapshot",
+                "estimate",
+                "coordinates",
+                "policy",
+                "explain",
+            ],
+        ),
+    ];
+    let forbidden = [
+        ("Instant::now", "the clock"),
+        ("SystemTime", "the clock"),
+        (".elapsed()", "the clock"),
+        ("Timestamp::now", "the clock"),
+        ("rand::", "chance"),
+        ("getrandom", "chance"),
+        ("RandomState", "chance"),
+        ("std::fs", "disks"),
+        ("std::net", "the network"),
+        ("std::env", "the environment"),
+        ("std::process", "other processes"),
+        ("std::thread", "threads"),
+        ("std::sync", "locks"),
+        ("tokio", "tasks"),
+        ("async ", "waiting"),
+        (".await", "waiting"),
+        ("println!", "the terminal"),
+        ("tracing::", "the log"),
+    ];
+    let files = files();
+    let mut seen = 0;
+    for (package, modules) in core {
+        for module in modules {
+            let (file, folder) = (
+                format!("{package}/src/{module}.rs"),
+                format!("{package}/src/{module}/"),
+            );
+            for path in files
+                .iter()
+                .filter(|path| **path == file || path.starts_with(&folder))
+            {
+                seen += 1;
+                let code = code(&top().join(path));
+                for (word, what) in forbidden {
+                    for (number, line) in code.lines().enumerate() {
+                        assert!(
+                            !line.contains(word),
+                            "{path} touches {what} (about line {}): {line}",
+                            number + 1
+                        );
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen >= 3, "the core was not found: did it move?");
+}
+
+#[test]
+fn each_kind_of_plug_in_has_one_list() {
+    // A file of a kind is named in the file beside its folder and nowhere else
+    // in the crate, so that to delete one is to delete a file and a line.
+    let kinds = [
+        ("node/src/executor", "node/src/"),
+        ("agent/src/dialect", "agent/src/"),
+        ("federation/src/policy", "federation/src/"),
+    ];
+    let files = files();
+    for (folder, crate_source) in kinds {
+        let list = format!("{folder}.rs");
+        let members = files
+            .iter()
+            .filter_map(|path| {
+                path.strip_prefix(folder)?
+                    .strip_prefix('/')?
+                    .strip_suffix(".rs")
+            })
+            .filter(|member| !member.contains('/'));
+        for member in members {
+            let text = fs::read_to_string(top().join(&list))
+                .unwrap_or_else(|error| panic!("{list}: {error}"));
+            assert!(
+                text.contains(&format!("mod {member};")),
+                "{list} does not list {member}"
+            );
+            let kind = folder.rsplit('/').next().expect("a path has a last part");
+            for other in files
+                .iter()
+                .filter(|path| path.starts_with(crate_source) && path.ends_with(".rs"))
+            {
+                if *other == list || other.starts_with(&format!("{folder}/")) {
+                    continue;
+                }
+                let code = code(&top().join(other));
+                assert!(
+                    !code.contains(&format!("{kind}::{member}")),
+                    "{other} names {kind}::{member}; only {list} may"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn no_lock_guards_are_held_across_an_await_by_lint() {
+    for package in packages() {
+        let manifest = package["manifest_path"]
+            .as_str()
+            .expect("a package has a manifest");
+        let text = fs::read_to_string(manifest).expect("a manifest can be read");
+        let own = text.contains("await_holding_lock = \"deny\"");
+        assert!(
+            own || text.contains("[lints]\nworkspace = true"),
+            "{manifest}"
+        );
+    }
+}
+
+#[test]
+fn tests_do_not_sleep() {
+    // The one exception is the pause between two looks at a fact.
+    let allowed = "tests/src/lib.rs";
+    let word = ["sleep", "("].concat();
+    for path in files()
+        .iter()
+        .filter(|path| path.starts_with("tests/") && path.ends_with(".rs"))
+    {
+        if path == allowed {
+            continue;
+        }
+        let text = fs::read_to_string(top().join(path)).expect("our files are text");
+        assert!(
+            !text.contains(&word),
+            "{path} sleeps; wait for a fact instead"
+        );
+    }
+}
