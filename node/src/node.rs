@@ -32,7 +32,7 @@ use crate::callback::{BadCallback, Callbacks};
 use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::executor::{self, Body, Executor};
-use crate::function::FunctionSpec;
+use crate::function::{ArtifactKind, FunctionSpec};
 use crate::id::{CallId, Digest, FunctionName, Namespace, SecretName};
 use crate::identity::{self, IdentityError};
 use crate::invocation::{Invocation, InvokeError};
@@ -385,6 +385,14 @@ impl Node {
     /// The size in bytes of an artifact that the node has.
     pub fn artifact(&self, digest: &Digest) -> Option<u64> {
         self.inner.artifacts.size(digest)
+    }
+
+    /// What an artifact is, from its first bytes; `None` when the node does not
+    /// have it, or it is nothing that Weir knows.
+    pub async fn artifact_kind(&self, digest: &Digest) -> Option<ArtifactKind> {
+        let (artifacts, digest) = (self.inner.artifacts.clone(), *digest);
+        let read = tokio::task::spawn_blocking(move || artifacts.kind(&digest));
+        read.await.ok()?.ok()?
     }
 
     /// Takes in an artifact; `true` when it was new.
