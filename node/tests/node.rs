@@ -276,7 +276,13 @@ async fn a_call_over_its_time_is_late() {
         .expect("deployed");
     let late = call(&node, "slow").await;
     assert!(
-        matches!(late, Err(InvokeError::Late { phase: Phase::Run })),
+        matches!(
+            late,
+            Err(InvokeError::Late {
+                phase: Phase::Run,
+                ..
+            })
+        ),
         "{late:?}"
     );
 }
