@@ -395,6 +395,40 @@ impl Node {
         .await
     }
 
+    /// The node's own account of itself.
+    pub async fn status(&self) -> Value {
+        self.manage("GET", "/weir/v1/status")
+            .send()
+            .await
+            .expect_status(200)
+            .json()
+    }
+
+    /// Waits until this many calls run.
+    pub async fn running(&self, calls: u64) {
+        eventually(&format!("{calls} calls run"), async || {
+            (self.status().await["running"] == calls).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until this many calls wait in queues.
+    pub async fn waiting(&self, calls: u64) {
+        eventually(&format!("{calls} calls wait"), async || {
+            let status = self.status().await;
+            let classes = status["classes"]
+                .as_array()
+                .expect("a status lists its classes");
+            (classes
+                .iter()
+                .filter_map(|class| class["waiting"].as_u64())
+                .sum::<u64>()
+                == calls)
+                .then_some(())
+        })
+        .await;
+    }
+
     /// One sample of the node's metrics: the sum over all series whose name and
     /// labels contain each of `parts`.
     pub async fn metric(&self, name: &str, parts: &[&str]) -> f64 {
