@@ -175,7 +175,6 @@ impl Setup {
                 if let Some(status) = child.try_wait().expect("a child can be asked") {
                     return Some(Err(status));
                 }
-                tokio::net::TcpStream::connect(address).await.ok()?;
                 let reply = Ask::new(address, "GET", "/healthz").try_send().await.ok()?;
                 (reply.status == 200).then_some(Ok(()))
             })
