@@ -34,17 +34,16 @@ pub fn program() -> PathBuf {
         return program.into();
     }
     let test = std::env::current_exe().expect("a running program has a path");
-    let program = test
+    let beside = test
         .ancestors()
         .map(|folder| folder.join("weir"))
-        .find(|path| path.is_file())
-        .unwrap_or_else(|| {
-            panic!(
-                "no weir above {}: run `cargo build` first or set WEIR_BIN",
-                test.display()
-            )
-        });
-    program
+        .find(|path| path.is_file());
+    beside.unwrap_or_else(|| {
+        panic!(
+            "no weir above {}: run `cargo build` first or set WEIR_BIN",
+            test.display()
+        )
+    })
 }
 
 /// The program with nothing of the caller's environment that could reach it.
