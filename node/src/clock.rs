@@ -31,6 +31,11 @@ impl Clock {
     }
 }
 
+/// The date and time now, for people; it may jump.
+pub fn timestamp() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
 /// A new id for a call, from the operating system's randomness (seeded per
 /// thread), so that no caller can guess another's.
 pub fn call_id() -> CallId {

@@ -10,6 +10,8 @@
 //! list.
 
 pub mod simulated;
+#[cfg(feature = "wasm")]
+pub mod wasm;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,9 +21,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::combinators::UnsyncBoxBody;
 
+use crate::config::NodeConfig;
 use crate::function::{ArtifactKind, FunctionSpec};
-use crate::id::CallId;
+use crate::id::{CallId, Digest};
 use crate::logs::FunctionLog;
+use crate::resolve::Resolver;
 use crate::resources::Resources;
 
 /// Why a body ended before its end.
@@ -167,6 +171,29 @@ pub trait Executor: Send + Sync {
         secrets: Option<PathBuf>,
     ) -> BoxFuture<'_, Result<Arc<dyn Instance>, StartError>>;
 
+    /// Removes what was made of an artifact that nobody refers to any more.
+    fn forget(&self, _digest: &Digest) {}
+
+    /// Bytes on disk that this executor keeps beside artifacts.
+    fn cached_bytes(&self) -> u64 {
+        0
+    }
+
     /// What `weir status` shows of it.
     fn describe(&self) -> serde_json::Value;
+}
+
+/// The list of executors of this build, started.
+///
+/// # Errors
+/// The name of the one that did not start, and why.
+pub fn all(
+    config: &NodeConfig,
+    resolver: Resolver,
+) -> Result<Vec<Arc<dyn Executor>>, (&'static str, String)> {
+    Ok(vec![
+        #[cfg(feature = "wasm")]
+        Arc::new(wasm::Wasm::start(config, resolver).map_err(|reason| ("wasm", reason))?),
+        Arc::new(simulated::Simulated::start()),
+    ])
 }

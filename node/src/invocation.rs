@@ -130,6 +130,33 @@ pub enum InvokeError {
     Body(#[source] BodyError),
 }
 
+impl InvokeError {
+    /// The HTTP status that stands for it.
+    pub fn status(&self) -> u16 {
+        match self {
+            InvokeError::Unknown(_) => 404,
+            InvokeError::Class(_) | InvokeError::Body(_) => 400,
+            InvokeError::Refused { .. } => 429,
+            InvokeError::CannotRun { .. } => 503,
+            InvokeError::Late { .. } => 504,
+            InvokeError::Failed(_) => 502,
+        }
+    }
+
+    /// The word for metrics and `X-Weir-Error`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            InvokeError::Unknown(_) => "unknown-function",
+            InvokeError::Class(_) => "class",
+            InvokeError::Body(_) => "body",
+            InvokeError::Refused { reason, .. } => reason.as_str(),
+            InvokeError::CannotRun { .. } => "cannot-run",
+            InvokeError::Late { .. } => "late",
+            InvokeError::Failed(_) => "function-failed",
+        }
+    }
+}
+
 /// A part of a call's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {

@@ -1,14 +1,26 @@
 //! One machine of a Weir federation.
 
+pub mod admission;
+pub mod artifact;
+pub mod callback;
 pub mod clock;
 pub mod config;
+mod disk;
 pub mod executor;
 pub mod function;
 pub mod id;
 pub mod identity;
 pub mod invocation;
+pub mod ledger;
 pub mod logs;
 pub mod node;
+pub mod pool;
+pub mod queue;
+pub mod resolve;
 pub mod resources;
+pub mod secret;
+mod slab;
+pub mod store;
 pub mod time;
+
 pub use node::Node;

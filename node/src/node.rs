@@ -1,18 +1,46 @@
 //! The way in: one node, and everything that may be asked of it.
+//!
+//! This is the shell around the core in [`crate::admission`]: it holds the
+//! state machine behind one short lock, does what its actions say, and keeps
+//! what must survive in the [store](crate::store). Each part of it lives in a
+//! file of its own: deployed functions, instances, the path of one invocation,
+//! the backlog of asynchronous calls, and what is done now and then.
+
+mod backlog;
+mod functions;
+mod housekeeping;
+mod instances;
+mod invoke;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use dashmap::DashMap;
+use http::{HeaderMap, StatusCode};
 use serde::Serialize;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use self::backlog::Backlog;
+use self::functions::Function;
+use self::instances::{Live, Waiter};
+use crate::admission::{Admission, FunctionKey, InstanceId};
+use crate::artifact::{Artifacts, Put, PutError};
+use crate::callback::{BadCallback, Callbacks};
+use crate::clock::Clock;
 use crate::config::NodeConfig;
-use crate::function::FunctionSpec;
+use crate::executor::{self, Body, Executor};
+use crate::function::{ArtifactKind, FunctionSpec};
 use crate::id::{CallId, Digest, FunctionName, Namespace, SecretName};
-use crate::invocation::{Answer, Invocation, InvokeError};
+use crate::identity::{self, IdentityError};
+use crate::invocation::{Invocation, InvokeError};
 use crate::logs::FunctionLog;
+use crate::resolve::Resolver;
 use crate::resources::Resources;
+use crate::secret::SecretFolders;
+use crate::store::{NamespaceRecord, OpenError, SecretValue, Store, StoreConfig, StoreError};
 
 /// Where a deployed function's code stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,7 +100,7 @@ pub enum ChangeError {
     /// The request itself is at fault (400).
     #[error("{0}")]
     Invalid(String),
-    /// A bound of the node was reached (507 for disk, 429 otherwise).
+    /// A bound of the node or its disk was reached (507).
     #[error("{0}")]
     Full(String),
     /// The node failed to keep the change (500).
@@ -85,12 +113,12 @@ pub enum ChangeError {
     },
 }
 
-/// An asynchronous call as the door hands it in, its body read.
+/// An asynchronous call as the door hands it in.
 pub struct Submission {
-    /// The call; its body is whole.
+    /// The call. Its body is read, and on disk, before it is accepted.
     pub invocation: Invocation,
-    /// The body.
-    pub body: Bytes,
+    /// Most bytes of body to accept.
+    pub body_bytes: u64,
     /// Where to deliver the result.
     pub callback: Option<String>,
     /// The caller's own id of the call, only passed on.
@@ -104,20 +132,23 @@ pub enum SubmitError {
     #[error(transparent)]
     Invoke(#[from] InvokeError),
     /// The callback is not a URL that this node may call (400).
-    #[error("{0}")]
-    Callback(String),
-    /// The call could not be put on disk (507 when the disk is full, else 500).
-    #[error("the call could not be stored{}", if *.full { ": the disk is full" } else { "" })]
-    Store {
-        /// Whether the disk is full.
-        full: bool,
-        /// The cause.
-        source: Box<dyn std::error::Error + Send + Sync>,
+    #[error(transparent)]
+    Callback(BadCallback),
+    /// The body is longer than it may be (413).
+    #[error("the body of an asynchronous call may have at most {limit} bytes")]
+    TooLarge {
+        /// The bound.
+        limit: u64,
     },
+    /// The caller's body broke off.
+    #[error("the request body ended early")]
+    Body(#[source] executor::BodyError),
+    /// The call could not be put on disk (507 when the disk is full, else 500).
+    #[error("the call could not be stored, and was not accepted")]
+    Store(#[source] StoreError),
 }
 
 /// What became of an asynchronous call.
-#[derive(Debug, Clone)]
 pub enum CallState {
     /// Accepted, not done.
     Pending,
@@ -126,18 +157,21 @@ pub enum CallState {
 }
 
 /// The result of an asynchronous call.
-#[derive(Debug, Clone)]
 pub struct CallResult {
     /// The status that a waiting caller would have got.
-    pub status: u16,
+    pub status: StatusCode,
     /// The answer's headers.
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub headers: HeaderMap,
     /// The answer's body.
-    pub body: Bytes,
+    pub body: Body,
+    /// Its length in bytes.
+    pub body_bytes: u64,
     /// The word of `X-Weir-Error` when the answer is the node's, not the function's.
     pub error: Option<String>,
     /// When the call ended.
     pub ended_at: jiff::Timestamp,
+    /// How often it was begun.
+    pub attempts: u32,
 }
 
 /// A namespace with what was said of it.
@@ -195,168 +229,431 @@ pub struct NodeStatus {
     pub draining: bool,
 }
 
-/// One node. Cheap to clone.
+/// One node. Cheap to clone; [`Node::drain`] ends its background work.
 #[derive(Clone)]
-pub struct Node;
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: String,
+    config: NodeConfig,
+    clock: Clock,
+    admission: Mutex<Admission<Waiter>>,
+    /// Deployed functions by name; at most `max_functions`.
+    functions: DashMap<FunctionName, Arc<Function>>,
+    by_key: DashMap<FunctionKey, Arc<Function>>,
+    /// Instances that take calls; bounded by admission.
+    instances: DashMap<InstanceId, Arc<Live>>,
+    namespaces: Mutex<BTreeMap<Namespace, NamespaceInfo>>,
+    executors: Vec<Arc<dyn Executor>>,
+    store: Store,
+    artifacts: Artifacts,
+    secrets: SecretFolders,
+    callbacks: Callbacks,
+    backlog: Backlog,
+    /// Held while the registry of functions changes, so that store, admission
+    /// and map change together.
+    change: tokio::sync::Mutex<()>,
+    /// Bounds starts under way at once: more would only slow each other down.
+    starts: Semaphore,
+    /// Told whenever a call ends while the node drains.
+    call_ended: Notify,
+    /// Told when an instance came up, so that idle ones are timed.
+    instance_started: Notify,
+    /// No new work: the node drains.
+    stop: CancellationToken,
+    /// No work at all: the grace period is over.
+    cut: CancellationToken,
+    tasks: TaskTracker,
+    runtime: tokio::runtime::Handle,
+}
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NodeError(pub String);
+pub enum NodeError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The node's key cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A folder in the data directory cannot be used.
+    #[error("open the {what} in the data directory")]
+    Folder {
+        /// Which.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// An executor did not start.
+    #[error("start the executor {name}: {reason}")]
+    Executor {
+        /// Which.
+        name: &'static str,
+        /// Why not.
+        reason: String,
+    },
+    /// What an earlier run kept cannot be taken up.
+    #[error("take up what an earlier run kept: {0}")]
+    Recover(String),
+}
 
 impl Node {
     /// Opens the data directory, starts the executors, and takes up what an
-    /// earlier run left: deployed functions and accepted calls.
-    pub async fn start(_config: NodeConfig) -> Result<Node, NodeError> {
-        unreachable!()
+    /// earlier run left: deployed functions and accepted calls. Background
+    /// work goes to the runtime that this is called on.
+    pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
+        let dir = config.data_dir.clone();
+        let store_config = StoreConfig::from(&config.asynchronous);
+        let opened = tokio::task::spawn_blocking(move || {
+            let folder = |what| move |source| NodeError::Folder { what, source };
+            // First, for its lock: nothing else may be touched without it.
+            let (store, recovered) = Store::open(&dir, store_config)?;
+            let key = identity::load_or_create(&dir)?;
+            let artifacts = Artifacts::open(&dir.join("artifacts"), config.artifacts.clone())
+                .map_err(folder("artifacts"))?;
+            let secrets =
+                SecretFolders::open(&dir.join("run").join("secrets")).map_err(folder("secrets"))?;
+            Ok::<_, NodeError>((store, recovered, key, artifacts, secrets, config))
+        });
+        let (store, recovered, key, artifacts, secrets, config) = opened
+            .await
+            .map_err(|e| NodeError::Recover(e.to_string()))??;
+        let resolver = Resolver::new();
+        let executors = executor::all(&config, resolver.clone())
+            .map_err(|(name, reason)| NodeError::Executor { name, reason })?;
+        let inner = Arc::new(Inner {
+            id: key.public().to_peer_id().to_string(),
+            clock: Clock::start(),
+            admission: Mutex::new(Admission::new(
+                config.capacity,
+                &config.classes,
+                config.max_calls,
+            )),
+            functions: DashMap::new(),
+            by_key: DashMap::new(),
+            instances: DashMap::new(),
+            namespaces: Mutex::default(),
+            executors,
+            store,
+            artifacts,
+            secrets,
+            callbacks: Callbacks::new(resolver, &config.asynchronous),
+            backlog: Backlog::default(),
+            change: tokio::sync::Mutex::new(()),
+            starts: Semaphore::new(parallel_starts()),
+            call_ended: Notify::new(),
+            instance_started: Notify::new(),
+            stop: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::current(),
+            config,
+        });
+        inner.recover_functions(recovered.functions, recovered.namespaces);
+        inner.recover_calls(recovered.pending, recovered.callbacks);
+        inner.clone().keep_house();
+        Ok(Node { inner })
     }
+
     /// This node's id.
     pub fn id(&self) -> &str {
-        unreachable!()
+        &self.inner.id
     }
+
     /// What it was told.
     pub fn config(&self) -> &NodeConfig {
-        unreachable!()
+        &self.inner.config
     }
-    /// Runs a call and waits for the answer. Dropping the future cancels it.
-    pub async fn invoke(&self, _invocation: Invocation) -> Result<Answer, InvokeError> {
-        unreachable!()
-    }
+
     /// Accepts a call to be run later; it is on disk when this returns.
-    pub async fn submit(&self, _submission: Submission) -> Result<CallId, SubmitError> {
-        unreachable!()
+    pub async fn submit(&self, submission: Submission) -> Result<CallId, SubmitError> {
+        self.inner.submit(submission).await
     }
+
     /// What became of an accepted call; `None` when unknown or expired.
-    pub async fn call(&self, _id: CallId) -> Result<Option<CallState>, ChangeError> {
-        unreachable!()
+    pub async fn call(&self, id: CallId) -> Result<Option<CallState>, ChangeError> {
+        self.inner.call_state(id).await
     }
-    /// Deploys or updates a function. Its artifact must be here. Returns once
-    /// the deployment is on disk and the code has been checked; compiling goes on.
-    pub async fn deploy(&self, _spec: FunctionSpec, _mode: DeployMode) -> Result<(), ChangeError> {
-        unreachable!()
-    }
-    /// Removes a function; running calls end.
-    pub async fn remove(&self, _name: &FunctionName) -> Result<(), ChangeError> {
-        unreachable!()
-    }
-    /// Keeps `replicas` instances (bounded by the function's maximum); 0 lets
-    /// all go until the next call.
-    pub async fn scale(&self, _name: &FunctionName, _replicas: u32) -> Result<(), ChangeError> {
-        unreachable!()
-    }
-    /// One function.
-    pub fn function(&self, _name: &FunctionName) -> Option<FunctionStatus> {
-        unreachable!()
-    }
-    /// All functions of a namespace, or of all, by name.
-    pub fn functions(&self, _namespace: Option<&Namespace>) -> Vec<FunctionStatus> {
-        unreachable!()
-    }
+
     /// A function's log.
-    pub fn log(&self, _name: &FunctionName) -> Option<Arc<FunctionLog>> {
-        unreachable!()
+    pub fn log(&self, name: &FunctionName) -> Option<Arc<FunctionLog>> {
+        Some(self.inner.functions.get(name)?.log.clone())
     }
-    /// Whether the node has this artifact, and its size in bytes.
-    pub fn artifact(&self, _digest: &Digest) -> Option<u64> {
-        unreachable!()
+
+    /// The size in bytes of an artifact that the node has.
+    pub fn artifact(&self, digest: &Digest) -> Option<u64> {
+        self.inner.artifacts.size(digest)
     }
+
+    /// What an artifact is, from its first bytes; `None` when the node does not
+    /// have it, or it is nothing that Weir knows.
+    pub async fn artifact_kind(&self, digest: &Digest) -> Option<ArtifactKind> {
+        let (artifacts, digest) = (self.inner.artifacts.clone(), *digest);
+        let read = tokio::task::spawn_blocking(move || artifacts.kind(&digest));
+        read.await.ok()?.ok()?
+    }
+
     /// Takes in an artifact; `true` when it was new.
     pub async fn put_artifact(
         &self,
-        _digest: Digest,
-        _length: Option<u64>,
-        _body: crate::executor::Body,
-    ) -> Result<bool, ArtifactError> {
-        unreachable!()
+        digest: Digest,
+        length: Option<u64>,
+        body: Body,
+    ) -> Result<bool, PutError> {
+        let put = self.inner.artifacts.put(digest, length, body).await?;
+        Ok(match put {
+            Put::Created => true,
+            Put::Existed => false,
+        })
     }
-    /// Namespaces by name; the default one is always there.
+
+    /// Namespaces by name: the default one, those made on purpose, and those
+    /// that functions are in.
     pub fn namespaces(&self) -> BTreeMap<Namespace, NamespaceInfo> {
-        unreachable!()
+        let mut all = self.inner.namespaces().clone();
+        all.entry(Namespace::default()).or_default();
+        for function in &self.inner.functions {
+            all.entry(function.key().namespace.clone()).or_default();
+        }
+        all
     }
+
     /// Makes a namespace.
     pub async fn create_namespace(
         &self,
-        _name: Namespace,
-        _info: NamespaceInfo,
+        name: Namespace,
+        info: NamespaceInfo,
     ) -> Result<(), ChangeError> {
-        unreachable!()
+        if self.namespaces().contains_key(&name) {
+            return Err(ChangeError::Exists(format!(
+                "namespace {name} exists already"
+            )));
+        }
+        self.inner.put_namespace(name, info).await
     }
+
     /// Changes what is said of a namespace.
     pub async fn update_namespace(
         &self,
-        _name: Namespace,
-        _info: NamespaceInfo,
+        name: Namespace,
+        info: NamespaceInfo,
     ) -> Result<(), ChangeError> {
-        unreachable!()
+        if !self.namespaces().contains_key(&name) {
+            return Err(ChangeError::NotFound(format!(
+                "namespace {name} does not exist"
+            )));
+        }
+        self.inner.put_namespace(name, info).await
     }
+
     /// Removes an empty namespace.
-    pub async fn remove_namespace(&self, _name: &Namespace) -> Result<(), ChangeError> {
-        unreachable!()
+    pub async fn remove_namespace(&self, name: &Namespace) -> Result<(), ChangeError> {
+        if !self.namespaces().contains_key(name) {
+            return Err(ChangeError::NotFound(format!(
+                "namespace {name} does not exist"
+            )));
+        }
+        if *name == Namespace::default() {
+            return Err(ChangeError::Invalid(
+                "the default namespace cannot be removed".to_owned(),
+            ));
+        }
+        let secrets = self.secrets(name).await?.len();
+        let functions = self.functions(Some(name)).len();
+        if functions + secrets > 0 {
+            return Err(ChangeError::Exists(format!(
+                "namespace {name} still holds {functions} functions and {secrets} secrets: remove \
+                 them first"
+            )));
+        }
+        let removed = self.inner.store.remove_namespace(name).await;
+        removed.map_err(|source| stored("remove the namespace", source))?;
+        self.inner.namespaces().remove(name);
+        Ok(())
     }
+
     /// Names of secrets, never values.
-    pub async fn secrets(&self, _namespace: &Namespace) -> Result<Vec<SecretName>, ChangeError> {
-        unreachable!()
+    pub async fn secrets(&self, namespace: &Namespace) -> Result<Vec<SecretName>, ChangeError> {
+        let secrets = self.inner.store.secrets(namespace).await;
+        secrets.map_err(|source| stored("list secrets", source))
     }
+
     /// Makes a secret that is not there yet.
     pub async fn create_secret(
         &self,
-        _namespace: Namespace,
-        _name: SecretName,
-        _value: Vec<u8>,
+        namespace: Namespace,
+        name: SecretName,
+        value: Vec<u8>,
     ) -> Result<(), ChangeError> {
-        unreachable!()
+        let _change = self.inner.change.lock().await;
+        if self.secrets(&namespace).await?.contains(&name) {
+            let text = format!("secret {name} exists already: replace it with PUT");
+            return Err(ChangeError::Exists(text));
+        }
+        self.inner.put_secret(namespace, name, value).await
     }
+
     /// Replaces a secret's value; instances started from now on see it.
     pub async fn replace_secret(
         &self,
-        _namespace: Namespace,
-        _name: SecretName,
-        _value: Vec<u8>,
+        namespace: Namespace,
+        name: SecretName,
+        value: Vec<u8>,
     ) -> Result<(), ChangeError> {
-        unreachable!()
+        let _change = self.inner.change.lock().await;
+        if !self.secrets(&namespace).await?.contains(&name) {
+            return Err(no_secret(&namespace, &name));
+        }
+        self.inner.put_secret(namespace, name, value).await
     }
-    /// Removes a secret.
+
+    /// Removes a secret. Functions that name it cannot be started any more.
     pub async fn remove_secret(
         &self,
-        _namespace: &Namespace,
-        _name: &SecretName,
+        namespace: &Namespace,
+        name: &SecretName,
     ) -> Result<(), ChangeError> {
-        unreachable!()
+        let removed = self.inner.store.remove_secret(namespace, name).await;
+        match removed.map_err(|source| stored("remove the secret", source))? {
+            true => Ok(()),
+            false => Err(no_secret(namespace, name)),
+        }
     }
+
     /// The node at this moment.
     pub fn status(&self) -> NodeStatus {
-        unreachable!()
+        let inner = &self.inner;
+        let (held, running, waiting) = {
+            let admission = inner.admission();
+            let classes = inner
+                .config
+                .classes
+                .iter()
+                .enumerate()
+                .map(|(at, class)| ClassStatus {
+                    name: class.name.clone(),
+                    waiting: admission.class_waiting(at),
+                    bound: class.queue,
+                });
+            (admission.held(), admission.running(), classes.collect())
+        };
+        NodeStatus {
+            node: inner.id.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            architecture: std::env::consts::ARCH,
+            capacity: inner.config.capacity,
+            held,
+            running,
+            max_calls: inner.config.max_calls,
+            classes: waiting,
+            functions: inner.functions.len(),
+            backlog: inner.backlog.len(),
+            max_backlog: inner.config.asynchronous.backlog,
+            results: inner.backlog.results(),
+            artifact_bytes: inner.artifacts.stored_bytes(),
+            executors: inner
+                .executors
+                .iter()
+                .map(|e| (e.name(), e.describe()))
+                .collect(),
+            draining: inner.stop.is_cancelled(),
+        }
     }
-    /// Refuses new work and waits, at most `grace`, for what runs.
-    pub async fn drain(&self, _grace: Duration) {
-        unreachable!()
+
+    /// Refuses new work and waits, at most `grace`, for what runs. Accepted
+    /// calls that have not ended then stay on disk for the next start.
+    pub async fn drain(&self, grace: Duration) {
+        self.inner.stop.cancel();
+        self.inner.admission().drain();
+        let ended = async {
+            loop {
+                let ended = self.inner.call_ended.notified();
+                let (running, waiting) = {
+                    let admission = self.inner.admission();
+                    (admission.running(), admission.waiting())
+                };
+                if running == 0 && waiting == 0 {
+                    break;
+                }
+                ended.await;
+            }
+            self.inner.tasks.close();
+            self.inner.tasks.wait().await;
+        };
+        if tokio::time::timeout(grace, ended).await.is_err() {
+            let running = self.inner.admission().running();
+            tracing::warn!(running, "calls still ran at the end of the grace period");
+        }
+        self.inner.cut.cancel();
     }
 }
 
-/// Why an artifact was not taken in.
-#[derive(Debug, thiserror::Error)]
-pub enum ArtifactError {
-    /// Larger than one artifact may be (413).
-    #[error(
-        "the artifact is larger than {limit} bytes, the most that this node takes (artifacts.max-bytes)"
-    )]
-    TooLarge {
-        /// The bound.
-        limit: u64,
-    },
-    /// The bytes have another digest (400).
-    #[error("the bytes sent have the digest {got}: send the artifact whose digest is in the path")]
-    Digest {
-        /// What the bytes have.
-        got: Digest,
-    },
-    /// No room under the node's own bound, or on the disk (507).
-    #[error("{0}")]
-    Full(String),
-    /// The upload broke off (400/408).
-    #[error("the upload ended early")]
-    Body(#[source] crate::executor::BodyError),
-    /// The disk failed (500).
-    #[error("the artifact could not be written")]
-    Disk(#[source] std::io::Error),
+impl Inner {
+    fn admission(&self) -> MutexGuard<'_, Admission<Waiter>> {
+        // A panic inside would be a broken promise of the core; each of its
+        // changes leaves sound numbers behind, so serving on is better.
+        self.admission
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn namespaces(&self) -> MutexGuard<'_, BTreeMap<Namespace, NamespaceInfo>> {
+        self.namespaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn put_namespace(&self, name: Namespace, info: NamespaceInfo) -> Result<(), ChangeError> {
+        let record = NamespaceRecord {
+            annotations: info.annotations.clone(),
+            labels: info.labels.clone(),
+        };
+        let kept = self.store.put_namespace(&name, &record).await;
+        kept.map_err(|source| stored("keep the namespace", source))?;
+        self.namespaces().insert(name, info);
+        Ok(())
+    }
+
+    async fn put_secret(
+        &self,
+        namespace: Namespace,
+        name: SecretName,
+        value: Vec<u8>,
+    ) -> Result<(), ChangeError> {
+        let kept = self
+            .store
+            .put_secret(&namespace, &name, &SecretValue::new(value))
+            .await;
+        kept.map_err(|source| stored("keep the secret", source))
+    }
+}
+
+/// About one start per core, so that each is as quick as it can be.
+fn parallel_starts() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .max(2)
+}
+
+fn no_secret(namespace: &Namespace, name: &SecretName) -> ChangeError {
+    ChangeError::NotFound(format!(
+        "secret {name} does not exist in namespace {namespace}"
+    ))
+}
+
+/// A failed write as an answer: a full disk and a bad value are the caller's
+/// to know about.
+fn stored(what: &'static str, source: StoreError) -> ChangeError {
+    match source {
+        StoreError::Full | StoreError::BacklogFull => ChangeError::Full(source.to_string()),
+        StoreError::TooLarge { .. } => ChangeError::Invalid(source.to_string()),
+        StoreError::Unreadable { .. } | StoreError::Closed | StoreError::Failed(_) => {
+            ChangeError::Store {
+                what,
+                source: Box::new(source),
+            }
+        }
+    }
 }

@@ -1,0 +1,330 @@
+//! `weir deploy`: code up, function in place, and a wait until it can be called.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use futures_util::stream;
+use http::header::CONTENT_LENGTH;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use sha2::Digest as _;
+use tokio::io::AsyncReadExt as _;
+use weir_node::function::{Outbound, Protocol};
+use weir_node::id::{Digest, FunctionName};
+use weir_node::resources::{Cpu, Memory};
+
+use super::{Global, key_value};
+use crate::client::Client;
+use crate::output::{self, Progress};
+use crate::project::{self, Code, Deployment, PROJECT_BYTES, Settings, WireDeployment};
+use crate::setting::duration;
+
+/// Bytes of code that are read and sent at a time.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// First pause between two looks at a function that is being prepared.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(super) struct DeployArguments {
+    /// Name of the function; with --file, the only one of the file to deploy
+    #[arg(required_unless_present = "file")]
+    name: Option<String>,
+    /// File with the code: a WebAssembly module or component, or .wat text
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "image"])]
+    #[arg(required_unless_present_any = ["file", "image"])]
+    wasm: Option<PathBuf>,
+    /// Digest (sha256:...) of code that the node has already
+    #[arg(long, value_name = "DIGEST", conflicts_with = "file")]
+    image: Option<Digest>,
+    /// Deploy the functions of a project file (weir.toml) or OpenFaaS stack.yaml
+    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "settings")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArguments,
+    /// Return once the node accepted the function, before it is ready
+    #[arg(long)]
+    no_wait: bool,
+    /// Longest wait for the function to be ready
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    wait_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "settings", multiple = true)]
+struct SettingsArguments {
+    /// How the code is spoken to: stdio, cgi or http
+    #[arg(long)]
+    protocol: Option<Protocol>,
+    /// Limit of memory, for example 128MiB
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Memory>,
+    /// Share of processors: cores (0.5) or millicores (500m)
+    #[arg(long, value_name = "CORES")]
+    cpu: Option<Cpu>,
+    /// Longest run of one call
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Calls that one instance runs at once
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
+    /// Instances kept warm
+    #[arg(long, value_name = "N")]
+    min: Option<u32>,
+    /// Most instances at once
+    #[arg(long, value_name = "N")]
+    max: Option<u32>,
+    /// How long an idle instance stays warm
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    keep_alive: Option<Duration>,
+    /// A call may be run again after it may have started
+    #[arg(long)]
+    idempotent: bool,
+    /// Environment of the code
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    env: Vec<(String, String)>,
+    /// Label
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    label: Vec<(String, String)>,
+    /// Annotation
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    annotation: Vec<(String, String)>,
+    /// Secret that the code may read
+    #[arg(long, value_name = "NAME")]
+    secret: Vec<String>,
+    /// Where the code may connect to
+    #[arg(long, value_name = "HOST:PORT")]
+    allow_outbound: Vec<Outbound>,
+    /// QoS class that callers may name; the first is the default
+    #[arg(long, value_name = "CLASS")]
+    qos: Vec<String>,
+}
+
+impl SettingsArguments {
+    fn settings(&self) -> Settings {
+        let map =
+            |pairs: &[(String, String)]| -> BTreeMap<_, _> { pairs.iter().cloned().collect() };
+        Settings {
+            protocol: self.protocol,
+            memory: self.memory,
+            cpu: self.cpu,
+            timeout: self.timeout,
+            concurrency: self.concurrency,
+            min: self.min,
+            max: self.max,
+            keep_alive: self.keep_alive,
+            idempotent: self.idempotent,
+            env: map(&self.env),
+            labels: map(&self.label),
+            annotations: map(&self.annotation),
+            secrets: self.secret.clone(),
+            allow_outbound: self.allow_outbound.clone(),
+            qos: self.qos.clone(),
+            ..Settings::default()
+        }
+    }
+}
+
+pub(super) async fn deploy(global: &Global, arguments: &DeployArguments) -> anyhow::Result<()> {
+    let deployments = deployments(global, arguments)?;
+    let client = global.client()?;
+    let namespace = global.namespace.as_ref().map(ToString::to_string);
+    let wait = (!arguments.no_wait).then_some(arguments.wait_timeout);
+    let mut results = Vec::new();
+    for deployment in &deployments {
+        let (name, image) = place(&client, deployment, namespace.as_deref())
+            .await
+            .with_context(|| format!("deploy {}", deployment.name))?;
+        if let Some(limit) = wait {
+            ready(&client, &name, limit)
+                .await
+                .with_context(|| format!("deploy {name}"))?;
+        }
+        let url = format!("{}/function/{name}", client.node());
+        if global.json() {
+            results.push(
+                json!({ "name": name.name(), "namespace": name.namespace.as_str(),
+                "image": image.to_string(), "url": url }),
+            );
+        } else {
+            output::line(&url)?;
+        }
+    }
+    if global.json() {
+        output::json(&Value::Array(results))?;
+    }
+    Ok(())
+}
+
+fn deployments(global: &Global, arguments: &DeployArguments) -> anyhow::Result<Vec<Deployment>> {
+    if let Some(path) = &arguments.file {
+        let text = read_bounded(path, PROJECT_BYTES)
+            .with_context(|| format!("read the functions in {}", path.display()))?;
+        let mut deployments = project::parse(path, &text, &super::variable)?;
+        if let Some(name) = &arguments.name {
+            deployments.retain(|deployment| deployment.name == *name);
+            if deployments.is_empty() {
+                bail!("{} has no function {name}", path.display());
+            }
+        }
+        return Ok(deployments);
+    }
+    let code = match (&arguments.wasm, arguments.image) {
+        (Some(file), _) => Code::File(file.clone()),
+        (None, Some(digest)) => Code::Digest(digest),
+        (None, None) => bail!("say what the code is: --wasm FILE"),
+    };
+    let name = global.function(arguments.name.as_deref().unwrap_or_default())?;
+    let settings = Settings {
+        namespace: Some(name.namespace.to_string()),
+        ..arguments.settings.settings()
+    };
+    Ok(vec![Deployment {
+        name: name.name().to_owned(),
+        code,
+        settings,
+    }])
+}
+
+/// Brings code and function to the node; returns what the node calls them.
+async fn place(
+    client: &Client,
+    deployment: &Deployment,
+    namespace: Option<&str>,
+) -> anyhow::Result<(FunctionName, Digest)> {
+    let image = match &deployment.code {
+        Code::Digest(digest) => *digest,
+        Code::File(path) => upload(client, path).await?,
+    };
+    let wire = WireDeployment::new(deployment, image, namespace);
+    let name = FunctionName::new(&deployment.name, wire.namespace().parse()?)?;
+    send(client, &wire).await?;
+    Ok((name, image))
+}
+
+/// Uploads the code in `path` unless the node has it.
+async fn upload(client: &Client, path: &Path) -> anyhow::Result<Digest> {
+    let owned = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || digest(&owned)).await?;
+    let (digest, bytes) = read.with_context(|| format!("read {}", path.display()))?;
+    let artifact = artifact_path(digest);
+    let head = client.send(client.request(Method::HEAD, &artifact)).await?;
+    match head.status() {
+        StatusCode::NOT_FOUND => {}
+        // Anything but a plain yes or no is worth the node's own words, and
+        // the answer to HEAD has no body.
+        status if status.is_success() => return Ok(digest),
+        _ => {
+            client
+                .ask(
+                    "look for the artifact",
+                    client.request(Method::GET, &artifact),
+                )
+                .await?;
+            return Ok(digest);
+        }
+    }
+    let progress = Progress::upload(&path.display().to_string(), bytes);
+    let file = tokio::fs::File::open(path).await;
+    let file = file.with_context(|| format!("read {}", path.display()))?;
+    let pieces = stream::try_unfold((file, progress), |(mut file, progress)| async move {
+        let mut piece = bytes::BytesMut::with_capacity(PIECE_BYTES);
+        let read = file.read_buf(&mut piece).await?;
+        progress.add(read as u64);
+        let next = (read > 0).then(|| (piece.freeze(), (file, progress)));
+        Ok::<_, std::io::Error>(next)
+    });
+    let request = client
+        .request(Method::PUT, &artifact)
+        .header(CONTENT_LENGTH, bytes)
+        .body(reqwest::Body::wrap_stream(pieces));
+    client.ask("upload the artifact", request).await?;
+    Ok(digest)
+}
+
+/// Where the artifact `digest` is on a node.
+pub(super) fn artifact_path(digest: Digest) -> String {
+    format!("/weir/v1/artifacts/{}", digest.hex())
+}
+
+fn digest(path: &Path) -> std::io::Result<(Digest, u64)> {
+    let mut file = std::fs::File::open(path)?;
+    let mut hasher = sha2::Sha256::new();
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut bytes = 0;
+    loop {
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            return Ok((Digest::new(hasher.finalize().into()), bytes));
+        }
+        hasher.update(&piece[..read]);
+        bytes += read as u64;
+    }
+}
+
+/// Updates the function, or creates it when there is none.
+pub(super) async fn send(client: &Client, wire: &WireDeployment) -> anyhow::Result<()> {
+    let body = serde_json::to_vec(wire)?;
+    let request = |method| {
+        client
+            .request(method, "/system/functions")
+            .header("content-type", "application/json")
+            .body(body.clone())
+    };
+    let updated = client.send(request(Method::PUT)).await?;
+    let response = if updated.status() == StatusCode::NOT_FOUND {
+        client.send(request(Method::POST)).await?
+    } else {
+        updated
+    };
+    client.succeeded("deploy the function", response).await?;
+    Ok(())
+}
+
+/// Waits until the function can be called.
+pub(super) async fn ready(
+    client: &Client,
+    name: &FunctionName,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let path = super::functions::function_path(name);
+    let poll = async {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let request = client.request(Method::GET, &path);
+            let status: Value = client.ask_json("see whether it is ready", request).await?;
+            match super::functions::state(&status) {
+                "ready" => return Ok(()),
+                state if state.starts_with("failed") => bail!("{state}"),
+                _ => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    };
+    match tokio::time::timeout(limit, poll).await {
+        Ok(result) => result,
+        Err(_) => bail!(
+            "not ready after {}; it may still become so: see `weir describe {name}`",
+            humantime::format_duration(limit)
+        ),
+    }
+}
+
+/// Reads a text file of at most `limit` bytes.
+pub(super) fn read_bounded(path: &Path, limit: u64) -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?
+        .take(limit + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > limit {
+        bail!("the file is larger than {limit} bytes");
+    }
+    Ok(text)
+}

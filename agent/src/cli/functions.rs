@@ -1,0 +1,164 @@
+//! `weir list`, `describe`, `remove` and `scale`.
+
+use clap::Args;
+use http::Method;
+use serde_json::{Value, json};
+use weir_node::id::FunctionName;
+
+use super::Global;
+use crate::output;
+
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// Name of the function
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RemoveArguments {
+    /// Names of the functions
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ScaleArguments {
+    /// Name of the function
+    name: String,
+    /// Instances to keep; 0 lets the function sleep until its next call
+    replicas: u32,
+}
+
+/// Where the status of a function is.
+pub(super) fn function_path(name: &FunctionName) -> String {
+    format!(
+        "/system/function/{}?namespace={}",
+        name.name(),
+        name.namespace
+    )
+}
+
+/// The state that a function's status tells; `ready` where a node tells none,
+/// as other OpenFaaS providers do.
+pub(super) fn state(status: &Value) -> &str {
+    status["annotations"]["weir.state"]
+        .as_str()
+        .unwrap_or("ready")
+}
+
+pub(super) async fn list(global: &Global) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let query = global
+        .namespace
+        .as_ref()
+        .map(|name| format!("?namespace={name}"));
+    let path = format!("/system/functions{}", query.unwrap_or_default());
+    let request = client.request(Method::GET, &path);
+    let functions: Vec<Value> = client.ask_json("list the functions", request).await?;
+    if global.json() {
+        return Ok(output::json(&Value::Array(functions))?);
+    }
+    let rows: Vec<_> = functions.iter().map(row).collect();
+    let headers = [
+        "name",
+        "namespace",
+        "state",
+        "replicas",
+        "invocations",
+        "image",
+    ];
+    Ok(output::line(&output::table(headers, &rows))?)
+}
+
+fn row(status: &Value) -> [String; 6] {
+    let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
+    let number = |key: &str| status[key].as_f64().unwrap_or_default().to_string();
+    // Twelve digits tell artifacts apart and fit a line.
+    let image: String = text("image").chars().take("sha256:".len() + 12).collect();
+    [
+        text("name"),
+        text("namespace"),
+        state(status).to_owned(),
+        number("replicas"),
+        number("invocationCount"),
+        image,
+    ]
+}
+
+pub(super) async fn describe(global: &Global, arguments: &Named) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let name = global.function(&arguments.name)?;
+    let request = client.request(Method::GET, &format!("{}&usage=1", function_path(&name)));
+    let mut status: Value = client
+        .ask_json(&format!("describe {name}"), request)
+        .await?;
+    let url = format!("{}/function/{name}", client.node());
+    if let Some(fields) = status.as_object_mut() {
+        fields.insert("url".to_owned(), Value::String(url));
+    }
+    if global.json() {
+        return Ok(output::json(&status)?);
+    }
+    let rows = super::status::flat(&status);
+    Ok(output::line(&output::table(["field", "value"], &rows))?)
+}
+
+pub(super) async fn remove(global: &Global, arguments: &RemoveArguments) -> anyhow::Result<()> {
+    let client = global.client()?;
+    for text in &arguments.names {
+        let name = global.function(text)?;
+        let body = json!({ "functionName": name.name(), "namespace": name.namespace.as_str() });
+        let request = client
+            .request(Method::DELETE, "/system/functions")
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        client.ask(&format!("remove {name}"), request).await?;
+        output::note(&format!("removed {name}"));
+    }
+    Ok(())
+}
+
+pub(super) async fn scale(global: &Global, arguments: &ScaleArguments) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let name = global.function(&arguments.name)?;
+    let body = json!({ "serviceName": name.name(), "namespace": name.namespace.as_str(),
+        "replicas": arguments.replicas });
+    let path = format!(
+        "/system/scale-function/{}?namespace={}",
+        name.name(),
+        name.namespace
+    );
+    let request = client
+        .request(Method::POST, &path)
+        .header("content-type", "application/json")
+        .body(body.to_string());
+    client.ask(&format!("scale {name}"), request).await?;
+    output::note(&format!("{name} keeps {} instances", arguments.replicas));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_shows_what_a_status_holds() {
+        let status = json!({ "name": "a", "namespace": "shop", "replicas": 1.0,
+            "invocationCount": 7, "image": format!("sha256:{}", "ab".repeat(32)),
+            "annotations": { "weir.state": "failed: no memory" } });
+        let expected = [
+            "a",
+            "shop",
+            "failed: no memory",
+            "1",
+            "7",
+            "sha256:abababababab",
+        ];
+        assert_eq!(row(&status), expected.map(str::to_owned));
+    }
+
+    #[test]
+    fn function_of_another_provider_counts_as_ready() {
+        assert_eq!(state(&json!({ "name": "a", "annotations": null })), "ready");
+    }
+}

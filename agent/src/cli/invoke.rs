@@ -1,0 +1,275 @@
+//! `weir invoke`: one call, waited for or handed in.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use reqwest::{Body, Response, Url};
+use tokio_util::io::ReaderStream;
+use weir_node::id::CallId;
+
+use super::{Global, key_value};
+use crate::client::{Client, call_id};
+use crate::output;
+use crate::setting::duration;
+
+/// First pause between two looks at a call that is not done.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Args)]
+pub(super) struct InvokeArguments {
+    /// Name of the function
+    name: String,
+    /// Body: the text itself, @FILE, or - for standard input
+    #[arg(
+        short = 'd',
+        long,
+        value_name = "DATA|@FILE|-",
+        allow_hyphen_values = true
+    )]
+    data: Option<String>,
+    /// Hand the call in and print its id; the answer is kept by the node
+    #[arg(long = "async")]
+    asynchronous: bool,
+    /// With --async, wait for the answer and print it
+    #[arg(long, requires = "asynchronous")]
+    wait: bool,
+    /// Longest such wait
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    wait_timeout: Duration,
+    /// QoS class
+    #[arg(long, value_name = "CLASS")]
+    qos: Option<String>,
+    /// Latest useful answer, counted from arrival (200ms)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    deadline: Option<Duration>,
+    /// Header of the request
+    #[arg(short = 'H', long = "header", value_name = "K: V", value_parser = header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Method of the request
+    #[arg(short = 'X', long, default_value = "POST")]
+    method: Method,
+    /// Path after the function's name
+    #[arg(long, default_value = "")]
+    path: String,
+    /// Query parameter
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    query: Vec<(String, String)>,
+    /// Send the credentials too, to a node that protects its functions; the
+    /// function never needs them
+    #[arg(long)]
+    with_credentials: bool,
+    /// Print status and timing on standard error
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let wrong = || format!("{text:?} is not a header: write 'Name: value'");
+    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
+    let name = name.trim().parse().map_err(|_| wrong())?;
+    Ok((name, value.trim().parse().map_err(|_| wrong())?))
+}
+
+/// Where the body comes from.
+#[derive(Debug, PartialEq, Eq)]
+enum Data {
+    Text(String),
+    File(PathBuf),
+    StandardInput,
+}
+
+impl Data {
+    fn parse(text: &str) -> Self {
+        match text.strip_prefix('@') {
+            Some(path) => Data::File(path.into()),
+            None if text == "-" => Data::StandardInput,
+            None => Data::Text(text.to_owned()),
+        }
+    }
+
+    async fn body(self) -> anyhow::Result<Body> {
+        Ok(match self {
+            Data::Text(text) => text.into(),
+            Data::File(path) => {
+                let file = tokio::fs::File::open(&path).await;
+                file.with_context(|| format!("read {}", path.display()))?
+                    .into()
+            }
+            Data::StandardInput => Body::wrap_stream(ReaderStream::new(tokio::io::stdin())),
+        })
+    }
+}
+
+pub(super) async fn invoke(global: &Global, arguments: InvokeArguments) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let name = global.function(&arguments.name)?;
+    let what = format!("call {name}");
+    let route = if arguments.asynchronous {
+        "async-function"
+    } else {
+        "function"
+    };
+    let path = format!(
+        "/{route}/{name}{}",
+        target(&arguments.path, &arguments.query)?
+    );
+    // The function sees every header: the node's keys are none of its business.
+    let mut request = if arguments.with_credentials {
+        client.request(arguments.method.clone(), &path)
+    } else {
+        client.call(arguments.method.clone(), &path)
+    };
+    for (name, value) in arguments.headers {
+        request = request.header(name, value);
+    }
+    if let Some(class) = &arguments.qos {
+        request = request.header("x-weir-qos", class);
+    }
+    if let Some(deadline) = arguments.deadline {
+        let text = humantime::format_duration(deadline).to_string();
+        request = request.header("x-weir-deadline", text.replace(' ', ""));
+    }
+    if let Some(data) = arguments.data.as_deref().map(Data::parse) {
+        request = request.body(data.body().await?);
+    }
+    let response = client.send(request).await?;
+    if arguments.verbose {
+        explain(&response);
+    }
+    let response = passed(&client, &what, response).await?;
+    if !arguments.asynchronous {
+        return print(&client, response).await;
+    }
+    let id = call_id(response.headers()).context("the node names no id for the accepted call")?;
+    if !arguments.wait {
+        if global.json() {
+            return Ok(output::json(&serde_json::json!({ "call": id }))?);
+        }
+        return Ok(output::line(&output::printable(&id))?);
+    }
+    output::note(&format!("accepted as {}", output::printable(&id)));
+    let answer = tokio::time::timeout(arguments.wait_timeout, result(&client, &id)).await;
+    let Ok(answer) = answer else {
+        let limit = humantime::format_duration(arguments.wait_timeout);
+        bail!(
+            "no answer within {limit}; look again at {}/weir/v1/calls/{id}",
+            client.node()
+        );
+    };
+    let response = answer?;
+    match call_status(&response) {
+        Some(status) if status.is_client_error() || status.is_server_error() => {
+            print(&client, response).await?;
+            bail!("{what}: {status}");
+        }
+        Some(_) | None => print(&client, response).await,
+    }
+}
+
+/// Waits for the answer of the accepted call `id`.
+pub(super) async fn result(client: &Client, id: &str) -> anyhow::Result<Response> {
+    let id: CallId = id.parse()?;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let request = client.call(Method::GET, &format!("/weir/v1/calls/{id}"));
+        let response = client.ask("read the answer", request).await?;
+        if response.status() != StatusCode::ACCEPTED {
+            return Ok(response);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The function's own status in the answer of an accepted call.
+pub(super) fn call_status(response: &Response) -> Option<StatusCode> {
+    let status = response.headers().get("x-weir-call-status")?;
+    StatusCode::from_bytes(status.as_bytes()).ok()
+}
+
+/// Refuses answers from 400 on; redirects are the function's answer.
+async fn passed(client: &Client, what: &str, response: Response) -> anyhow::Result<Response> {
+    let status = response.status();
+    if status.is_client_error() || status.is_server_error() {
+        return Ok(client.succeeded(what, response).await?);
+    }
+    Ok(response)
+}
+
+async fn print(client: &Client, mut response: Response) -> anyhow::Result<()> {
+    while let Some(piece) = client.chunk(&mut response).await? {
+        output::write(&piece)?;
+    }
+    Ok(())
+}
+
+fn explain(response: &Response) {
+    output::note(&format!("{:?} {}", response.version(), response.status()));
+    for (name, value) in response.headers() {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        output::note(&format!("{name}: {}", output::printable(&value)));
+    }
+}
+
+/// The rest of the path with its query.
+fn target(path: &str, query: &[(String, String)]) -> anyhow::Result<String> {
+    let slash = if path.is_empty() || path.starts_with('/') {
+        ""
+    } else {
+        "/"
+    };
+    if query.is_empty() {
+        return Ok(format!("{slash}{path}"));
+    }
+    // Only the encoding of the pairs is wanted; the address is thrown away.
+    let encoded = Url::parse_with_params("http://query", query).context("encode the query")?;
+    Ok(format!(
+        "{slash}{path}?{}",
+        encoded.query().unwrap_or_default()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_text_a_file_or_standard_input() {
+        assert_eq!(Data::parse("text"), Data::Text("text".to_owned()));
+        assert_eq!(Data::parse("@a/b"), Data::File("a/b".into()));
+        assert_eq!(Data::parse("-"), Data::StandardInput);
+        assert_eq!(Data::parse(""), Data::Text(String::new()));
+    }
+
+    #[test]
+    fn target_starts_with_a_slash_and_encodes_its_query() {
+        let check = |path: &str, query: &[(&str, &str)], expected: &str| {
+            let query: Vec<_> = query
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect();
+            assert_eq!(target(path, &query).expect("fine"), expected);
+        };
+        check("", &[], "");
+        check("a/b", &[], "/a/b");
+        check("/a", &[("k", "a b&c")], "/a?k=a+b%26c");
+        check("", &[("k", "1"), ("l", "2")], "?k=1&l=2");
+    }
+
+    #[test]
+    fn header_is_a_name_and_a_value() {
+        let (name, value) = header("X-Test: a: b").expect("valid");
+        assert_eq!(
+            (name.as_str(), value.as_bytes()),
+            ("x-test", b"a: b".as_slice())
+        );
+        assert!(header("X Test: a").is_err());
+        assert!(header("none").is_err());
+    }
+}

@@ -1,0 +1,459 @@
+//! The OpenFaaS gateway: how functions are deployed, managed and called.
+
+mod deployment;
+mod logs;
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use weir_node::id::{FunctionName, IdError, Namespace, SecretName};
+use weir_node::node::{DeployMode, NamespaceInfo};
+
+use self::deployment::FunctionDeployment;
+use crate::door::problem::Problem;
+use crate::door::{Door, invoke};
+use crate::http::Connection;
+use crate::http::body::{self, BodyLimits};
+use crate::http::reply::Reply;
+
+/// Largest body of a management request: a deployment with long annotations,
+/// or a secret that holds a certificate chain.
+const MANAGEMENT_BODY_BYTES: u64 = 1 << 20;
+
+const FUNCTION_METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS, HEAD";
+
+/// What is called, and whether it waits.
+const CALL: &str = "/function/";
+const ASYNC_CALL: &str = "/async-function/";
+
+/// Calls a function and waits.
+pub async fn call(connection: &Connection<Door>, request: Request<Incoming>) -> Response<Reply> {
+    match *request.method() {
+        Method::GET
+        | Method::POST
+        | Method::PUT
+        | Method::PATCH
+        | Method::DELETE
+        | Method::OPTIONS
+        | Method::HEAD => invoke::wait(connection, request, CALL).await,
+        _ => refuse(Problem::method(FUNCTION_METHODS), request),
+    }
+}
+
+/// Answers everything else that the gateway has.
+pub async fn answer(
+    connection: &Arc<Connection<Door>>,
+    request: Request<Incoming>,
+) -> Response<Reply> {
+    let door = &*connection.handler;
+    let path = request.uri().path();
+    if path.starts_with("/async-function") {
+        if request.method() != Method::POST {
+            return refuse(Problem::method("POST"), request);
+        }
+        return invoke::submit(connection, request, ASYNC_CALL).await;
+    }
+    if let Err(problem) = door.admit(&request) {
+        return refuse(problem, request);
+    }
+    system(connection, request)
+        .await
+        .unwrap_or_else(Problem::render)
+}
+
+fn refuse(problem: Problem, request: Request<Incoming>) -> Response<Reply> {
+    body::refuse(request.into_body());
+    problem.render()
+}
+
+type Answered = Result<Response<Reply>, Problem>;
+
+/// The routes of `/system`; who asks may.
+async fn system(connection: &Arc<Connection<Door>>, request: Request<Incoming>) -> Answered {
+    let door = &*connection.handler;
+    let (parts, incoming) = request.into_parts();
+    let path = parts
+        .uri
+        .path()
+        .strip_prefix("/system/")
+        .unwrap_or_default();
+    let (route, name) = path.split_once('/').unwrap_or((path, ""));
+    let query = Query(parts.uri.query().unwrap_or_default());
+    match (route, name, &parts.method) {
+        ("functions", "", &Method::GET) => list(door, query),
+        ("functions", "", &Method::POST) => {
+            deploy(
+                door,
+                read(door, incoming).await?,
+                DeployMode::CreateOrReplace,
+            )
+            .await
+        }
+        ("functions", "", &Method::PUT) => {
+            deploy(door, read(door, incoming).await?, DeployMode::Replace).await
+        }
+        ("functions", "", &Method::DELETE) => remove(door, read(door, incoming).await?).await,
+        ("functions", "", _) => Err(Problem::method("GET, POST, PUT, DELETE")),
+        ("function", name, &Method::GET) if !name.is_empty() => describe(door, name, query),
+        ("function", name, _) if !name.is_empty() => Err(Problem::method("GET")),
+        ("scale-function", name, &Method::POST) if !name.is_empty() => {
+            scale(door, name, query, read(door, incoming).await?).await
+        }
+        ("scale-function", name, _) if !name.is_empty() => Err(Problem::method("POST")),
+        ("info", "", &Method::GET) => Ok(info()),
+        ("info", "", _) => Err(Problem::method("GET")),
+        ("namespaces", "", &Method::GET) => {
+            let names: Vec<_> = door.node.namespaces().into_keys().collect();
+            Ok(render(StatusCode::OK, &names))
+        }
+        ("namespaces", "", _) => Err(Problem::method("GET")),
+        ("namespace", name, method) if !name.is_empty() => {
+            namespace(door, name, method, incoming).await
+        }
+        ("secrets", "", method) => secrets(door, method, query, incoming).await,
+        ("logs", "", &Method::GET) => logs::answer(connection, query),
+        ("logs", "", _) => Err(Problem::method("GET")),
+        _ => {
+            let message = format!("there is nothing at {:?}", parts.uri.path());
+            Err(Problem::not_found(message))
+        }
+    }
+}
+
+/// The query of a management request.
+#[derive(Clone, Copy)]
+struct Query<'a>(&'a str);
+
+impl Query<'_> {
+    /// The last value of `name`, when it is not empty.
+    fn value(self, name: &str) -> Option<String> {
+        let pairs = form_urlencoded::parse(self.0.as_bytes());
+        let values = pairs
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned());
+        values.last().filter(|value| !value.is_empty())
+    }
+
+    fn flag(self, name: &str) -> bool {
+        self.value(name)
+            .is_some_and(|value| matches!(&*value, "1" | "true" | "t" | "True"))
+    }
+
+    fn namespace(self) -> Result<Option<Namespace>, Problem> {
+        self.value("namespace")
+            .map(|name| name.parse().map_err(wrong_name))
+            .transpose()
+    }
+}
+
+fn wrong_name(error: IdError) -> Problem {
+    Problem::bad_request(error.to_string())
+}
+
+/// The function that a path's `name` and a namespace from elsewhere mean.
+fn function_name(name: &str, namespace: Option<Namespace>) -> Result<FunctionName, Problem> {
+    match namespace {
+        Some(namespace) if !name.contains('.') => FunctionName::new(name, namespace),
+        Some(_) | None => name.parse(),
+    }
+    .map_err(wrong_name)
+}
+
+fn optional_namespace(name: Option<String>) -> Result<Namespace, Problem> {
+    match name.filter(|name| !name.is_empty()) {
+        Some(name) => name.parse().map_err(wrong_name),
+        None => Ok(Namespace::default()),
+    }
+}
+
+fn unknown(name: &FunctionName) -> Problem {
+    let message = format!("function {} is not deployed on this node", name.qualified());
+    Problem::new(StatusCode::NOT_FOUND, "unknown-function", message)
+}
+
+async fn read<T: DeserializeOwned>(door: &Door, incoming: Incoming) -> Result<T, Problem> {
+    let limits = BodyLimits {
+        bytes: MANAGEMENT_BODY_BYTES,
+        gap: door.body.gap,
+    };
+    let bytes = body::collect(incoming, limits).await.map_err(|fault| {
+        Problem::body(
+            fault,
+            MANAGEMENT_BODY_BYTES,
+            "fixed for management requests",
+        )
+    })?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Problem::bad_request(format!(
+            "the body is not the JSON that this path takes: {error}"
+        ))
+    })
+}
+
+fn render(status: StatusCode, body: &impl serde::Serialize) -> Response<Reply> {
+    let text = serde_json::to_vec(body).expect("plain data with text keys");
+    let mut response = Response::new(Reply::from(text));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+fn empty(status: StatusCode) -> Response<Reply> {
+    let mut response = Response::new(Reply::EMPTY);
+    *response.status_mut() = status;
+    response
+}
+
+fn list(door: &Door, query: Query<'_>) -> Answered {
+    // Clients mean the default namespace when they name none; all of them are
+    // listed on demand.
+    let all = query.value("namespace").as_deref() == Some("*");
+    let namespace = if all {
+        None
+    } else {
+        Some(query.namespace()?.unwrap_or_default())
+    };
+    let functions = door.node.functions(namespace.as_ref());
+    let shown: Vec<_> = functions
+        .iter()
+        .map(|function| deployment::status(function, false))
+        .collect();
+    Ok(render(StatusCode::OK, &shown))
+}
+
+async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> Answered {
+    let code = wanted.code().map_err(Problem::bad_request)?;
+    let kind = door.node.artifact_kind(&code).await;
+    let spec = wanted.into_spec(code, kind).map_err(Problem::bad_request)?;
+    door.node.deploy(spec, mode).await?;
+    Ok(empty(StatusCode::ACCEPTED))
+}
+
+/// The body of a removal.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Removal {
+    function_name: String,
+    namespace: Option<String>,
+}
+
+async fn remove(door: &Door, removal: Removal) -> Answered {
+    let namespace = removal.namespace.filter(|name| !name.is_empty());
+    let namespace = namespace
+        .map(|name| name.parse().map_err(wrong_name))
+        .transpose()?;
+    let name = function_name(&removal.function_name, namespace)?;
+    door.node.remove(&name).await?;
+    door.metrics.board.forget(|gone| *gone == name);
+    Ok(empty(StatusCode::ACCEPTED))
+}
+
+fn describe(door: &Door, name: &str, query: Query<'_>) -> Answered {
+    let name = function_name(name, query.namespace()?)?;
+    let function = door.node.function(&name).ok_or_else(|| unknown(&name))?;
+    Ok(render(
+        StatusCode::OK,
+        &deployment::status(&function, query.flag("usage")),
+    ))
+}
+
+/// The body of a request to scale.
+#[derive(Debug, Deserialize)]
+struct Scale {
+    replicas: u32,
+    namespace: Option<String>,
+}
+
+async fn scale(door: &Door, name: &str, query: Query<'_>, wanted: Scale) -> Answered {
+    let given = wanted.namespace.filter(|name| !name.is_empty());
+    let namespace = match given {
+        Some(name) => Some(name.parse().map_err(wrong_name)?),
+        None => query.namespace()?,
+    };
+    let name = function_name(name, namespace)?;
+    door.node.scale(&name, wanted.replicas).await?;
+    Ok(empty(StatusCode::ACCEPTED))
+}
+
+fn info() -> Response<Reply> {
+    let version = json!({
+        "commit_message": "",
+        "sha": "",
+        "release": env!("CARGO_PKG_VERSION"),
+    });
+    let provider = json!({
+        "provider": "weir",
+        "name": "weir",
+        "orchestration": "weir",
+        "version": version,
+    });
+    let info = json!({
+        "provider": provider,
+        "version": version,
+        "arch": std::env::consts::ARCH,
+    });
+    render(StatusCode::OK, &info)
+}
+
+/// The body of a request about a namespace; its name is in the path.
+#[derive(Debug, Default, Deserialize)]
+struct NamespaceRequest {
+    annotations: Option<std::collections::BTreeMap<String, String>>,
+    labels: Option<std::collections::BTreeMap<String, String>>,
+}
+
+async fn namespace(door: &Door, name: &str, method: &Method, incoming: Incoming) -> Answered {
+    let name: Namespace = name.parse().map_err(wrong_name)?;
+    let info = |request: NamespaceRequest| NamespaceInfo {
+        annotations: request.annotations.unwrap_or_default(),
+        labels: request.labels.unwrap_or_default(),
+    };
+    match *method {
+        Method::GET => {
+            let found = door.node.namespaces().remove(&name);
+            let found = found.ok_or_else(|| {
+                Problem::not_found(format!("there is no namespace {name} on this node"))
+            })?;
+            let shown = json!({
+                "name": name,
+                "annotations": found.annotations,
+                "labels": found.labels,
+            });
+            Ok(render(StatusCode::OK, &shown))
+        }
+        Method::POST => {
+            let wanted = info(read(door, incoming).await?);
+            door.node.create_namespace(name, wanted).await?;
+            Ok(empty(StatusCode::CREATED))
+        }
+        Method::PUT => {
+            let wanted = info(read(door, incoming).await?);
+            door.node.update_namespace(name, wanted).await?;
+            Ok(empty(StatusCode::ACCEPTED))
+        }
+        Method::DELETE => {
+            door.node.remove_namespace(&name).await?;
+            Ok(empty(StatusCode::ACCEPTED))
+        }
+        _ => Err(Problem::method("GET, POST, PUT, DELETE")),
+    }
+}
+
+/// The body of a request about a secret. Never printed: it holds the value.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SecretRequest {
+    name: String,
+    namespace: Option<String>,
+    value: Option<String>,
+    raw_value: Option<String>,
+}
+
+impl SecretRequest {
+    fn value(&self) -> Result<Vec<u8>, Problem> {
+        match (&self.raw_value, &self.value) {
+            (Some(raw), _) if !raw.is_empty() => {
+                let decoded = base64::engine::general_purpose::STANDARD.decode(raw);
+                decoded.map_err(|_| Problem::bad_request("rawValue is not base64"))
+            }
+            (_, Some(text)) => Ok(text.clone().into_bytes()),
+            (_, None) => Err(Problem::bad_request("a secret needs a value or a rawValue")),
+        }
+    }
+}
+
+async fn secrets(door: &Door, method: &Method, query: Query<'_>, incoming: Incoming) -> Answered {
+    if *method == Method::GET {
+        let namespace = query.namespace()?.unwrap_or_default();
+        let names = door.node.secrets(&namespace).await?;
+        let shown: Vec<_> = names
+            .iter()
+            .map(|name| json!({"name": name, "namespace": namespace}))
+            .collect();
+        return Ok(render(StatusCode::OK, &shown));
+    }
+    if !matches!(*method, Method::POST | Method::PUT | Method::DELETE) {
+        return Err(Problem::method("GET, POST, PUT, DELETE"));
+    }
+    let request: SecretRequest = read(door, incoming).await?;
+    let name: SecretName = request.name.parse().map_err(wrong_name)?;
+    let namespace = optional_namespace(request.namespace.clone())?;
+    match *method {
+        Method::POST => {
+            door.node
+                .create_secret(namespace, name, request.value()?)
+                .await?;
+            Ok(empty(StatusCode::CREATED))
+        }
+        Method::PUT => {
+            door.node
+                .replace_secret(namespace, name, request.value()?)
+                .await?;
+            Ok(empty(StatusCode::ACCEPTED))
+        }
+        // Not 204, which clients take for an error.
+        _ => {
+            door.node.remove_secret(&namespace, &name).await?;
+            Ok(empty(StatusCode::ACCEPTED))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_is_decoded_and_its_last_value_counts() {
+        let query = Query("namespace=a&since=2024-01-01T00%3A00%3A00%2B01%3A00&namespace=b&x=");
+        assert_eq!(query.value("namespace").as_deref(), Some("b"));
+        assert_eq!(
+            query.value("since").as_deref(),
+            Some("2024-01-01T00:00:00+01:00")
+        );
+        assert_eq!(query.value("x"), None);
+        assert!(Query("usage=1").flag("usage") && !Query("usage=0").flag("usage"));
+    }
+
+    #[test]
+    fn name_may_carry_its_namespace_or_have_it_beside() {
+        let check = |name: &str, namespace: Option<&str>, expected: &str| {
+            let namespace = namespace.map(|name| name.parse().expect("valid"));
+            let name = function_name(name, namespace).expect("valid");
+            assert_eq!(name.qualified(), expected);
+        };
+        check("hello", None, "hello.openfaas-fn");
+        check("hello.openfaas-fn", None, "hello.openfaas-fn");
+        check("hello", Some("shop"), "hello.shop");
+        check("hello.shop", Some("shop"), "hello.shop");
+    }
+
+    #[test]
+    fn secret_is_text_or_base64() {
+        let check = |body: &str, expected: Option<&[u8]>| {
+            let request: SecretRequest = serde_json::from_str(body).expect("JSON");
+            assert_eq!(request.value().ok().as_deref(), expected, "{body}");
+        };
+        check(r#"{"name":"a","value":"x y"}"#, Some(b"x y"));
+        check(r#"{"name":"a","rawValue":"AAE="}"#, Some(b"\0\x01"));
+        check(r#"{"name":"a","rawValue":"!"}"#, None);
+        check(r#"{"name":"a"}"#, None);
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_null_is_absent() {
+        let body = r#"{"functionName":"f","namespace":null,"more":1}"#;
+        let removal: Removal = serde_json::from_str(body).expect("JSON");
+        assert_eq!(
+            (removal.function_name.as_str(), removal.namespace),
+            ("f", None)
+        );
+    }
+}

@@ -1,0 +1,530 @@
+//! How OpenFaaS writes a function down, and how that becomes a
+//! [`FunctionSpec`] and back.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use weir_node::function::{ArtifactKind, AsDeployed, FunctionSpec, Protocol};
+use weir_node::id::{Digest, FunctionName, Namespace};
+use weir_node::node::{FunctionState, FunctionStatus};
+use weir_node::resources::Memory;
+
+use crate::setting::suggestion;
+
+type Texts = BTreeMap<String, String>;
+
+/// What a client wants deployed. Fields that may be null may be absent too;
+/// fields that Weir does not know are ignored, as the original does.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct FunctionDeployment {
+    service: String,
+    image: String,
+    namespace: Option<String>,
+    env_process: Option<String>,
+    env_vars: Option<Texts>,
+    constraints: Option<Vec<String>>,
+    secrets: Option<Vec<String>>,
+    labels: Option<Texts>,
+    annotations: Option<Texts>,
+    limits: Option<Texts>,
+    requests: Option<Texts>,
+    read_only_root_filesystem: Option<bool>,
+}
+
+/// Weir's own settings, which travel as annotations.
+const PREFIX: &str = "weir.";
+const PROTOCOL: &str = "weir.protocol";
+const TIMEOUT: &str = "weir.timeout";
+const CONCURRENCY: &str = "weir.concurrency";
+const KEEP_ALIVE: &str = "weir.keep-alive";
+const IDEMPOTENT: &str = "weir.idempotent";
+const ALLOW_OUTBOUND: &str = "weir.allow-outbound";
+const QOS: &str = "weir.qos";
+const SETTINGS: [&str; 7] = [
+    PROTOCOL,
+    TIMEOUT,
+    CONCURRENCY,
+    KEEP_ALIVE,
+    IDEMPOTENT,
+    ALLOW_OUTBOUND,
+    QOS,
+];
+
+/// What a status says beside them. Clients that deploy what they were shown
+/// send them back.
+const STATE: &str = "weir.state";
+const VERSION: &str = "weir.version";
+
+const SCALE_MIN: &str = "com.openfaas.scale.min";
+const SCALE_MAX: &str = "com.openfaas.scale.max";
+const SCALE_ZERO: &str = "com.openfaas.scale.zero";
+
+/// Mistakes of a deployment, all of them.
+#[derive(Default)]
+struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    /// The value, or a note of what is wrong with `what`.
+    fn take<T, E: Display>(&mut self, what: &str, result: Result<T, E>) -> Option<T> {
+        result
+            .map_err(|error| self.0.push(format!("{what}: {error}")))
+            .ok()
+    }
+}
+
+impl FunctionDeployment {
+    /// The artifact that it refers to.
+    pub(super) fn code(&self) -> Result<Digest, String> {
+        if self.image.is_empty() {
+            return Err(
+                "image is missing: upload an artifact (PUT /weir/v1/artifacts/HEX) and \
+                        write its digest, sha256:HEX"
+                    .to_owned(),
+            );
+        }
+        self.image.parse().map_err(|error| {
+            if self.image.starts_with("sha256:") {
+                format!("image: {error}")
+            } else {
+                let image: String = self.image.chars().take(200).collect();
+                format!(
+                    "image {image:?}: this build runs no container images; upload a WebAssembly \
+                     artifact (PUT /weir/v1/artifacts/HEX) and write its digest, sha256:HEX"
+                )
+            }
+        })
+    }
+
+    /// The function that it describes, or every mistake in it. `kind` is what
+    /// the artifact is, when that is known.
+    pub(super) fn into_spec(
+        self,
+        code: Digest,
+        kind: Option<ArtifactKind>,
+    ) -> Result<FunctionSpec, String> {
+        let mut mistakes = Mistakes::default();
+        let namespace = match self.namespace.as_deref() {
+            None | Some("") => Some(Namespace::default()),
+            Some(name) => mistakes.take("namespace", name.parse()),
+        };
+        let name = FunctionName::new(&self.service, namespace.unwrap_or_default());
+        let name = mistakes.take("service", name);
+        // An artifact that is missing, or of no known kind, is refused by the
+        // node in its own words, whatever stands here.
+        let kind = kind.unwrap_or(ArtifactKind::WasmModule);
+        let name = name.unwrap_or_else(|| {
+            FunctionName::new("invalid", Namespace::default()).expect("a plain word")
+        });
+        let mut spec = FunctionSpec::new(name, code, kind, usual_protocol(kind));
+        settings(
+            &mut spec,
+            self.annotations.unwrap_or_default(),
+            &mut mistakes,
+        );
+        spec.labels = self.labels.unwrap_or_default();
+        scale(&mut spec, &mut mistakes);
+        let limits = self.limits.unwrap_or_default();
+        let requests = self.requests.unwrap_or_default();
+        let quantity = |name: &str| {
+            let named = |map: &Texts| map.get(name).filter(|text| !text.is_empty()).cloned();
+            named(&limits).or_else(|| named(&requests))
+        };
+        if let Some(text) = quantity("memory") {
+            let memory = mistakes.take("limits.memory", memory(&text));
+            spec.memory = memory.unwrap_or(spec.memory);
+        }
+        if let Some(text) = quantity("cpu") {
+            spec.cpu = mistakes.take("limits.cpu", text.parse());
+        }
+        for secret in self.secrets.unwrap_or_default() {
+            spec.secrets
+                .extend(mistakes.take("secrets", secret.parse()));
+        }
+        spec.env = self.env_vars.unwrap_or_default();
+        spec.as_deployed = AsDeployed {
+            env_process: self.env_process.filter(|process| !process.is_empty()),
+            constraints: self.constraints.unwrap_or_default(),
+            limits,
+            requests,
+            read_only_root_filesystem: self.read_only_root_filesystem.unwrap_or(false),
+        };
+        if mistakes.0.is_empty() {
+            Ok(spec)
+        } else {
+            Err(mistakes.0.join("\n"))
+        }
+    }
+}
+
+/// How code is spoken to when nobody says.
+fn usual_protocol(kind: ArtifactKind) -> Protocol {
+    match kind {
+        ArtifactKind::WasmModule | ArtifactKind::WasmText => Protocol::Stdio,
+        ArtifactKind::WasmComponent | ArtifactKind::SimulatedModel => Protocol::Http,
+    }
+}
+
+/// Puts Weir's own annotations into `spec`, and keeps the others in it.
+fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes) {
+    for (key, text) in annotations {
+        match key.as_str() {
+            PROTOCOL => {
+                spec.protocol = mistakes
+                    .take(PROTOCOL, text.parse())
+                    .unwrap_or(spec.protocol);
+            }
+            TIMEOUT => {
+                let timeout = mistakes.take(TIMEOUT, duration(&text));
+                if timeout.is_some_and(|timeout| timeout.is_zero()) {
+                    mistakes
+                        .0
+                        .push(format!("{TIMEOUT}: no call can end in no time"));
+                }
+                spec.timeout = timeout.unwrap_or(spec.timeout);
+            }
+            CONCURRENCY => {
+                spec.concurrency = mistakes.take(CONCURRENCY, count(&text));
+                if spec.concurrency == Some(0) {
+                    mistakes.0.push(format!("{CONCURRENCY}: write 1 or more"));
+                }
+            }
+            KEEP_ALIVE => {
+                let keep_alive = mistakes.take(KEEP_ALIVE, duration(&text));
+                spec.keep_alive = keep_alive.unwrap_or(spec.keep_alive);
+            }
+            IDEMPOTENT => {
+                spec.idempotent = mistakes.take(IDEMPOTENT, flag(&text)).unwrap_or(false);
+            }
+            ALLOW_OUTBOUND => {
+                for target in words(&text) {
+                    spec.allow_outbound
+                        .extend(mistakes.take(ALLOW_OUTBOUND, target.parse()));
+                }
+            }
+            QOS => spec.classes = words(&text).map(str::to_owned).collect(),
+            STATE | VERSION => {}
+            other if other.starts_with(PREFIX) => {
+                let hint = suggestion(other, SETTINGS.into_iter());
+                mistakes.0.push(format!(
+                    "annotations: {other} is not a setting of Weir{hint}"
+                ));
+            }
+            _ => {
+                spec.annotations.insert(key, text);
+            }
+        }
+    }
+}
+
+/// Puts OpenFaaS's labels for scaling into `spec`.
+fn scale(spec: &mut FunctionSpec, mistakes: &mut Mistakes) {
+    let label = |name: &str| spec.labels.get(name).map(String::as_str);
+    let min = label(SCALE_MIN).and_then(|text| mistakes.take(SCALE_MIN, count(text)));
+    let max = label(SCALE_MAX).and_then(|text| mistakes.take(SCALE_MAX, count(text)));
+    let zero = label(SCALE_ZERO).and_then(|text| mistakes.take(SCALE_ZERO, flag(text)));
+    if max == Some(0) {
+        mistakes
+            .0
+            .push(format!("{SCALE_MAX}: 0 would run nothing: write 1 or more"));
+    }
+    spec.max = max;
+    // May it go away when nobody calls? Then nothing is kept warm.
+    spec.min = match zero {
+        Some(true) => 0,
+        Some(false) => min.unwrap_or(0).max(1),
+        None => min.unwrap_or(0),
+    };
+    if max.is_some_and(|max| max > 0 && max < spec.min) {
+        mistakes.0.push(format!("{SCALE_MAX} is below {SCALE_MIN}"));
+    }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', ' ']).filter(|word| !word.is_empty())
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    text.trim()
+        .parse()
+        .map_err(|_| format!("{text:?} is not a whole number"))
+}
+
+fn flag(text: &str) -> Result<bool, String> {
+    match text.trim() {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text.trim())
+        .map_err(|_| format!("{text:?} is not a duration: write 30s, 200ms or 1m30s"))
+}
+
+/// A Kubernetes quantity of bytes; beside Weir's units it knows `T` and `Ti`.
+fn memory(text: &str) -> Result<Memory, weir_node::resources::QuantityError> {
+    let larger = [("Ti", "Gi", 1024), ("T", "G", 1000)];
+    for (unit, smaller, times) in larger {
+        if let Some(digits) = text.strip_suffix(unit) {
+            let memory: Memory = format!("{digits}{smaller}").parse()?;
+            return Ok(Memory::bytes(memory.as_bytes().saturating_mul(times)));
+        }
+    }
+    text.parse()
+}
+
+/// A function as clients are shown it; `usage` adds what its calls hold now.
+pub(super) fn status(function: &FunctionStatus, usage: bool) -> Value {
+    let spec = &*function.spec;
+    let as_deployed = &spec.as_deployed;
+    let mut annotations = spec.annotations.clone();
+    annotations.extend(shown_settings(spec));
+    let state = match &function.state {
+        FunctionState::Preparing => "preparing".to_owned(),
+        FunctionState::Ready => "ready".to_owned(),
+        FunctionState::Failed(reason) => format!("failed: {reason}"),
+    };
+    annotations.insert(STATE.to_owned(), state);
+    annotations.insert(VERSION.to_owned(), function.version.to_string());
+    let mut shown = json!({
+        "name": spec.name.name(),
+        "namespace": spec.name.namespace,
+        "image": spec.code,
+        "envProcess": as_deployed.env_process.as_deref().unwrap_or_default(),
+        "envVars": spec.env,
+        "constraints": as_deployed.constraints,
+        "secrets": spec.secrets,
+        "labels": spec.labels,
+        "annotations": annotations,
+        "readOnlyRootFilesystem": as_deployed.read_only_root_filesystem,
+        "invocationCount": function.invocations,
+        "replicas": function.replicas,
+        "availableReplicas": function.available_replicas,
+        "createdAt": function.created_at,
+    });
+    // Clients print an empty object as a line without a value.
+    for (key, map) in [
+        ("limits", &as_deployed.limits),
+        ("requests", &as_deployed.requests),
+    ] {
+        if !map.is_empty() {
+            shown[key] = json!(map);
+        }
+    }
+    if usage {
+        let needs = spec.needs();
+        shown["usage"] = json!({
+            "cpu": u64::from(needs.cpu.as_millicores()) * u64::from(function.running),
+            "totalMemoryBytes": needs.memory.as_bytes().saturating_mul(function.running.into()),
+        });
+    }
+    shown
+}
+
+/// Weir's own settings of a function as annotations.
+fn shown_settings(spec: &FunctionSpec) -> impl Iterator<Item = (String, String)> {
+    let time = |duration| {
+        humantime::format_duration(duration)
+            .to_string()
+            .replace(' ', "")
+    };
+    let list = |words: Vec<String>| (!words.is_empty()).then(|| words.join(","));
+    let outbound = spec
+        .allow_outbound
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let settings = [
+        (PROTOCOL, Some(spec.protocol.to_string())),
+        (TIMEOUT, Some(time(spec.timeout))),
+        (KEEP_ALIVE, Some(time(spec.keep_alive))),
+        (CONCURRENCY, spec.concurrency.map(|count| count.to_string())),
+        (IDEMPOTENT, spec.idempotent.then(|| "true".to_owned())),
+        (ALLOW_OUTBOUND, list(outbound)),
+        (QOS, list(spec.classes.clone())),
+    ];
+    settings
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use weir_node::resources::Cpu;
+
+    use super::*;
+
+    fn code() -> Digest {
+        Digest::of(b"code")
+    }
+
+    fn spec(fields: Value) -> Result<FunctionSpec, String> {
+        let mut body = json!({ "service": "f", "image": code() });
+        let more = fields.as_object().expect("an object").clone();
+        body.as_object_mut().expect("an object").extend(more);
+        let wanted: FunctionDeployment = serde_json::from_value(body).expect("JSON");
+        let code = wanted.code()?;
+        wanted.into_spec(code, Some(ArtifactKind::WasmModule))
+    }
+
+    #[test]
+    fn deployment_with_nothing_but_a_name_has_the_defaults() {
+        let plain = spec(json!({ "labels": null, "annotations": null })).expect("valid");
+        let name = "f".parse().expect("valid");
+        let expected = FunctionSpec::new(name, code(), ArtifactKind::WasmModule, Protocol::Stdio);
+        assert_eq!(plain, expected);
+    }
+
+    #[test]
+    fn annotations_of_ours_become_settings_and_others_stay() {
+        let spec = spec(json!({ "annotations": {
+            "weir.protocol": "cgi",
+            "weir.timeout": "1m30s",
+            "weir.concurrency": "4",
+            "weir.keep-alive": "0s",
+            "weir.idempotent": "true",
+            "weir.allow-outbound": "a.example:443, b.example:80",
+            "weir.qos": "fast,slow",
+            "weir.state": "ready",
+            "topic": "x",
+        }}))
+        .expect("valid");
+        assert_eq!(spec.protocol, Protocol::Cgi);
+        assert_eq!(
+            (spec.timeout, spec.keep_alive),
+            (Duration::from_secs(90), Duration::ZERO)
+        );
+        assert_eq!((spec.concurrency, spec.idempotent), (Some(4), true));
+        assert_eq!(spec.allow_outbound.len(), 2);
+        assert_eq!(spec.classes, ["fast", "slow"]);
+        assert_eq!(spec.annotations.keys().collect::<Vec<_>>(), ["topic"]);
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let mistakes = spec(json!({
+            "service": "a/b",
+            "annotations": { "weir.timout": "1s", "weir.protocol": "smtp", "weir.timeout": "0s" },
+            "labels": { "com.openfaas.scale.min": "x", "com.openfaas.scale.max": "0" },
+            "limits": { "memory": "lots", "cpu": "-1" },
+            "secrets": [".."],
+        }))
+        .expect_err("mistakes");
+        for expected in [
+            "service: ",
+            "weir.timout is not a setting of Weir; did you mean weir.timeout?",
+            "weir.protocol: \"smtp\"",
+            "weir.timeout: no call",
+            "com.openfaas.scale.min: \"x\"",
+            "com.openfaas.scale.max: 0",
+            "limits.memory: \"lots\"",
+            "limits.cpu: \"-1\"",
+            "secrets: ",
+        ] {
+            assert!(mistakes.contains(expected), "{expected:?} in\n{mistakes}");
+        }
+    }
+
+    #[test]
+    fn container_image_is_refused_with_what_to_do() {
+        let mistake = spec(json!({ "image": "docker.io/a/b:latest" })).expect_err("an image");
+        assert!(mistake.contains("no container images"), "{mistake}");
+        let mistake = spec(json!({ "image": "sha256:12" })).expect_err("half a digest");
+        assert!(mistake.contains("not a digest"), "{mistake}");
+        assert!(spec(json!({ "image": "" })).is_err());
+    }
+
+    #[test]
+    fn labels_say_how_many_instances() {
+        let check = |labels: Value, expected: Option<(u32, Option<u32>)>| {
+            let spec = spec(json!({ "labels": labels }));
+            assert_eq!(spec.ok().map(|spec| (spec.min, spec.max)), expected);
+        };
+        check(
+            json!({ SCALE_MIN: "2", SCALE_MAX: "5" }),
+            Some((2, Some(5))),
+        );
+        check(
+            json!({ SCALE_MIN: "2", SCALE_ZERO: "true" }),
+            Some((0, None)),
+        );
+        check(json!({ SCALE_ZERO: "false" }), Some((1, None)));
+        check(json!({ SCALE_MIN: "5", SCALE_MAX: "2" }), None);
+    }
+
+    #[test]
+    fn quantities_are_those_of_kubernetes() {
+        let check = |limits: Value, requests: Value| {
+            let spec = spec(json!({ "limits": limits, "requests": requests })).expect("valid");
+            (spec.memory, spec.cpu)
+        };
+        let (memory, cpu) = check(json!({ "memory": "64Mi", "cpu": "100m" }), json!({}));
+        assert_eq!(
+            (memory, cpu),
+            (Memory::mebibytes(64), Some(Cpu::millicores(100)))
+        );
+        let (memory, cpu) = check(
+            json!({ "memory": "1Ti" }),
+            json!({ "memory": "1", "cpu": "2" }),
+        );
+        assert_eq!((memory, cpu), (Memory::bytes(1 << 40), Some(Cpu::cores(2))));
+    }
+
+    fn shown(spec: FunctionSpec) -> Value {
+        let function = FunctionStatus {
+            spec: Arc::new(spec),
+            version: 3,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            state: FunctionState::Failed("no memory".to_owned()),
+            invocations: 0,
+            replicas: 1,
+            available_replicas: 0,
+            running: 2,
+            waiting: 0,
+            cpu: Duration::ZERO,
+        };
+        status(&function, true)
+    }
+
+    #[test]
+    fn status_shows_what_was_deployed_and_how_it_stands() {
+        let spec = spec(json!({
+            "annotations": { "weir.timeout": "1m30s", "topic": "x" },
+            "limits": { "memory": "64Mi", "cpu": "100m" },
+        }))
+        .expect("valid");
+        let shown = shown(spec);
+        assert_eq!(shown["annotations"]["weir.timeout"], "1m30s");
+        assert_eq!(shown["annotations"]["topic"], "x");
+        assert_eq!(shown["annotations"]["weir.state"], "failed: no memory");
+        assert_eq!(shown["annotations"]["weir.version"], "3");
+        assert_eq!(shown["limits"]["memory"], "64Mi");
+        assert_eq!(shown["invocationCount"], 0);
+        assert_eq!(
+            shown["usage"],
+            json!({ "cpu": 200, "totalMemoryBytes": 128 << 20 })
+        );
+        assert_eq!(shown["createdAt"], "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn what_is_shown_can_be_deployed_again() {
+        let first = spec(json!({
+            "annotations": { "weir.qos": "fast", "weir.allow-outbound": "a.example:1" },
+            "labels": { SCALE_MIN: "1" },
+        }))
+        .expect("valid");
+        let again = spec(json!({
+            "annotations": shown(first.clone())["annotations"],
+            "labels": first.labels,
+        }));
+        assert_eq!(again, Ok(first));
+    }
+}

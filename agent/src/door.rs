@@ -1,0 +1,150 @@
+//! The door: from a request to the dialect that answers it, and what all
+//! dialects need on the way.
+
+pub mod headers;
+pub mod invoke;
+pub mod problem;
+pub mod trace;
+
+use std::sync::Arc;
+
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use weir_node::Node;
+
+use self::headers::NODE;
+use self::problem::Problem;
+use crate::auth::{self, Credentials};
+use crate::config::Config;
+use crate::dialect::{self, Dialect};
+use crate::http::body::{self, BodyLimits};
+use crate::http::reply::Reply;
+use crate::http::{Connection, Handler, Traffic};
+use crate::metrics::Metrics;
+use crate::metrics::text::Format;
+
+/// Readers that follow function logs at once.
+const LOG_FOLLOWERS: usize = 64;
+
+/// What a stranger sees at `/`.
+const FRONT_PAGE: &str = concat!(
+    "This is a Weir node (version ",
+    env!("CARGO_PKG_VERSION"),
+    "), a decentralised Function-as-a-Service for the edge.\n\
+     Call a function at /function/NAME; its health is at /healthz, its metrics at /metrics.\n"
+);
+
+/// What a running door holds.
+pub struct Door {
+    /// Who does the work.
+    pub node: Node,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Connections, counted by the server.
+    pub traffic: Arc<Traffic>,
+    /// What management requests must prove.
+    pub credentials: Credentials,
+    /// Whether calls of functions must prove it too.
+    pub protect_functions: bool,
+    /// Whether anybody may read metrics.
+    pub public_metrics: bool,
+    /// Hosts and pages that may manage, beside addresses and localhost.
+    pub allowed_hosts: Vec<String>,
+    /// Bounds of a request's body.
+    pub body: BodyLimits,
+    /// Most bytes of an asynchronous call's body.
+    pub async_body_bytes: u64,
+    /// Places for readers that follow logs.
+    pub followers: Arc<Semaphore>,
+    node_header: HeaderValue,
+}
+
+impl Door {
+    /// A door to `node`, as configured, for callers with `credentials`.
+    pub fn new(node: Node, config: &Config, credentials: Credentials) -> Self {
+        let http = &config.http;
+        Door {
+            metrics: Metrics::new(config.metrics.openfaas_compat),
+            traffic: Arc::default(),
+            credentials,
+            protect_functions: config.auth.functions,
+            public_metrics: config.metrics.public,
+            allowed_hosts: http.allowed_hosts.clone(),
+            body: BodyLimits {
+                bytes: http.body_bytes,
+                gap: http.body_timeout,
+            },
+            async_body_bytes: http.async_body_bytes,
+            followers: Arc::new(Semaphore::new(LOG_FOLLOWERS)),
+            node_header: HeaderValue::try_from(node.id()).expect("a node's id is plain text"),
+            node,
+        }
+    }
+
+    /// Lets a management request pass: from a page and under a host of ours,
+    /// with credentials.
+    pub fn admit(&self, request: &Request<Incoming>) -> Result<(), Problem> {
+        auth::check_source(request.headers(), request.uri(), &self.allowed_hosts)?;
+        self.credentials.require(request.headers())
+    }
+
+    fn page(&self, request: &Request<Incoming>) -> Result<Response<Reply>, Problem> {
+        let path = request.uri().path();
+        if !matches!(path, "/" | "/healthz" | "/metrics") {
+            return Err(Problem::not_found(format!(
+                "there is nothing at {path:?}: functions are called at /function/NAME"
+            )));
+        }
+        let head = request.method() == Method::HEAD;
+        if !head && request.method() != Method::GET {
+            return Err(Problem::method("GET, HEAD"));
+        }
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        let (kind, text) = match path {
+            "/" => (plain, FRONT_PAGE.to_owned()),
+            "/healthz" => (plain, "OK\n".to_owned()),
+            _ => {
+                if !self.public_metrics {
+                    self.credentials.require(request.headers())?;
+                }
+                let accept = request.headers().get(ACCEPT);
+                let format = Format::negotiate(accept.and_then(|accept| accept.to_str().ok()));
+                let text = self.metrics.render(&self.node, &self.traffic, format);
+                (format.content_type(), text)
+            }
+        };
+        let reply = if head { Reply::EMPTY } else { text.into() };
+        let mut response = Response::new(reply);
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        Ok(response)
+    }
+}
+
+impl Handler for Door {
+    async fn handle(
+        connection: Arc<Connection<Self>>,
+        request: Request<Incoming>,
+    ) -> Response<Reply> {
+        let door = &*connection.handler;
+        let mut response = match dialect::of(request.uri().path()) {
+            // Kept apart so that the frequent requests do not carry the room
+            // that the rare ones need.
+            Some(Dialect::OpenFaasCall) => dialect::openfaas::call(&connection, request).await,
+            Some(Dialect::OpenFaas) => {
+                Box::pin(dialect::openfaas::answer(&connection, request)).await
+            }
+            Some(Dialect::Native) => Box::pin(dialect::native::answer(&connection, request)).await,
+            None => {
+                let page = door.page(&request).unwrap_or_else(Problem::render);
+                body::refuse(request.into_body());
+                page
+            }
+        };
+        response
+            .headers_mut()
+            .insert(NODE, door.node_header.clone());
+        response
+    }
+}

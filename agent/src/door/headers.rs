@@ -1,0 +1,185 @@
+//! Which headers reach a function, and which of its own reach the caller.
+
+use http::HeaderMap;
+use http::header::{self, HeaderName, HeaderValue};
+
+/// The id of a call, on requests and answers.
+pub const CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
+/// When a call arrived, in nanoseconds since 1970.
+pub const START_TIME: HeaderName = HeaderName::from_static("x-start-time");
+/// The QoS class that a caller asks for.
+pub const QOS: HeaderName = HeaderName::from_static("x-weir-qos");
+/// The latest useful answer, counted from arrival.
+pub const DEADLINE: HeaderName = HeaderName::from_static("x-weir-deadline");
+/// The node that answered.
+pub const NODE: HeaderName = HeaderName::from_static("x-weir-node");
+/// Whether a call found warm code.
+pub const START: HeaderName = HeaderName::from_static("x-weir-start");
+/// The status of an asynchronous call, where its result is read.
+pub const CALL_STATUS: HeaderName = HeaderName::from_static("x-weir-call-status");
+/// Where the result of an asynchronous call goes.
+pub const CALLBACK_URL: HeaderName = HeaderName::from_static("x-callback-url");
+/// Where the time of a call went.
+pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// The host that the client asked for.
+pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// The clients and proxies that a call came through.
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Longest id of a caller's own that is passed on.
+const CALL_ID_BYTES: usize = 128;
+
+/// Whether a header concerns one connection only (RFC 9110, section 7.6.1).
+/// The framing of a message is among them: whoever sends it on, frames anew.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// Whether a client's header stops at the door: names by which nodes speak of
+/// themselves, and `Proxy`, which CGI programs would take for `HTTP_PROXY`.
+fn stops_inwards(name: &str) -> bool {
+    is_hop_by_hop(name)
+        || matches!(name, "proxy" | "expect" | "x-openfaas-internal")
+        || name.starts_with("x-weir-")
+        || name.starts_with("dfaas-")
+}
+
+/// Whether a function's header stops at the door.
+fn stops_outwards(name: &str) -> bool {
+    is_hop_by_hop(name)
+        || matches!(name, "x-call-id" | "x-start-time")
+        || name.starts_with("x-weir-")
+}
+
+/// Removes what `stops` and what `Connection` names.
+fn strip(headers: &mut HeaderMap, stops: fn(&str) -> bool) {
+    let named = headers.get_all(header::CONNECTION).iter();
+    let named: Vec<HeaderName> = named
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        // Part of the message, whatever a confused client says.
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+        .collect();
+    let stopped = headers.keys().filter(|name| stops(name.as_str()));
+    // Empty for most requests, and then nothing is allocated.
+    let stopped: Vec<HeaderName> = stopped.cloned().collect();
+    for name in named.into_iter().chain(stopped) {
+        headers.remove(name);
+    }
+}
+
+/// Makes a client's headers what a function may see.
+pub fn strip_request(headers: &mut HeaderMap) {
+    strip(headers, stops_inwards);
+}
+
+/// Makes a function's headers what its caller may see.
+pub fn strip_answer(headers: &mut HeaderMap) {
+    strip(headers, stops_outwards);
+}
+
+/// A caller's own id of its call, when it is one that logs and headers can hold.
+pub fn callers_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let fine = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.' | b':');
+    let id = headers.get(CALL_ID)?;
+    let bytes = id.as_bytes();
+    let sane = (1..=CALL_ID_BYTES).contains(&bytes.len()) && bytes.iter().all(fine);
+    sane.then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            let value = HeaderValue::from_static(value);
+            (HeaderName::from_static(name), value)
+        };
+        headers.iter().map(pair).collect()
+    }
+
+    fn left(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn connection_headers_end_at_the_door() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, X-Mine"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("x-mine", "1"),
+            ("host", "a"),
+            ("accept", "*/*"),
+        ]);
+        strip_request(&mut headers);
+        assert_eq!(left(&headers), ["accept", "host"]);
+    }
+
+    #[test]
+    fn client_cannot_speak_as_a_node() {
+        let mut headers = map(&[
+            ("x-weir-node", "me"),
+            ("x-weir-qos", "fast"),
+            ("dfaas-node-id", "me"),
+            ("x-openfaas-internal", "1"),
+            ("proxy", "evil:80"),
+            ("tracestate", "a=b"),
+            ("ce-id", "1"),
+            ("baggage", "c=d"),
+        ]);
+        strip_request(&mut headers);
+        assert_eq!(left(&headers), ["baggage", "ce-id", "tracestate"]);
+    }
+
+    #[test]
+    fn function_cannot_speak_as_a_node() {
+        let mut headers = map(&[
+            ("x-weir-start", "warm"),
+            ("x-call-id", "1"),
+            ("connection", "close"),
+            ("set-cookie", "a=b"),
+            ("location", "/x"),
+        ]);
+        strip_answer(&mut headers);
+        assert_eq!(left(&headers), ["location", "set-cookie"]);
+    }
+
+    #[test]
+    fn connection_cannot_remove_the_message_itself() {
+        let mut headers = map(&[
+            ("connection", "host, content-length"),
+            ("host", "a"),
+            ("content-length", "1"),
+        ]);
+        strip_request(&mut headers);
+        assert_eq!(left(&headers), ["content-length", "host"]);
+    }
+
+    #[test]
+    fn callers_id_is_kept_when_it_is_sane() {
+        let check = |id: &'static str| callers_id(&map(&[("x-call-id", id)])).is_some();
+        assert!(check("0b1c-4.5_6:7"));
+        assert!(!check(""));
+        assert!(!check("a b"));
+        assert!(!check("a\tb"));
+        assert!(callers_id(&HeaderMap::new()).is_none());
+    }
+}

@@ -1,0 +1,858 @@
+//! The HTTP server: listeners, connections and their bounds. What a request
+//! means is its [`Handler`]'s affair.
+//!
+//! One current-thread runtime per thread, each with a listener of its own on
+//! the same port (`SO_REUSEPORT`): a request is read, answered and written by
+//! one core, and the threads share nothing on its way but counters.
+
+pub mod activity;
+pub mod body;
+pub mod reply;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use http::header::HeaderValue;
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use self::activity::{Activity, Overdue, Watched};
+use self::reply::{Reply, Tracked};
+
+/// Connections that the kernel holds until a thread takes them. A burst of
+/// clients beyond it sees retransmissions, not refusals.
+const ACCEPT_BACKLOG: i32 = 1024;
+
+/// Rest after a failed accept: without file descriptors the next fails too.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Requests that one HTTP/2 connection may have open: enough for a proxy that
+/// multiplexes many users, and a bound on what one client can occupy.
+const HTTP2_STREAMS: u32 = 256;
+
+/// How often a silent HTTP/2 peer is pinged, and how long it may take to answer.
+const HTTP2_PING: Duration = Duration::from_secs(20);
+
+/// How long a connection that was asked to close may take to do so.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// Bounds of one server.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections open at once, over all threads.
+    pub connections: usize,
+    /// Bytes of one request's head.
+    pub header_bytes: usize,
+    /// Headers of one request.
+    pub header_count: usize,
+    /// Longest time from a head's first byte to its last.
+    pub header_timeout: Duration,
+    /// Longest time that a connection stays open with nothing to do.
+    pub idle_timeout: Duration,
+    /// Longest time that a client may leave an answer unread.
+    pub stall_timeout: Duration,
+}
+
+/// What answers requests.
+pub trait Handler: Send + Sync + Sized + 'static {
+    /// Answers one request. The future is dropped when the client goes away.
+    fn handle(
+        connection: Arc<Connection<Self>>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Reply>> + Send + 'static;
+}
+
+/// What requests of one connection have in common.
+pub struct Connection<H> {
+    /// Who answers them.
+    pub handler: Arc<H>,
+    /// Who asks.
+    pub peer: SocketAddr,
+    /// The peer's address alone, as `X-Forwarded-For` has it.
+    pub forwarded_for: HeaderValue,
+    activity: Arc<Activity>,
+}
+
+/// Counters of a server, for metrics.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    open: AtomicUsize,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Traffic {
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Connections taken since the start.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Connections closed at once because there were too many.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is taken, forbidden or not of this machine.
+    #[error("listen on {address}{}", hint(source))]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system gave no thread or no runtime.
+    #[error("start a thread of the HTTP door")]
+    Thread(#[source] io::Error),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            " (another process has this port: stop it, or choose another with --http)"
+        }
+        io::ErrorKind::PermissionDenied => " (ports below 1024 need a privilege)",
+        _ => "",
+    }
+}
+
+/// How a server ends, seen by its threads and connections.
+struct Stop {
+    /// The same as `begun`, readable without a lock at every wake of a connection.
+    flag: AtomicBool,
+    /// No new connections; those that are idle close, the rest after their answers.
+    begun: CancellationToken,
+    /// What is still there is cut.
+    ended: CancellationToken,
+}
+
+struct Shared<H> {
+    handler: Arc<H>,
+    limits: Limits,
+    tls: Option<TlsAcceptor>,
+    builder: auto::Builder<TokioExecutor>,
+    traffic: Arc<Traffic>,
+    stop: Stop,
+}
+
+/// A server that runs; dropping it ends it without waiting.
+pub struct Server {
+    address: SocketAddr,
+    stop: Box<dyn Fn(Phase) + Send + Sync>,
+    threads: Vec<JoinHandle<()>>,
+    finished: TaskTracker,
+}
+
+enum Phase {
+    Begin,
+    End,
+}
+
+/// A port that is bound and not served yet, so that its number is known
+/// before there is anyone to answer.
+pub struct Listeners {
+    address: SocketAddr,
+    sockets: Vec<std::net::TcpListener>,
+}
+
+impl Listeners {
+    /// Binds `address` once per thread. Port 0 takes a free one.
+    pub fn bind(address: SocketAddr, threads: usize) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::Listen { address, source };
+        // A port shared with SO_REUSEPORT would silently split the requests
+        // with whoever has it: a bind without it tells.
+        let probe = socket(address, false).map_err(failed)?;
+        let bound = probe.local_addr().map_err(failed)?;
+        drop(probe);
+        let sockets = (0..threads.max(1)).map(|_| socket(bound, threads > 1));
+        let sockets = sockets.collect::<io::Result<_>>().map_err(failed)?;
+        Ok(Listeners {
+            address: bound,
+            sockets,
+        })
+    }
+
+    /// Where they listen; the port is the real one.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // Connections of a predecessor that linger in TIME_WAIT are no reason to
+    // refuse; a socket that listens still is one.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(ACCEPT_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Threads for a configured count, where 0 means one per core.
+pub fn thread_count(configured: usize) -> usize {
+    match configured {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        count => count,
+    }
+}
+
+impl Server {
+    /// Serves `listeners`, one thread each, until [`Server::finish`].
+    pub fn start<H: Handler>(
+        listeners: Listeners,
+        limits: Limits,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        handler: Arc<H>,
+        traffic: Arc<Traffic>,
+    ) -> Result<Server, ServeError> {
+        let shared = Arc::new(Shared {
+            builder: builder(&limits),
+            handler,
+            limits,
+            tls: tls.map(TlsAcceptor::from),
+            traffic,
+            stop: Stop {
+                flag: AtomicBool::new(false),
+                begun: CancellationToken::new(),
+                ended: CancellationToken::new(),
+            },
+        });
+        let finished = TaskTracker::new();
+        let mut threads = Vec::with_capacity(listeners.sockets.len());
+        for (index, socket) in listeners.sockets.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(ServeError::Thread)?;
+            let (shared, running) = (Arc::clone(&shared), finished.token());
+            let thread = std::thread::Builder::new()
+                .name(format!("door-{index}"))
+                .spawn(move || {
+                    runtime.block_on(accept(socket, &shared));
+                    // Tasks that were cut may hold what waits for this thread.
+                    drop(runtime);
+                    drop(running);
+                })
+                .map_err(ServeError::Thread)?;
+            threads.push(thread);
+        }
+        finished.close();
+        let stop = move |phase| match phase {
+            Phase::Begin => {
+                shared.stop.flag.store(true, Ordering::Release);
+                shared.stop.begun.cancel();
+            }
+            Phase::End => shared.stop.ended.cancel(),
+        };
+        Ok(Server {
+            address: listeners.address,
+            stop: Box::new(stop),
+            threads,
+            finished,
+        })
+    }
+
+    /// Where it listens; the port is the real one.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no new connections and closes those that are idle.
+    pub fn stop_accepting(&self) {
+        (self.stop)(Phase::Begin);
+    }
+
+    /// Stops accepting, waits at most `grace` for answers under way, and cuts
+    /// what is left.
+    pub async fn finish(self, grace: Duration) {
+        self.stop_accepting();
+        let _ = tokio::time::timeout(grace, self.finished.wait()).await;
+        (self.stop)(Phase::End);
+        self.finished.wait().await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        (self.stop)(Phase::Begin);
+        (self.stop)(Phase::End);
+        // Joined nowhere: a thread whose guest runs on ends with it, and the
+        // process need not wait.
+        self.threads.clear();
+    }
+}
+
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut http1 = builder.http1();
+    http1
+        // Ours tells a slow head from an idle connection, hyper's does not.
+        .header_read_timeout(None)
+        .max_buf_size(limits.header_bytes)
+        .timer(TokioTimer::new());
+    // Asking for hyper's own default would cost an allocation per request.
+    if limits.header_count != 100 {
+        http1.max_headers(limits.header_count);
+    }
+    builder
+        .http2()
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(HTTP2_STREAMS)
+        .keep_alive_interval(HTTP2_PING)
+        .keep_alive_timeout(HTTP2_PING)
+        .timer(TokioTimer::new());
+    builder
+}
+
+/// One thread: takes connections until told to stop, then waits for the last.
+async fn accept<H: Handler>(socket: std::net::TcpListener, shared: &Arc<Shared<H>>) {
+    let listener = match TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a thread of the HTTP door cannot serve");
+            return;
+        }
+    };
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shared.stop.begun.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match Slot::take(&shared.traffic, shared.limits.connections) {
+                Some(slot) => {
+                    connections.spawn(connect(stream, peer, Arc::clone(shared), slot));
+                }
+                None => debug!(%peer, "refused a connection: there are too many"),
+            },
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                warn!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    tokio::select! {
+        () = connections.wait() => {}
+        () = shared.stop.ended.cancelled() => {}
+    }
+}
+
+/// The right to one connection.
+struct Slot(Arc<Traffic>);
+
+impl Slot {
+    fn take(traffic: &Arc<Traffic>, most: usize) -> Option<Slot> {
+        if traffic.open.fetch_add(1, Ordering::Relaxed) >= most {
+            traffic.open.fetch_sub(1, Ordering::Relaxed);
+            traffic.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        traffic.accepted.fetch_add(1, Ordering::Relaxed);
+        Some(Slot(Arc::clone(traffic)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn connect<H: Handler>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: Arc<Shared<H>>,
+    _slot: Slot,
+) {
+    // Answers are written whole: waiting for more only delays them.
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%peer, %error, "lost a connection before its first request");
+        return;
+    }
+    let activity = Arc::new(Activity::begin(Instant::now()));
+    let stream = Watched::new(stream, Arc::clone(&activity));
+    let connection = Arc::new(Connection {
+        handler: Arc::clone(&shared.handler),
+        peer,
+        forwarded_for: HeaderValue::try_from(peer.ip().to_canonical().to_string())
+            .expect("an address is plain text"),
+        activity,
+    });
+    let Some(tls) = &shared.tls else {
+        return serve(stream, connection, &shared).await;
+    };
+    match tokio::time::timeout(shared.limits.header_timeout, tls.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            connection.activity.head_read();
+            serve(stream, connection, &shared).await;
+        }
+        Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
+        Err(_) => debug!(%peer, "TLS handshake took too long"),
+    }
+}
+
+/// Serves the requests of one connection, watching its times.
+async fn serve<H: Handler, S>(stream: S, connection: Arc<Connection<H>>, shared: &Shared<H>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let peer = connection.peer;
+    let activity = Arc::clone(&connection.activity);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let busy = connection
+            .activity
+            .begin_request(request.version() == Version::HTTP_2);
+        let connection = Arc::clone(&connection);
+        async move {
+            let response = H::handle(connection, request).await;
+            Ok::<_, Infallible>(response.map(|reply| Tracked::new(reply, busy)))
+        }
+    });
+    let mut served = pin!(
+        shared
+            .builder
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let mut stopping = pin!(shared.stop.begun.cancelled());
+    let mut tick = pin!(tokio::time::sleep(shared.limits.tick()));
+    let (mut armed, mut closing) = (false, None::<Instant>);
+    let result = std::future::poll_fn(|context| {
+        if let Poll::Ready(result) = served.as_mut().poll(context) {
+            return Poll::Ready(Ok(result));
+        }
+        // The waker of a task does not change: what was armed once stays so,
+        // and a wake for the request alone touches no lock and no timer.
+        if !armed {
+            armed = true;
+            let _ = stopping.as_mut().poll(context);
+            let _ = tick.as_mut().poll(context);
+        }
+        if shared.stop.flag.load(Ordering::Acquire) && closing.is_none() {
+            closing = Some(Instant::now());
+            served.as_mut().graceful_shutdown();
+            if let Poll::Ready(result) = served.as_mut().poll(context) {
+                return Poll::Ready(Ok(result));
+            }
+        }
+        while tick.is_elapsed() {
+            let now = Instant::now();
+            match activity.overdue(now, &shared.limits) {
+                Some(Overdue::Idle) if closing.is_none() => {
+                    closing = Some(now);
+                    served.as_mut().graceful_shutdown();
+                    if let Poll::Ready(result) = served.as_mut().poll(context) {
+                        return Poll::Ready(Ok(result));
+                    }
+                }
+                Some(Overdue::Idle) | None => {
+                    let late = closing.is_some_and(|since| now - since > CLOSE_TIME);
+                    if late && activity.is_idle() {
+                        return Poll::Ready(Err("closing took too long"));
+                    }
+                }
+                Some(Overdue::Head) => return Poll::Ready(Err("the head came too slowly")),
+                Some(Overdue::Stalled) => return Poll::Ready(Err("the answer was not read")),
+            }
+            let next = tokio::time::Instant::now() + shared.limits.tick();
+            tick.as_mut().reset(next);
+            let _ = tick.as_mut().poll(context);
+        }
+        Poll::Pending
+    })
+    .await;
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%peer, %error, "connection ended"),
+        Err(reason) => debug!(%peer, reason, "cut a connection"),
+    }
+}
+
+impl Limits {
+    /// How often a connection's times are looked at: a quarter of the shortest,
+    /// and never so often that a thousand idle connections would show.
+    fn tick(&self) -> Duration {
+        let shortest = self.header_timeout.min(self.idle_timeout);
+        let shortest = shortest.min(self.stall_timeout);
+        (shortest / 4).clamp(Duration::from_millis(20), Duration::from_secs(5))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream as Client;
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use http_body_util::BodyExt as _;
+    use tokio::sync::oneshot;
+
+    use super::body::{BodyFault, BodyLimits, bound};
+    use super::*;
+
+    /// Longest wait for a fact before a test fails instead of hanging.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    const BODY: BodyLimits = BodyLimits {
+        bytes: 1 << 20,
+        gap: Duration::from_millis(100),
+    };
+
+    /// Answers by path: the body again, nothing of it, or whenever the test
+    /// says so.
+    #[derive(Default)]
+    struct Echo {
+        held: Mutex<Option<oneshot::Receiver<()>>>,
+        entered: Mutex<Option<oneshot::Sender<()>>>,
+        left: Mutex<Option<oneshot::Sender<()>>>,
+    }
+
+    /// Tells when it is dropped.
+    struct Leaving(Option<oneshot::Sender<()>>);
+
+    impl Drop for Leaving {
+        fn drop(&mut self) {
+            if let Some(left) = self.0.take() {
+                let _ = left.send(());
+            }
+        }
+    }
+
+    impl Handler for Echo {
+        async fn handle(
+            connection: Arc<Connection<Self>>,
+            request: Request<Incoming>,
+        ) -> Response<Reply> {
+            let take =
+                |slot: &Mutex<Option<oneshot::Sender<()>>>| slot.lock().expect("whole").take();
+            let handler = &connection.handler;
+            if request.uri().path() == "/ignore" {
+                let (body, _) = bound(request.into_body(), BODY, true);
+                drop(body);
+                return Response::new(Reply::from("ignored"));
+            }
+            if request.uri().path() == "/hold" {
+                let held = handler
+                    .held
+                    .lock()
+                    .expect("whole")
+                    .take()
+                    .expect("held once");
+                let _leaving = Leaving(take(&handler.left));
+                let _ = take(&handler.entered).expect("entered once").send(());
+                let _ = held.await;
+                return Response::new(Reply::from("released"));
+            }
+            let (body, verdict) = bound(request.into_body(), BODY, true);
+            let mut response = Response::new(Reply::EMPTY);
+            match (
+                body.collect().await,
+                verdict.and_then(|verdict| verdict.fault()),
+            ) {
+                (Ok(body), None) => *response.body_mut() = Reply::Whole(body.to_bytes()),
+                (_, Some(BodyFault::TooLarge)) => {
+                    *response.status_mut() = http::StatusCode::PAYLOAD_TOO_LARGE
+                }
+                (_, Some(BodyFault::TooSlow)) => {
+                    *response.status_mut() = http::StatusCode::REQUEST_TIMEOUT
+                }
+                (_, Some(BodyFault::Broken) | None) => {
+                    *response.status_mut() = http::StatusCode::BAD_REQUEST
+                }
+            }
+            response
+        }
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            connections: 100,
+            header_bytes: 16 << 10,
+            header_count: 50,
+            header_timeout: PATIENCE,
+            idle_timeout: PATIENCE,
+            stall_timeout: PATIENCE,
+        }
+    }
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    fn start(limits: Limits, handler: Echo) -> (Server, Arc<Traffic>) {
+        let listeners = Listeners::bind(loopback(), 2).expect("a free port");
+        let traffic = Arc::<Traffic>::default();
+        let server = Server::start(
+            listeners,
+            limits,
+            None,
+            Arc::new(handler),
+            Arc::clone(&traffic),
+        );
+        (server.expect("a server"), traffic)
+    }
+
+    fn client(server: &Server) -> Client {
+        let client = Client::connect(server.address()).expect("a connection");
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        client
+    }
+
+    /// The answer to `request` up to the end of its headers, and what follows
+    /// if the connection ends.
+    fn ask(server: &Server, request: &[u8]) -> String {
+        let mut client = client(server);
+        // A server may answer and close before it has read everything.
+        let _ = client.write_all(request);
+        rest(&mut client)
+    }
+
+    fn rest(client: &mut Client) -> String {
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[test]
+    fn port_that_somebody_has_is_refused_although_it_could_be_shared() {
+        let (server, _) = start(limits(), Echo::default());
+        let error = Listeners::bind(server.address(), 2).err().expect("taken");
+        assert!(
+            error.to_string().contains("another process has this port"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn body_comes_back() {
+        let (server, _) = start(limits(), Echo::default());
+        let request =
+            b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+        let answer = ask(&server, request);
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nhi"),
+            "{answer}"
+        );
+    }
+
+    #[test]
+    fn connections_beyond_the_bound_are_closed() {
+        let (server, traffic) = start(
+            Limits {
+                connections: 1,
+                ..limits()
+            },
+            Echo::default(),
+        );
+        let mut first = client(&server);
+        first
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .expect("written");
+        let mut byte = [0];
+        first.read_exact(&mut byte).expect("served");
+        assert_eq!(rest(&mut client(&server)), "");
+        assert_eq!((traffic.open(), traffic.refused()), (1, 1));
+    }
+
+    #[test]
+    fn head_that_does_not_end_is_cut() {
+        let limits = Limits {
+            header_timeout: Duration::from_millis(100),
+            ..limits()
+        };
+        let (server, _) = start(limits, Echo::default());
+        let began = Instant::now();
+        assert_eq!(ask(&server, b"GET / HTTP/1.1\r\nhost: "), "");
+        assert!(began.elapsed() < PATIENCE);
+    }
+
+    #[test]
+    fn idle_connection_is_closed_after_its_answers() {
+        let limits = Limits {
+            idle_timeout: Duration::from_millis(100),
+            ..limits()
+        };
+        let (server, _) = start(limits, Echo::default());
+        let began = Instant::now();
+        let answer = ask(&server, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(began.elapsed() < PATIENCE);
+    }
+
+    #[test]
+    fn head_beyond_its_bounds_is_431() {
+        let (server, _) = start(limits(), Echo::default());
+        let long = format!(
+            "GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
+            "x".repeat(20 << 10)
+        );
+        let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(60));
+        for request in [long, many] {
+            let answer = ask(&server, request.as_bytes());
+            assert!(answer.starts_with("HTTP/1.1 431"), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn body_that_stops_coming_is_408() {
+        let (server, _) = start(limits(), Echo::default());
+        let request =
+            b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 9\r\n\r\nhi";
+        let answer = ask(&server, request);
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer:?}");
+    }
+
+    #[test]
+    fn chunked_body_beyond_its_bound_is_413_and_the_answer_arrives() {
+        let (server, _) = start(limits(), Echo::default());
+        let mut request = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+        for _ in 0..64 {
+            request.extend_from_slice(b"10000\r\n");
+            request.extend_from_slice(&vec![b'x'; 0x10000]);
+            request.extend_from_slice(b"\r\n");
+        }
+        request.extend_from_slice(b"0\r\n\r\n");
+        let answer = ask(&server, &request);
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer:?}");
+    }
+
+    #[test]
+    fn connection_survives_a_body_that_nobody_reads() {
+        let (server, _) = start(limits(), Echo::default());
+        let body = vec![b'x'; 4 << 20];
+        let mut request = format!(
+            "POST /ignore HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        request.extend_from_slice(&body);
+        request.extend_from_slice(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        let answer = ask(&server, &request);
+        assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
+    }
+
+    #[tokio::test]
+    async fn both_versions_of_http_are_spoken_on_one_port() {
+        let (server, _) = start(limits(), Echo::default());
+        let stream = TcpStream::connect(server.address())
+            .await
+            .expect("a connection");
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .expect("HTTP/2");
+        tokio::spawn(connection);
+        let body = http_body_util::Full::new(Bytes::from_static(b"hi"));
+        let request = Request::post("http://a/").body(body).expect("valid");
+        let answer = sender.send_request(request).await.expect("an answer");
+        assert_eq!(
+            answer
+                .into_body()
+                .collect()
+                .await
+                .expect("whole")
+                .to_bytes(),
+            "hi"
+        );
+    }
+
+    #[tokio::test]
+    async fn call_under_way_is_answered_before_the_end() {
+        let ((release, held), (entered, inside)) = (oneshot::channel(), oneshot::channel());
+        let handler = Echo::default();
+        *handler.held.lock().expect("whole") = Some(held);
+        *handler.entered.lock().expect("whole") = Some(entered);
+        let (server, traffic) = start(limits(), handler);
+        let address = server.address();
+        let mut client = client(&server);
+        let answer = std::thread::spawn(move || {
+            client
+                .write_all(b"GET /hold HTTP/1.1\r\nhost: a\r\n\r\n")
+                .expect("written");
+            rest(&mut client)
+        });
+        inside.await.expect("running");
+        server.stop_accepting();
+        let finish = tokio::spawn(server.finish(PATIENCE));
+        release.send(()).expect("waited for");
+        finish.await.expect("finished");
+        let answer = answer.join().expect("an answer");
+        assert!(answer.ends_with("released"), "{answer}");
+        assert!(Client::connect(address).is_err());
+        assert_eq!(traffic.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn call_that_does_not_end_is_cut_after_the_grace_period() {
+        let ((_release, held), (entered, inside)) = (oneshot::channel(), oneshot::channel());
+        let handler = Echo::default();
+        *handler.held.lock().expect("whole") = Some(held);
+        *handler.entered.lock().expect("whole") = Some(entered);
+        let (server, _) = start(limits(), handler);
+        let mut client = client(&server);
+        client
+            .write_all(b"GET /hold HTTP/1.1\r\nhost: a\r\n\r\n")
+            .expect("written");
+        inside.await.expect("running");
+        server.finish(Duration::from_millis(50)).await;
+        assert_eq!(rest(&mut client), "");
+    }
+
+    #[tokio::test]
+    async fn call_is_dropped_when_its_client_goes_away() {
+        let ((_release, held), (entered, inside)) = (oneshot::channel(), oneshot::channel());
+        let (left, gone) = oneshot::channel();
+        let handler = Echo::default();
+        *handler.held.lock().expect("whole") = Some(held);
+        *handler.entered.lock().expect("whole") = Some(entered);
+        *handler.left.lock().expect("whole") = Some(left);
+        let (server, _) = start(limits(), handler);
+        let mut client = client(&server);
+        client
+            .write_all(b"GET /hold HTTP/1.1\r\nhost: a\r\n\r\n")
+            .expect("written");
+        inside.await.expect("running");
+        drop(client);
+        tokio::time::timeout(PATIENCE, gone)
+            .await
+            .expect("in time")
+            .expect("dropped");
+    }
+}

@@ -1,0 +1,264 @@
+//! What happens on a connection, for its time limits: when a head began, when
+//! the last answer ended, since when nobody reads.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Limits;
+
+/// "Not now" among the moments below.
+const NONE: u64 = 0;
+
+/// The activity of one connection. Only its own thread writes it, so relaxed
+/// atomics are as good as plain fields and need no lock.
+#[derive(Debug)]
+pub struct Activity {
+    began: Instant,
+    /// Requests whose answers have not ended.
+    running: AtomicU32,
+    /// Whether requests share the connection (HTTP/2): then bytes between
+    /// requests need not be a head.
+    multiplexed: AtomicBool,
+    /// Since when nothing runs, in milliseconds since `began`, plus one.
+    idle_since: AtomicU64,
+    /// When the first byte of the next head came.
+    head_since: AtomicU64,
+    /// Since when the client takes no more bytes.
+    stalled_since: AtomicU64,
+}
+
+/// A time limit that a connection has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overdue {
+    /// It has had nothing to do for too long.
+    Idle,
+    /// A head began and did not end.
+    Head,
+    /// An answer is not read.
+    Stalled,
+}
+
+impl Activity {
+    /// A connection that begins at `now`.
+    pub fn begin(now: Instant) -> Self {
+        Activity {
+            began: now,
+            running: AtomicU32::new(0),
+            multiplexed: AtomicBool::new(false),
+            idle_since: AtomicU64::new(1),
+            head_since: AtomicU64::new(NONE),
+            stalled_since: AtomicU64::new(NONE),
+        }
+    }
+
+    fn moment(&self, now: Instant) -> u64 {
+        let millis = now.saturating_duration_since(self.began).as_millis();
+        u64::try_from(millis).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    /// Notes a request; it runs until the guard is dropped.
+    pub fn begin_request(self: &Arc<Self>, multiplexed: bool) -> Busy {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        self.multiplexed.store(multiplexed, Ordering::Relaxed);
+        self.head_read();
+        Busy(Arc::clone(self))
+    }
+
+    /// Notes that what came so far was understood.
+    pub fn head_read(&self) {
+        self.head_since.store(NONE, Ordering::Relaxed);
+    }
+
+    /// Whether no request runs.
+    pub fn is_idle(&self) -> bool {
+        self.running.load(Ordering::Relaxed) == 0
+    }
+
+    fn read(&self) {
+        // While a request runs, bytes are its body or wait for their turn.
+        if self.is_idle() && self.head_since.load(Ordering::Relaxed) == NONE {
+            let now = self.moment(Instant::now());
+            self.head_since.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn wrote(&self, blocked: bool) {
+        let stalled = self.stalled_since.load(Ordering::Relaxed) != NONE;
+        match (blocked, stalled) {
+            (true, false) => {
+                let now = self.moment(Instant::now());
+                self.stalled_since.store(now, Ordering::Relaxed);
+            }
+            (false, true) => self.stalled_since.store(NONE, Ordering::Relaxed),
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// The limit that has been passed at `now`, if any.
+    pub fn overdue(&self, now: Instant, limits: &Limits) -> Option<Overdue> {
+        let now = self.moment(now);
+        let passed = |since: &AtomicU64, limit: Duration| {
+            let since = since.load(Ordering::Relaxed);
+            since != NONE && u128::from(now.saturating_sub(since)) >= limit.as_millis()
+        };
+        if passed(&self.stalled_since, limits.stall_timeout) {
+            return Some(Overdue::Stalled);
+        }
+        if !self.is_idle() {
+            return None;
+        }
+        let multiplexed = self.multiplexed.load(Ordering::Relaxed);
+        if !multiplexed && passed(&self.head_since, limits.header_timeout) {
+            return Some(Overdue::Head);
+        }
+        passed(&self.idle_since, limits.idle_timeout).then_some(Overdue::Idle)
+    }
+}
+
+/// A request whose answer has not ended.
+#[derive(Debug)]
+pub struct Busy(Arc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let activity = &self.0;
+        if activity.running.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let now = activity.moment(Instant::now());
+            activity.idle_since.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A stream that notes what happens on it.
+pub struct Watched<S> {
+    stream: S,
+    activity: Arc<Activity>,
+}
+
+impl<S> Watched<S> {
+    /// Notes what happens on `stream` in `activity`.
+    pub fn new(stream: S, activity: Arc<Activity>) -> Self {
+        Watched { stream, activity }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.activity.read();
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.activity.wrote(result.is_pending());
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.activity.wrote(result.is_pending());
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            connections: 1,
+            header_bytes: 1 << 16,
+            header_count: 100,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// What is overdue `seconds` after the beginning, once `happened`.
+    fn check(seconds: u64, happened: impl Fn(&Arc<Activity>), expected: Option<Overdue>) {
+        let began = Instant::now();
+        let activity = Arc::new(Activity::begin(began));
+        happened(&activity);
+        let now = began + Duration::from_secs(seconds);
+        assert_eq!(activity.overdue(now, &limits()), expected, "{seconds}");
+    }
+
+    #[test]
+    fn silent_connection_is_idle_and_then_overdue() {
+        check(59, |_| {}, None);
+        check(60, |_| {}, Some(Overdue::Idle));
+    }
+
+    #[test]
+    fn head_that_began_must_end() {
+        check(9, |activity| activity.read(), None);
+        check(11, |activity| activity.read(), Some(Overdue::Head));
+    }
+
+    #[test]
+    fn running_request_is_never_idle() {
+        let run = |activity: &Arc<Activity>| {
+            activity.read();
+            std::mem::forget(activity.begin_request(false));
+            activity.read();
+        };
+        check(1000, run, None);
+    }
+
+    #[test]
+    fn answer_that_nobody_reads_is_overdue_while_it_runs() {
+        let stall = |activity: &Arc<Activity>| {
+            std::mem::forget(activity.begin_request(false));
+            activity.wrote(true);
+        };
+        check(29, stall, None);
+        check(31, stall, Some(Overdue::Stalled));
+    }
+
+    #[test]
+    fn bytes_between_requests_of_http2_are_no_head() {
+        let ping = |activity: &Arc<Activity>| {
+            drop(activity.begin_request(true));
+            activity.read();
+        };
+        check(11, ping, None);
+    }
+}

@@ -1,0 +1,732 @@
+//! Functions as they are to be deployed: from flags, from a project file
+//! (`weir.toml`) or from an OpenFaaS `stack.yaml`; and what is sent for them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use weir_node::function::{Outbound, Protocol};
+use weir_node::id::{DEFAULT_NAMESPACE, Digest};
+use weir_node::resources::{Cpu, Memory};
+
+use crate::document::{self, Table, Tree, Value};
+use crate::setting::{Key, Mistake, Mistakes, Origin, fill, suggestion};
+
+/// Largest project file that is read: a thousand functions with room to spare.
+pub const PROJECT_BYTES: u64 = 4 << 20;
+
+/// Where the code of a function is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Code {
+    /// In a file, to be uploaded.
+    File(PathBuf),
+    /// At the node already.
+    Digest(Digest),
+}
+
+/// A function to deploy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployment {
+    /// Its name, without namespace.
+    pub name: String,
+    /// Its code.
+    pub code: Code,
+    /// Everything else.
+    pub settings: Settings,
+}
+
+/// What a deployment may say of a function; what it leaves out is the node's
+/// choice.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The tenant.
+    pub namespace: Option<String>,
+    /// How the code is spoken to.
+    pub protocol: Option<Protocol>,
+    /// Limit of memory.
+    pub memory: Option<Memory>,
+    /// Share of processors.
+    pub cpu: Option<Cpu>,
+    /// Longest run of one call.
+    pub timeout: Option<Duration>,
+    /// Calls that one instance runs at once.
+    pub concurrency: Option<u32>,
+    /// Instances kept warm.
+    pub min: Option<u32>,
+    /// Most instances at once.
+    pub max: Option<u32>,
+    /// How long an idle instance stays warm.
+    pub keep_alive: Option<Duration>,
+    /// Whether a call may be run twice.
+    pub idempotent: bool,
+    /// Environment of the code.
+    pub env: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Names of secrets that the code may read.
+    pub secrets: Vec<String>,
+    /// Where the code may connect to.
+    pub allow_outbound: Vec<Outbound>,
+    /// QoS classes that callers may name.
+    pub qos: Vec<String>,
+    /// Limits beyond memory and processors, as written.
+    pub limits: BTreeMap<String, String>,
+    /// Requests, as written.
+    pub requests: BTreeMap<String, String>,
+    /// Placement constraints.
+    pub constraints: Vec<String>,
+    /// Whether the root file system is read-only.
+    pub read_only_root_filesystem: bool,
+    /// The command of an OpenFaaS watchdog.
+    pub env_process: Option<String>,
+}
+
+/// One `[functions.NAME]` of a project file while it is read.
+#[derive(Debug, Default)]
+struct Entry {
+    wasm: Option<PathBuf>,
+    image: Option<String>,
+    settings: Settings,
+}
+
+/// The keys of `[functions.NAME]` in a project file: the flags of `weir deploy`.
+static PROJECT_KEYS: &[Key<Entry>] = &[
+    Key {
+        path: "wasm",
+        field: |e| &mut e.wasm,
+        help: "File with the code.",
+    },
+    Key {
+        path: "image",
+        field: |e| &mut e.image,
+        help: "Digest of code that the node has.",
+    },
+    Key {
+        path: "namespace",
+        field: |e| &mut e.settings.namespace,
+        help: "The tenant.",
+    },
+    Key {
+        path: "protocol",
+        field: |e| &mut e.settings.protocol,
+        help: "stdio, cgi or http.",
+    },
+    Key {
+        path: "memory",
+        field: |e| &mut e.settings.memory,
+        help: "Limit of memory.",
+    },
+    Key {
+        path: "cpu",
+        field: |e| &mut e.settings.cpu,
+        help: "Share of processors.",
+    },
+    Key {
+        path: "timeout",
+        field: |e| &mut e.settings.timeout,
+        help: "Longest run of one call.",
+    },
+    Key {
+        path: "concurrency",
+        field: |e| &mut e.settings.concurrency,
+        help: "Calls at once.",
+    },
+    Key {
+        path: "min",
+        field: |e| &mut e.settings.min,
+        help: "Instances kept warm.",
+    },
+    Key {
+        path: "max",
+        field: |e| &mut e.settings.max,
+        help: "Most instances at once.",
+    },
+    Key {
+        path: "keep-alive",
+        field: |e| &mut e.settings.keep_alive,
+        help: "Stay when idle.",
+    },
+    Key {
+        path: "idempotent",
+        field: |e| &mut e.settings.idempotent,
+        help: "May run twice.",
+    },
+    Key {
+        path: "env",
+        field: |e| &mut e.settings.env,
+        help: "Environment of the code.",
+    },
+    Key {
+        path: "labels",
+        field: |e| &mut e.settings.labels,
+        help: "Labels.",
+    },
+    Key {
+        path: "annotations",
+        field: |e| &mut e.settings.annotations,
+        help: "Annotations.",
+    },
+    Key {
+        path: "secrets",
+        field: |e| &mut e.settings.secrets,
+        help: "Secrets it may read.",
+    },
+    Key {
+        path: "allow-outbound",
+        field: |e| &mut e.settings.allow_outbound,
+        help: "Targets.",
+    },
+    Key {
+        path: "qos",
+        field: |e| &mut e.settings.qos,
+        help: "QoS classes callers may name.",
+    },
+];
+
+/// One function of a `stack.yaml` while it is read.
+#[derive(Debug, Default)]
+struct StackEntry {
+    handler: Option<String>,
+    image: Option<String>,
+    /// Keys that only tell faas-cli how to build an image.
+    building: String,
+    settings: Settings,
+}
+
+/// The keys of a function in `stack.yaml`.
+static STACK_KEYS: &[Key<StackEntry>] = &[
+    Key {
+        path: "handler",
+        field: |e| &mut e.handler,
+        help: "The code, when it is a .wasm file.",
+    },
+    Key {
+        path: "image",
+        field: |e| &mut e.image,
+        help: "Digest or .wasm file.",
+    },
+    Key {
+        path: "lang",
+        field: |e| &mut e.building,
+        help: "Not used: code comes built.",
+    },
+    Key {
+        path: "namespace",
+        field: |e| &mut e.settings.namespace,
+        help: "The tenant.",
+    },
+    Key {
+        path: "environment",
+        field: |e| &mut e.settings.env,
+        help: "Environment of the code.",
+    },
+    Key {
+        path: "labels",
+        field: |e| &mut e.settings.labels,
+        help: "Labels.",
+    },
+    Key {
+        path: "annotations",
+        field: |e| &mut e.settings.annotations,
+        help: "Annotations.",
+    },
+    Key {
+        path: "secrets",
+        field: |e| &mut e.settings.secrets,
+        help: "Secrets it may read.",
+    },
+    Key {
+        path: "limits",
+        field: |e| &mut e.settings.limits,
+        help: "Memory, processors, ...",
+    },
+    Key {
+        path: "requests",
+        field: |e| &mut e.settings.requests,
+        help: "The same, wished for.",
+    },
+    Key {
+        path: "constraints",
+        field: |e| &mut e.settings.constraints,
+        help: "Placement.",
+    },
+    Key {
+        path: "readonly_root_filesystem",
+        field: |e| &mut e.settings.read_only_root_filesystem,
+        help: "Whether the root file system is read-only.",
+    },
+    Key {
+        path: "fprocess",
+        field: |e| &mut e.settings.env_process,
+        help: "Watchdog command.",
+    },
+];
+
+/// Keys of a function in `stack.yaml` that tell faas-cli how to build an
+/// image, and mean nothing to whoever deploys.
+const BUILD_ONLY: &[&str] = &[
+    "skip_build",
+    "build_args",
+    "build_options",
+    "copy_extra",
+    "platforms",
+    "publish",
+];
+
+/// Reads a project file or a `stack.yaml`, told apart by the name's ending.
+///
+/// `path` is the file; relative paths in it are relative to its folder.
+/// `variable` is the environment for `${NAME:-default}`.
+pub fn parse(
+    path: &Path,
+    text: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<Deployment>, Mistakes> {
+    let name = path.display().to_string();
+    let yaml = path
+        .extension()
+        .is_some_and(|ending| ending == "yaml" || ending == "yml");
+    let parsed = if yaml {
+        document::from_yaml(&name, text)
+    } else {
+        document::from_toml(&name, text)
+    };
+    let mut table = parsed.map_err(Mistakes)?;
+    let mut mistakes = Vec::new();
+    document::substitute(&mut table, variable, &mut mistakes);
+    let top: &[&str] = if yaml {
+        &["version", "provider", "functions", "configuration"]
+    } else {
+        &["functions"]
+    };
+    for (key, tree) in table.iter().filter(|(key, _)| !top.contains(&key.as_str())) {
+        let message = format!("unknown key {key}{}", suggestion(key, top.iter().copied()));
+        mistakes.push(Mistake {
+            origin: tree.origin.clone(),
+            message,
+        });
+    }
+    if yaml {
+        check_provider(&table, &mut mistakes);
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut deployments = Vec::new();
+    match table.get("functions").map(|tree| &tree.value) {
+        Some(Value::Table(functions)) if !functions.is_empty() => {
+            for (name, tree) in functions {
+                let read = if yaml {
+                    stack_function
+                } else {
+                    project_function
+                };
+                deployments.extend(read(name, tree, folder, &mut mistakes));
+            }
+        }
+        _ => mistakes.push(Mistake {
+            origin: Origin::File {
+                path: name,
+                line: None,
+            },
+            message: "there are no functions in it".to_owned(),
+        }),
+    }
+    if mistakes.is_empty() {
+        Ok(deployments)
+    } else {
+        Err(Mistakes(mistakes))
+    }
+}
+
+fn check_provider(table: &Table, mistakes: &mut Vec<Mistake>) {
+    let Some(provider) = table.get("provider") else {
+        return;
+    };
+    let name = match &provider.value {
+        Value::Table(provider) => provider.get("name").map(|tree| &tree.value),
+        _ => None,
+    };
+    if name != Some(&Value::Text("openfaas".to_owned())) {
+        let message = "provider: name must be openfaas".to_owned();
+        mistakes.push(Mistake {
+            origin: provider.origin.clone(),
+            message,
+        });
+    }
+}
+
+fn project_function(
+    name: &str,
+    tree: &Tree,
+    folder: &Path,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Deployment> {
+    let mut entry = Entry::default();
+    fill_function(PROJECT_KEYS, &mut entry, name, tree, &[], mistakes)?;
+    let mut wrong = |message: &str| {
+        let message = format!("functions.{name}: {message}");
+        mistakes.push(Mistake {
+            origin: tree.origin.clone(),
+            message,
+        });
+        None
+    };
+    let code = match (entry.wasm, entry.image) {
+        (Some(file), None) => Code::File(folder.join(file)),
+        (None, Some(image)) => match image.parse() {
+            Ok(digest) => Code::Digest(digest),
+            Err(error) => return wrong(&error.to_string()),
+        },
+        (None, None) => return wrong("says nowhere what its code is: write wasm = \"FILE\""),
+        (Some(_), Some(_)) => return wrong("has both wasm and image: keep one"),
+    };
+    Some(Deployment {
+        name: name.to_owned(),
+        code,
+        settings: entry.settings,
+    })
+}
+
+fn stack_function(
+    name: &str,
+    tree: &Tree,
+    folder: &Path,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Deployment> {
+    let mut entry = StackEntry::default();
+    fill_function(STACK_KEYS, &mut entry, name, tree, BUILD_ONLY, mistakes)?;
+    let mut wrong = |message: String| {
+        let message = format!("functions.{name}: {message}");
+        mistakes.push(Mistake {
+            origin: tree.origin.clone(),
+            message,
+        });
+    };
+    let mut settings = entry.settings;
+    let mut limit = |key: &str| settings.limits.remove(key);
+    match limit("memory").map(|text| text.parse()).transpose() {
+        Ok(memory) => settings.memory = memory,
+        Err(error) => wrong(format!("limits.memory: {error}")),
+    }
+    match settings
+        .limits
+        .remove("cpu")
+        .map(|text| text.parse())
+        .transpose()
+    {
+        Ok(cpu) => settings.cpu = cpu,
+        Err(error) => wrong(format!("limits.cpu: {error}")),
+    }
+    let is_file = |text: &&String| text.ends_with(".wasm") || text.ends_with(".wat");
+    let digest = entry.image.as_deref().and_then(|image| image.parse().ok());
+    let file = [&entry.image, &entry.handler]
+        .into_iter()
+        .flatten()
+        .find(is_file);
+    let code = match (digest, file) {
+        (Some(digest), _) => Code::Digest(digest),
+        (None, Some(file)) => Code::File(folder.join(file)),
+        (None, None) => {
+            wrong(
+                "has no code that Weir can run: let image or handler name a .wasm file or a \
+                 sha256: digest"
+                    .to_owned(),
+            );
+            return None;
+        }
+    };
+    Some(Deployment {
+        name: name.to_owned(),
+        code,
+        settings,
+    })
+}
+
+fn fill_function<C>(
+    keys: &[Key<C>],
+    entry: &mut C,
+    name: &str,
+    tree: &Tree,
+    elsewhere: &[&str],
+    mistakes: &mut Vec<Mistake>,
+) -> Option<()> {
+    let Value::Table(table) = &tree.value else {
+        let message = format!(
+            "functions.{name}: expects a table, not a {}",
+            tree.value.kind()
+        );
+        mistakes.push(Mistake {
+            origin: tree.origin.clone(),
+            message,
+        });
+        return None;
+    };
+    let before = mistakes.len();
+    fill(keys, entry, table, "", elsewhere, mistakes, &mut |_, _| {});
+    for mistake in &mut mistakes[before..] {
+        mistake.message = format!("functions.{name}: {}", mistake.message);
+    }
+    Some(())
+}
+
+/// The body of `PUT` and `POST /system/functions`.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct WireDeployment {
+    service: String,
+    image: String,
+    namespace: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    env_process: Option<String>,
+    env_vars: BTreeMap<String, String>,
+    constraints: Vec<String>,
+    secrets: Vec<String>,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+    limits: BTreeMap<String, String>,
+    requests: BTreeMap<String, String>,
+    read_only_root_filesystem: bool,
+}
+
+impl WireDeployment {
+    /// What is sent for `deployment` once its code is at the node as `code`.
+    /// `namespace` is where a deployment goes that names none.
+    pub fn new(deployment: &Deployment, code: Digest, namespace: Option<&str>) -> Self {
+        let settings = &deployment.settings;
+        let namespace = settings
+            .namespace
+            .as_deref()
+            .or(namespace)
+            .unwrap_or(DEFAULT_NAMESPACE);
+
+        let mut annotations = settings.annotations.clone();
+        let comma = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
+        let outbound: Vec<_> = settings
+            .allow_outbound
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let time = |time: Duration| humantime::format_duration(time).to_string();
+        let ours = [
+            (
+                "weir.protocol",
+                settings.protocol.map(|protocol| protocol.to_string()),
+            ),
+            ("weir.timeout", settings.timeout.map(time)),
+            (
+                "weir.concurrency",
+                settings.concurrency.map(|count| count.to_string()),
+            ),
+            ("weir.keep-alive", settings.keep_alive.map(time)),
+            (
+                "weir.idempotent",
+                settings.idempotent.then(|| "true".to_owned()),
+            ),
+            ("weir.allow-outbound", comma(&outbound)),
+            ("weir.qos", comma(&settings.qos)),
+        ];
+        let given = |(key, value): (&str, Option<String>)| Some((key.to_owned(), value?));
+        annotations.extend(ours.into_iter().filter_map(given));
+
+        let mut labels = settings.labels.clone();
+        let scale = [
+            (
+                "com.openfaas.scale.min",
+                settings.min.map(|count| count.to_string()),
+            ),
+            (
+                "com.openfaas.scale.max",
+                settings.max.map(|count| count.to_string()),
+            ),
+            (
+                "com.openfaas.scale.zero",
+                (settings.min == Some(0)).then(|| "true".to_owned()),
+            ),
+        ];
+        labels.extend(scale.into_iter().filter_map(given));
+
+        let mut limits = settings.limits.clone();
+        // Bytes without a unit: the one form that every parser of quantities reads alike.
+        let needs = [
+            (
+                "memory",
+                settings.memory.map(|memory| memory.as_bytes().to_string()),
+            ),
+            (
+                "cpu",
+                settings.cpu.map(|cpu| format!("{}m", cpu.as_millicores())),
+            ),
+        ];
+        limits.extend(needs.into_iter().filter_map(given));
+
+        WireDeployment {
+            service: deployment.name.clone(),
+            image: code.to_string(),
+            namespace: namespace.to_owned(),
+            env_process: settings.env_process.clone(),
+            env_vars: settings.env.clone(),
+            constraints: settings.constraints.clone(),
+            secrets: settings.secrets.clone(),
+            labels,
+            annotations,
+            limits,
+            requests: settings.requests.clone(),
+            read_only_root_filesystem: settings.read_only_root_filesystem,
+        }
+    }
+
+    /// The namespace that it goes to.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(path: &str, text: &str) -> Result<Vec<Deployment>, String> {
+        let variable = |name: &str| (name == "STAGE").then(|| "test".to_owned());
+        parse(Path::new(path), text, &variable).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn project_file_says_what_the_flags_say() {
+        let text = r#"
+            [functions.hello]
+            wasm = "hello.wasm"
+            memory = "128MiB"
+            cpu = 0.5
+            timeout = "30s"
+            min = 1
+            idempotent = true
+            protocol = "cgi"
+            allow-outbound = ["api.example:443"]
+            qos = ["fast", "slow"]
+            env = { STAGE = "${STAGE}", MODE = "${MODE:-plain}" }
+        "#;
+        let deployments = read("dir/weir.toml", text).expect("valid");
+        let [hello] = deployments.as_slice() else {
+            panic!("one function")
+        };
+        assert_eq!(hello.code, Code::File("dir/hello.wasm".into()));
+        let wire = WireDeployment::new(hello, Digest::of(b""), Some("shop"));
+        assert_eq!((wire.namespace(), wire.service.as_str()), ("shop", "hello"));
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect()
+        };
+        assert_eq!(wire.env_vars, map(&[("STAGE", "test"), ("MODE", "plain")]));
+        assert_eq!(
+            wire.limits,
+            map(&[("memory", "134217728"), ("cpu", "500m")])
+        );
+        assert_eq!(wire.labels, map(&[("com.openfaas.scale.min", "1")]));
+        let annotations = [
+            ("weir.protocol", "cgi"),
+            ("weir.timeout", "30s"),
+            ("weir.idempotent", "true"),
+            ("weir.allow-outbound", "api.example:443"),
+            ("weir.qos", "fast,slow"),
+        ];
+        assert_eq!(wire.annotations, map(&annotations));
+    }
+
+    #[test]
+    fn project_mistakes_are_all_told_with_their_line() {
+        let text = "[functions.a]\nmemry = \"1MiB\"\n[functions.b]\nwasm = \"b\"\ncpu = \"x\"\n\
+                    [other]\n";
+        let found = read("weir.toml", text).expect_err("mistakes");
+        for expected in [
+            "weir.toml:2: functions.a: unknown key memry; did you mean memory?",
+            "functions.a: says nowhere what its code is",
+            "weir.toml:5: functions.b: cpu: \"x\" is not a share",
+            "weir.toml:6: unknown key other",
+        ] {
+            assert!(found.contains(expected), "{expected:?} in\n{found}");
+        }
+    }
+
+    #[test]
+    fn stack_file_of_openfaas_is_read() {
+        let digest = Digest::of(b"code");
+        let text = format!(
+            r#"
+version: 1.0
+provider:
+  name: openfaas
+  gateway: http://127.0.0.1:8080
+functions:
+  first:
+    lang: wasm
+    handler: ./build/first.wasm
+    image: registry.example/first:latest
+    environment:
+      STAGE: ${{STAGE}}
+      COUNT: 3
+    labels:
+      com.openfaas.scale.min: "2"
+    limits:
+      memory: 64Mi
+      cpu: 100m
+      nvidia.com/gpu: "1"
+    secrets: [key]
+    constraints:
+      - "node.platform.os == linux"
+    readonly_root_filesystem: true
+    fprocess: cat
+  second:
+    image: {digest}
+"#
+        );
+        let deployments = read("stack.yaml", &text).expect("valid");
+        let [first, second] = deployments.as_slice() else {
+            panic!("two functions")
+        };
+        assert_eq!(first.code, Code::File("./build/first.wasm".into()));
+        assert_eq!(first.settings.memory, Some(Memory::mebibytes(64)));
+        assert_eq!(first.settings.env["STAGE"], "test");
+        assert_eq!(first.settings.env["COUNT"], "3");
+        assert!(first.settings.read_only_root_filesystem);
+        let wire = WireDeployment::new(first, digest, None);
+        assert_eq!(wire.limits["cpu"], "100m");
+        assert_eq!(wire.limits["nvidia.com/gpu"], "1");
+        assert_eq!(wire.env_process.as_deref(), Some("cat"));
+        assert_eq!(second.code, Code::Digest(digest));
+    }
+
+    #[test]
+    fn stack_file_mistakes_name_the_function() {
+        let text = "provider:\n  name: faasd\nfunctions:\n  a:\n    imag: x\n    lang: go\n";
+        let found = read("stack.yml", text).expect_err("mistakes");
+        for expected in [
+            "provider: name must be openfaas",
+            "functions.a: unknown key imag; did you mean image?",
+            "functions.a: has no code that Weir can run",
+        ] {
+            assert!(found.contains(expected), "{expected:?} in\n{found}");
+        }
+    }
+
+    #[test]
+    fn wire_form_has_the_names_that_openfaas_gives() {
+        let deployment = Deployment {
+            name: "a".to_owned(),
+            code: Code::File("a.wasm".into()),
+            settings: Settings {
+                min: Some(0),
+                ..Settings::default()
+            },
+        };
+        let wire = WireDeployment::new(&deployment, Digest::of(b""), None);
+        let json = serde_json::to_value(&wire).expect("plain data");
+        assert_eq!(json["service"], "a");
+        assert_eq!(json["namespace"], "openfaas-fn");
+        assert_eq!(json["labels"]["com.openfaas.scale.zero"], "true");
+        assert!(json["envVars"].is_object() && json["readOnlyRootFilesystem"].is_boolean());
+    }
+}

@@ -1,0 +1,269 @@
+//! A node and its doors, from start to shutdown.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tracing::{info, warn};
+use weir_node::Node;
+
+use crate::auth::Credentials;
+use crate::config::Config;
+use crate::door::Door;
+use crate::http::{Limits, Listeners, Server, thread_count};
+use crate::shutdown::Signals;
+use crate::{telemetry, tls};
+
+/// Largest token or password file that is read.
+const SECRET_BYTES: u64 = 4096;
+
+/// How long the last answers may take to be written once no call runs: what
+/// the grace period leaves, and at least this.
+const WRITE_TIME: Duration = Duration::from_secs(1);
+
+/// A node that runs in this process.
+pub struct RunningNode {
+    /// Where its HTTP door listens.
+    pub address: SocketAddr,
+    node: Node,
+    server: Server,
+    grace: Duration,
+}
+
+impl std::fmt::Debug for RunningNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunningNode")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RunningNode {
+    /// Takes no new work, lets running calls end within the grace period, and
+    /// stops the node.
+    pub async fn shutdown(self) {
+        let until = tokio::time::Instant::now() + self.grace;
+        self.server.stop_accepting();
+        self.node.drain(self.grace).await;
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        self.server.finish(left.max(WRITE_TIME)).await;
+    }
+}
+
+/// Starts a node and its doors; they run until [`RunningNode::shutdown`].
+pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
+    check_exposure(&config)?;
+    let http = &config.http;
+    let tls = match (&http.tls_certificate, &http.tls_key) {
+        (Some(certificate), Some(key)) => Some(tls::server(certificate, key)?),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            bail!("http.tls-certificate and http.tls-key belong together: give both or none")
+        }
+    };
+    // First, because it is the quickest to fail and the cheapest to undo.
+    let listeners = Listeners::bind(http.listen, thread_count(http.threads))?;
+    let node = Box::pin(Node::start(config.node.clone()))
+        .await
+        .context("start the node")?;
+    // After the node has made its data directory, and has it for itself.
+    let credentials = credentials(&config)?;
+    let address = listeners.address();
+    let limits = Limits {
+        connections: http.max_connections,
+        header_bytes: usize::try_from(http.header_bytes).unwrap_or(usize::MAX),
+        header_count: http.header_count,
+        header_timeout: http.header_timeout,
+        idle_timeout: http.idle_timeout,
+        stall_timeout: http.body_timeout,
+    };
+    let encrypted = tls.is_some();
+    let door = Arc::new(Door::new(node.clone(), &config, credentials));
+    let traffic = Arc::clone(&door.traffic);
+    let server = Server::start(listeners, limits, tls, door, traffic)?;
+    info!(%address, tls = encrypted, node = node.id(), "listening");
+    Ok(RunningNode {
+        address,
+        node,
+        server,
+        grace: config.node.grace,
+    })
+}
+
+/// Runs a node until a signal ends it.
+///
+/// The first `SIGTERM` or `SIGINT` lets running calls end within the grace
+/// period; the second ends them.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    telemetry::start(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("node")
+        .build()
+        .context("start the runtime")?;
+    let result = runtime.block_on(async {
+        let mut signals = Signals::listen().context("listen for signals")?;
+        let node = tokio::select! {
+            node = Box::pin(start(config)) => node?,
+            signal = signals.next() => {
+                info!(signal, "asked to stop before the node had started");
+                return Ok(());
+            }
+        };
+        let signal = signals.next().await;
+        let grace = node.grace;
+        info!(
+            signal,
+            ?grace,
+            "stopping: no new work, running calls may end"
+        );
+        tokio::select! {
+            () = node.shutdown() => info!("stopped"),
+            signal = signals.next() => warn!(signal, "stopped at once, running calls were cut"),
+        }
+        Ok(())
+    });
+    // What is left blocks on nothing that is worth waiting for.
+    runtime.shutdown_background();
+    result
+}
+
+/// Refuses to be reachable from other machines unless somebody chose the
+/// credentials of management requests, or said that it is meant. Calls of
+/// functions are open there, as OpenFaaS has them, unless `auth.functions`.
+fn check_exposure(config: &Config) -> anyhow::Result<()> {
+    let (http, auth) = (&config.http, &config.auth);
+    let chosen = auth.token_file.is_some() || auth.user.is_some();
+    if http.listen.ip().is_loopback() || chosen || http.insecure {
+        return Ok(());
+    }
+    bail!(
+        "{} can be reached from other machines, and nobody chose credentials: give \
+         auth.token-file, or auth.user and auth.password-file, or allow it with --insecure",
+        http.listen
+    )
+}
+
+/// What management requests must prove: the token, made at the first start,
+/// and user and password if there are any.
+fn credentials(config: &Config) -> anyhow::Result<Credentials> {
+    let path = config.token_file();
+    let token = match read_secret(&path) {
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound && config.auth.token_file.is_none() =>
+        {
+            create_token(&path)
+        }
+        read => read,
+    };
+    let token = token.with_context(|| format!("read the token at {}", path.display()))?;
+    let basic = match (&config.auth.user, &config.auth.password_file) {
+        (Some(user), Some(path)) => {
+            let password = read_secret(path);
+            let password =
+                password.with_context(|| format!("read the password at {}", path.display()))?;
+            Some((user.clone(), password))
+        }
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            bail!("auth.user and auth.password-file belong together: give both or none")
+        }
+    };
+    Ok(Credentials { token, basic })
+}
+
+/// Reads a secret of one line.
+fn read_secret(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?
+        .take(SECRET_BYTES)
+        .read_to_string(&mut text)?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        let empty = "the file is empty: write a secret into it, or remove it";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, empty));
+    }
+    Ok(text.to_owned())
+}
+
+/// Makes a token of 256 random bits that its owner alone can read.
+fn create_token(path: &Path) -> io::Result<String> {
+    let random: [u8; 32] = rand::random();
+    let token = weir_node::id::Digest::new(random).hex();
+    // Whole or not at all: half a token would let nobody in.
+    let temporary = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(token.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use weir_node::resources::Resources;
+
+    use super::*;
+
+    fn config(dir: &Path) -> Config {
+        Config::new(dir.to_owned(), Resources::ZERO)
+    }
+
+    #[test]
+    fn token_is_made_once_and_for_its_owner() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let first = credentials(&config(dir.path())).expect("made").token;
+        assert_eq!(first.len(), 64);
+        assert_eq!(credentials(&config(dir.path())).expect("read").token, first);
+        let mode = dir
+            .path()
+            .join("token")
+            .metadata()
+            .expect("a file")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn token_file_that_somebody_chose_is_never_made() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut config = config(dir.path());
+        config.auth.token_file = Some(dir.path().join("mine"));
+        let error = format!("{:#}", credentials(&config).expect_err("not there"));
+        assert!(error.contains("read the token at"), "{error}");
+    }
+
+    #[test]
+    fn empty_secret_is_no_secret() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(dir.path().join("token"), "\n").expect("written");
+        assert!(credentials(&config(dir.path())).is_err());
+    }
+
+    #[test]
+    fn open_address_needs_credentials_that_somebody_chose() {
+        let mut config = config(Path::new("/nowhere"));
+        assert!(check_exposure(&config).is_ok());
+        config.http.listen = "0.0.0.0:80".parse().expect("an address");
+        assert!(check_exposure(&config).is_err());
+        config.auth.token_file = Some("/token".into());
+        assert!(check_exposure(&config).is_ok());
+        config.auth.token_file = None;
+        config.http.insecure = true;
+        assert!(check_exposure(&config).is_ok());
+    }
+}

@@ -1,0 +1,500 @@
+//! Settings as people write them: typed fields that are read from text, listed
+//! by key, and filled from a document so that every mistake is found at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use weir_node::function::{Outbound, Protocol};
+use weir_node::resources::{Cpu, Memory};
+
+use crate::document::{Table, Value};
+
+/// Where a value was written.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nowhere: it is built in.
+    #[default]
+    Default,
+    /// In a file.
+    File {
+        /// The file, as it was named.
+        path: String,
+        /// The line, from 1; `None` when the format does not tell.
+        line: Option<usize>,
+    },
+    /// In the environment, under this name.
+    Environment(String),
+    /// On the command line, as this flag.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File {
+                path,
+                line: Some(line),
+            } => write!(f, "{path}:{line}"),
+            Origin::File { path, line: None } => f.write_str(path),
+            Origin::Environment(name) => write!(f, "env {name}"),
+            Origin::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// One thing that is wrong in what the user wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where.
+    pub origin: Origin,
+    /// What, and what to write instead.
+    pub message: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.origin, self.message)
+    }
+}
+
+/// Everything that is wrong in what the user wrote; never empty.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", lines(.0))]
+pub struct Mistakes(pub Vec<Mistake>);
+
+fn lines(mistakes: &[Mistake]) -> String {
+    match mistakes {
+        [only] => only.to_string(),
+        many => {
+            let mut text = format!("{} mistakes", many.len());
+            for mistake in many {
+                text.push_str("\n  ");
+                text.push_str(&mistake.to_string());
+            }
+            text
+        }
+    }
+}
+
+/// A field that can be set from a document, the environment or a flag.
+pub trait Field {
+    /// The word for its values: `duration`, `number`, ...
+    fn kind(&self) -> &'static str;
+    /// Sets it; the error says what to write instead.
+    fn assign(&mut self, value: &Value) -> Result<(), String>;
+    /// Its value as a person writes it; what [`Field::assign`] reads back.
+    fn show(&self) -> String;
+    /// Its value as a TOML file holds it.
+    fn toml(&self) -> String {
+        toml::Value::String(self.show()).to_string()
+    }
+}
+
+/// A value that is one text.
+trait Scalar: Sized {
+    const KIND: &'static str;
+    /// Whether TOML writes it without quotes.
+    const BARE: bool = false;
+    fn read(text: &str) -> Result<Self, String>;
+    fn write(&self) -> String;
+}
+
+impl<T: Scalar> Field for T {
+    fn kind(&self) -> &'static str {
+        T::KIND
+    }
+    fn assign(&mut self, value: &Value) -> Result<(), String> {
+        let Value::Text(text) = value else {
+            return Err(format!("expects one {}, not a {}", T::KIND, value.kind()));
+        };
+        *self = T::read(text)?;
+        Ok(())
+    }
+    fn show(&self) -> String {
+        self.write()
+    }
+    fn toml(&self) -> String {
+        if T::BARE {
+            self.write()
+        } else {
+            toml::Value::String(self.write()).to_string()
+        }
+    }
+}
+
+/// Reads with the type's own parser, whose error is already made for people.
+fn parsed<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+macro_rules! numbers {
+    ($($number:ty),*) => {$(
+        impl Scalar for $number {
+            const KIND: &'static str = "number";
+            const BARE: bool = true;
+            fn read(text: &str) -> Result<Self, String> {
+                let bounds = format!("0 to {}", <$number>::MAX);
+                text.parse().map_err(|_| format!("{text:?} is not a whole number from {bounds}"))
+            }
+            fn write(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+numbers!(u32, usize);
+
+/// A `u64` is an amount of bytes wherever configuration holds one.
+impl Scalar for u64 {
+    const KIND: &'static str = "size";
+    fn read(text: &str) -> Result<Self, String> {
+        parsed::<Memory>(text).map(Memory::as_bytes)
+    }
+    fn write(&self) -> String {
+        Memory::bytes(*self).to_string()
+    }
+}
+
+impl Scalar for bool {
+    const KIND: &'static str = "true or false";
+    const BARE: bool = true;
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|_| format!("{text:?} is neither true nor false"))
+    }
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Scalar for Duration {
+    const KIND: &'static str = "duration";
+    fn read(text: &str) -> Result<Self, String> {
+        duration(text)
+    }
+    fn write(&self) -> String {
+        humantime::format_duration(*self).to_string()
+    }
+}
+
+/// Reads a duration with its unit, as flags and files have it.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is not a duration: write it with a unit (200ms, 30s, 10m)"))
+}
+
+impl Scalar for SocketAddr {
+    const KIND: &'static str = "address";
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| {
+            format!("{text:?} is not an address: write IP:PORT (127.0.0.1:8080, [::]:8080)")
+        })
+    }
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Scalar for String {
+    const KIND: &'static str = "text";
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+    fn write(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Scalar for PathBuf {
+    const KIND: &'static str = "path";
+    fn read(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            Err("is empty: write a path".to_owned())
+        } else {
+            Ok(text.into())
+        }
+    }
+    fn write(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+macro_rules! parsed_scalars {
+    ($($scalar:ty: $kind:literal),*) => {$(
+        impl Scalar for $scalar {
+            const KIND: &'static str = $kind;
+            fn read(text: &str) -> Result<Self, String> {
+                parsed(text)
+            }
+            fn write(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+parsed_scalars!(Memory: "size", Cpu: "cores", Protocol: "protocol");
+
+/// `none` where a value may be missing.
+impl<T: Scalar> Scalar for Option<T> {
+    const KIND: &'static str = T::KIND;
+    fn read(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            Ok(None)
+        } else {
+            T::read(text).map(Some)
+        }
+    }
+    fn write(&self) -> String {
+        self.as_ref().map_or_else(|| "none".to_owned(), T::write)
+    }
+}
+
+/// A value that is either given or found out from the machine at start.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Auto<T> {
+    /// Found out at start; written `auto`.
+    #[default]
+    Auto,
+    /// Given.
+    Given(T),
+}
+
+impl<T> Auto<T> {
+    /// The given value, or what `found` says.
+    pub fn or_else(self, found: impl FnOnce() -> T) -> T {
+        match self {
+            Auto::Auto => found(),
+            Auto::Given(value) => value,
+        }
+    }
+}
+
+impl<T: Scalar> Scalar for Auto<T> {
+    const KIND: &'static str = T::KIND;
+    fn read(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            Ok(Auto::Auto)
+        } else {
+            T::read(text).map(Auto::Given)
+        }
+    }
+    fn write(&self) -> String {
+        match self {
+            Auto::Auto => "auto".to_owned(),
+            Auto::Given(value) => value.write(),
+        }
+    }
+}
+
+/// A list that is read item by item; a text is split at its commas.
+macro_rules! lists {
+    ($($item:ty),*) => {$(
+        impl Field for Vec<$item> {
+            fn kind(&self) -> &'static str {
+                "list"
+            }
+            fn assign(&mut self, value: &Value) -> Result<(), String> {
+                *self = texts(value)?.iter().map(|text| parsed(text)).collect::<Result<_, _>>()?;
+                Ok(())
+            }
+            fn show(&self) -> String {
+                self.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+            }
+            fn toml(&self) -> String {
+                let items = self.iter().map(|item| toml::Value::String(item.to_string()));
+                toml::Value::Array(items.collect()).to_string()
+            }
+        }
+    )*};
+}
+lists!(String, Outbound);
+
+fn texts(value: &Value) -> Result<Vec<String>, String> {
+    match value {
+        Value::Text(text) => {
+            let items = text
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty());
+            Ok(items.map(str::to_owned).collect())
+        }
+        Value::List(items) => items
+            .iter()
+            .map(|item| match &item.value {
+                Value::Text(text) => Ok(text.clone()),
+                other => Err(format!(
+                    "expects a list of texts, not of a {}",
+                    other.kind()
+                )),
+            })
+            .collect(),
+        Value::Empty => Ok(Vec::new()),
+        Value::Table(_) => Err("expects a list, not a table".to_owned()),
+    }
+}
+
+impl Field for BTreeMap<String, String> {
+    fn kind(&self) -> &'static str {
+        "table"
+    }
+    fn assign(&mut self, value: &Value) -> Result<(), String> {
+        let table = match value {
+            Value::Table(table) => table,
+            Value::Empty => return Ok(()),
+            other => return Err(format!("expects a table, not a {}", other.kind())),
+        };
+        for (key, item) in table {
+            let text = match &item.value {
+                Value::Text(text) => text.clone(),
+                Value::Empty => String::new(),
+                other => return Err(format!("expects a text for {key}, not a {}", other.kind())),
+            };
+            self.insert(key.clone(), text);
+        }
+        Ok(())
+    }
+    fn show(&self) -> String {
+        self.iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+}
+
+/// One key: its name, the field it fills and what it means. Everything that
+/// is said of keys anywhere (defaults, files, environment, help) comes from a
+/// list of these.
+pub struct Key<C: 'static> {
+    /// The name, with dots between its parts.
+    pub path: &'static str,
+    /// The field that it fills.
+    pub field: fn(&mut C) -> &mut dyn Field,
+    /// What it means, in a sentence.
+    pub help: &'static str,
+}
+
+impl<C> Key<C> {
+    /// The environment variable that sets it.
+    pub fn environment(&self) -> String {
+        let mut name = String::from("WEIR_");
+        name.extend(self.path.chars().map(|c| match c {
+            '.' | '-' => '_',
+            other => other.to_ascii_uppercase(),
+        }));
+        name
+    }
+}
+
+/// Fills `target` from `table` by the list `keys`.
+///
+/// `prefix` is where `table` stands: empty, or a path that ends with a dot.
+/// Names in `elsewhere` are left alone, the caller reads them. `assigned` is
+/// told of each key that was set.
+pub fn fill<C>(
+    keys: &[Key<C>],
+    target: &mut C,
+    table: &Table,
+    prefix: &str,
+    elsewhere: &[&str],
+    mistakes: &mut Vec<Mistake>,
+    assigned: &mut dyn FnMut(&str, &Origin),
+) {
+    for (name, tree) in table {
+        let path = format!("{prefix}{name}");
+        if elsewhere.contains(&path.as_str()) {
+            continue;
+        }
+        let mut wrong = |message| {
+            mistakes.push(Mistake {
+                origin: tree.origin.clone(),
+                message,
+            })
+        };
+        if let Some(key) = keys.iter().find(|key| key.path == path) {
+            match (key.field)(target).assign(&tree.value) {
+                Ok(()) => assigned(key.path, &tree.origin),
+                Err(message) => wrong(format!("{path}: {message}")),
+            }
+            continue;
+        }
+        let section = format!("{path}.");
+        match &tree.value {
+            Value::Table(inner) if keys.iter().any(|key| key.path.starts_with(&section)) => {
+                fill(keys, target, inner, &section, elsewhere, mistakes, assigned);
+            }
+            _ => {
+                let known = keys
+                    .iter()
+                    .map(|key| key.path)
+                    .chain(elsewhere.iter().copied());
+                wrong(format!("unknown key {path}{}", suggestion(&path, known)));
+            }
+        }
+    }
+}
+
+/// Names are alike from this Jaro-Winkler similarity on; below it a suggestion
+/// confuses more than it helps.
+const ALIKE: f64 = 0.8;
+
+/// Says which of `known` the user may have meant by `name`; empty when none is alike.
+pub fn suggestion<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let likeness = |candidate: &str| strsim::jaro_winkler(name, candidate);
+    let best = known
+        .map(|candidate| (likeness(candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    best.map_or_else(String::new, |(_, candidate)| {
+        format!("; did you mean {candidate}?")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_reads_back_what_it_shows() {
+        fn check(field: &mut dyn Field, text: &str) {
+            field.assign(&Value::Text(text.to_owned())).expect("valid");
+            assert_eq!(field.show(), text);
+        }
+        check(&mut 0_usize, "12");
+        check(&mut 0_u64, "64MiB");
+        check(&mut Duration::from_secs(1), "1m 30s");
+        check(&mut Auto::<Cpu>::Auto, "0.5");
+        check(&mut Auto::Given(Memory::ZERO), "auto");
+        check(&mut Some(String::new()), "none");
+        check(&mut Vec::<String>::new(), "a,b");
+        check(&mut Vec::<Outbound>::new(), "a.example:443");
+    }
+
+    #[test]
+    fn suggestion_is_given_only_for_a_name_that_is_alike() {
+        let known = || ["http.listen", "log.level"].into_iter();
+        assert_eq!(
+            suggestion("http.lisen", known()),
+            "; did you mean http.listen?"
+        );
+        assert_eq!(suggestion("zebra", known()), "");
+    }
+
+    #[test]
+    fn mistakes_are_listed_one_per_line() {
+        let mistake = |line| Mistake {
+            origin: Origin::File {
+                path: "a.toml".to_owned(),
+                line: Some(line),
+            },
+            message: "wrong".to_owned(),
+        };
+        assert_eq!(Mistakes(vec![mistake(1)]).to_string(), "a.toml:1: wrong");
+        let two = Mistakes(vec![mistake(1), mistake(2)]).to_string();
+        assert_eq!(two, "2 mistakes\n  a.toml:1: wrong\n  a.toml:2: wrong");
+    }
+}

@@ -1,0 +1,1015 @@
+//! Who runs now, who waits, who is refused: one state machine over pool and
+//! queue.
+//!
+//! The shell keeps an [`Admission`] behind a short lock. Each event (a call
+//! arrives or ends, an instance starts or dies, time passes) is one method,
+//! which appends what must be done to a list of [`Action`]s; the shell does it
+//! after it has let go of the lock.
+//!
+//! * A call runs at once when a ready instance has a free place, what a call
+//!   holds is free, and nobody would be overtaken.
+//! * Otherwise it waits in its class, also while an instance is being started
+//!   for it: the first place that becomes free goes to the call that has
+//!   waited longest, whichever start was meant for whom. A function with
+//!   waiting calls starts as many instances as those calls can fill, up to its
+//!   maximum and as far as there is room, at the cost of idle ones of others.
+//! * Each token is given back exactly once, in an [`Action`] or by
+//!   [`Admission::cancel`].
+//! * Whatever fits alone into the node runs in the end: a head that is passed
+//!   over too often holds the others back ([`crate::queue`]), and when nothing
+//!   moves any more even kept instances make room.
+
+use crate::config::ClassConfig;
+use crate::executor::Profile;
+use crate::invocation::{Phase, Refusal};
+use crate::pool::{Change, Eviction, Pool, Taken};
+use crate::queue::{Fit, Look, Queue, Waited};
+use crate::resources::Resources;
+use crate::time::Time;
+
+pub use crate::pool::{FunctionGauges, FunctionKey, InstanceId, Slot, TooLarge};
+pub use crate::queue::Ticket;
+
+/// A call at the door.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// Which function.
+    pub function: FunctionKey,
+    /// Its class, as an index into the configured ones.
+    pub class: usize,
+    /// When it stops waiting; [`Time::NEVER`] for no such moment.
+    pub give_up: Time,
+}
+
+/// What becomes of a call that arrives.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It runs now, on a warm instance.
+    Run(Slot),
+    /// It waits; its token comes back in an [`Action`], perhaps in one of this
+    /// very call.
+    Wait(Ticket),
+    /// It is not taken.
+    Refuse(Refusal),
+    /// The function was removed.
+    Unknown,
+}
+
+/// What the shell must do.
+#[derive(Debug)]
+pub enum Action<T> {
+    /// Run this waiting call. If its caller has gone, [`Admission::finish`]
+    /// the slot.
+    Run {
+        /// The call.
+        token: T,
+        /// Its place.
+        slot: Slot,
+    },
+    /// Start an instance, then tell [`Admission::started`] or
+    /// [`Admission::start_failed`].
+    Start {
+        /// Its id from now on.
+        instance: InstanceId,
+        /// Of which function; the newest code.
+        function: FunctionKey,
+    },
+    /// Stop an instance on which nothing runs, then tell
+    /// [`Admission::stopped`].
+    Stop {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// Answer that the call waited too long.
+    Expired {
+        /// The call.
+        token: T,
+        /// What it waited for: room in the queue, or a start.
+        phase: Phase,
+    },
+    /// Answer that the function cannot be started.
+    CannotStart {
+        /// The call.
+        token: T,
+        /// The instance whose start failed.
+        instance: InstanceId,
+    },
+    /// Answer that the function was removed.
+    Removed {
+        /// The call.
+        token: T,
+    },
+}
+
+/// The state of admission; `T` is what the shell needs to answer a waiting call.
+#[derive(Debug)]
+pub struct Admission<T> {
+    pool: Pool,
+    queue: Queue<T>,
+    max_calls: usize,
+    draining: bool,
+}
+
+impl<T> Admission<T> {
+    /// Makes an empty one. `max_calls` bounds running and waiting calls together.
+    ///
+    /// # Panics
+    /// When `classes` is empty.
+    pub fn new(capacity: Resources, classes: &[ClassConfig], max_calls: usize) -> Self {
+        assert!(!classes.is_empty(), "a node has at least one class");
+        Admission {
+            pool: Pool::new(capacity),
+            queue: Queue::new(classes),
+            max_calls,
+            draining: false,
+        }
+    }
+
+    // Functions.
+
+    /// Adds a function and starts the instances that it keeps.
+    pub fn add(
+        &mut self,
+        profile: Profile,
+        now: Time,
+        actions: &mut Vec<Action<T>>,
+    ) -> Result<FunctionKey, TooLarge> {
+        let key = self.pool.add(profile)?;
+        self.settle(now, actions);
+        Ok(key)
+    }
+
+    /// Gives a function new code and needs. Calls that run end on the old
+    /// instances, which then stop; those that wait go to new ones.
+    pub fn update(
+        &mut self,
+        key: FunctionKey,
+        profile: Profile,
+        now: Time,
+        actions: &mut Vec<Action<T>>,
+    ) -> Result<(), TooLarge> {
+        self.pool.update(key, profile)?;
+        self.queue.wake(key);
+        self.settle(now, actions);
+        Ok(())
+    }
+
+    /// Keeps `replicas` instances; zero stops all until the next call.
+    pub fn scale(
+        &mut self,
+        key: FunctionKey,
+        replicas: u32,
+        now: Time,
+        actions: &mut Vec<Action<T>>,
+    ) {
+        self.pool.scale(key, replicas);
+        self.queue.wake(key);
+        self.settle(now, actions);
+    }
+
+    /// Removes a function. Calls that run end; those that wait are handed back
+    /// as [`Action::Removed`].
+    pub fn remove(&mut self, key: FunctionKey, now: Time, actions: &mut Vec<Action<T>>) {
+        if self.pool.gauges(key).is_none() {
+            return;
+        }
+        while let Some(waited) = self.queue.remove_oldest(key) {
+            actions.push(Action::Removed {
+                token: self.token(waited),
+            });
+        }
+        self.pool.remove(key);
+        self.settle(now, actions);
+    }
+
+    // Calls.
+
+    /// Takes a call in. `token` is asked for only when the call must wait, so
+    /// that a warm call costs no channel.
+    ///
+    /// # Panics
+    /// When the class is not one of the configured ones.
+    pub fn arrive(
+        &mut self,
+        arrival: Arrival,
+        token: impl FnOnce() -> T,
+        now: Time,
+        actions: &mut Vec<Action<T>>,
+    ) -> Verdict {
+        let Arrival {
+            function,
+            class,
+            give_up,
+        } = arrival;
+        if self.draining {
+            return Verdict::Refuse(Refusal::Draining);
+        }
+        if self.pool.running() + self.queue.len() >= self.max_calls {
+            return Verdict::Refuse(Refusal::TooManyCalls);
+        }
+        let Some(gauges) = self.pool.gauges(function) else {
+            return Verdict::Unknown;
+        };
+        let overtakes = gauges.waiting > 0 || self.queue.has_contenders();
+        if !overtakes && let Taken::Slot(slot) = self.pool.take(function, now) {
+            return Verdict::Run(slot);
+        }
+        if self.queue.is_full(class) && !self.is_start_at_hand(function, gauges.waiting) {
+            return Verdict::Refuse(Refusal::QueueFull);
+        }
+        let ticket = self.queue.push(function, class, now, give_up, token());
+        self.pool.count_waiting(function);
+        self.settle(now, actions);
+        Verdict::Wait(ticket)
+    }
+
+    /// Whether a newcomer waits for a start rather than for room. Such calls
+    /// are taken beyond the length of their queue, or a class without one
+    /// could never make a cold call.
+    fn is_start_at_hand(&self, key: FunctionKey, waiting: u32) -> bool {
+        self.pool.covers(key, waiting + 1)
+            || (!self.queue.has_contenders()
+                && !self.pool.has_place(key)
+                && self.pool.may_start(key)
+                && self.pool.has_room_to_start(key))
+    }
+
+    /// Ends a call that ran.
+    pub fn finish(&mut self, slot: Slot, now: Time, actions: &mut Vec<Action<T>>) {
+        let function = slot.function();
+        self.pool.finish(slot, now);
+        self.wake(function);
+        self.settle(now, actions);
+    }
+
+    /// Takes back a call that waits; `None` when it has already been given
+    /// back in an action.
+    pub fn cancel(&mut self, ticket: Ticket, now: Time, actions: &mut Vec<Action<T>>) -> Option<T> {
+        let waited = self.queue.remove(ticket)?;
+        let token = self.token(waited);
+        self.settle(now, actions);
+        Some(token)
+    }
+
+    // Instances.
+
+    /// Takes note that an instance takes calls.
+    pub fn started(&mut self, id: InstanceId, now: Time, actions: &mut Vec<Action<T>>) {
+        if let Some(function) = self.pool.started(id, now) {
+            self.queue.wake(function);
+        }
+        self.settle(now, actions);
+    }
+
+    /// Takes note that an instance could not be started. The calls that it
+    /// would have taken are handed back as [`Action::CannotStart`]; all calls
+    /// of the function when it has no other instance.
+    pub fn start_failed(&mut self, id: InstanceId, now: Time, actions: &mut Vec<Action<T>>) {
+        if let Some(failed) = self.pool.start_failed(id, now) {
+            for _ in 0..failed.calls {
+                let Some(waited) = self.queue.remove_oldest(failed.function) else {
+                    break;
+                };
+                actions.push(Action::CannotStart {
+                    token: self.token(waited),
+                    instance: id,
+                });
+            }
+            self.queue.wake(failed.function);
+        }
+        self.settle(now, actions);
+    }
+
+    /// Takes note that an instance died. Its calls are finished by the shell
+    /// as they fail.
+    pub fn gone(&mut self, id: InstanceId, now: Time, actions: &mut Vec<Action<T>>) {
+        if let Some(function) = self.pool.gone(id) {
+            self.wake(function);
+        }
+        self.settle(now, actions);
+    }
+
+    /// Takes note that an instance was stopped: what it held is free.
+    pub fn stopped(&mut self, id: InstanceId, now: Time, actions: &mut Vec<Action<T>>) {
+        if let Some(function) = self.pool.stopped(id) {
+            self.wake(function);
+        }
+        self.settle(now, actions);
+    }
+
+    // Time.
+
+    /// Does what is due: calls give up, idle instances stop, kept ones start.
+    pub fn expire(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
+        self.settle(now, actions);
+    }
+
+    /// When [`Admission::expire`] should be called next; it may turn out to
+    /// have nothing to do. `None`: not before something else happens.
+    pub fn next_event(&self) -> Option<Time> {
+        let events = [self.pool.next_event(), self.queue.next_give_up()];
+        events.into_iter().flatten().min()
+    }
+
+    /// Refuses all that arrives from now on, and starts instances for waiting
+    /// calls only. What runs and waits goes on.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    // Numbers.
+
+    /// Calls that run.
+    pub fn running(&self) -> usize {
+        self.pool.running()
+    }
+
+    /// Calls that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Calls of one class that wait.
+    pub fn class_waiting(&self, class: usize) -> usize {
+        self.queue.class_len(class)
+    }
+
+    /// Instances that hold resources, those being started or stopped included.
+    pub fn instances(&self) -> usize {
+        self.pool.instances()
+    }
+
+    /// What is promised.
+    pub fn held(&self) -> Resources {
+        self.pool.ledger().held()
+    }
+
+    /// What there is to promise.
+    pub fn capacity(&self) -> Resources {
+        self.pool.ledger().capacity()
+    }
+
+    /// The numbers of one function; `None` when it was removed.
+    pub fn gauges(&self, key: FunctionKey) -> Option<FunctionGauges> {
+        self.pool.gauges(key)
+    }
+
+    // How it is done.
+
+    fn wake(&mut self, key: FunctionKey) {
+        if self
+            .pool
+            .gauges(key)
+            .is_some_and(|gauges| gauges.waiting > 0)
+        {
+            self.queue.wake(key);
+        }
+    }
+
+    fn token(&mut self, waited: Waited<T>) -> T {
+        self.pool.count_waited(waited.function);
+        waited.token
+    }
+
+    /// Brings everything to rest after an event: nobody waits who could run.
+    fn settle(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
+        // First, or a call might run after its caller was told that it waited
+        // too long.
+        while let Some(waited) = self.queue.expire(now) {
+            let starting = self
+                .pool
+                .gauges(waited.function)
+                .is_some_and(|g| g.starting > 0);
+            let phase = if starting { Phase::Start } else { Phase::Queue };
+            actions.push(Action::Expired {
+                token: self.token(waited),
+                phase,
+            });
+        }
+        if !self.queue.is_empty() {
+            self.run_waiting(now, actions);
+        }
+        // After those who wait, who may need what is about to stop.
+        if self.pool.next_event().is_some_and(|due| due <= now) {
+            self.pool.expire(now);
+        }
+        if !self.draining && self.pool.is_lacking() && !self.queue.has_contenders() {
+            self.pool.prestart(now);
+        }
+        if self.pool.has_changes() {
+            actions.extend(self.pool.changes().map(Action::from));
+        }
+    }
+
+    fn run_waiting(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
+        let Admission { pool, queue, .. } = self;
+        while let Some(waited) = queue.pick(|function, look| judge(pool, function, look, now)) {
+            let Taken::Slot(slot) = pool.take(waited.function, waited.arrived) else {
+                unreachable!("judged to run in this very state");
+            };
+            pool.count_waited(waited.function);
+            actions.push(Action::Run {
+                token: waited.token,
+                slot,
+            });
+        }
+    }
+}
+
+impl<T> From<Change> for Action<T> {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Start { instance, function } => Action::Start { instance, function },
+            Change::Stop { instance } => Action::Stop { instance },
+        }
+    }
+}
+
+/// Judges whether the oldest waiting call of a function can run, and starts
+/// instances or stops those of others so that it soon can.
+fn judge(pool: &mut Pool, key: FunctionKey, look: Look, now: Time) -> Fit {
+    let waiting = pool.gauges(key).map_or(0, |gauges| gauges.waiting);
+    let verdict = loop {
+        if pool.has_place(key) {
+            if pool.has_room(key) {
+                return Fit::Runs;
+            }
+            break Fit::Short;
+        }
+        if pool.covers(key, waiting) || !pool.may_start(key) {
+            return Fit::Asleep;
+        }
+        if !pool.start(key, now) {
+            let served = pool
+                .gauges(key)
+                .is_some_and(|gauges| gauges.starting + gauges.ready > 0);
+            break if served { Fit::Patient } else { Fit::Short };
+        }
+    };
+    match look {
+        Look::Turn if pool.is_still() => pool.make_room(key, Eviction::LastResort),
+        Look::Turn | Look::Head => pool.make_room(key, Eviction::Surplus),
+        // One large call after the other would empty the pool for all of them
+        // at once, though only the first can use the room.
+        Look::Behind => {}
+    }
+    verdict
+}
+
+#[cfg(test)]
+mod properties;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::invocation::Start;
+    use crate::resources::{Cpu, Memory};
+
+    const CPU: Cpu = Cpu::millicores(100);
+    const INSTANCE: Resources = Resources {
+        cpu: Cpu::ZERO,
+        memory: Memory::mebibytes(100),
+    };
+
+    /// A container-like function: an instance holds memory, a call processors.
+    fn profile() -> Profile {
+        Profile {
+            instance: INSTANCE,
+            call: Resources {
+                cpu: CPU,
+                memory: Memory::ZERO,
+            },
+            calls_per_instance: 1,
+            max_instances: 10,
+            min_instances: 0,
+            keep_alive: Duration::from_secs(60),
+        }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
+    /// An admission with a clock in seconds, whose starts and stops succeed
+    /// when the test says so.
+    struct Node {
+        admission: Admission<&'static str>,
+        actions: Vec<Action<&'static str>>,
+        now: u64,
+    }
+
+    impl Node {
+        fn new(memory_mebibytes: u64, millicores: u32) -> Self {
+            let capacity = Resources {
+                cpu: Cpu::millicores(millicores),
+                memory: Memory::mebibytes(memory_mebibytes),
+            };
+            Node {
+                admission: Admission::new(capacity, &[ClassConfig::default()], 100),
+                actions: Vec::new(),
+                now: 0,
+            }
+        }
+
+        fn add(&mut self, profile: Profile) -> FunctionKey {
+            self.admission
+                .add(profile, at(self.now), &mut self.actions)
+                .expect("fits")
+        }
+
+        fn arrive(&mut self, function: FunctionKey, token: &'static str) -> Verdict {
+            let give_up = at(self.now + 30);
+            let arrival = Arrival {
+                function,
+                class: 0,
+                give_up,
+            };
+            self.admission
+                .arrive(arrival, || token, at(self.now), &mut self.actions)
+        }
+
+        fn runs_at_once(&mut self, function: FunctionKey) -> Slot {
+            match self.arrive(function, "at once") {
+                Verdict::Run(slot) => slot,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn finish(&mut self, slot: Slot) {
+            self.admission.finish(slot, at(self.now), &mut self.actions);
+        }
+
+        /// What is to be done, as text.
+        fn actions(&mut self) -> Vec<String> {
+            self.actions
+                .drain(..)
+                .map(|action| describe(&action))
+                .collect()
+        }
+
+        /// Carries out all starts, a second each, and stops; returns the slots
+        /// of calls that run.
+        fn carry_out(&mut self) -> Vec<Slot> {
+            let mut slots = Vec::new();
+            while let Some(action) = self.actions.pop() {
+                match action {
+                    Action::Start { instance, .. } => {
+                        self.now += 1;
+                        self.admission
+                            .started(instance, at(self.now), &mut self.actions);
+                    }
+                    Action::Stop { instance } => {
+                        self.admission
+                            .stopped(instance, at(self.now), &mut self.actions);
+                    }
+                    Action::Run { slot, .. } => slots.push(slot),
+                    other => panic!("{other:?}"),
+                }
+            }
+            slots
+        }
+
+        /// A function with one idle instance.
+        fn add_warm(&mut self, profile: Profile) -> FunctionKey {
+            let function = self.add(profile);
+            assert!(matches!(self.arrive(function, "first"), Verdict::Wait(_)));
+            for slot in self.carry_out() {
+                self.finish(slot);
+            }
+            function
+        }
+
+        fn ready(&self, function: FunctionKey) -> u32 {
+            self.admission.gauges(function).expect("present").ready
+        }
+
+        fn wait_until(&mut self, seconds: u64) {
+            self.now = seconds;
+            self.admission.expire(at(seconds), &mut self.actions);
+        }
+    }
+
+    fn describe(action: &Action<&'static str>) -> String {
+        match action {
+            Action::Run { token, slot } => format!("run {token} {}", slot.start().as_str()),
+            Action::Start { .. } => "start".to_owned(),
+            Action::Stop { .. } => "stop".to_owned(),
+            Action::Expired { token, phase } => format!("expired {token} {phase:?}"),
+            Action::CannotStart { token, .. } => format!("cannot start {token}"),
+            Action::Removed { token } => format!("removed {token}"),
+        }
+    }
+
+    #[test]
+    fn warm_instance_is_reused_after_release() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add_warm(profile());
+        let slot = node.runs_at_once(function);
+        assert_eq!(slot.start(), Start::Warm);
+        let instance = slot.instance();
+        node.finish(slot);
+        assert_eq!(node.runs_at_once(function).instance(), instance);
+        assert!(node.actions().is_empty());
+    }
+
+    #[test]
+    fn calls_join_a_start_instead_of_starting_more() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add(Profile {
+            calls_per_instance: 3,
+            ..profile()
+        });
+        for token in ["one", "two", "three"] {
+            node.arrive(function, token);
+        }
+        assert_eq!(node.actions.len(), 1);
+        node.arrive(function, "four");
+        assert_eq!(node.actions.len(), 2);
+        let first = match node.actions[0] {
+            Action::Start { instance, .. } => instance,
+            ref other => panic!("{other:?}"),
+        };
+        node.actions();
+        node.admission.started(first, at(1), &mut node.actions);
+        assert_eq!(
+            node.actions(),
+            ["run one cold", "run two cold", "run three cold"]
+        );
+    }
+
+    #[test]
+    fn call_knows_since_when_it_waited_for_the_start() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add(Profile {
+            max_instances: 1,
+            calls_per_instance: 9,
+            ..profile()
+        });
+        node.arrive(function, "starts it");
+        node.now = 3;
+        node.arrive(function, "joins it");
+        node.now = 5;
+        let since: Vec<_> = node
+            .carry_out()
+            .iter()
+            .map(|slot| slot.waited_for_start_since())
+            .collect();
+        assert_eq!(since, [Some(at(3)), Some(at(0))]);
+    }
+
+    #[test]
+    fn freed_warm_place_goes_to_the_oldest_call_whoever_started_what() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add_warm(profile());
+        let slot = node.runs_at_once(function);
+        node.arrive(function, "waits");
+        assert_eq!(node.actions(), ["start"]);
+        node.finish(slot);
+        assert_eq!(node.actions(), ["run waits warm"]);
+    }
+
+    #[test]
+    fn idle_instance_stops_when_its_keep_alive_passed() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add_warm(profile());
+        node.now = 30;
+        let slot = node.runs_at_once(function);
+        node.finish(slot);
+        node.wait_until(61);
+        assert_eq!(node.actions(), [""; 0], "it was used at 30");
+        assert_eq!(node.admission.next_event(), Some(at(90)));
+        node.wait_until(90);
+        assert_eq!(node.actions(), ["stop"]);
+    }
+
+    #[test]
+    fn keep_alive_of_zero_makes_every_call_cold() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add(Profile {
+            keep_alive: Duration::ZERO,
+            ..profile()
+        });
+        node.arrive(function, "one");
+        let slot = node.carry_out().pop().expect("runs");
+        node.finish(slot);
+        assert_eq!(node.actions(), ["stop"]);
+    }
+
+    #[test]
+    fn kept_instance_is_started_early_and_stays() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add(Profile {
+            min_instances: 1,
+            ..profile()
+        });
+        node.carry_out();
+        assert_eq!(node.ready(function), 1);
+        node.wait_until(10_000);
+        assert_eq!(node.actions(), [""; 0]);
+        assert_eq!(node.runs_at_once(function).start(), Start::Warm);
+    }
+
+    #[test]
+    fn kept_instance_that_dies_is_started_again() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add(Profile {
+            min_instances: 1,
+            ..profile()
+        });
+        node.carry_out();
+        let slot = node.runs_at_once(function);
+        node.admission
+            .gone(slot.instance(), at(1), &mut node.actions);
+        assert_eq!(node.actions(), ["start"]);
+        node.finish(slot);
+        assert_eq!(node.admission.held(), INSTANCE);
+    }
+
+    #[test]
+    fn failed_start_of_a_kept_instance_backs_off() {
+        let mut node = Node::new(1000, 1000);
+        node.add(Profile {
+            min_instances: 1,
+            ..profile()
+        });
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let Some(Action::Start { instance, .. }) = node.actions.pop() else {
+                panic!("a start is due");
+            };
+            node.admission
+                .start_failed(instance, at(node.now), &mut node.actions);
+            assert!(node.actions.is_empty());
+            let due = node.admission.next_event().expect("it is tried again");
+            waits.push(due.since(at(node.now)).as_secs());
+            node.wait_until(due.since(Time::ZERO).as_secs());
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+    }
+
+    #[test]
+    fn idle_instance_of_least_value_makes_room() {
+        let mut node = Node::new(200, 1000);
+        let dear = node.add_warm(profile());
+        let cheap = node.add_warm(profile());
+        for _ in 0..5 {
+            let slot = node.runs_at_once(dear);
+            node.finish(slot);
+        }
+        let newcomer = node.add_warm(profile());
+        assert_eq!([dear, cheap, newcomer].map(|f| node.ready(f)), [1, 0, 1]);
+    }
+
+    #[test]
+    fn value_of_an_instance_fades_when_others_are_used() {
+        let mut node = Node::new(200, 1000);
+        let once_dear = node.add_warm(profile());
+        for _ in 0..3 {
+            let slot = node.runs_at_once(once_dear);
+            node.finish(slot);
+        }
+        // Each of these is used once and evicted by the next, until the pool's
+        // age has outgrown what the first was worth.
+        let mut evictions = 0;
+        while node.ready(once_dear) == 1 {
+            node.add_warm(profile());
+            evictions += 1;
+            assert!(evictions < 10);
+        }
+        assert!(evictions > 2);
+    }
+
+    #[test]
+    fn nothing_is_evicted_in_vain() {
+        let mut node = Node::new(200, 1000);
+        let kept = node.add_warm(profile());
+        let busy = node.add_warm(profile());
+        let _slot = node.runs_at_once(busy);
+        let memory = Memory::mebibytes(200);
+        let large = node.add(Profile {
+            instance: Resources { cpu: CPU, memory },
+            ..profile()
+        });
+        node.arrive(large, "large");
+        assert_eq!(node.actions(), [""; 0]);
+        assert_eq!(node.ready(kept), 1);
+    }
+
+    #[test]
+    fn kept_instances_make_room_when_nothing_else_moves() {
+        let mut node = Node::new(200, 1000);
+        for _ in 0..2 {
+            node.add(Profile {
+                min_instances: 1,
+                ..profile()
+            });
+        }
+        node.carry_out();
+        let other = node.add(profile());
+        node.arrive(other, "would wait for ever");
+        assert_eq!(node.actions.len(), 1);
+        assert_eq!(node.carry_out().len(), 1);
+    }
+
+    #[test]
+    fn update_lets_running_calls_end_and_starts_new_ones_beside_them() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add_warm(Profile {
+            max_instances: 1,
+            ..profile()
+        });
+        let old = node.runs_at_once(function);
+        let updated = Profile {
+            max_instances: 1,
+            ..profile()
+        };
+        node.admission
+            .update(function, updated, at(1), &mut node.actions)
+            .expect("fits");
+        node.arrive(function, "new");
+        assert_eq!(node.actions(), ["start"]);
+        node.finish(old);
+        assert_eq!(node.actions(), ["stop"]);
+    }
+
+    #[test]
+    fn update_while_starting_starts_the_new_code_for_those_who_wait() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add(profile());
+        node.arrive(function, "waits");
+        let Some(Action::Start { instance: old, .. }) = node.actions.pop() else {
+            panic!("a start is due");
+        };
+        node.admission
+            .update(function, profile(), at(1), &mut node.actions)
+            .expect("fits");
+        assert_eq!(node.actions(), ["start"]);
+        node.admission.started(old, at(2), &mut node.actions);
+        assert_eq!(node.actions(), ["stop"]);
+    }
+
+    #[test]
+    fn scale_to_zero_stops_idle_instances_until_the_next_call() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add_warm(Profile {
+            min_instances: 1,
+            ..profile()
+        });
+        node.admission.scale(function, 0, at(1), &mut node.actions);
+        assert_eq!(node.actions(), ["stop"]);
+        node.arrive(function, "next");
+        assert_eq!(node.actions(), ["start"]);
+    }
+
+    #[test]
+    fn scale_keeps_as_many_as_asked() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add(profile());
+        node.admission.scale(function, 3, at(0), &mut node.actions);
+        node.carry_out();
+        assert_eq!(node.ready(function), 3);
+        node.admission.scale(function, 1, at(1), &mut node.actions);
+        node.carry_out();
+        assert_eq!(node.ready(function), 1);
+    }
+
+    #[test]
+    fn removal_hands_waiting_calls_back() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add(profile());
+        node.arrive(function, "one");
+        node.actions();
+        node.admission.remove(function, at(1), &mut node.actions);
+        assert_eq!(node.actions(), ["removed one"]);
+        assert!(matches!(node.arrive(function, "late"), Verdict::Unknown));
+    }
+
+    #[test]
+    fn failed_start_answers_all_when_nothing_else_is_there() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add(Profile {
+            max_instances: 1,
+            ..profile()
+        });
+        node.arrive(function, "one");
+        node.arrive(function, "two");
+        let Some(Action::Start { instance, .. }) = node.actions.pop() else {
+            panic!("a start is due");
+        };
+        node.admission
+            .start_failed(instance, at(1), &mut node.actions);
+        assert_eq!(node.actions(), ["cannot start one", "cannot start two"]);
+        assert_eq!(node.admission.held(), Resources::ZERO);
+    }
+
+    #[test]
+    fn call_gives_up_and_is_told_what_it_waited_for() {
+        let mut node = Node::new(1000, 100);
+        let function = node.add_warm(Profile {
+            max_instances: 1,
+            ..profile()
+        });
+        let _slot = node.runs_at_once(function);
+        node.arrive(function, "for a place");
+        node.wait_until(31);
+        assert_eq!(node.actions(), ["expired for a place Queue"]);
+        let other = node.add(profile());
+        node.arrive(other, "for processors");
+        node.wait_until(61);
+        assert_eq!(node.actions(), ["expired for processors Queue"]);
+    }
+
+    #[test]
+    fn full_queue_refuses_but_a_cold_call_needs_no_queue() {
+        let mut node = Node::new(1000, 1000);
+        let class = ClassConfig {
+            queue: 0,
+            ..ClassConfig::default()
+        };
+        node.admission = Admission::new(node.admission.capacity(), &[class], 100);
+        let function = node.add(Profile {
+            max_instances: 1,
+            ..profile()
+        });
+        assert!(matches!(node.arrive(function, "cold"), Verdict::Wait(_)));
+        let full = Refusal::QueueFull;
+        assert!(matches!(node.arrive(function, "two"), Verdict::Refuse(r) if r == full));
+        let _slot = node.carry_out();
+        assert!(matches!(node.arrive(function, "busy"), Verdict::Refuse(r) if r == full));
+    }
+
+    #[test]
+    fn all_calls_together_are_bounded() {
+        let mut node = Node::new(1000, 1000);
+        node.admission = Admission::new(node.admission.capacity(), &[ClassConfig::default()], 2);
+        let function = node.add(profile());
+        node.arrive(function, "one");
+        let _slots = node.carry_out();
+        node.arrive(function, "two");
+        let many = Refusal::TooManyCalls;
+        assert!(matches!(node.arrive(function, "three"), Verdict::Refuse(r) if r == many));
+    }
+
+    #[test]
+    fn draining_refuses_newcomers_and_lets_the_rest_end() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add(profile());
+        node.arrive(function, "waits");
+        node.admission.drain();
+        let draining = Refusal::Draining;
+        assert!(matches!(node.arrive(function, "late"), Verdict::Refuse(r) if r == draining));
+        let slots = node.carry_out();
+        assert_eq!(slots.len(), 1);
+        for slot in slots {
+            node.finish(slot);
+        }
+        assert_eq!((node.admission.running(), node.admission.waiting()), (0, 0));
+    }
+
+    #[test]
+    fn function_larger_than_the_node_is_refused_with_its_size() {
+        let mut node = Node::new(99, 1000);
+        let error = node
+            .admission
+            .add(profile(), at(0), &mut node.actions)
+            .expect_err("too large");
+        assert!(error.to_string().contains("100MiB"), "{error}");
+    }
+
+    #[test]
+    fn large_call_is_not_starved_by_small_ones() {
+        let mut node = Node::new(1000, 1000);
+        let wide = |cpu| Profile {
+            call: Resources {
+                cpu: Cpu::millicores(cpu),
+                memory: Memory::ZERO,
+            },
+            calls_per_instance: 100,
+            ..profile()
+        };
+        let (small, large) = (node.add_warm(wide(100)), node.add_warm(wide(1000)));
+        let mut running: Vec<_> = (0..10).map(|_| node.runs_at_once(small)).collect();
+        node.arrive(large, "large");
+        let mut ended = 0;
+        loop {
+            node.arrive(small, "small");
+            let slot = running.remove(0);
+            node.finish(slot);
+            ended += 1;
+            let large_runs = node.actions.iter().any(|action| match action {
+                Action::Run { token, .. } => *token == "large",
+                _ => false,
+            });
+            if large_runs {
+                break;
+            }
+            running.extend(node.actions.drain(..).filter_map(|action| match action {
+                Action::Run { slot, .. } => Some(slot),
+                _ => None,
+            }));
+            assert!(ended < 100, "the large call starves");
+        }
+    }
+}

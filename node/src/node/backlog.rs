@@ -1,0 +1,414 @@
+//! Asynchronous calls: accepted once they are on disk, run until they have a
+//! result, their results kept and delivered.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt, Full};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{Notify, Semaphore};
+
+use super::{CallResult, CallState, ChangeError, Inner, Submission, SubmitError, stored};
+use crate::executor::{AnswerBody, Body};
+use crate::id::CallId;
+use crate::invocation::{Answer, Invocation, InvokeError, Refusal};
+use crate::store::{
+    BodyPart, CallRecord, CallbackState, KeepBodyError, PendingCall, PendingCallback, ResultRecord,
+    StoreError, StoredBody, WrittenBody,
+};
+
+/// Attempts to start a function before its call gets the failure as result.
+const START_ATTEMPTS: u32 = 5;
+
+/// Longest pause between two tries of anything here.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Callbacks under way at once: targets may be slow, and each holds a result.
+const CALLBACKS_AT_ONCE: usize = 64;
+
+/// Accepted calls that have not begun, in memory as ids only.
+pub(super) struct Backlog {
+    waiting: Mutex<VecDeque<CallId>>,
+    /// Accepted and not done, those that run included.
+    pending: AtomicUsize,
+    results: AtomicUsize,
+    arrived: Notify,
+    callbacks: Semaphore,
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Backlog {
+            waiting: Mutex::default(),
+            pending: AtomicUsize::new(0),
+            results: AtomicUsize::new(0),
+            arrived: Notify::new(),
+            callbacks: Semaphore::new(CALLBACKS_AT_ONCE),
+        }
+    }
+}
+
+impl Backlog {
+    pub(super) fn len(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn results(&self) -> usize {
+        self.results.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_results(&self, count: u64) {
+        self.results.store(
+            usize::try_from(count).unwrap_or(usize::MAX),
+            Ordering::Relaxed,
+        );
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<CallId>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, id: CallId) {
+        self.waiting().push_back(id);
+        self.arrived.notify_one();
+    }
+
+    async fn next(&self) -> CallId {
+        loop {
+            let arrived = self.arrived.notified();
+            if let Some(id) = self.waiting().pop_front() {
+                return id;
+            }
+            arrived.await;
+        }
+    }
+}
+
+impl Inner {
+    pub(super) async fn submit(
+        self: &Arc<Self>,
+        submission: Submission,
+    ) -> Result<CallId, SubmitError> {
+        let Submission {
+            invocation,
+            body_bytes,
+            callback,
+            caller_id,
+        } = submission;
+        if self.stop.is_cancelled() {
+            return Err(self.refused(Refusal::Draining).into());
+        }
+        if !self.functions.contains_key(&invocation.function) {
+            return Err(InvokeError::Unknown(invocation.function).into());
+        }
+        if self.backlog.len() >= self.config.asynchronous.backlog {
+            return Err(self.refused(Refusal::BacklogFull).into());
+        }
+        if let Some(callback) = &callback {
+            self.callbacks
+                .parse(callback)
+                .map_err(SubmitError::Callback)?;
+        }
+        let id = invocation.id;
+        let (head, body) = invocation.request.into_parts();
+        let body = self
+            .store
+            .keep_body(id, BodyPart::Request, body, body_bytes)
+            .await;
+        let body = body.map_err(|error| match error {
+            KeepBodyError::TooLarge { limit } => SubmitError::TooLarge { limit },
+            KeepBodyError::Body(error) => SubmitError::Body(error),
+            KeepBodyError::Store(error) => SubmitError::Store(error),
+        })?;
+        let accepted_at = Timestamp::now();
+        let after = |wait: Duration| {
+            SignedDuration::try_from(wait)
+                .ok()
+                .and_then(|wait| accepted_at.checked_add(wait).ok())
+        };
+        let record = CallRecord {
+            id,
+            function: invocation.function,
+            method: head.method,
+            path: head
+                .uri
+                .path_and_query()
+                .map_or("/", |path| path.as_str())
+                .to_owned(),
+            headers: head.headers,
+            body: StoredBody::EMPTY,
+            class: invocation.class,
+            deadline: invocation.deadline.and_then(after),
+            accepted_at,
+            callback,
+            caller_id,
+            attempts: 0,
+        };
+        self.store
+            .accept(record, body)
+            .await
+            .map_err(|error| match error {
+                StoreError::BacklogFull => self.refused(Refusal::BacklogFull).into(),
+                other => SubmitError::Store(other),
+            })?;
+        self.backlog.pending.fetch_add(1, Ordering::Relaxed);
+        self.backlog.push(id);
+        Ok(id)
+    }
+
+    pub(super) async fn call_state(&self, id: CallId) -> Result<Option<CallState>, ChangeError> {
+        let read = |source| stored("read the result", source);
+        if let Some(result) = self.store.result(id).await.map_err(read)? {
+            let body = self
+                .store
+                .open_body(id, BodyPart::Result, &result.body)
+                .await;
+            let body = body.map_err(|source| ChangeError::Store {
+                what: "read the result",
+                source: Box::new(source),
+            })?;
+            return Ok(Some(CallState::Done(CallResult {
+                status: result.status,
+                headers: result.headers,
+                body,
+                body_bytes: result.body.bytes(),
+                error: result.error,
+                ended_at: result.ended_at,
+                attempts: result.attempts,
+            })));
+        }
+        let pending = self.store.pending(id).await.map_err(read)?;
+        Ok(pending.map(|_| CallState::Pending))
+    }
+
+    /// Takes up the calls and callbacks of an earlier run, and begins to run
+    /// what comes.
+    pub(super) fn recover_calls(
+        self: &Arc<Self>,
+        pending: Vec<PendingCall>,
+        callbacks: Vec<PendingCallback>,
+    ) {
+        self.backlog.pending.store(pending.len(), Ordering::Relaxed);
+        self.backlog
+            .waiting()
+            .extend(pending.into_iter().map(|call| call.id));
+        for callback in callbacks {
+            self.spawn(deliver(self.clone(), callback));
+        }
+        let inner = self.clone();
+        self.spawn(async move {
+            let places = Arc::new(Semaphore::new(inner.config.asynchronous.parallel.max(1)));
+            loop {
+                let Ok(place) = places.clone().acquire_owned().await else {
+                    break;
+                };
+                let id = inner.backlog.next().await;
+                let running = inner.clone();
+                // A call that has begun is let go on at shutdown, within the
+                // grace period; cut after that, it is run again.
+                let cut = inner.cut.clone();
+                let run = async move {
+                    let _ = cut.run_until_cancelled(running.run(id)).await;
+                    drop(place);
+                };
+                inner.tasks.spawn_on(run, &inner.runtime);
+            }
+        });
+    }
+
+    /// Spawns work that is dropped at shutdown: what it works on is on disk.
+    fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        let work = async move {
+            let _ = stop.run_until_cancelled(work).await;
+        };
+        self.tasks.spawn_on(work, &self.runtime);
+    }
+
+    /// Runs one accepted call until it has a result.
+    async fn run(self: &Arc<Self>, id: CallId) {
+        let record = match self.store.call(id).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(call = %id, %error, "accepted call cannot be read");
+                return;
+            }
+        };
+        let mut attempt = record.attempts;
+        let mut pause = Pause::new();
+        let (ended, ran) = loop {
+            if self.stop.is_cancelled() {
+                return;
+            }
+            attempt += 1;
+            if let Err(error) = self.store.begin_attempt(id, attempt).await {
+                tracing::debug!(call = %id, %error, "attempt is not counted");
+            }
+            let began = Instant::now();
+            match self.attempt(&record).await {
+                Err(InvokeError::Refused { .. }) => {
+                    // Load, not the call, is at fault: it never began.
+                    attempt -= 1;
+                    pause.rest().await;
+                }
+                Err(InvokeError::CannotRun { .. }) if attempt < START_ATTEMPTS => {
+                    pause.rest().await
+                }
+                ended => break (ended, began.elapsed()),
+            }
+        };
+        self.conclude(record, ended, attempt, ran).await;
+    }
+
+    async fn attempt(self: &Arc<Self>, record: &CallRecord) -> Result<Answer, InvokeError> {
+        let left = record.deadline.map(|deadline| {
+            Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default()
+        });
+        let unreadable = |reason: String| InvokeError::CannotRun {
+            function: record.function.clone(),
+            reason,
+        };
+        let body = self
+            .store
+            .open_body(record.id, BodyPart::Request, &record.body)
+            .await;
+        let body = body.map_err(|error| unreadable(format!("its stored body: {error}")))?;
+        let request = http::Request::builder()
+            .method(record.method.clone())
+            .uri(&record.path);
+        let mut request = request
+            .body(body)
+            .map_err(|error| unreadable(format!("its stored path: {error}")))?;
+        *request.headers_mut() = record.headers.clone();
+        let invocation = Invocation {
+            id: record.id,
+            function: record.function.clone(),
+            request,
+            class: record.class.clone(),
+            deadline: left,
+        };
+        self.invoke(invocation).await
+    }
+
+    /// Keeps the result of a call, until that succeeds, and sends it on.
+    async fn conclude(
+        self: &Arc<Self>,
+        record: CallRecord,
+        ended: Result<Answer, InvokeError>,
+        attempts: u32,
+        duration: Duration,
+    ) {
+        let id = record.id;
+        let limit = self.config.asynchronous.result_bytes;
+        let mut result = ResultRecord {
+            function: record.function.clone(),
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: StoredBody::EMPTY,
+            error: None,
+            accepted_at: record.accepted_at,
+            ended_at: Timestamp::now(),
+            duration,
+            attempts,
+            caller_id: record.caller_id.clone(),
+            callback: CallbackState::Unwanted,
+        };
+        let mut failure = None;
+        let mut kept = None;
+        match ended {
+            Ok(answer) => {
+                let (head, body) = answer.response.into_parts();
+                let body = match body {
+                    AnswerBody::Whole(bytes) => whole(bytes),
+                    AnswerBody::Stream(body) => body,
+                };
+                match self
+                    .store
+                    .keep_body(id, BodyPart::Result, body, limit)
+                    .await
+                {
+                    Ok(body) => {
+                        (result.status, result.headers) = (head.status, head.headers);
+                        kept = Some(body);
+                    }
+                    Err(KeepBodyError::TooLarge { limit }) => {
+                        let text =
+                            format!("the answer is longer than {limit} bytes (async.result-bytes)");
+                        failure = Some(InvokeError::Failed(text));
+                    }
+                    Err(KeepBodyError::Body(error)) => {
+                        failure = Some(InvokeError::Failed(error.to_string()));
+                    }
+                    Err(KeepBodyError::Store(error)) => {
+                        failure =
+                            Some(InvokeError::Failed(format!("its answer was lost: {error}")));
+                    }
+                }
+                result.ended_at = Timestamp::now();
+            }
+            Err(error) => failure = Some(error),
+        }
+        if let Some(error) = failure {
+            result.status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+            result.error = Some(error.word().to_owned());
+            kept = Some(WrittenBody::inline(format!("{error}\n")));
+        }
+        let body = Arc::new(kept.unwrap_or_else(|| WrittenBody::inline("")));
+        let mut pause = Pause::new();
+        loop {
+            match self.store.complete(id, result.clone(), body.clone()).await {
+                Ok(kept) => {
+                    self.backlog.pending.fetch_sub(1, Ordering::Relaxed);
+                    if kept {
+                        self.backlog.results.fetch_add(1, Ordering::Relaxed);
+                    }
+                    break;
+                }
+                // A full disk, most likely. The call stays accepted meanwhile,
+                // so that a crash now would only run it again.
+                Err(error) => {
+                    tracing::error!(call = %id, %error, "result cannot be kept; trying again");
+                    pause.rest().await;
+                }
+            }
+        }
+        if let Some(url) = record.callback {
+            self.spawn(deliver(self.clone(), PendingCallback { id, url }));
+        }
+    }
+}
+
+/// Sends a result where the caller wanted it.
+async fn deliver(inner: Arc<Inner>, callback: PendingCallback) {
+    let Ok(_place) = inner.backlog.callbacks.acquire().await else {
+        return;
+    };
+    if let Err(error) = inner.callbacks.deliver(&inner.store, &callback).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(call = %callback.id, error, "callback failed; the result can still be read");
+    }
+}
+
+fn whole(bytes: bytes::Bytes) -> Body {
+    Full::new(bytes)
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// Pauses that grow from 50 ms to [`LONGEST_PAUSE`].
+struct Pause(Duration);
+
+impl Pause {
+    fn new() -> Self {
+        Pause(Duration::from_millis(50))
+    }
+
+    async fn rest(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    }
+}

@@ -1,0 +1,83 @@
+//! What is done now and then: idle instances, old results, old artifacts.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+
+use super::Inner;
+
+/// How late an idle instance may be stopped.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often results and artifacts are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+impl Inner {
+    pub(super) fn keep_house(self: Arc<Self>) {
+        let (stop, runtime, tasks) = (self.stop.clone(), self.runtime.clone(), self.tasks.clone());
+        let expiring = expire(self.clone());
+        let sweeping = sweep(self);
+        tasks.spawn_on(
+            async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = expiring => {}
+                    () = sweeping => {}
+                }
+            },
+            &runtime,
+        );
+    }
+}
+
+/// Lets idle instances go. Sleeps while there is none.
+async fn expire(inner: Arc<Inner>) {
+    loop {
+        let started = inner.instance_started.notified();
+        match inner.expire_instances() {
+            // A start may bring an earlier event than the one that is known.
+            Some(next) => tokio::select! {
+                () = tokio::time::sleep(next.max(EXPIRE_EVERY)) => {}
+                () = started => tokio::time::sleep(EXPIRE_EVERY).await,
+            },
+            None => started.await,
+        }
+    }
+}
+
+async fn sweep(inner: Arc<Inner>) {
+    loop {
+        sweep_once(&inner).await;
+        tokio::time::sleep(SWEEP_EVERY).await;
+    }
+}
+
+async fn sweep_once(inner: &Arc<Inner>) {
+    match inner.store.expire(Timestamp::now()).await {
+        Ok(0) => {}
+        Ok(removed) => tracing::debug!(removed, "results expired"),
+        Err(error) => tracing::warn!(%error, "old results cannot be removed"),
+    }
+    if let Ok(counts) = inner.store.counts().await {
+        inner.backlog.set_results(counts.results);
+    }
+    let sweeping = inner.clone();
+    let swept = tokio::task::spawn_blocking(move || {
+        for digest in sweeping.artifacts.sweep(SystemTime::now()) {
+            for executor in &sweeping.executors {
+                executor.forget(&digest);
+            }
+            tracing::debug!(%digest, "artifact removed");
+        }
+        let compiled = sweeping
+            .executors
+            .iter()
+            .map(|executor| executor.cached_bytes())
+            .sum();
+        sweeping.artifacts.set_compiled_bytes(compiled);
+    });
+    if let Err(error) = swept.await {
+        tracing::error!(%error, "artifacts cannot be swept");
+    }
+}

@@ -1,0 +1,198 @@
+//! Instances: doing what admission says must be done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::Inner;
+use super::functions::Version;
+use crate::admission::{Action, FunctionKey, InstanceId, Slot};
+use crate::executor::{Instance, StartError};
+use crate::invocation::Phase;
+use crate::secret::SecretFolder;
+
+/// Who waits for a place.
+pub(super) type Waiter = oneshot::Sender<Granted>;
+
+/// What a waiting call is told.
+pub(super) enum Granted {
+    /// Run there.
+    Run(Held),
+    /// It waited too long, for this.
+    Expired(Phase),
+    /// Its function cannot be started.
+    CannotStart {
+        /// Why.
+        reason: String,
+        /// Whether trying again is in vain.
+        lasting: bool,
+    },
+    /// Its function was removed.
+    Removed,
+}
+
+/// An instance that takes calls.
+pub(super) struct Live {
+    pub(super) instance: Arc<dyn Instance>,
+    pub(super) version: Arc<Version>,
+    /// Its secrets, removed with it.
+    _secrets: Option<SecretFolder>,
+}
+
+/// A place on an instance, given back when dropped.
+pub(super) struct Held {
+    inner: Arc<Inner>,
+    slot: Option<Slot>,
+}
+
+impl Held {
+    pub(super) fn new(inner: Arc<Inner>, slot: Slot) -> Self {
+        Held {
+            inner,
+            slot: Some(slot),
+        }
+    }
+
+    pub(super) fn slot(&self) -> &Slot {
+        self.slot
+            .as_ref()
+            .expect("the slot is there until the drop")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.inner.finish(slot);
+        }
+    }
+}
+
+/// Why an instance was not started, for those who waited for it.
+pub(super) struct StartFailure<'a> {
+    reason: &'a str,
+    lasting: bool,
+}
+
+impl Inner {
+    /// Does what admission asked for. Must be called without its lock.
+    pub(super) fn perform(
+        self: &Arc<Self>,
+        actions: Vec<Action<Waiter>>,
+        failure: Option<&StartFailure<'_>>,
+    ) {
+        for action in actions {
+            // Whoever stopped waiting has dropped the receiver; a place that
+            // comes too late is given back by the drop of what was sent.
+            match action {
+                Action::Run { token, slot } => {
+                    let _ = token.send(Granted::Run(Held::new(self.clone(), slot)));
+                }
+                Action::Start { instance, function } => {
+                    let starting = self.clone().start_instance(instance, function);
+                    self.tasks.spawn_on(starting, &self.runtime);
+                }
+                Action::Stop { instance } => self.stop_instance(instance),
+                Action::Expired { token, phase } => {
+                    let _ = token.send(Granted::Expired(phase));
+                }
+                Action::CannotStart { token, instance } => {
+                    let (reason, lasting) = match failure {
+                        Some(failure) => (failure.reason.to_owned(), failure.lasting),
+                        None => (
+                            format!("instance {} did not start", instance.as_u64()),
+                            false,
+                        ),
+                    };
+                    let _ = token.send(Granted::CannotStart { reason, lasting });
+                }
+                Action::Removed { token } => {
+                    let _ = token.send(Granted::Removed);
+                }
+            }
+        }
+    }
+
+    pub(super) fn finish(self: &Arc<Self>, slot: Slot) {
+        let mut actions = Vec::new();
+        self.admission()
+            .finish(slot, self.clock.now(), &mut actions);
+        if self.stop.is_cancelled() {
+            self.call_ended.notify_waiters();
+        }
+        self.perform(actions, None);
+    }
+
+    async fn start_instance(self: Arc<Self>, id: InstanceId, key: FunctionKey) {
+        let started = self.try_start(key).await;
+        let mut actions = Vec::new();
+        match started {
+            Ok(live) => {
+                // Before admission hands out places on it.
+                self.instances.insert(id, Arc::new(live));
+                self.admission().started(id, self.clock.now(), &mut actions);
+                self.instance_started.notify_one();
+                self.perform(actions, None);
+            }
+            Err(error) => {
+                let (reason, lasting) = match &error {
+                    StartError::Code(reason) => (reason, true),
+                    StartError::Node(reason) => (reason, false),
+                };
+                tracing::debug!(instance = id.as_u64(), %reason, "instance did not start");
+                self.admission()
+                    .start_failed(id, self.clock.now(), &mut actions);
+                self.perform(actions, Some(&StartFailure { reason, lasting }));
+            }
+        }
+    }
+
+    async fn try_start(&self, key: FunctionKey) -> Result<Live, StartError> {
+        let function = self.by_key.get(&key).map(|function| function.clone());
+        let function = function.ok_or_else(|| StartError::Node("it was removed".to_owned()))?;
+        let version = function.current.load_full();
+        version.prepare().await?;
+        let place = self.starts.acquire().await;
+        let _place = place.map_err(|_| StartError::Node("the node is stopping".to_owned()))?;
+        let secrets = self.secrets.materialise(&self.store, &version.spec).await;
+        let secrets = secrets.map_err(|error| StartError::Node(error.to_string()))?;
+        let folder = secrets.as_ref().map(|folder| folder.path().to_owned());
+        let (spec, code) = (version.spec.clone(), version.code.clone());
+        let instance = version.executor.start(spec, code, folder).await?;
+        Ok(Live {
+            instance,
+            version,
+            _secrets: secrets,
+        })
+    }
+
+    fn stop_instance(self: &Arc<Self>, id: InstanceId) {
+        let live = self.instances.remove(&id);
+        let inner = self.clone();
+        let stopping = async move {
+            if let Some((_, live)) = live {
+                live.instance.stop().await;
+            }
+            let mut actions = Vec::new();
+            inner
+                .admission()
+                .stopped(id, inner.clock.now(), &mut actions);
+            inner.perform(actions, None);
+        };
+        self.tasks.spawn_on(stopping, &self.runtime);
+    }
+
+    /// Stops idle instances whose time has come, and lets calls give up.
+    pub(super) fn expire_instances(self: &Arc<Self>) -> Option<Duration> {
+        let now = self.clock.now();
+        let mut actions = Vec::new();
+        let next = {
+            let mut admission = self.admission();
+            admission.expire(now, &mut actions);
+            admission.next_event()
+        };
+        self.perform(actions, None);
+        next.map(|next| next.since(now))
+    }
+}

@@ -1,0 +1,446 @@
+//! A node through its way in, with simulated functions: what they take is
+//! declared, so that each test knows what must happen without timing it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use weir_node::Node;
+use weir_node::config::{ClassConfig, NodeConfig};
+use weir_node::executor::{AnswerBody, Body};
+use weir_node::function::{ArtifactKind, FunctionSpec, Protocol};
+use weir_node::id::{CallId, Digest};
+use weir_node::invocation::{Invocation, InvokeError, Phase, Refusal, Start};
+use weir_node::node::{CallState, ChangeError, DeployMode, Submission};
+use weir_node::resources::{Cpu, Memory, Resources};
+
+/// Far longer than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+
+fn config(dir: &Path) -> NodeConfig {
+    let capacity = Resources {
+        cpu: Cpu::cores(4),
+        memory: Memory::mebibytes(1024),
+    };
+    NodeConfig::new(dir.to_owned(), capacity)
+}
+
+/// A model whose calls take `seconds` on a processor of their own.
+fn model(seconds: f64, answer: &str) -> Vec<u8> {
+    serde_json::json!({"simulated": {
+        "processor": {"name": format!("of {seconds} {answer}"), "speed": 1000.0, "cores": 64, "memory": 1000},
+        "workers": 64,
+        "operations": {"offset": seconds * 1000.0},
+        "output": {"fixed": answer},
+    }})
+    .to_string()
+    .into_bytes()
+}
+
+fn body(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+async fn upload(node: &Node, code: &[u8]) -> Digest {
+    let digest = Digest::of(code);
+    node.put_artifact(digest, None, body(code.to_vec()))
+        .await
+        .expect("artifact is taken");
+    digest
+}
+
+fn spec(name: &str, code: Digest) -> FunctionSpec {
+    let name = name.parse().expect("valid name");
+    FunctionSpec::new(name, code, ArtifactKind::SimulatedModel, Protocol::Stdio)
+}
+
+async fn deploy(node: &Node, name: &str, code: &[u8]) {
+    let digest = upload(node, code).await;
+    node.deploy(spec(name, digest), DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
+}
+
+fn invocation(name: &str, number: u8) -> Invocation {
+    Invocation {
+        id: CallId::new([number; 16]),
+        function: name.parse().expect("valid name"),
+        request: http::Request::new(body("")),
+        class: None,
+        deadline: Some(LONG),
+    }
+}
+
+async fn call(node: &Node, name: &str) -> Result<(String, Start), InvokeError> {
+    let answer = node.invoke(invocation(name, 0)).await?;
+    let AnswerBody::Whole(bytes) = answer.response.into_body() else {
+        panic!("a simulated answer comes whole");
+    };
+    Ok((String::from_utf8_lossy(&bytes).into_owned(), answer.start))
+}
+
+async fn until<T>(mut fact: impl AsyncFnMut() -> Option<T>) -> T {
+    let waited = tokio::time::timeout(LONG, async {
+        loop {
+            if let Some(found) = fact().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.expect("the fact comes true in time")
+}
+
+#[tokio::test]
+async fn first_call_is_cold_and_the_next_is_warm() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::start(config(dir.path())).await.expect("starts");
+    deploy(&node, "hello", &model(0.0, "hi")).await;
+    assert_eq!(
+        call(&node, "hello").await.expect("answers"),
+        ("hi".to_owned(), Start::Cold)
+    );
+    assert_eq!(
+        call(&node, "hello").await.expect("answers"),
+        ("hi".to_owned(), Start::Warm)
+    );
+    assert_eq!(
+        node.function(&"hello".parse().expect("name"))
+            .expect("there")
+            .invocations,
+        2
+    );
+}
+
+#[tokio::test]
+async fn deployments_survive_a_restart_and_removals_too() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    {
+        let node = Node::start(config(dir.path())).await.expect("starts");
+        deploy(&node, "stays", &model(0.0, "still here")).await;
+        deploy(&node, "goes", &model(0.0, "gone")).await;
+        node.remove(&"goes".parse().expect("name"))
+            .await
+            .expect("removed");
+        node.drain(LONG).await;
+    }
+    let node = Node::start(config(dir.path())).await.expect("starts again");
+    assert_eq!(call(&node, "stays").await.expect("answers").0, "still here");
+    assert!(matches!(
+        call(&node, "goes").await,
+        Err(InvokeError::Unknown(_))
+    ));
+}
+
+#[tokio::test]
+async fn a_data_directory_serves_one_node_only() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let _node = Node::start(config(dir.path())).await.expect("starts");
+    let second = Node::start(config(dir.path()))
+        .await
+        .err()
+        .expect("refused");
+    assert!(second.to_string().contains("in use"), "{second}");
+}
+
+#[tokio::test]
+async fn updating_what_is_not_there_creates_nothing() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::start(config(dir.path())).await.expect("starts");
+    let digest = upload(&node, &model(0.0, "")).await;
+    let refused = node.deploy(spec("new", digest), DeployMode::Replace).await;
+    assert!(
+        matches!(refused, Err(ChangeError::NotFound(_))),
+        "{refused:?}"
+    );
+    assert!(node.functions(None).is_empty());
+}
+
+#[tokio::test]
+async fn an_absent_artifact_is_named() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::start(config(dir.path())).await.expect("starts");
+    let digest = Digest::of(b"never uploaded");
+    let refused = node
+        .deploy(spec("new", digest), DeployMode::CreateOrReplace)
+        .await;
+    let text = refused.expect_err("refused").to_string();
+    assert!(text.contains(&digest.hex()), "{text}");
+}
+
+#[tokio::test]
+async fn running_calls_end_on_the_code_they_began_with() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::start(config(dir.path())).await.expect("starts");
+    deploy(&node, "changing", &model(0.5, "old")).await;
+    let old = tokio::spawn({
+        let node = node.clone();
+        async move { call(&node, "changing").await }
+    });
+    until(async || (node.status().running == 1).then_some(())).await;
+    deploy(&node, "changing", &model(0.0, "new")).await;
+    assert_eq!(call(&node, "changing").await.expect("answers").0, "new");
+    assert_eq!(old.await.expect("no panic").expect("answers").0, "old");
+    assert_eq!(
+        node.function(&"changing".parse().expect("name"))
+            .expect("there")
+            .version,
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_call_beyond_the_maximum_waits_and_one_beyond_the_queue_is_refused() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut config = config(dir.path());
+    config.classes = vec![ClassConfig {
+        queue: 1,
+        ..ClassConfig::default()
+    }];
+    let node = Node::start(config).await.expect("starts");
+    let digest = upload(&node, &model(0.5, "done")).await;
+    let mut narrow = spec("narrow", digest);
+    narrow.max = Some(1);
+    node.deploy(narrow, DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
+    let spawn = || {
+        let node = node.clone();
+        tokio::spawn(async move { call(&node, "narrow").await })
+    };
+    let first = spawn();
+    until(async || (node.status().running == 1).then_some(())).await;
+    let second = spawn();
+    until(async || (node.status().classes[0].waiting == 1).then_some(())).await;
+    let third = call(&node, "narrow").await;
+    assert!(
+        matches!(
+            third,
+            Err(InvokeError::Refused {
+                reason: Refusal::QueueFull,
+                ..
+            })
+        ),
+        "{third:?}"
+    );
+    first.await.expect("no panic").expect("answers");
+    second.await.expect("no panic").expect("answers");
+    assert_eq!(node.status().running, 0);
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_in_the_queue_says_so() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::start(config(dir.path())).await.expect("starts");
+    let digest = upload(&node, &model(600.0, "never")).await;
+    let mut narrow = spec("narrow", digest);
+    narrow.max = Some(1);
+    narrow.timeout = Duration::from_secs(600);
+    node.deploy(narrow, DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
+    let blocker = tokio::spawn({
+        let node = node.clone();
+        async move { node.invoke(invocation("narrow", 1)).await.map(drop) }
+    });
+    until(async || (node.status().running == 1).then_some(())).await;
+    let mut hasty = invocation("narrow", 2);
+    hasty.deadline = Some(Duration::from_millis(20));
+    let late = node.invoke(hasty).await.map(drop);
+    assert!(
+        matches!(
+            late,
+            Err(InvokeError::Late {
+                phase: Phase::Queue
+            })
+        ),
+        "{late:?}"
+    );
+    blocker.abort();
+    until(async || (node.status().running == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_call_over_its_time_is_late() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::start(config(dir.path())).await.expect("starts");
+    let digest = upload(&node, &model(600.0, "never")).await;
+    let mut slow = spec("slow", digest);
+    slow.timeout = Duration::from_millis(20);
+    node.deploy(slow, DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
+    let late = call(&node, "slow").await;
+    assert!(
+        matches!(late, Err(InvokeError::Late { phase: Phase::Run })),
+        "{late:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_class_must_be_open_to_the_functions_callers() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut config = config(dir.path());
+    let gold = ClassConfig {
+        name: "gold".to_owned(),
+        ..ClassConfig::default()
+    };
+    config.classes.push(gold);
+    let node = Node::start(config).await.expect("starts");
+    let digest = upload(&node, &model(0.0, "ok")).await;
+    node.deploy(spec("plain", digest), DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
+    let mut open = spec("open", digest);
+    open.classes = vec!["default".to_owned(), "gold".to_owned()];
+    node.deploy(open, DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
+    let ask = |name: &str| Invocation {
+        class: Some("gold".to_owned()),
+        ..invocation(name, 3)
+    };
+    assert!(matches!(
+        node.invoke(ask("plain")).await,
+        Err(InvokeError::Class(_))
+    ));
+    assert!(node.invoke(ask("open")).await.is_ok());
+    let mut unknown = spec("unknown", digest);
+    unknown.classes = vec!["platinum".to_owned()];
+    let refused = node.deploy(unknown, DeployMode::CreateOrReplace).await;
+    assert!(
+        matches!(refused, Err(ChangeError::Invalid(_))),
+        "{refused:?}"
+    );
+}
+
+fn submission(name: &str, number: u8) -> Submission {
+    Submission {
+        invocation: invocation(name, number),
+        body_bytes: 1 << 20,
+        callback: None,
+        caller_id: None,
+    }
+}
+
+#[tokio::test]
+async fn an_accepted_call_has_a_result_later() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::start(config(dir.path())).await.expect("starts");
+    deploy(&node, "later", &model(0.0, "worth the wait")).await;
+    let id = node.submit(submission("later", 7)).await.expect("accepted");
+    let result = until(async || match node.call(id).await.expect("readable") {
+        Some(CallState::Done(result)) => Some(result),
+        Some(CallState::Pending) | None => None,
+    });
+    let result = result.await;
+    let text = result.body.collect().await.expect("body").to_bytes();
+    assert_eq!(
+        (result.status.as_u16(), text.as_ref()),
+        (200, b"worth the wait".as_slice())
+    );
+    assert_eq!(result.attempts, 1);
+}
+
+#[tokio::test]
+async fn accepted_calls_are_run_by_the_next_life_of_the_node() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let id = {
+        let node = Node::start(config(dir.path())).await.expect("starts");
+        deploy(&node, "slow", &model(600.0, "never")).await;
+        let id = node.submit(submission("slow", 8)).await.expect("accepted");
+        until(async || (node.status().running == 1).then_some(())).await;
+        deploy(&node, "slow", &model(0.0, "at last")).await;
+        node.drain(Duration::ZERO).await;
+        id
+    };
+    // The directory is free once the cut call has let go of it.
+    let node = until(async || Node::start(config(dir.path())).await.ok()).await;
+    let result = until(async || match node.call(id).await.expect("readable") {
+        Some(CallState::Done(result)) => Some(result),
+        Some(CallState::Pending) | None => None,
+    });
+    let text = result.await.body.collect().await.expect("body").to_bytes();
+    assert_eq!(text.as_ref(), b"at last");
+}
+
+#[tokio::test]
+async fn a_draining_node_refuses_and_lets_running_calls_end() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::start(config(dir.path())).await.expect("starts");
+    deploy(&node, "brief", &model(0.5, "in time")).await;
+    let running = tokio::spawn({
+        let node = node.clone();
+        async move { call(&node, "brief").await }
+    });
+    until(async || (node.status().running == 1).then_some(())).await;
+    let draining = tokio::spawn({
+        let node = node.clone();
+        async move { node.drain(LONG).await }
+    });
+    until(async || node.status().draining.then_some(())).await;
+    let refused = call(&node, "brief").await;
+    assert!(
+        matches!(
+            refused,
+            Err(InvokeError::Refused {
+                reason: Refusal::Draining,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(
+        running.await.expect("no panic").expect("answers").0,
+        "in time"
+    );
+    draining.await.expect("drained");
+}
+
+#[tokio::test]
+async fn secrets_and_namespaces_follow_their_rules() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::start(config(dir.path())).await.expect("starts");
+    let (shop, key) = ("shop".parse().expect("name"), "key".parse().expect("name"));
+    let missing = node.replace_secret(shop, key, b"v".to_vec()).await;
+    assert!(matches!(missing, Err(ChangeError::NotFound(_))));
+    let (shop, key) = ("shop".parse().expect("name"), "key".parse().expect("name"));
+    node.create_secret(shop, key, b"v".to_vec())
+        .await
+        .expect("made");
+    let (shop, key) = ("shop".parse().expect("name"), "key".parse().expect("name"));
+    let twice = node.create_secret(shop, key, b"w".to_vec()).await;
+    assert!(matches!(twice, Err(ChangeError::Exists(_))));
+    node.create_namespace("shop".parse().expect("name"), Default::default())
+        .await
+        .expect("made");
+    let full = node.remove_namespace(&"shop".parse().expect("name")).await;
+    assert!(matches!(full, Err(ChangeError::Exists(_))), "{full:?}");
+    let (shop, key) = ("shop".parse().expect("name"), "key".parse().expect("name"));
+    node.remove_secret(&shop, &key).await.expect("removed");
+    node.remove_namespace(&shop).await.expect("removed");
+}
+
+#[tokio::test]
+async fn thousand_calls_at_once_are_all_answered_once() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::start(config(dir.path())).await.expect("starts");
+    deploy(&node, "busy", &model(0.001, "ok")).await;
+    let mut calls = tokio::task::JoinSet::new();
+    let node = Arc::new(node);
+    for _ in 0..1000 {
+        let node = node.clone();
+        calls.spawn(async move { call(&node, "busy").await.map(|(text, _)| text) });
+    }
+    let answers = calls.join_all().await;
+    assert_eq!(answers.len(), 1000);
+    for answer in answers {
+        assert_eq!(answer.expect("answers"), "ok");
+    }
+    assert_eq!(node.status().running, 0);
+    assert_eq!(node.status().held, Resources::ZERO);
+}
