@@ -18,7 +18,7 @@ use self::headers::NODE;
 use self::problem::Problem;
 use crate::auth::{self, Credentials};
 use crate::config::Config;
-use crate::dialect::{self, Dialect};
+use crate::dialect::Dialect;
 use crate::http::body::{self, BodyLimits};
 use crate::http::reply::Reply;
 use crate::http::{Connection, Handler, Traffic};
@@ -128,14 +128,8 @@ impl Handler for Door {
         request: Request<Incoming>,
     ) -> Response<Reply> {
         let door = &*connection.handler;
-        let mut response = match dialect::of(request.uri().path()) {
-            // Kept apart so that the frequent requests do not carry the room
-            // that the rare ones need.
-            Some(Dialect::OpenFaasCall) => dialect::openfaas::call(&connection, request).await,
-            Some(Dialect::OpenFaas) => {
-                Box::pin(dialect::openfaas::answer(&connection, request)).await
-            }
-            Some(Dialect::Native) => Box::pin(dialect::native::answer(&connection, request)).await,
+        let mut response = match Dialect::of(request.uri().path()) {
+            Some(dialect) => dialect.answer(&connection, request).await,
             None => {
                 let page = door.page(&request).unwrap_or_else(Problem::render);
                 body::refuse(request.into_body());
