@@ -12,6 +12,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use weir_node::Node;
 
 use self::headers::NODE;
@@ -58,6 +59,8 @@ pub struct Door {
     pub async_body_bytes: u64,
     /// Places for readers that follow logs.
     pub followers: Arc<Semaphore>,
+    /// Cancelled when the node stops, for answers that would never end.
+    pub stopping: CancellationToken,
     node_header: HeaderValue,
 }
 
@@ -78,6 +81,7 @@ impl Door {
             },
             async_body_bytes: http.async_body_bytes,
             followers: Arc::new(Semaphore::new(LOG_FOLLOWERS)),
+            stopping: CancellationToken::new(),
             node_header: HeaderValue::try_from(node.id()).expect("a node's id is plain text"),
             node,
         }
