@@ -115,12 +115,13 @@ pub enum InvokeError {
         reason: String,
     },
     /// The deadline or the function's timeout passed.
-    #[error("{}", match .phase { Phase::Queue => "the deadline passed while the call waited for a free place",
-        Phase::Start => "the deadline passed while the function was being started",
-        Phase::Run => "the function did not answer within its time" })]
+    #[error("{}", late(*.phase, *.after))]
     Late {
         /// In which phase.
         phase: Phase,
+        /// How long that phase was given: the timeout, or what was left of
+        /// the deadline.
+        after: Duration,
     },
     /// The function failed, or answered nonsense.
     #[error("{0}")]
@@ -128,6 +129,16 @@ pub enum InvokeError {
     /// The caller's body broke off, came too slowly or was too large.
     #[error("the request body ended early")]
     Body(#[source] BodyError),
+}
+
+fn late(phase: Phase, after: Duration) -> String {
+    // Nobody counts nanoseconds here.
+    let after = humantime::format_duration(Duration::from_millis(after.as_millis() as u64));
+    match phase {
+        Phase::Queue => format!("the deadline passed after {after} of waiting for a free place"),
+        Phase::Start => format!("the deadline passed after {after} of waiting for a start"),
+        Phase::Run => format!("the function did not answer within its {after}"),
+    }
 }
 
 impl InvokeError {

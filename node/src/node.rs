@@ -229,7 +229,7 @@ pub struct NodeStatus {
     pub draining: bool,
 }
 
-/// One node. Cheap to clone; the last clone to go ends its background work.
+/// One node. Cheap to clone; [`Node::drain`] ends its background work.
 #[derive(Clone)]
 pub struct Node {
     inner: Arc<Inner>,
@@ -261,7 +261,10 @@ struct Inner {
     call_ended: Notify,
     /// Told when an instance came up, so that idle ones are timed.
     instance_started: Notify,
+    /// No new work: the node drains.
     stop: CancellationToken,
+    /// No work at all: the grace period is over.
+    cut: CancellationToken,
     tasks: TaskTracker,
     runtime: tokio::runtime::Handle,
 }
@@ -343,6 +346,7 @@ impl Node {
             call_ended: Notify::new(),
             instance_started: Notify::new(),
             stop: CancellationToken::new(),
+            cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
             config,
@@ -559,7 +563,7 @@ impl Node {
     }
 
     /// Refuses new work and waits, at most `grace`, for what runs. Accepted
-    /// calls that have not begun stay on disk for the next start.
+    /// calls that have not ended then stay on disk for the next start.
     pub async fn drain(&self, grace: Duration) {
         self.inner.stop.cancel();
         self.inner.admission().drain();
@@ -582,6 +586,7 @@ impl Node {
             let running = self.inner.admission().running();
             tracing::warn!(running, "calls still ran at the end of the grace period");
         }
+        self.inner.cut.cancel();
     }
 }
 

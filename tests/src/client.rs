@@ -170,10 +170,8 @@ impl Ask {
 
     /// Sends the request and hands over the answer while its body still comes.
     /// Dropping the answer closes the connection.
-    pub async fn open(self) -> hyper::Result<Response<Incoming>> {
-        let stream = within("a connection to the node", TcpStream::connect(self.address))
-            .await
-            .unwrap_or_else(|error| panic!("cannot connect to {}: {error}", self.address));
+    pub async fn open(self) -> anyhow::Result<Response<Incoming>> {
+        let stream = within("a connection to the node", TcpStream::connect(self.address)).await?;
         stream
             .set_nodelay(true)
             .expect("a fresh socket takes options");
@@ -186,7 +184,7 @@ impl Ask {
             let (mut sender, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
             tokio::spawn(connection);
-            return sender.send_request(request).await;
+            return Ok(sender.send_request(request).await?);
         }
         if !self.host {
             request = request.header("host", self.address.to_string());
@@ -194,11 +192,12 @@ impl Ask {
         let request = request.body(self.body).expect("the parts were valid");
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
         tokio::spawn(connection);
-        sender.send_request(request).await
+        Ok(sender.send_request(request).await?)
     }
 
-    /// Sends the request and waits for the whole answer, or how it broke.
-    pub async fn try_send(self) -> hyper::Result<Reply> {
+    /// Sends the request and waits for the whole answer, or how it broke: nothing
+    /// listened, or the connection ended too early.
+    pub async fn try_send(self) -> anyhow::Result<Reply> {
         within("an answer", async {
             let (head, body) = self.open().await?.into_parts();
             let body = body.collect().await?.to_bytes();

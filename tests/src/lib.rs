@@ -23,6 +23,7 @@
 
 pub mod client;
 pub mod guests;
+pub mod load;
 pub mod node;
 
 use std::time::Duration;

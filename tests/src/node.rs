@@ -34,17 +34,16 @@ pub fn program() -> PathBuf {
         return program.into();
     }
     let test = std::env::current_exe().expect("a running program has a path");
-    let program = test
+    let beside = test
         .ancestors()
         .map(|folder| folder.join("weir"))
-        .find(|path| path.is_file())
-        .unwrap_or_else(|| {
-            panic!(
-                "no weir above {}: run `cargo build` first or set WEIR_BIN",
-                test.display()
-            )
-        });
-    program
+        .find(|path| path.is_file());
+    beside.unwrap_or_else(|| {
+        panic!(
+            "no weir above {}: run `cargo build` first or set WEIR_BIN",
+            test.display()
+        )
+    })
 }
 
 /// The program with nothing of the caller's environment that could reach it.
@@ -175,7 +174,6 @@ impl Setup {
                 if let Some(status) = child.try_wait().expect("a child can be asked") {
                     return Some(Err(status));
                 }
-                tokio::net::TcpStream::connect(address).await.ok()?;
                 let reply = Ask::new(address, "GET", "/healthz").try_send().await.ok()?;
                 (reply.status == 200).then_some(Ok(()))
             })
@@ -393,6 +391,40 @@ impl Node {
             (reply.status == 200).then_some(reply)
         })
         .await
+    }
+
+    /// The node's own account of itself.
+    pub async fn status(&self) -> Value {
+        self.manage("GET", "/weir/v1/status")
+            .send()
+            .await
+            .expect_status(200)
+            .json()
+    }
+
+    /// Waits until this many calls run.
+    pub async fn running(&self, calls: u64) {
+        eventually(&format!("{calls} calls run"), async || {
+            (self.status().await["running"] == calls).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until this many calls wait in queues.
+    pub async fn waiting(&self, calls: u64) {
+        eventually(&format!("{calls} calls wait"), async || {
+            let status = self.status().await;
+            let classes = status["classes"]
+                .as_array()
+                .expect("a status lists its classes");
+            (classes
+                .iter()
+                .filter_map(|class| class["waiting"].as_u64())
+                .sum::<u64>()
+                == calls)
+                .then_some(())
+        })
+        .await;
     }
 
     /// One sample of the node's metrics: the sum over all series whose name and

@@ -218,17 +218,7 @@ async fn an_update_serves_new_code_and_lets_the_old_end() {
     let (request, feeder) = node.post("/function/hello").fed();
     let running = tokio::spawn(request.send());
     feeder.send("old ".into()).await.expect("the call runs");
-    weir_tests::eventually("the call is running", async || {
-        let status = node
-            .manage("GET", "/weir/v1/status")
-            .send()
-            .await
-            .expect_status(200)
-            .text();
-        (node.metric("weir_calls", &["running"]).await >= 1.0 || status.contains("\"running\":1"))
-            .then_some(())
-    })
-    .await;
+    node.running(1).await;
     let new = Function::new("hello", "hello.wat");
     node.upload(&guest("hello.wat")).await;
     let reply = node

@@ -288,7 +288,14 @@ mod tests {
             502,
             "function-failed",
         );
-        check(InvokeError::Late { phase: Phase::Run }, 504, "late");
+        check(
+            InvokeError::Late {
+                phase: Phase::Run,
+                after: Duration::from_secs(30),
+            },
+            504,
+            "late",
+        );
         let reason = "does not compile".to_owned();
         check(
             InvokeError::CannotRun {

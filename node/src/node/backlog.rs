@@ -207,26 +207,25 @@ impl Inner {
                 };
                 let id = inner.backlog.next().await;
                 let running = inner.clone();
-                inner.spawn(async move {
-                    running.run(id).await;
+                // A call that has begun is let go on at shutdown, within the
+                // grace period; cut after that, it is run again.
+                let cut = inner.cut.clone();
+                let run = async move {
+                    let _ = cut.run_until_cancelled(running.run(id)).await;
                     drop(place);
-                });
+                };
+                inner.tasks.spawn_on(run, &inner.runtime);
             }
         });
     }
 
-    /// Spawns work that may be cut at shutdown: what it works on is on disk.
+    /// Spawns work that is dropped at shutdown: what it works on is on disk.
     fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tasks.spawn_on(
-            async move {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = work => {}
-                }
-            },
-            &self.runtime,
-        );
+        let work = async move {
+            let _ = stop.run_until_cancelled(work).await;
+        };
+        self.tasks.spawn_on(work, &self.runtime);
     }
 
     /// Runs one accepted call until it has a result.
@@ -242,6 +241,9 @@ impl Inner {
         let mut attempt = record.attempts;
         let mut pause = Pause::new();
         let (ended, ran) = loop {
+            if self.stop.is_cancelled() {
+                return;
+            }
             attempt += 1;
             if let Err(error) = self.store.begin_attempt(id, attempt).await {
                 tracing::debug!(call = %id, %error, "attempt is not counted");

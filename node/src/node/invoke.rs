@@ -79,7 +79,10 @@ impl Inner {
         function.invocations.fetch_add(1, Ordering::Relaxed);
         timing.ran = self.clock.now().since(granted);
         let response = outcome.map_err(|error| match error {
-            CallError::TimedOut => InvokeError::Late { phase: Phase::Run },
+            CallError::TimedOut => InvokeError::Late {
+                phase: Phase::Run,
+                after: until.since(granted),
+            },
             CallError::Failed(reason) => InvokeError::Failed(reason),
             CallError::Body(error) => InvokeError::Body(error),
             CallError::NotStarted(reason) => InvokeError::CannotRun {
@@ -173,7 +176,9 @@ impl Inner {
                 place.ticket = None;
                 Ok(held)
             }
-            Ok(Ok(Granted::Expired(phase))) => Err(self.gave_up(function, phase, deadline)),
+            Ok(Ok(Granted::Expired(phase))) => {
+                Err(self.gave_up(function, phase, arrived, deadline))
+            }
             Ok(Ok(Granted::CannotStart { reason, lasting })) => Err(InvokeError::CannotRun {
                 function: spec().name.clone(),
                 reason: if lasting {
@@ -191,14 +196,23 @@ impl Inner {
                 } else {
                     Phase::Queue
                 };
-                Err(self.gave_up(function, phase, deadline))
+                Err(self.gave_up(function, phase, arrived, deadline))
             }
         }
     }
 
-    fn gave_up(&self, function: &Function, phase: Phase, deadline: Time) -> InvokeError {
+    fn gave_up(
+        &self,
+        function: &Function,
+        phase: Phase,
+        arrived: Time,
+        deadline: Time,
+    ) -> InvokeError {
         if self.clock.now() >= deadline {
-            return InvokeError::Late { phase };
+            return InvokeError::Late {
+                phase,
+                after: deadline.since(arrived),
+            };
         }
         match phase {
             Phase::Start => InvokeError::CannotRun {
