@@ -286,7 +286,10 @@ pub async fn wait(
     };
     let call = door.node.invoke(invocation);
     let answered = match &verdict {
-        Some(verdict) => verdict.look_out_during(call).await,
+        Some(verdict) => match verdict.look_out_during(call).await {
+            Ok(answered) => answered,
+            Err(fault) => Err(InvokeError::Body(fault.into())),
+        },
         None => call.await,
     };
     let mut response = match answered {

@@ -1,5 +1,6 @@
 //! Bodies of requests: bounded in size, and in the time between two pieces.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -21,6 +22,11 @@ use weir_node::executor::{Body, BodyError};
 /// connection is cut.
 const LINGER_BYTES: usize = 64 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// How much of a body is taken before its reader asks, about: enough for most
+/// bodies to be there whole. The end of a connection behind more than this is
+/// noticed only when the function reads on, or its time is over.
+const AHEAD_BYTES: usize = 64 << 10;
 
 /// Why a request's body ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,17 +57,24 @@ impl Verdict {
         }
     }
 
-    /// Waits for `work`, and meanwhile takes one piece of the body ahead of
-    /// its reader. A connection on which nothing is read does not notice that
+    /// Waits for `work`, and meanwhile takes some of the body ahead of its
+    /// reader. A connection on which nothing is read does not notice that
     /// its client is gone, and the function may be busy with other things.
-    pub async fn look_out_during<T>(&self, work: impl Future<Output = T>) -> T {
+    ///
+    /// # Errors
+    /// When the body breaks off: the client is gone, or talks nonsense, and
+    /// `work` is dropped.
+    pub async fn look_out_during<T>(&self, work: impl Future<Output = T>) -> Result<T, BodyFault> {
         let mut work = pin!(work);
         poll_fn(|context| {
-            let polled = work.as_mut().poll(context);
-            if polled.is_pending() {
-                self.0.look_out(context);
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Ok(done));
             }
-            polled
+            self.0.look_out(context);
+            match self.fault() {
+                Some(fault @ BodyFault::Broken) => Poll::Ready(Err(fault)),
+                Some(BodyFault::TooLarge | BodyFault::TooSlow) | None => Poll::Pending,
+            }
         })
         .await
     }
@@ -77,8 +90,9 @@ struct Shared {
 
 struct Source {
     incoming: Option<Incoming>,
-    /// Taken, and not yet read.
-    ahead: Option<Frame<Bytes>>,
+    /// Taken, and not yet read; in the order in which they came.
+    ahead: VecDeque<Frame<Bytes>>,
+    ahead_bytes: usize,
 }
 
 impl Wake for Shared {
@@ -126,11 +140,14 @@ impl Shared {
     fn look_out(self: &Arc<Self>, context: &Context<'_>) {
         self.lookout.register(context.waker());
         let mut source = self.source();
-        if source.ahead.is_some() || source.incoming.is_none() {
-            return;
-        }
-        if let Poll::Ready(frame) = self.poll_source(&mut source) {
-            source.ahead = frame;
+        while source.ahead_bytes < AHEAD_BYTES && source.incoming.is_some() {
+            let Poll::Ready(frame) = self.poll_source(&mut source) else {
+                return;
+            };
+            if let Some(frame) = frame {
+                source.ahead_bytes += frame.data_ref().map_or(0, Bytes::len);
+                source.ahead.push_back(frame);
+            }
             self.reader.wake();
         }
     }
@@ -139,8 +156,11 @@ impl Shared {
     fn poll_piece(self: &Arc<Self>, context: &Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         self.reader.register(context.waker());
         let mut source = self.source();
-        match source.ahead.take() {
-            Some(frame) => Poll::Ready(Some(frame)),
+        match source.ahead.pop_front() {
+            Some(frame) => {
+                source.ahead_bytes -= frame.data_ref().map_or(0, Bytes::len);
+                Poll::Ready(Some(frame))
+            }
             None => self.poll_source(&mut source),
         }
     }
@@ -180,7 +200,8 @@ pub fn bound(incoming: Incoming, limits: BodyLimits, linger: bool) -> (Body, Opt
     let shared = Arc::new(Shared {
         source: Mutex::new(Source {
             incoming: Some(incoming),
-            ahead: None,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
         }),
         fault: AtomicU8::new(0),
         reader: AtomicWaker::new(),
@@ -299,7 +320,7 @@ impl http_body::Body for Bounded {
     fn is_end_stream(&self) -> bool {
         let source = self.shared.source();
         self.ended
-            || (source.ahead.is_none()
+            || (source.ahead.is_empty()
                 && source
                     .incoming
                     .as_ref()
@@ -308,11 +329,7 @@ impl http_body::Body for Bounded {
 
     fn size_hint(&self) -> SizeHint {
         let source = self.shared.source();
-        let ahead = source
-            .ahead
-            .as_ref()
-            .and_then(Frame::data_ref)
-            .map_or(0, Bytes::len) as u64;
+        let ahead = source.ahead_bytes as u64;
         let rest = source
             .incoming
             .as_ref()
