@@ -495,7 +495,8 @@ impl Node {
         self.inner.put_secret(namespace, name, value).await
     }
 
-    /// Replaces a secret's value; instances started from now on see it.
+    /// Replaces a secret's value. Functions that name it get new instances;
+    /// calls that run end with the old value.
     pub async fn replace_secret(
         &self,
         namespace: Namespace,
@@ -506,7 +507,11 @@ impl Node {
         if !self.secrets(&namespace).await?.contains(&name) {
             return Err(no_secret(&namespace, &name));
         }
-        self.inner.put_secret(namespace, name, value).await
+        self.inner
+            .put_secret(namespace.clone(), name.clone(), value)
+            .await?;
+        self.inner.renew_instances(&namespace, &name);
+        Ok(())
     }
 
     /// Removes a secret. Functions that name it cannot be started any more.

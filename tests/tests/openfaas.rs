@@ -389,13 +389,18 @@ async fn namespaces_keep_tenants_apart() {
 }
 
 #[tokio::test]
-async fn a_function_in_an_unknown_namespace_is_refused() {
+async fn deploying_into_a_namespace_makes_it() {
     let node = Node::start().await;
-    let reply = node
-        .create(&Function::new("hello", "echo").field("namespace", "nowhere"))
-        .await;
-    assert!(matches!(reply.status, 400 | 404), "{}", reply.status);
+    let function = Function::new("hello", "echo").field("namespace", "nowhere");
     node.call("hello.nowhere", "").await.expect_error(404);
+    node.create(&function).await.expect_status(202);
+    let all = node
+        .manage("GET", "/system/namespaces")
+        .send()
+        .await
+        .expect_status(200)
+        .text();
+    assert!(all.contains("nowhere"), "{all}");
 }
 
 #[tokio::test]
