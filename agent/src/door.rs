@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use weir_node::Node;
+use weir_node::invocation::Outcome;
 
 use self::headers::NODE;
 use self::problem::Problem;
@@ -24,6 +25,7 @@ use crate::http::body::{self, BodyLimits};
 use crate::http::reply::Reply;
 use crate::http::{Connection, Handler, Traffic};
 use crate::metrics::Metrics;
+use crate::metrics::series::Ended;
 use crate::metrics::text::Format;
 
 /// Readers that follow function logs at once.
@@ -92,6 +94,18 @@ impl Door {
     pub fn admit(&self, request: &Request<Incoming>) -> Result<(), Problem> {
         auth::check_source(request.headers(), request.uri(), &self.allowed_hosts)?;
         self.credentials.require(request.headers())
+    }
+
+    /// Counts an asynchronous call, which no connection waits for.
+    pub fn count(&self, outcome: &Outcome) {
+        if self.node.function(&outcome.function).is_some() {
+            let series = self.metrics.board.series(&outcome.function);
+            series.record(Ended {
+                status: outcome.status,
+                ran: outcome.ran,
+                took: outcome.took,
+            });
+        }
     }
 
     fn page(&self, request: &Request<Incoming>) -> Result<Response<Reply>, Problem> {

@@ -85,6 +85,13 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
     };
     let encrypted = tls.is_some();
     let door = Arc::new(Door::new(node, &config, credentials));
+    // Weak, because the door holds the node and would never go otherwise.
+    let counted = Arc::downgrade(&door);
+    door.node.observe(move |outcome| {
+        if let Some(door) = counted.upgrade() {
+            door.count(outcome);
+        }
+    });
     let traffic = Arc::clone(&door.traffic);
     let server = Server::start(listeners, limits, tls, Arc::clone(&door), traffic)?;
     info!(%address, tls = encrypted, node = door.node.id(), "listening");

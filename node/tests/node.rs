@@ -254,7 +254,10 @@ async fn a_deadline_that_passes_in_the_queue_says_so() {
     assert!(
         matches!(
             late,
-            Err(InvokeError::Late { phase: Phase::Queue, .. })
+            Err(InvokeError::Late {
+                phase: Phase::Queue,
+                ..
+            })
         ),
         "{late:?}"
     );

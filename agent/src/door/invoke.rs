@@ -284,13 +284,18 @@ pub async fn wait(
         class: caller.class,
         deadline: caller.deadline,
     };
-    let mut response = match door.node.invoke(invocation).await {
+    let call = door.node.invoke(invocation);
+    let answered = match &verdict {
+        Some(verdict) => match verdict.look_out_during(call).await {
+            Ok(answered) => answered,
+            Err(fault) => Err(InvokeError::Body(fault.into())),
+        },
+        None => call.await,
+    };
+    let mut response = match answered {
         Ok(answer) => render(answer, watch, caller.content_type, is_head),
         Err(error) => {
-            let mut problem = failure(error, verdict.as_ref(), limits);
-            if problem.status == StatusCode::GATEWAY_TIMEOUT {
-                problem.message += &time_limit(door, &watch.name, caller.deadline);
-            }
+            let problem = failure(error, verdict.as_ref(), limits);
             door.metrics.refuse(problem.word);
             watch.end(problem.status, None);
             problem.render()
@@ -310,21 +315,6 @@ fn failure(error: InvokeError, verdict: Option<&Verdict>, limits: BodyLimits) ->
         Some(fault) if by_body => Problem::body(fault, limits.bytes, "http.body-bytes"),
         _ => error.into(),
     }
-}
-
-/// Which limit a call that came too late had, and who set it.
-fn time_limit(door: &Door, name: &FunctionName, deadline: Option<Duration>) -> String {
-    let timeout = door
-        .node
-        .function(name)
-        .map(|function| function.spec.timeout);
-    let limits = [("X-Weir-Deadline", deadline), ("weir.timeout", timeout)];
-    let limits = limits
-        .into_iter()
-        .filter_map(|(setting, limit)| Some((limit?, setting)));
-    limits.min().map_or_else(String::new, |(limit, setting)| {
-        format!(" ({setting} is {})", humantime::format_duration(limit))
-    })
 }
 
 fn render(
