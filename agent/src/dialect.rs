@@ -4,6 +4,15 @@
 pub mod native;
 pub mod openfaas;
 
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::door::Door;
+use crate::http::Connection;
+use crate::http::reply::Reply;
+
 /// Who answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
@@ -15,15 +24,32 @@ pub enum Dialect {
     Native,
 }
 
-/// The dialect that a path belongs to.
-pub fn of(path: &str) -> Option<Dialect> {
-    let first = path.strip_prefix('/')?;
-    let first = first.split_once('/').map_or(first, |(first, _)| first);
-    match first {
-        "function" => Some(Dialect::OpenFaasCall),
-        "async-function" | "system" => Some(Dialect::OpenFaas),
-        "weir" => Some(Dialect::Native),
-        _ => None,
+impl Dialect {
+    /// The dialect that a path belongs to.
+    pub fn of(path: &str) -> Option<Dialect> {
+        let first = path.strip_prefix('/')?;
+        let first = first.split_once('/').map_or(first, |(first, _)| first);
+        match first {
+            "function" => Some(Dialect::OpenFaasCall),
+            "async-function" | "system" => Some(Dialect::OpenFaas),
+            "weir" => Some(Dialect::Native),
+            _ => None,
+        }
+    }
+
+    /// Answers a request of this dialect.
+    pub async fn answer(
+        self,
+        connection: &Arc<Connection<Door>>,
+        request: Request<Incoming>,
+    ) -> Response<Reply> {
+        match self {
+            Dialect::OpenFaasCall => openfaas::call(connection, request).await,
+            // Boxed, so that the frequent calls do not carry the room that the
+            // rare ones need.
+            Dialect::OpenFaas => Box::pin(openfaas::answer(connection, request)).await,
+            Dialect::Native => Box::pin(native::answer(connection, request)).await,
+        }
     }
 }
 
@@ -33,7 +59,7 @@ mod tests {
 
     #[test]
     fn first_part_of_the_path_decides() {
-        let check = |path, expected| assert_eq!(of(path), expected, "{path}");
+        let check = |path, expected| assert_eq!(Dialect::of(path), expected, "{path}");
         check("/function/a/b", Some(Dialect::OpenFaasCall));
         check("/function", Some(Dialect::OpenFaasCall));
         check("/async-function/a", Some(Dialect::OpenFaas));

@@ -12,17 +12,20 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use weir_node::Node;
+use weir_node::invocation::Outcome;
 
 use self::headers::NODE;
 use self::problem::Problem;
 use crate::auth::{self, Credentials};
 use crate::config::Config;
-use crate::dialect::{self, Dialect};
+use crate::dialect::Dialect;
 use crate::http::body::{self, BodyLimits};
 use crate::http::reply::Reply;
 use crate::http::{Connection, Handler, Traffic};
 use crate::metrics::Metrics;
+use crate::metrics::series::Ended;
 use crate::metrics::text::Format;
 
 /// Readers that follow function logs at once.
@@ -58,6 +61,8 @@ pub struct Door {
     pub async_body_bytes: u64,
     /// Places for readers that follow logs.
     pub followers: Arc<Semaphore>,
+    /// Cancelled when the node stops, for answers that would never end.
+    pub stopping: CancellationToken,
     node_header: HeaderValue,
 }
 
@@ -78,6 +83,7 @@ impl Door {
             },
             async_body_bytes: http.async_body_bytes,
             followers: Arc::new(Semaphore::new(LOG_FOLLOWERS)),
+            stopping: CancellationToken::new(),
             node_header: HeaderValue::try_from(node.id()).expect("a node's id is plain text"),
             node,
         }
@@ -88,6 +94,18 @@ impl Door {
     pub fn admit(&self, request: &Request<Incoming>) -> Result<(), Problem> {
         auth::check_source(request.headers(), request.uri(), &self.allowed_hosts)?;
         self.credentials.require(request.headers())
+    }
+
+    /// Counts an asynchronous call, which no connection waits for.
+    pub fn count(&self, outcome: &Outcome) {
+        if self.node.function(&outcome.function).is_some() {
+            let series = self.metrics.board.series(&outcome.function);
+            series.record(Ended {
+                status: outcome.status,
+                ran: outcome.ran,
+                took: outcome.took,
+            });
+        }
     }
 
     fn page(&self, request: &Request<Incoming>) -> Result<Response<Reply>, Problem> {
@@ -128,14 +146,8 @@ impl Handler for Door {
         request: Request<Incoming>,
     ) -> Response<Reply> {
         let door = &*connection.handler;
-        let mut response = match dialect::of(request.uri().path()) {
-            // Kept apart so that the frequent requests do not carry the room
-            // that the rare ones need.
-            Some(Dialect::OpenFaasCall) => dialect::openfaas::call(&connection, request).await,
-            Some(Dialect::OpenFaas) => {
-                Box::pin(dialect::openfaas::answer(&connection, request)).await
-            }
-            Some(Dialect::Native) => Box::pin(dialect::native::answer(&connection, request)).await,
+        let mut response = match Dialect::of(request.uri().path()) {
+            Some(dialect) => dialect.answer(&connection, request).await,
             None => {
                 let page = door.page(&request).unwrap_or_else(Problem::render);
                 body::refuse(request.into_body());

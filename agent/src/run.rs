@@ -30,7 +30,7 @@ const WRITE_TIME: Duration = Duration::from_secs(1);
 pub struct RunningNode {
     /// Where its HTTP door listens.
     pub address: SocketAddr,
-    node: Node,
+    door: Arc<Door>,
     server: Server,
     grace: Duration,
 }
@@ -49,7 +49,8 @@ impl RunningNode {
     pub async fn shutdown(self) {
         let until = tokio::time::Instant::now() + self.grace;
         self.server.stop_accepting();
-        self.node.drain(self.grace).await;
+        self.door.stopping.cancel();
+        self.door.node.drain(self.grace).await;
         let left = until.saturating_duration_since(tokio::time::Instant::now());
         self.server.finish(left.max(WRITE_TIME)).await;
     }
@@ -83,13 +84,20 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
         stall_timeout: http.body_timeout,
     };
     let encrypted = tls.is_some();
-    let door = Arc::new(Door::new(node.clone(), &config, credentials));
+    let door = Arc::new(Door::new(node, &config, credentials));
+    // Weak, because the door holds the node and would never go otherwise.
+    let counted = Arc::downgrade(&door);
+    door.node.observe(move |outcome| {
+        if let Some(door) = counted.upgrade() {
+            door.count(outcome);
+        }
+    });
     let traffic = Arc::clone(&door.traffic);
-    let server = Server::start(listeners, limits, tls, door, traffic)?;
-    info!(%address, tls = encrypted, node = node.id(), "listening");
+    let server = Server::start(listeners, limits, tls, Arc::clone(&door), traffic)?;
+    info!(%address, tls = encrypted, node = door.node.id(), "listening");
     Ok(RunningNode {
         address,
-        node,
+        door,
         server,
         grace: config.node.grace,
     })

@@ -1,6 +1,5 @@
 //! One call, from arrival to answer, and how it ended.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::executor::{AnswerBody, Body, BodyError};
@@ -179,15 +178,15 @@ pub enum Phase {
     Run,
 }
 
-/// How a call ended, for metrics and logs.
+/// How an asynchronous call ended, for metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// Which function.
-    pub function: Arc<str>,
-    /// The status that the caller saw.
+    pub function: FunctionName,
+    /// The status that a waiting caller would have seen.
     pub status: u16,
-    /// Warm or cold; `None` when it never started.
-    pub start: Option<Start>,
-    /// Where the time went.
-    pub timing: Timing,
+    /// Warm or cold, and where the time went; `None` when it never started.
+    pub ran: Option<(Start, Timing)>,
+    /// From the beginning of its last attempt to the beginning of its answer.
+    pub took: Duration,
 }

@@ -13,7 +13,7 @@ mod instances;
 mod invoke;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -35,7 +35,7 @@ use crate::executor::{self, Body, Executor};
 use crate::function::{ArtifactKind, FunctionSpec};
 use crate::id::{CallId, Digest, FunctionName, Namespace, SecretName};
 use crate::identity::{self, IdentityError};
-use crate::invocation::{Invocation, InvokeError};
+use crate::invocation::{Invocation, InvokeError, Outcome};
 use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
 use crate::resources::Resources;
@@ -267,7 +267,11 @@ struct Inner {
     cut: CancellationToken,
     tasks: TaskTracker,
     runtime: tokio::runtime::Handle,
+    observer: OnceLock<Observer>,
 }
+
+/// Whoever counts how asynchronous calls end.
+type Observer = Box<dyn Fn(&Outcome) + Send + Sync>;
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -349,6 +353,7 @@ impl Node {
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
+            observer: OnceLock::new(),
             config,
         });
         inner.recover_functions(recovered.functions, recovered.namespaces);
@@ -380,6 +385,12 @@ impl Node {
     /// A function's log.
     pub fn log(&self, name: &FunctionName) -> Option<Arc<FunctionLog>> {
         Some(self.inner.functions.get(name)?.log.clone())
+    }
+
+    /// Has `observer` told how each asynchronous call ends, which nobody else
+    /// waits for. The first observer stays.
+    pub fn observe(&self, observer: impl Fn(&Outcome) + Send + Sync + 'static) {
+        let _ = self.inner.observer.set(Box::new(observer));
     }
 
     /// The size in bytes of an artifact that the node has.
@@ -495,7 +506,8 @@ impl Node {
         self.inner.put_secret(namespace, name, value).await
     }
 
-    /// Replaces a secret's value; instances started from now on see it.
+    /// Replaces a secret's value. Functions that name it get new instances;
+    /// calls that run end with the old value.
     pub async fn replace_secret(
         &self,
         namespace: Namespace,
@@ -506,7 +518,11 @@ impl Node {
         if !self.secrets(&namespace).await?.contains(&name) {
             return Err(no_secret(&namespace, &name));
         }
-        self.inner.put_secret(namespace, name, value).await
+        self.inner
+            .put_secret(namespace.clone(), name.clone(), value)
+            .await?;
+        self.inner.renew_instances(&namespace, &name);
+        Ok(())
     }
 
     /// Removes a secret. Functions that name it cannot be started any more.

@@ -211,7 +211,7 @@ pub struct Store {
 struct Inner {
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::SyncSender<Job>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -625,7 +625,7 @@ impl Store {
 
 impl Inner {
     fn start(shared: Arc<Shared>) -> io::Result<Self> {
-        let (sender, jobs) = mpsc::channel();
+        let (sender, jobs) = mpsc::sync_channel(writer::QUEUE);
         let (writing, sweeping) = (shared.clone(), shared.clone());
         let writer = thread::Builder::new().name("weir-store".to_owned());
         let sweeper = thread::Builder::new().name("weir-sweep".to_owned());

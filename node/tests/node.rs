@@ -255,7 +255,8 @@ async fn a_deadline_that_passes_in_the_queue_says_so() {
         matches!(
             late,
             Err(InvokeError::Late {
-                phase: Phase::Queue
+                phase: Phase::Queue,
+                ..
             })
         ),
         "{late:?}"

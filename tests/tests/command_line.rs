@@ -207,7 +207,7 @@ async fn project_files_deploy_all_their_functions() {
         &node
             .weir(["deploy", "-f", project.to_str().expect("text")])
             .await,
-        1,
+        2,
     );
     assert!(
         told.contains("memmory") && told.contains("memory"),

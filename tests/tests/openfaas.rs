@@ -196,7 +196,6 @@ async fn deployments_that_make_no_sense_are_refused_with_every_mistake() {
         good.clone().protocol("carrier-pigeon"),
         good.clone().setting("concurrency", "none"),
         good.clone().label("com.openfaas.scale.min", "minus one"),
-        good.clone().field("secrets", json!(["absent"])),
     ];
     for function in wrong {
         let reply = node
@@ -389,13 +388,43 @@ async fn namespaces_keep_tenants_apart() {
 }
 
 #[tokio::test]
-async fn a_function_in_an_unknown_namespace_is_refused() {
+async fn a_deployment_opens_its_namespace_and_a_call_does_not() {
     let node = Node::start().await;
-    let reply = node
-        .create(&Function::new("hello", "echo").field("namespace", "nowhere"))
-        .await;
-    assert!(matches!(reply.status, 400 | 404), "{}", reply.status);
+    let list = async || {
+        let list = node.manage("GET", "/system/namespaces").send().await;
+        list.expect_status(200).json()
+    };
     node.call("hello.nowhere", "").await.expect_error(404);
+    assert_eq!(list().await, json!(["openfaas-fn"]));
+    node.deploy(Function::new("hello", "echo").field("namespace", "somewhere"))
+        .await;
+    assert_eq!(list().await, json!(["openfaas-fn", "somewhere"]));
+}
+
+#[tokio::test]
+async fn a_call_of_a_function_whose_secret_is_absent_names_it() {
+    let node = Node::start().await;
+    let vault = Function::new("vault", "secrets").field("secrets", json!(["absent-key"]));
+    let reply = node.create(&vault).await;
+    // Refused at once, or deployed and without a way to start until it is there.
+    let told = if reply.status == 202 {
+        node.call("vault", "absent-key").await.expect_error(503)
+    } else {
+        reply.expect_error(400)
+    };
+    assert!(told.text().contains("absent-key"), "{}", told.text());
+    let body = json!({ "name": "absent-key", "value": "here" });
+    let created = node.manage("POST", "/system/secrets").json(&body);
+    created.send().await.expect_status(201);
+    node.manage("PUT", "/system/functions")
+        .json(&vault.body)
+        .send()
+        .await;
+    node.create(&vault).await;
+    eventually("it runs", async || {
+        (node.call("vault", "absent-key").await.text() == "here read-only\n").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -437,6 +466,11 @@ async fn secrets_are_given_to_functions_and_never_shown() {
         .send()
         .await;
     assert!(matches!(reply.status, 200 | 202), "{}", reply.status);
+    // As in Kubernetes without a remount: an instance keeps what it was started
+    // with, the next one gets the new value.
+    let scale = node.manage("POST", "/system/scale-function/vault");
+    let none = json!({ "serviceName": "vault", "replicas": 0 });
+    scale.json(&none).send().await.expect_status(202);
     eventually("calls see the new value", async || {
         (node.call("vault", "key").await.text() == "raw read-only\n").then_some(())
     })

@@ -311,6 +311,8 @@ async fn tls_is_spoken_when_configured_and_the_command_line_trusts_a_given_autho
             "/CN=localhost",
             "-addext",
             "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
             "-keyout",
         ])
         .arg(&key)

@@ -140,9 +140,13 @@ impl Query<'_> {
         values.last().filter(|value| !value.is_empty())
     }
 
-    fn flag(self, name: &str) -> bool {
-        self.value(name)
-            .is_some_and(|value| matches!(&*value, "1" | "true" | "t" | "True"))
+    /// Whether `name` is asked for; the text that is neither yes nor no.
+    fn flag(self, name: &str) -> Result<bool, String> {
+        match self.value(name).as_deref() {
+            None | Some("0" | "f" | "F" | "false" | "False" | "FALSE") => Ok(false),
+            Some("1" | "t" | "T" | "true" | "True" | "TRUE") => Ok(true),
+            Some(text) => Err(format!("{name}={text:?} is neither true nor false")),
+        }
     }
 
     fn namespace(self) -> Result<Option<Namespace>, Problem> {
@@ -258,9 +262,10 @@ async fn remove(door: &Door, removal: Removal) -> Answered {
 fn describe(door: &Door, name: &str, query: Query<'_>) -> Answered {
     let name = function_name(name, query.namespace()?)?;
     let function = door.node.function(&name).ok_or_else(|| unknown(&name))?;
+    let usage = query.flag("usage").map_err(Problem::bad_request)?;
     Ok(render(
         StatusCode::OK,
-        &deployment::status(&function, query.flag("usage")),
+        &deployment::status(&function, usage),
     ))
 }
 
@@ -419,7 +424,11 @@ mod tests {
             Some("2024-01-01T00:00:00+01:00")
         );
         assert_eq!(query.value("x"), None);
-        assert!(Query("usage=1").flag("usage") && !Query("usage=0").flag("usage"));
+        let check = |query, expected| assert_eq!(Query(query).flag("usage").ok(), expected);
+        check("usage=1", Some(true));
+        check("usage=false", Some(false));
+        check("", Some(false));
+        check("usage=perhaps", None);
     }
 
     #[test]

@@ -284,7 +284,15 @@ pub async fn wait(
         class: caller.class,
         deadline: caller.deadline,
     };
-    let mut response = match door.node.invoke(invocation).await {
+    let call = door.node.invoke(invocation);
+    let answered = match &verdict {
+        Some(verdict) => match verdict.look_out_during(call).await {
+            Ok(answered) => answered,
+            Err(fault) => Err(InvokeError::Body(fault.into())),
+        },
+        None => call.await,
+    };
+    let mut response = match answered {
         Ok(answer) => render(answer, watch, caller.content_type, is_head),
         Err(error) => {
             let problem = failure(error, verdict.as_ref(), limits);

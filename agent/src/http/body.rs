@@ -1,13 +1,15 @@
 //! Bodies of requests: bounded in size, and in the time between two pieces.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -20,6 +22,11 @@ use weir_node::executor::{Body, BodyError};
 /// connection is cut.
 const LINGER_BYTES: usize = 64 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// How much of a body is taken before its reader asks, about: enough for most
+/// bodies to be there whole. The end of a connection behind more than this is
+/// noticed only when the function reads on, or its time is over.
+const AHEAD_BYTES: usize = 64 << 10;
 
 /// Why a request's body ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,22 +42,126 @@ pub enum BodyFault {
     Broken,
 }
 
-/// What became of a body, seen from outside while others read it.
-#[derive(Debug, Clone, Default)]
-pub struct Verdict(Arc<AtomicU8>);
+/// A body, seen from outside while others read it.
+#[derive(Clone)]
+pub struct Verdict(Arc<Shared>);
 
 impl Verdict {
-    fn set(&self, fault: BodyFault) {
-        self.0.store(fault as u8 + 1, Ordering::Relaxed);
-    }
-
     /// The fault that ended it, if one did.
     pub fn fault(&self) -> Option<BodyFault> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.0.fault.load(Ordering::Relaxed) {
             0 => None,
             1 => Some(BodyFault::TooLarge),
             2 => Some(BodyFault::TooSlow),
             _ => Some(BodyFault::Broken),
+        }
+    }
+
+    /// Waits for `work`, and meanwhile takes some of the body ahead of its
+    /// reader. A connection on which nothing is read does not notice that
+    /// its client is gone, and the function may be busy with other things.
+    ///
+    /// # Errors
+    /// When the body breaks off: the client is gone, or talks nonsense, and
+    /// `work` is dropped.
+    pub async fn look_out_during<T>(&self, work: impl Future<Output = T>) -> Result<T, BodyFault> {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Ok(done));
+            }
+            self.0.look_out(context);
+            match self.fault() {
+                Some(fault @ BodyFault::Broken) => Poll::Ready(Err(fault)),
+                Some(BodyFault::TooLarge | BodyFault::TooSlow) | None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+/// What a body's reader and the door share.
+struct Shared {
+    source: Mutex<Source>,
+    fault: AtomicU8,
+    reader: AtomicWaker,
+    lookout: AtomicWaker,
+}
+
+struct Source {
+    incoming: Option<Incoming>,
+    /// Taken, and not yet read; in the order in which they came.
+    ahead: VecDeque<Frame<Bytes>>,
+    ahead_bytes: usize,
+}
+
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Who of the two is told would otherwise depend on who asked last.
+        self.reader.wake();
+        self.lookout.wake();
+    }
+}
+
+impl Shared {
+    fn source(&self) -> MutexGuard<'_, Source> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, fault: BodyFault) {
+        self.fault.store(fault as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// Polls the connection for the next piece; both sides are woken for it.
+    fn poll_source(self: &Arc<Self>, source: &mut Source) -> Poll<Option<Frame<Bytes>>> {
+        let Some(incoming) = &mut source.incoming else {
+            return Poll::Ready(None);
+        };
+        let waker = Waker::from(self.clone());
+        match Pin::new(incoming).poll_frame(&mut Context::from_waker(&waker)) {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(frame)),
+            Poll::Ready(Some(Err(_))) => {
+                self.set(BodyFault::Broken);
+                source.incoming = None;
+                Poll::Ready(None)
+            }
+            Poll::Ready(None) => {
+                source.incoming = None;
+                Poll::Ready(None)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn look_out(self: &Arc<Self>, context: &Context<'_>) {
+        self.lookout.register(context.waker());
+        let mut source = self.source();
+        while source.ahead_bytes < AHEAD_BYTES && source.incoming.is_some() {
+            let Poll::Ready(frame) = self.poll_source(&mut source) else {
+                return;
+            };
+            if let Some(frame) = frame {
+                source.ahead_bytes += frame.data_ref().map_or(0, Bytes::len);
+                source.ahead.push_back(frame);
+            }
+            self.reader.wake();
+        }
+    }
+
+    /// The next piece for the reader.
+    fn poll_piece(self: &Arc<Self>, context: &Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        self.reader.register(context.waker());
+        let mut source = self.source();
+        match source.ahead.pop_front() {
+            Some(frame) => {
+                source.ahead_bytes -= frame.data_ref().map_or(0, Bytes::len);
+                Poll::Ready(Some(frame))
+            }
+            None => self.poll_source(&mut source),
         }
     }
 }
@@ -66,16 +177,16 @@ pub struct BodyLimits {
 
 /// A request's body within its bounds.
 struct Bounded {
-    incoming: Option<Incoming>,
+    shared: Arc<Shared>,
     left: u64,
     gap: Duration,
     /// Runs while a piece is awaited. Made on the door's thread, whose clock
     /// it keeps wherever the body is read.
     timer: Pin<Box<Sleep>>,
     waiting: bool,
+    ended: bool,
     /// Whether what nobody read is taken and thrown away.
     linger: bool,
-    verdict: Verdict,
     runtime: Handle,
 }
 
@@ -86,18 +197,27 @@ pub fn bound(incoming: Incoming, limits: BodyLimits, linger: bool) -> (Body, Opt
         let empty = http_body_util::Empty::new().map_err(|never| match never {});
         return (Body::new(empty), None);
     }
-    let verdict = Verdict::default();
+    let shared = Arc::new(Shared {
+        source: Mutex::new(Source {
+            incoming: Some(incoming),
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+        }),
+        fault: AtomicU8::new(0),
+        reader: AtomicWaker::new(),
+        lookout: AtomicWaker::new(),
+    });
     let bounded = Bounded {
-        incoming: Some(incoming),
+        shared: shared.clone(),
         left: limits.bytes,
         gap: limits.gap,
         timer: Box::pin(tokio::time::sleep(limits.gap)),
         waiting: false,
+        ended: false,
         linger,
-        verdict: verdict.clone(),
         runtime: Handle::current(),
     };
-    (Body::new(bounded), Some(verdict))
+    (Body::new(bounded), Some(Verdict(shared)))
 }
 
 /// Reads a body whole within its bounds.
@@ -141,8 +261,10 @@ fn linger(runtime: &Handle, mut incoming: Incoming) {
 
 impl Bounded {
     fn fail(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.verdict.set(fault);
-        match (self.incoming.take(), fault) {
+        self.shared.set(fault);
+        self.ended = true;
+        let incoming = self.shared.source().incoming.take();
+        match (incoming, fault) {
             (Some(incoming), BodyFault::TooLarge) if self.linger => {
                 linger(&self.runtime, incoming);
             }
@@ -162,11 +284,11 @@ impl http_body::Body for Bounded {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Some(incoming) = &mut this.incoming else {
+        if this.ended {
             return Poll::Ready(None);
-        };
-        match Pin::new(incoming).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => {
+        }
+        match this.shared.poll_piece(context) {
+            Poll::Ready(Some(frame)) => {
                 this.waiting = false;
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 match this.left.checked_sub(length) {
@@ -175,10 +297,12 @@ impl http_body::Body for Bounded {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => this.fail(BodyFault::Broken),
             Poll::Ready(None) => {
-                this.incoming = None;
-                Poll::Ready(None)
+                this.ended = true;
+                match Verdict(this.shared.clone()).fault() {
+                    Some(fault) => Poll::Ready(Some(Err(fault.into()))),
+                    None => Poll::Ready(None),
+                }
             }
             Poll::Pending => {
                 if !this.waiting {
@@ -194,12 +318,28 @@ impl http_body::Body for Bounded {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+        let source = self.shared.source();
+        self.ended
+            || (source.ahead.is_empty()
+                && source
+                    .incoming
+                    .as_ref()
+                    .is_some_and(Incoming::is_end_stream))
     }
 
     fn size_hint(&self) -> SizeHint {
-        let hint = self.incoming.as_ref().map(Incoming::size_hint);
-        hint.unwrap_or_else(|| SizeHint::with_exact(0))
+        let source = self.shared.source();
+        let ahead = source.ahead_bytes as u64;
+        let rest = source
+            .incoming
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), Incoming::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(ahead + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(ahead + upper);
+        }
+        hint
     }
 }
 
@@ -207,7 +347,7 @@ impl Drop for Bounded {
     fn drop(&mut self) {
         // A function that answers without reading its body must not cost its
         // caller the answer.
-        if let Some(incoming) = self.incoming.take()
+        if let Some(incoming) = self.shared.source().incoming.take()
             && self.linger
         {
             linger(&self.runtime, incoming);

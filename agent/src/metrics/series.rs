@@ -235,16 +235,21 @@ impl Board {
         })
     }
 
-    /// Makes or finds the series of a function that is deployed, and remembers
-    /// it by the spelling `text`.
+    /// Makes or finds the series of a function that is deployed.
+    pub fn series(&self, name: &FunctionName) -> Arc<Series> {
+        let mut all = self.all();
+        let series = all
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(Series::new(self.compatible)));
+        Arc::clone(series)
+    }
+
+    /// As [`Board::series`], and remembers it on this thread by the spelling
+    /// `text`.
     pub fn learn(&self, text: &str, name: &FunctionName) -> Known {
         // Read first: what is forgotten meanwhile is then forgotten here too.
         let epoch = self.epoch.load(Ordering::Acquire);
-        let series = Arc::clone(
-            self.all()
-                .entry(name.clone())
-                .or_insert_with(|| Arc::new(Series::new(self.compatible))),
-        );
+        let series = self.series(name);
         let known = Known {
             name: name.clone(),
             series,

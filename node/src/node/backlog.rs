@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::{CallResult, CallState, ChangeError, Inner, Submission, SubmitError, stored};
 use crate::executor::{AnswerBody, Body};
 use crate::id::CallId;
-use crate::invocation::{Answer, Invocation, InvokeError, Refusal};
+use crate::invocation::{Answer, Invocation, InvokeError, Outcome, Refusal};
 use crate::store::{
     BodyPart, CallRecord, CallbackState, KeepBodyError, PendingCall, PendingCallback, ResultRecord,
     StoreError, StoredBody, WrittenBody,
@@ -319,6 +319,10 @@ impl Inner {
         };
         let mut failure = None;
         let mut kept = None;
+        let ran = ended
+            .as_ref()
+            .ok()
+            .map(|answer| (answer.start, answer.timing));
         match ended {
             Ok(answer) => {
                 let (head, body) = answer.response.into_parts();
@@ -356,6 +360,14 @@ impl Inner {
             result.status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
             result.error = Some(error.word().to_owned());
             kept = Some(WrittenBody::inline(format!("{error}\n")));
+        }
+        if let Some(observer) = self.observer.get() {
+            observer(&Outcome {
+                function: record.function.clone(),
+                status: result.status.as_u16(),
+                ran,
+                took: duration,
+            });
         }
         let body = Arc::new(kept.unwrap_or_else(|| WrittenBody::inline("")));
         let mut pause = Pause::new();

@@ -13,7 +13,7 @@ use super::{
 use crate::admission::FunctionKey;
 use crate::executor::{Code, Executor, StartError};
 use crate::function::FunctionSpec;
-use crate::id::{FunctionName, Namespace};
+use crate::id::{FunctionName, Namespace, SecretName};
 use crate::logs::FunctionLog;
 use crate::store::{FunctionRecord, NamespaceRecord};
 
@@ -122,6 +122,7 @@ impl Node {
         };
 
         let _change = inner.change.lock().await;
+        inner.check_secrets(&spec).await?;
         // Looked at again under the lock: another change may have come first.
         let existing = inner.functions.get(&name).map(|function| function.clone());
         let (version, created_at) = match (&existing, mode) {
@@ -403,6 +404,40 @@ impl Inner {
             return Err(ChangeError::Invalid(text));
         }
         Ok(())
+    }
+
+    async fn check_secrets(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
+        if spec.secrets.is_empty() {
+            return Ok(());
+        }
+        let namespace = &spec.name.namespace;
+        let there = self.store.secrets(namespace).await;
+        let there = there.map_err(|source| stored("look for secrets", source))?;
+        match spec.secrets.iter().find(|name| !there.contains(name)) {
+            None => Ok(()),
+            Some(absent) => Err(ChangeError::Invalid(format!(
+                "secret {absent} does not exist in namespace {namespace}: create it first with \
+                 POST /system/secrets"
+            ))),
+        }
+    }
+
+    /// Gives the functions that name a secret new instances, which see its
+    /// new value.
+    pub(super) fn renew_instances(self: &Arc<Self>, namespace: &Namespace, secret: &SecretName) {
+        let uses = |function: &Arc<Function>| {
+            let version = function.current.load();
+            version.spec.name.namespace == *namespace && version.spec.secrets.contains(secret)
+        };
+        let functions: Vec<Arc<Function>> = self
+            .functions
+            .iter()
+            .map(|entry| entry.value().clone())
+            .filter(uses)
+            .collect();
+        for function in functions {
+            self.admit_update(&function, &function.current.load_full());
+        }
     }
 
     /// Refuses what could never run here, before anything is kept.

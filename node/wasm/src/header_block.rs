@@ -70,6 +70,9 @@ pub(crate) fn parse(output: &[u8]) -> Result<(StatusCode, HeaderMap, usize), Str
                 return Err(malformed());
             }
             status = Some(code);
+        } else if name == header::CONTENT_LENGTH || name == header::TRANSFER_ENCODING {
+            // How the body is framed is the server's affair, and a wrong
+            // length would break the connection for its next request.
         } else {
             let value = HeaderValue::from_bytes(value).map_err(|_| malformed())?;
             headers.append(name, value);

@@ -63,7 +63,7 @@ impl Wanted {
             instance: query.value("instance"),
             since: since.transpose()?,
             tail: tail.transpose()?.flatten(),
-            follow: query.flag("follow"),
+            follow: query.flag("follow").map_err(wrong)?,
         })
     }
 }
@@ -159,7 +159,7 @@ pub(super) fn answer(
 }
 
 /// Sends `lines` and then what `receiver` brings, until the function is
-/// removed or the client leaves.
+/// removed, the client leaves, or the node stops.
 fn follow(
     door: &Door,
     source: Source,
@@ -173,12 +173,18 @@ fn follow(
                 "too many readers follow logs on this node: end one, or ask without follow";
             Problem::busy("too-many-followers", message)
         })?;
-    let state = (source, VecDeque::from(lines), receiver, place);
+    let state = (
+        source,
+        VecDeque::from(lines),
+        receiver,
+        door.stopping.clone(),
+        place,
+    );
     let frames = stream::unfold(state, |mut state| async move {
-        let (source, lines, receiver, _place) = &mut state;
+        let (source, lines, receiver, stopping, _place) = &mut state;
         let bytes = match lines.pop_front() {
             Some(line) => source.render(&line),
-            None => match receiver.recv().await {
+            None => match stopping.run_until_cancelled(receiver.recv()).await? {
                 Ok(line) => source.render(&line),
                 Err(RecvError::Lagged(lines)) => source.lost(lines),
                 Err(RecvError::Closed) => return None,
@@ -233,6 +239,7 @@ mod tests {
             "name=a/b",
             "name=f&since=yesterday",
             "name=f&tail=x",
+            "name=f&follow=perhaps",
         ] {
             check(query, Err(422));
         }
