@@ -5,6 +5,7 @@
 //! * [`node`] starts a real `weir run` on a free loopback port, restarts it,
 //!   kills it, and stops it when the test ends, however it ends.
 //! * [`client`] speaks HTTP to it, well and badly.
+//! * [`bench`] measures it beside other programs.
 //!
 //! The tests lie in `tests/`, one file per kind of promise. They assert facts
 //! and bounds; nothing in them waits for time to pass, only for facts, with
@@ -21,9 +22,9 @@
 //! # }
 //! ```
 
+pub mod bench;
 pub mod client;
 pub mod guests;
-pub mod load;
 pub mod node;
 
 use std::time::Duration;

@@ -1,0 +1,74 @@
+//! The list of cases.
+
+mod acceptances;
+mod at_rest;
+mod cold_start;
+mod restart;
+mod runaway;
+mod throughput;
+
+use std::pin::Pin;
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use super::Bench;
+use super::report::Row;
+
+/// A case under way.
+type Rows = Pin<Box<dyn Future<Output = Result<Vec<Row>>>>>;
+
+/// One question about speed or memory.
+#[derive(Debug)]
+pub struct Case {
+    /// What it is called on the command line and in the table.
+    pub letter: char,
+    /// What it compares.
+    pub what: &'static str,
+    /// Measures it.
+    pub run: fn(Rc<Bench>) -> Rows,
+}
+
+/// Every case, in the table's order.
+pub const CASES: &[Case] = &[
+    Case {
+        letter: 'a',
+        what: "a command module, fresh sandbox per request, against HAProxy before a small server",
+        run: |bench| Box::pin(throughput::module_against_proxy(bench)),
+    },
+    Case {
+        letter: 'b',
+        what: "a wasi:http component against wasmtime serve",
+        run: |bench| Box::pin(throughput::component_against_wasmtime(bench)),
+    },
+    Case {
+        letter: 'c',
+        what: "cold starts, compiled code in the page cache but not loaded",
+        run: |bench| Box::pin(cold_start::cold_starts(bench)),
+    },
+    Case {
+        letter: 'd',
+        what: "resident memory",
+        run: |bench| Box::pin(at_rest::memory(bench)),
+    },
+    Case {
+        letter: 'e',
+        what: "restart after kill -9",
+        run: |bench| Box::pin(restart::restarts(bench)),
+    },
+    Case {
+        letter: 'f',
+        what: "asynchronous acceptances against the disk's own fsync rate",
+        run: |bench| Box::pin(acceptances::acceptances(bench)),
+    },
+    Case {
+        letter: 'g',
+        what: "many functions in turn against one",
+        run: |bench| Box::pin(throughput::many_against_one(bench)),
+    },
+    Case {
+        letter: 'h',
+        what: "a runaway guest, and its neighbour",
+        run: |bench| Box::pin(runaway::runaway(bench)),
+    },
+];
