@@ -100,6 +100,21 @@ struct Slot {
     generation: u64,
 }
 
+impl Drop for Slot {
+    /// Closing writes too, which a damaged file can fail in a panic.
+    fn drop(&mut self) {
+        if let Some(database) = self.database.take() {
+            close(database);
+        }
+    }
+}
+
+fn close(database: Database) {
+    if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+        tracing::error!("the database could not be closed; what was committed is on disk");
+    }
+}
+
 impl Engine {
     /// Opens the database at `path`, making it if it is not there.
     pub(super) fn open(path: PathBuf) -> Result<Self, OpenError> {
@@ -208,8 +223,7 @@ impl Engine {
         if slot.generation == generation
             && let Some(database) = slot.database.take()
         {
-            // Closing writes too, and a database that has failed may fail here again.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+            close(database);
         }
     }
 }
