@@ -370,3 +370,20 @@ fn the_program_is_static_where_it_was_built_so() {
         "{told}"
     );
 }
+
+#[tokio::test]
+async fn the_readme_lists_every_setting() {
+    let mut command = weir(["config", "--markdown"]);
+    let output = within("a command ends", command.output())
+        .await
+        .expect("weir can be started");
+    let printed = done(&output);
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = fs::read_to_string(root).expect("there is a README");
+    for line in printed.lines() {
+        // Its default depends on who runs it.
+        let key = line.split('|').nth(1).unwrap_or_default();
+        let listed = if key.contains("data-dir") { key } else { line };
+        assert!(readme.contains(listed), "README.md lacks: {line}");
+    }
+}
