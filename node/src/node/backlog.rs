@@ -161,27 +161,31 @@ impl Inner {
 
     pub(super) async fn call_state(&self, id: CallId) -> Result<Option<CallState>, ChangeError> {
         let read = |source| stored("read the result", source);
-        if let Some(result) = self.store.result(id).await.map_err(read)? {
-            let body = self
-                .store
-                .open_body(id, BodyPart::Result, &result.body)
-                .await;
-            let body = body.map_err(|source| ChangeError::Store {
-                what: "read the result",
-                source: Box::new(source),
-            })?;
-            return Ok(Some(CallState::Done(CallResult {
-                status: result.status,
-                headers: result.headers,
-                body,
-                body_bytes: result.body.bytes(),
-                error: result.error,
-                ended_at: result.ended_at,
-                attempts: result.attempts,
-            })));
+        // In this order, or a call that is done between the two looks would be
+        // neither pending nor done.
+        if self.store.pending(id).await.map_err(read)?.is_some() {
+            return Ok(Some(CallState::Pending));
         }
-        let pending = self.store.pending(id).await.map_err(read)?;
-        Ok(pending.map(|_| CallState::Pending))
+        let Some(result) = self.store.result(id).await.map_err(read)? else {
+            return Ok(None);
+        };
+        let body = self
+            .store
+            .open_body(id, BodyPart::Result, &result.body)
+            .await;
+        let body = body.map_err(|source| ChangeError::Store {
+            what: "read the result",
+            source: Box::new(source),
+        })?;
+        Ok(Some(CallState::Done(CallResult {
+            status: result.status,
+            headers: result.headers,
+            body,
+            body_bytes: result.body.bytes(),
+            error: result.error,
+            ended_at: result.ended_at,
+            attempts: result.attempts,
+        })))
     }
 
     /// Takes up the calls and callbacks of an earlier run, and begins to run
