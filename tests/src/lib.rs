@@ -37,13 +37,23 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Asks `look` until it answers, and panics with `fact` when [`PATIENCE`] ends.
-pub async fn eventually<T>(fact: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(fact: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_every(LOOK_AGAIN, fact, look).await
+}
+
+/// The same with a pause of the caller's between two looks, for figures that
+/// the usual one would be part of.
+pub async fn eventually_every<T>(
+    pause: Duration,
+    fact: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let found = tokio::time::timeout(PATIENCE, async {
         loop {
             if let Some(found) = look().await {
                 return found;
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(pause).await;
         }
     });
     match found.await {

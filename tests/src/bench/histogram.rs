@@ -94,7 +94,7 @@ mod tests {
                     "{near} is found as {found}"
                 );
             }
-            value = value * 5 / 3 + 1;
+            value += value / 3 * 2 + 1;
         }
         assert!(bucket(u64::MAX) < Histogram::default().counts.len());
     }

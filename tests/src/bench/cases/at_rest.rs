@@ -2,7 +2,6 @@
 //! with all of them loaded.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -10,11 +9,12 @@ use crate::bench::load::Connection;
 use crate::bench::process::{Resident, resident};
 use crate::bench::report::{Row, Target, Unit, quantile};
 use crate::bench::{Bench, many};
+use crate::eventually;
 use crate::node::Node;
 
-/// How long a node is left alone before its memory is read: what it does once
-/// at its start, and frees, is not memory at rest.
-const REST: Duration = Duration::from_secs(1);
+/// Looks at a node's memory, one after the other, that find it unchanged before
+/// it counts as at rest: what is done once at the start, and freed, is not.
+const UNCHANGED: usize = 50;
 
 pub(super) async fn memory(bench: Rc<Bench>) -> Result<Vec<Row>> {
     let many = bench.many().await?;
@@ -44,8 +44,18 @@ pub(super) async fn memory(bench: Rc<Bench>) -> Result<Vec<Row>> {
 }
 
 async fn at_rest(node: &Node) -> Result<Resident> {
-    tokio::time::sleep(REST).await;
-    resident(node.process().context("the node has ended")?)
+    let process = node.process().context("the node has ended")?;
+    let (mut last, mut unchanged) = (0.0, 0);
+    eventually("the node's memory is at rest", async || {
+        let now = match resident(process) {
+            Ok(now) => now,
+            Err(error) => return Some(Err(error)),
+        };
+        unchanged = if now.all == last { unchanged + 1 } else { 0 };
+        last = now.all;
+        (unchanged == UNCHANGED).then_some(Ok(now))
+    })
+    .await
 }
 
 fn row(what: String, measured: &[Resident], bound: f64) -> Row {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::bench::load::{Connection, post};
 use crate::bench::report::{Row, Target, Unit};
 use crate::bench::{Bench, many};
+use crate::eventually_every;
 use crate::node::{Function, Node, Setup, free_address};
 
 /// Connections over which the stored calls are submitted.
@@ -21,7 +22,7 @@ const CLIENTS: usize = 64;
 /// Longest that a restart may take before the case fails.
 const RESTART_TIME: Duration = Duration::from_secs(60);
 
-/// How soon a refused connection is tried again.
+/// How soon a refused connection is tried again; less than what is measured.
 const TRY_AGAIN: Duration = Duration::from_millis(1);
 
 /// A function that sleeps for longer than the case lasts, run one call at a
@@ -103,12 +104,10 @@ async fn restart(setup: Setup) -> Result<Duration> {
 }
 
 async fn first_answer(address: SocketAddr) -> Result<()> {
-    let mut connection = loop {
-        match Connection::open(address).await {
-            Ok(connection) => break connection,
-            Err(_) => tokio::time::sleep(TRY_AGAIN).await,
-        }
-    };
+    let mut connection = eventually_every(TRY_AGAIN, "the node listens", async || {
+        Connection::open(address).await.ok()
+    })
+    .await;
     let answer = connection.exchange(&post(&many::path(0), "x")).await?;
     ensure!(answer.status == 200, "the answer was {}", answer.status);
     Ok(())
