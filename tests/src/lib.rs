@@ -31,7 +31,7 @@ use std::time::Duration;
 
 /// How long a test waits for a fact before it fails. Far beyond what any of
 /// them takes on a loaded machine: it ends a hang, it measures nothing.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How often a fact that cannot be waited for is looked up again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

@@ -1,6 +1,10 @@
 //! Functions in the languages that people write: the same facts for each.
 
+use std::time::{Duration, Instant};
+
+use serde_json::json;
 use weir_tests::client::read_until;
+use weir_tests::guests::Guest;
 use weir_tests::node::{Function, Node};
 
 #[tokio::test]
@@ -91,4 +95,38 @@ async fn python_answers_as_a_component() {
     let node = node.crash().await;
     let reply = node.call("python", "again").await.expect_status(200);
     assert!(reply.text().ends_with("again"), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn a_model_takes_its_time_and_copies_its_input() {
+    let node = Node::start().await;
+    let model = json!({"simulated": {
+        "processor": {"name": "arm", "speed": 1000.0, "cores": 1, "memory": 1000},
+        "workers": 1,
+        "operations": {"offset": 300.0},
+        "memory": {"per-byte": 100.0},
+    }});
+    let model = Guest::from_bytes("model", model.to_string());
+    node.deploy(Function::of("model", model)).await;
+    let began = Instant::now();
+    assert_eq!(
+        node.call("model", "as it was")
+            .await
+            .expect_status(200)
+            .text(),
+        "as it was"
+    );
+    // 300 operations at 1,000 a second; a slow machine only takes longer.
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    let told = node
+        .call("model", "eleven bytes")
+        .await
+        .expect_error(502)
+        .text();
+    assert!(told.contains("arm"), "{told}");
+    let broken = Guest::from_bytes("broken", "{\"simulated\": {\"wrokers\": 1}}");
+    node.upload(&broken).await;
+    let reply = node.create(&Function::of("broken", broken)).await;
+    let told = reply.expect_error(400).text();
+    assert!(told.contains("wrokers"), "{told}");
 }

@@ -163,8 +163,10 @@ impl FunctionDeployment {
 /// How code is spoken to when nobody says.
 fn usual_protocol(kind: ArtifactKind) -> Protocol {
     match kind {
-        ArtifactKind::WasmModule | ArtifactKind::WasmText => Protocol::Stdio,
-        ArtifactKind::WasmComponent | ArtifactKind::SimulatedModel => Protocol::Http,
+        ArtifactKind::WasmModule | ArtifactKind::WasmText | ArtifactKind::SimulatedModel => {
+            Protocol::Stdio
+        }
+        ArtifactKind::WasmComponent => Protocol::Http,
     }
 }
 
