@@ -3,7 +3,11 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use weir_tests::eventually;
 use weir_tests::guests::guest;
 use weir_tests::node::{Function, Node, Setup, free_address, text, weir};
@@ -389,4 +393,67 @@ async fn components_reach_no_network_unless_allowed() {
             .await
             .expect_error(400);
     }
+}
+
+/// A server that answers `found` to everything, and counts who connects.
+async fn outside() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("loopback has a free port");
+    let address = listener
+        .local_addr()
+        .expect("a bound listener has an address");
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfound";
+                let _ = stream.write_all(answer).await;
+            });
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test]
+async fn code_connects_only_where_its_deployment_says() {
+    let node = Node::start().await;
+    let (allowed, visits) = outside().await;
+    let (other, other_visits) = outside().await;
+    let function = |name: &str, to: &str| {
+        let function = Function::new(name, "outbound").memory("128Mi");
+        match to {
+            "" => function,
+            to => function.setting("allow-outbound", to),
+        }
+    };
+    node.deploy(function("some", &allowed.to_string())).await;
+    node.deploy(function("none", "")).await;
+    let reply = node.call("some", format!("{allowed} /")).await;
+    assert_eq!((reply.status, reply.text().as_str()), (200, "found"));
+    assert_eq!(visits.load(Ordering::SeqCst), 1);
+    // Another port, another name for the same address, and no list at all.
+    let local = format!("localhost:{} /", allowed.port());
+    for (name, target) in [
+        ("some", format!("{other} /")),
+        ("some", local),
+        ("none", format!("{allowed} /")),
+    ] {
+        let reply = node.call(name, target.clone()).await;
+        assert_eq!(reply.status, 599, "{name} {target}: {}", reply.text());
+        let reason = reply.text();
+        assert!(
+            reason.contains("Denied") || reason.contains("Prohibited"),
+            "{reason}"
+        );
+    }
+    assert_eq!(
+        visits.load(Ordering::SeqCst),
+        1,
+        "nothing else reached the allowed one"
+    );
+    assert_eq!(other_visits.load(Ordering::SeqCst), 0);
 }
