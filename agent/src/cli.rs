@@ -8,6 +8,7 @@ mod functions;
 mod invoke;
 mod logs;
 mod run;
+mod source;
 mod status;
 
 use std::ffi::OsString;

@@ -344,6 +344,11 @@ pub static KEYS: &[Key<Config>] = &[
         help: "Asynchronous calls that run at once.",
     },
     Key {
+        path: "async.keep-trying",
+        field: |c| &mut c.node.asynchronous.keep_trying,
+        help: "How long an accepted call that finds no place is tried before that is its result.",
+    },
+    Key {
         path: "async.keep-results",
         field: |c| &mut c.node.asynchronous.keep_results,
         help: "How long a result is kept after its call ended.",
@@ -412,6 +417,21 @@ pub static KEYS: &[Key<Config>] = &[
         path: "wasm.threads",
         field: |c| &mut c.node.wasm.threads,
         help: "Threads for calls that run long; 0 for one per core.",
+    },
+    Key {
+        path: "docker.socket",
+        field: |c| &mut c.node.docker.socket,
+        help: "The container engine's Unix socket.",
+    },
+    Key {
+        path: "docker.start-timeout",
+        field: |c| &mut c.node.docker.start_timeout,
+        help: "Longest wait for a container to take calls.",
+    },
+    Key {
+        path: "docker.python-image",
+        field: |c| &mut c.node.docker.python_image,
+        help: "Image of the runtime python, as images/python/build makes it.",
     },
     Key {
         path: "logs.lines",

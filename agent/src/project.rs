@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
-use weir_node::function::{Outbound, Protocol};
-use weir_node::id::{DEFAULT_NAMESPACE, Digest};
+use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull};
+use weir_node::id::{DEFAULT_NAMESPACE, ImageName};
 use weir_node::resources::{Cpu, Memory};
 
 use crate::document::{self, Table, Tree, Value};
@@ -21,8 +21,10 @@ pub const PROJECT_BYTES: u64 = 4 << 20;
 pub enum Code {
     /// In a file, to be uploaded.
     File(PathBuf),
-    /// At the node already.
-    Digest(Digest),
+    /// In a file or folder of source code, to be packed and uploaded.
+    Source(PathBuf),
+    /// At the node already, or in an image that its engine gets.
+    Named(CodeSource),
 }
 
 /// A function to deploy.
@@ -82,13 +84,29 @@ pub struct Settings {
     pub read_only_root_filesystem: bool,
     /// The command of an OpenFaaS watchdog.
     pub env_process: Option<String>,
+    /// The runtime that runs source code.
+    pub runtime: Option<String>,
+    /// What the runtime calls.
+    pub handler: Option<String>,
+    /// The image that runs source code, where no runtime does.
+    pub code_image: Option<ImageName>,
+    /// When an image is fetched.
+    pub pull: Option<Pull>,
+    /// What a container can reach.
+    pub network: Option<Network>,
+    /// A path that answers once a container is ready.
+    pub health: Option<String>,
+    /// Whether a container runs as the user that its image names.
+    pub image_user: bool,
 }
 
 /// One `[functions.NAME]` of a project file while it is read.
 #[derive(Debug, Default)]
 struct Entry {
     wasm: Option<PathBuf>,
-    image: Option<String>,
+    image: Option<CodeSource>,
+    image_archive: Option<PathBuf>,
+    src: Option<PathBuf>,
     settings: Settings,
 }
 
@@ -102,7 +120,47 @@ static PROJECT_KEYS: &[Key<Entry>] = &[
     Key {
         path: "image",
         field: |e| &mut e.image,
-        help: "Digest of code that the node has.",
+        help: "A container image, or the digest of code that the node has.",
+    },
+    Key {
+        path: "image-archive",
+        field: |e| &mut e.image_archive,
+        help: "File with a container image.",
+    },
+    Key {
+        path: "src",
+        field: |e| &mut e.src,
+        help: "File or folder of source code.",
+    },
+    Key {
+        path: "runtime",
+        field: |e| &mut e.settings.runtime,
+        help: "What runs source code: python.",
+    },
+    Key {
+        path: "handler",
+        field: |e| &mut e.settings.handler,
+        help: "What the runtime calls.",
+    },
+    Key {
+        path: "pull",
+        field: |e| &mut e.settings.pull,
+        help: "missing, always or never.",
+    },
+    Key {
+        path: "network",
+        field: |e| &mut e.settings.network,
+        help: "none or bridge.",
+    },
+    Key {
+        path: "health",
+        field: |e| &mut e.settings.health,
+        help: "Path that answers once ready.",
+    },
+    Key {
+        path: "image-user",
+        field: |e| &mut e.settings.image_user,
+        help: "Run as the image's user.",
     },
     Key {
         path: "namespace",
@@ -373,20 +431,48 @@ fn project_function(
         });
         None
     };
-    let code = match (entry.wasm, entry.image) {
-        (Some(file), None) => Code::File(folder.join(file)),
-        (None, Some(image)) => match image.parse() {
-            Ok(digest) => Code::Digest(digest),
-            Err(error) => return wrong(&error.to_string()),
-        },
-        (None, None) => return wrong("says nowhere what its code is: write wasm = \"FILE\""),
-        (Some(_), Some(_)) => return wrong("has both wasm and image: keep one"),
+    let file = |path: PathBuf| folder.join(path);
+    let sources = [
+        entry.wasm.map(|path| Code::File(file(path))),
+        entry.image_archive.map(|path| Code::File(file(path))),
+        entry.src.map(|path| Code::Source(file(path))),
+    ];
+    let code = match pick(sources, entry.image, &mut entry.settings) {
+        Ok(code) => code,
+        Err(message) => return wrong(&message),
     };
     Some(Deployment {
         name: name.to_owned(),
         code,
         settings: entry.settings,
     })
+}
+
+/// The one place where a function's code is. An image beside source code is
+/// what runs it.
+///
+/// # Errors
+/// A sentence, when there is none or more than one.
+pub fn pick(
+    sources: [Option<Code>; 3],
+    image: Option<CodeSource>,
+    settings: &mut Settings,
+) -> Result<Code, String> {
+    let mut given = sources.into_iter().flatten();
+    match (given.next(), given.next(), image) {
+        (Some(code), None, None) => Ok(code),
+        (Some(code @ Code::Source(_)), None, Some(CodeSource::Image(image))) => {
+            settings.code_image = Some(image);
+            Ok(code)
+        }
+        (None, _, Some(image)) => Ok(Code::Named(image)),
+        (None, _, None) => {
+            Err("says nowhere what its code is: write wasm, image, image-archive or src".to_owned())
+        }
+        (Some(_), _, _) => {
+            Err("has more than one of wasm, image, image-archive and src: keep one".to_owned())
+        }
+    }
 }
 
 fn stack_function(
@@ -420,18 +506,23 @@ fn stack_function(
         Err(error) => wrong(format!("limits.cpu: {error}")),
     }
     let is_file = |text: &&String| text.ends_with(".wasm") || text.ends_with(".wat");
-    let digest = entry.image.as_deref().and_then(|image| image.parse().ok());
+    let image = entry
+        .image
+        .as_deref()
+        .filter(|image| !is_file(&&(*image).to_owned()));
+    let image: Option<CodeSource> = image.and_then(|image| image.parse().ok());
     let file = [&entry.image, &entry.handler]
         .into_iter()
         .flatten()
         .find(is_file);
-    let code = match (digest, file) {
-        (Some(digest), _) => Code::Digest(digest),
-        (None, Some(file)) => Code::File(folder.join(file)),
+    let code = match (image, file) {
+        (Some(image @ CodeSource::Artifact(_)), _) => Code::Named(image),
+        (_, Some(file)) => Code::File(folder.join(file)),
+        (Some(image), None) => Code::Named(image),
         (None, None) => {
             wrong(
-                "has no code that Weir can run: let image or handler name a .wasm file or a \
-                 sha256: digest"
+                "has no code that Weir can run: let image name a container image, or image or \
+                 handler a .wasm file or a sha256: digest"
                     .to_owned(),
             );
             return None;
@@ -493,7 +584,7 @@ pub struct WireDeployment {
 impl WireDeployment {
     /// What is sent for `deployment` once its code is at the node as `code`.
     /// `namespace` is where a deployment goes that names none.
-    pub fn new(deployment: &Deployment, code: Digest, namespace: Option<&str>) -> Self {
+    pub fn new(deployment: &Deployment, code: &CodeSource, namespace: Option<&str>) -> Self {
         let settings = &deployment.settings;
         let namespace = settings
             .namespace
@@ -526,6 +617,22 @@ impl WireDeployment {
             ),
             ("weir.allow-outbound", comma(&outbound)),
             ("weir.qos", comma(&settings.qos)),
+            ("weir.runtime", settings.runtime.clone()),
+            ("weir.handler", settings.handler.clone()),
+            (
+                "weir.image",
+                settings.code_image.as_ref().map(ToString::to_string),
+            ),
+            ("weir.pull", settings.pull.map(|pull| pull.to_string())),
+            (
+                "weir.network",
+                settings.network.map(|network| network.to_string()),
+            ),
+            ("weir.health", settings.health.clone()),
+            (
+                "weir.image-user",
+                settings.image_user.then(|| "true".to_owned()),
+            ),
         ];
         let given = |(key, value): (&str, Option<String>)| Some((key.to_owned(), value?));
         annotations.extend(ours.into_iter().filter_map(given));
@@ -585,6 +692,8 @@ impl WireDeployment {
 
 #[cfg(test)]
 mod tests {
+    use weir_node::id::Digest;
+
     use super::*;
 
     fn read(path: &str, text: &str) -> Result<Vec<Deployment>, String> {
@@ -612,7 +721,7 @@ mod tests {
             panic!("one function")
         };
         assert_eq!(hello.code, Code::File("dir/hello.wasm".into()));
-        let wire = WireDeployment::new(hello, Digest::of(b""), Some("shop"));
+        let wire = WireDeployment::new(hello, &Digest::of(b"").into(), Some("shop"));
         assert_eq!((wire.namespace(), wire.service.as_str()), ("shop", "hello"));
         let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
             pairs
@@ -692,11 +801,11 @@ functions:
         assert_eq!(first.settings.env["STAGE"], "test");
         assert_eq!(first.settings.env["COUNT"], "3");
         assert!(first.settings.read_only_root_filesystem);
-        let wire = WireDeployment::new(first, digest, None);
+        let wire = WireDeployment::new(first, &digest.into(), None);
         assert_eq!(wire.limits["cpu"], "100m");
         assert_eq!(wire.limits["nvidia.com/gpu"], "1");
         assert_eq!(wire.env_process.as_deref(), Some("cat"));
-        assert_eq!(second.code, Code::Digest(digest));
+        assert_eq!(second.code, Code::Named(digest.into()));
     }
 
     #[test]
@@ -722,7 +831,7 @@ functions:
                 ..Settings::default()
             },
         };
-        let wire = WireDeployment::new(&deployment, Digest::of(b""), None);
+        let wire = WireDeployment::new(&deployment, &Digest::of(b"").into(), None);
         let json = serde_json::to_value(&wire).expect("plain data");
         assert_eq!(json["service"], "a");
         assert_eq!(json["namespace"], "openfaas-fn");

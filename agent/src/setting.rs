@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use weir_node::function::{Outbound, Protocol};
+use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull};
+use weir_node::id::ImageName;
 use weir_node::resources::{Cpu, Memory};
 
 use crate::document::{Table, Value};
@@ -237,7 +238,10 @@ macro_rules! parsed_scalars {
         }
     )*};
 }
-parsed_scalars!(Memory: "size", Cpu: "cores", Protocol: "protocol");
+parsed_scalars!(
+    Memory: "size", Cpu: "cores", Protocol: "protocol", CodeSource: "image", ImageName: "image",
+    Pull: "word", Network: "network"
+);
 
 /// `none` where a value may be missing.
 impl<T: Scalar> Scalar for Option<T> {

@@ -30,6 +30,10 @@ pub fn start(config: &LogConfig) -> Result<(), LogError> {
         level: config.level.clone(),
         source,
     })?;
+    // Below this it writes whole requests to the container engine down, and so
+    // the environment of functions.
+    let quiet = "bollard=info".parse().expect("a directive");
+    let filter = filter.add_directive(quiet);
     let terminal = std::io::stderr().is_terminal();
     let json = match config.format {
         LogFormat::Auto => !terminal,

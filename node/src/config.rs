@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::id::ImageName;
 use crate::resources::{Memory, Resources};
 
 /// A QoS class: a named promise to callers.
@@ -41,6 +42,9 @@ pub struct AsyncConfig {
     pub backlog: usize,
     /// Calls of the backlog that run at once, at most.
     pub parallel: usize,
+    /// How long an accepted call is tried when it finds no place, and how long
+    /// its result is tried to be kept.
+    pub keep_trying: Duration,
     /// How long a result is kept after its call ended.
     pub keep_results: Duration,
     /// Most results kept; the oldest go first.
@@ -59,6 +63,7 @@ impl Default for AsyncConfig {
         AsyncConfig {
             backlog: 100_000,
             parallel: 64,
+            keep_trying: Duration::from_secs(24 * 3600),
             keep_results: Duration::from_secs(24 * 3600),
             max_results: 100_000,
             result_bytes: 16 << 20,
@@ -120,6 +125,27 @@ impl Default for WasmConfig {
     }
 }
 
+/// Settings of the docker executor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerConfig {
+    /// The engine's Unix socket.
+    pub socket: PathBuf,
+    /// Longest wait for a container to take calls.
+    pub start_timeout: Duration,
+    /// The image of the runtime `python`.
+    pub python_image: ImageName,
+}
+
+impl Default for DockerConfig {
+    fn default() -> Self {
+        DockerConfig {
+            socket: PathBuf::from("/var/run/docker.sock"),
+            start_timeout: Duration::from_secs(60),
+            python_image: "weir/python:3.11".parse().expect("a plain reference"),
+        }
+    }
+}
+
 /// Everything a node is told.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -141,6 +167,8 @@ pub struct NodeConfig {
     pub artifacts: ArtifactConfig,
     /// The WebAssembly executor.
     pub wasm: WasmConfig,
+    /// The docker executor.
+    pub docker: DockerConfig,
     /// Log lines kept per function.
     pub log_lines: usize,
     /// Log bytes that a function may write per second; more is dropped and counted.
@@ -162,6 +190,7 @@ impl NodeConfig {
             asynchronous: AsyncConfig::default(),
             artifacts: ArtifactConfig::default(),
             wasm: WasmConfig::default(),
+            docker: DockerConfig::default(),
             log_lines: 1000,
             log_bytes_per_second: 64 << 10,
             grace: Duration::from_secs(30),

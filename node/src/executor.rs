@@ -9,11 +9,13 @@
 //! The list of executors is [`all`]; adding one touches its own file and that
 //! list.
 
+#[cfg(feature = "docker")]
+pub mod docker;
 pub mod simulated;
 #[cfg(feature = "wasm")]
 pub mod wasm;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -71,8 +73,13 @@ pub enum CallError {
     Body(#[source] BodyError),
     /// The instance was gone before the code can have started; the call may be
     /// placed elsewhere.
-    #[error("the instance is gone: {0}")]
-    NotStarted(String),
+    #[error("the instance is gone: {reason}")]
+    NotStarted {
+        /// Why.
+        reason: String,
+        /// The call's request, whole, where it can be had back.
+        request: Option<Box<http::Request<Body>>>,
+    },
 }
 
 /// Whether an instance can take calls.
@@ -86,8 +93,24 @@ pub enum Health {
 
 /// A warm instance.
 pub trait Instance: Send + Sync {
-    /// Runs one call. Dropping the future, or the answer's stream, cancels it.
-    fn invoke(&self, call: Call) -> BoxFuture<'_, Result<http::Response<AnswerBody>, CallError>>;
+    /// Runs one call. Dropping the future, or the answer's stream, cancels it,
+    /// unless the instance [lingers](Instance::lingers).
+    fn invoke(
+        &self,
+        call: Call,
+    ) -> BoxFuture<'static, Result<http::Response<AnswerBody>, CallError>>;
+
+    /// Whether code goes on when nobody waits for it any more: then the call
+    /// keeps its place until it has ended.
+    fn lingers(&self) -> bool {
+        false
+    }
+
+    /// Waits until the instance is gone for a reason of its own, and returns
+    /// that; `None` for those which never are.
+    fn ended(&self) -> Option<BoxFuture<'static, String>> {
+        None
+    }
 
     /// Whether it can still take calls.
     fn health(&self) -> Health {
@@ -132,13 +155,37 @@ pub struct Profile {
     pub keep_alive: std::time::Duration,
 }
 
-/// Code on disk.
+/// The code of a function.
 #[derive(Debug, Clone)]
 pub struct Code {
-    /// The artifact's file; its name is its digest.
-    pub path: PathBuf,
+    /// The artifact's file, whose name is its digest; `None` for images by name.
+    pub artifact: Option<PathBuf>,
     /// What it is.
     pub kind: ArtifactKind,
+}
+
+impl Code {
+    /// The artifact's file.
+    ///
+    /// # Errors
+    /// A sentence, when the code is no artifact.
+    pub fn path(&self) -> Result<&Path, String> {
+        let path = self.artifact.as_deref();
+        path.ok_or_else(|| "the code is an image and no artifact".to_owned())
+    }
+}
+
+/// What an instance is started with.
+#[derive(Clone)]
+pub struct Setup {
+    /// The function.
+    pub spec: Arc<FunctionSpec>,
+    /// Its code, prepared.
+    pub code: Code,
+    /// A folder that holds the function's secrets as files, if it has any.
+    pub secrets: Option<PathBuf>,
+    /// Where instances write that have one output for all their calls.
+    pub log: Arc<FunctionLog>,
 }
 
 /// Starts instances of one kind of code.
@@ -162,14 +209,13 @@ pub trait Executor: Send + Sync {
     fn prepare(&self, spec: Arc<FunctionSpec>, code: Code)
     -> BoxFuture<'_, Result<(), StartError>>;
 
-    /// Starts one instance of prepared code. `secrets` is a folder that holds
-    /// the function's secrets as files, if it has any.
-    fn start(
-        &self,
-        spec: Arc<FunctionSpec>,
-        code: Code,
-        secrets: Option<PathBuf>,
-    ) -> BoxFuture<'_, Result<Arc<dyn Instance>, StartError>>;
+    /// Starts one instance of prepared code.
+    fn start(&self, setup: Setup) -> BoxFuture<'_, Result<Arc<dyn Instance>, StartError>>;
+
+    /// Ends everything that outlives this process, at the end of a drain.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 
     /// Removes what was made of an artifact that nobody refers to any more.
     fn forget(&self, _digest: &Digest) {}
@@ -185,15 +231,20 @@ pub trait Executor: Send + Sync {
 
 /// The list of executors of this build, started.
 ///
+/// `node` is the node's id.
+///
 /// # Errors
 /// The name of the one that did not start, and why.
 pub fn all(
     config: &NodeConfig,
+    node: &str,
     resolver: Resolver,
 ) -> Result<Vec<Arc<dyn Executor>>, (&'static str, String)> {
     Ok(vec![
         #[cfg(feature = "wasm")]
         Arc::new(wasm::Wasm::start(config, resolver).map_err(|reason| ("wasm", reason))?),
+        #[cfg(feature = "docker")]
+        Arc::new(docker::Docker::start(config, node).map_err(|reason| ("docker", reason))?),
         Arc::new(simulated::Simulated::start()),
     ])
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Digest, FunctionName, SecretName};
+use crate::id::{Digest, FunctionName, IdError, ImageName, SecretName};
 use crate::resources::{Cpu, Memory, Resources};
 
 /// How an executor speaks to the code of a function.
@@ -19,13 +19,18 @@ pub enum Protocol {
     /// As `Stdio`, but standard output starts with a CGI header block
     /// (RFC 3875, section 6): `Status`, `Content-Type`, any header, blank line.
     Cgi,
-    /// The code is an HTTP server: a `wasi:http/proxy` component.
+    /// The code is an HTTP server: a `wasi:http/proxy` component, or a
+    /// container that listens on port 8080.
     Http,
+    /// The OpenWhisk action protocol: `/init` once, then `/run`.
+    OpenWhisk,
+    /// The Serverledge executor protocol: `/invoke`.
+    Serverledge,
 }
 
 /// A text that names no protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a protocol: write stdio, cgi or http")]
+#[error("{0:?} is not a protocol: write stdio, cgi, http, openwhisk or serverledge")]
 pub struct ProtocolError(String);
 
 impl FromStr for Protocol {
@@ -35,6 +40,8 @@ impl FromStr for Protocol {
             "stdio" => Ok(Protocol::Stdio),
             "cgi" => Ok(Protocol::Cgi),
             "http" => Ok(Protocol::Http),
+            "openwhisk" => Ok(Protocol::OpenWhisk),
+            "serverledge" => Ok(Protocol::Serverledge),
             other => Err(ProtocolError(other.chars().take(40).collect())),
         }
     }
@@ -46,6 +53,8 @@ impl fmt::Display for Protocol {
             Protocol::Stdio => "stdio",
             Protocol::Cgi => "cgi",
             Protocol::Http => "http",
+            Protocol::OpenWhisk => "openwhisk",
+            Protocol::Serverledge => "serverledge",
         })
     }
 }
@@ -116,6 +125,146 @@ impl fmt::Display for Outbound {
     }
 }
 
+/// Where the code of a function is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum CodeSource {
+    /// In an artifact.
+    Artifact(Digest),
+    /// In a container image, which the engine has or pulls.
+    Image(ImageName),
+}
+
+impl CodeSource {
+    /// The artifact that holds the code, if one does.
+    pub fn artifact(&self) -> Option<&Digest> {
+        match self {
+            CodeSource::Artifact(digest) => Some(digest),
+            CodeSource::Image(_) => None,
+        }
+    }
+}
+
+impl From<Digest> for CodeSource {
+    fn from(digest: Digest) -> Self {
+        CodeSource::Artifact(digest)
+    }
+}
+
+impl FromStr for CodeSource {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text.starts_with("sha256:") {
+            return text.parse().map(CodeSource::Artifact);
+        }
+        text.parse().map(CodeSource::Image)
+    }
+}
+
+impl TryFrom<String> for CodeSource {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        text.parse()
+    }
+}
+
+impl From<CodeSource> for String {
+    fn from(source: CodeSource) -> String {
+        source.to_string()
+    }
+}
+
+impl fmt::Display for CodeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CodeSource::Artifact(digest) => digest.fmt(f),
+            CodeSource::Image(name) => name.fmt(f),
+        }
+    }
+}
+
+/// When an image is fetched from its registry.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pull {
+    /// When the engine does not have it.
+    #[default]
+    Missing,
+    /// At every deployment and start of the node.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// What the instances of a container function can reach.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// Nothing but themselves.
+    #[default]
+    None,
+    /// A bridge: the host and what lies behind it.
+    Bridge,
+}
+
+/// A text that is none of the words that are allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is not allowed here: write {allowed}")]
+pub struct WordError {
+    given: String,
+    allowed: &'static str,
+}
+
+/// Gives an enum of plain words its texts.
+macro_rules! words {
+    ($name:ident, $allowed:literal, $($word:literal => $variant:ident),+) => {
+        impl FromStr for $name {
+            type Err = WordError;
+            fn from_str(text: &str) -> Result<Self, WordError> {
+                match text {
+                    $($word => Ok($name::$variant),)+
+                    other => Err(WordError {
+                        given: other.chars().take(40).collect(),
+                        allowed: $allowed,
+                    }),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $($name::$variant => $word,)+
+                })
+            }
+        }
+    };
+}
+
+words!(Pull, "missing, always or never", "missing" => Missing, "always" => Always, "never" => Never);
+words!(Network, "none or bridge", "none" => None, "bridge" => Bridge);
+
+/// What only functions in containers have.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// The runtime that runs a folder of code, by its name in the node's
+    /// configuration; `None` for images that need no other code.
+    pub runtime: Option<String>,
+    /// What the runtime calls: `MODULE.FUNCTION`.
+    pub handler: Option<String>,
+    /// The image that is given a folder of code; `None` for the runtime's own.
+    pub image: Option<ImageName>,
+    /// When the image is fetched.
+    pub pull: Pull,
+    /// What instances can reach.
+    pub network: Network,
+    /// A path that answers 2xx once an instance is ready; `None` for ready
+    /// when it listens.
+    pub health: Option<String>,
+    /// Whether to run as the user that the image names, be it root.
+    pub image_user: bool,
+}
+
 /// What kind of code an artifact is; read from its first bytes, never from a
 /// name or a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -129,11 +278,21 @@ pub enum ArtifactKind {
     WasmText,
     /// A JSON model for the simulated executor.
     SimulatedModel,
+    /// A folder of code for a runtime: a tar archive that begins with
+    /// [`ArtifactKind::SOURCE_MARKER`].
+    SourceArchive,
+    /// A container image as `docker save` writes it: any other tar archive.
+    ImageArchive,
+    /// No artifact, but an image by its name.
+    ImageName,
 }
 
 impl ArtifactKind {
     /// Bytes that [`ArtifactKind::sniff`] wants to see, if there are so many.
-    pub const SNIFF_BYTES: usize = 64;
+    pub const SNIFF_BYTES: usize = 512;
+
+    /// Name of the first entry of a source archive.
+    pub const SOURCE_MARKER: &str = ".weir-source";
 
     /// Reads the kind from an artifact's first bytes; `None` when it is none
     /// that Weir knows.
@@ -145,6 +304,14 @@ impl ArtifactKind {
                 [1, 0] => Some(ArtifactKind::WasmComponent),
                 _ => None,
             };
+        }
+        // A tar archive has its magic behind the fields of the first entry.
+        if head.get(257..262) == Some(b"ustar") {
+            let name = head[..100].split(|byte| *byte == 0).next();
+            return Some(match name == Some(Self::SOURCE_MARKER.as_bytes()) {
+                true => ArtifactKind::SourceArchive,
+                false => ArtifactKind::ImageArchive,
+            });
         }
         match head.trim_ascii_start() {
             [b'{', ..] => Some(ArtifactKind::SimulatedModel),
@@ -174,9 +341,9 @@ pub struct AsDeployed {
 pub struct FunctionSpec {
     /// Name and tenant.
     pub name: FunctionName,
-    /// The artifact that holds the code.
-    pub code: Digest,
-    /// What the artifact is.
+    /// Where the code is.
+    pub code: CodeSource,
+    /// What it is.
     pub kind: ArtifactKind,
     /// How the code is spoken to.
     pub protocol: Protocol,
@@ -212,6 +379,9 @@ pub struct FunctionSpec {
     /// QoS classes that callers may name; the first is the default. Empty: the
     /// node's default class only.
     pub classes: Vec<String>,
+    /// What only functions in containers have.
+    #[serde(default)]
+    pub container: ContainerSpec,
     /// Kept to be shown.
     pub as_deployed: AsDeployed,
 }
@@ -230,10 +400,15 @@ impl FunctionSpec {
     pub const UNDECLARED_CPU: Cpu = Cpu::millicores(100);
 
     /// A function with nothing but defaults.
-    pub fn new(name: FunctionName, code: Digest, kind: ArtifactKind, protocol: Protocol) -> Self {
+    pub fn new(
+        name: FunctionName,
+        code: impl Into<CodeSource>,
+        kind: ArtifactKind,
+        protocol: Protocol,
+    ) -> Self {
         FunctionSpec {
             name,
-            code,
+            code: code.into(),
             kind,
             protocol,
             memory: Self::DEFAULT_MEMORY,
@@ -250,6 +425,7 @@ impl FunctionSpec {
             secrets: Vec::new(),
             allow_outbound: Vec::new(),
             classes: Vec::new(),
+            container: ContainerSpec::default(),
             as_deployed: AsDeployed::default(),
         }
     }
@@ -275,6 +451,15 @@ mod tests {
         check(b"\n (module)", Some(ArtifactKind::WasmText));
         check(b";; words\n(module)", Some(ArtifactKind::WasmText));
         check(b" {\"simulated\":{}}", Some(ArtifactKind::SimulatedModel));
+        let tar = |name: &[u8]| {
+            let mut head = [0; 512];
+            head[..name.len()].copy_from_slice(name);
+            head[257..262].copy_from_slice(b"ustar");
+            head
+        };
+        let source = tar(ArtifactKind::SOURCE_MARKER.as_bytes());
+        check(&source, Some(ArtifactKind::SourceArchive));
+        check(&tar(b"manifest.json"), Some(ArtifactKind::ImageArchive));
         check(b"\0asm", None);
         check(b"\x7fELF", None);
         check(b"", None);

@@ -30,6 +30,12 @@ pub enum IdError {
     /// Not `sha256:` and 64 lower-case hexadecimal digits.
     #[error("{0:?} is not a digest: write sha256: and 64 lower-case hexadecimal digits")]
     Digest(String),
+    /// Not a reference that a container engine would understand.
+    #[error(
+        "{0:?} is not an image: write REPOSITORY[:TAG] or REPOSITORY@DIGEST, in lower case, or \
+         sha256:HEX for an artifact"
+    )]
+    Image(String),
     /// Not 32 lower-case hexadecimal digits.
     #[error("{0:?} is not the id of a call: write the 32 hexadecimal digits of the 202 answer")]
     Call(String),
@@ -51,6 +57,58 @@ fn check_name(what: &'static str, text: &str, dots: bool) -> Result<(), IdError>
         what,
         text: text.chars().take(80).collect(),
     })
+}
+
+/// Longest reference of a container image, in bytes.
+const IMAGE_BYTES: usize = 255;
+
+/// A reference to a container image, as `docker pull` takes it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageName(Arc<str>);
+
+impl ImageName {
+    /// The reference as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ImageName {
+    type Err = IdError;
+    /// Checks the characters; the engine knows the rest.
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let inside = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
+        let start = text.chars().next();
+        let fine = text.len() <= IMAGE_BYTES
+            && start.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && text.chars().all(inside)
+            && !text.contains("..")
+            && !text.contains("//");
+        match fine {
+            true => Ok(ImageName(text.into())),
+            false => Err(IdError::Image(text.chars().take(80).collect())),
+        }
+    }
+}
+
+impl TryFrom<String> for ImageName {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        text.parse()
+    }
+}
+
+impl From<ImageName> for String {
+    fn from(name: ImageName) -> String {
+        name.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// A namespace: the tenant that a function and its secrets belong to.
@@ -264,6 +322,11 @@ impl CallId {
     /// Wraps 16 random bytes. The caller draws them; see [`crate::id`].
     pub fn new(random: [u8; 16]) -> Self {
         CallId(random)
+    }
+
+    /// The id as a number, whose 32 hexadecimal digits are its text.
+    pub fn as_u128(&self) -> u128 {
+        u128::from_be_bytes(self.0)
     }
 
     /// The 16 bytes, as keys in the store hold them.

@@ -229,6 +229,9 @@ pub struct NodeStatus {
     pub draining: bool,
 }
 
+/// How long an executor may take to end what it started.
+const CLOSE: Duration = Duration::from_secs(20);
+
 /// One node. Cheap to clone; [`Node::drain`] ends its background work.
 #[derive(Clone)]
 pub struct Node {
@@ -325,10 +328,11 @@ impl Node {
             .await
             .map_err(|e| NodeError::Recover(e.to_string()))??;
         let resolver = Resolver::new();
-        let executors = executor::all(&config, resolver.clone())
+        let id = key.public().to_peer_id().to_string();
+        let executors = executor::all(&config, &id, resolver.clone())
             .map_err(|(name, reason)| NodeError::Executor { name, reason })?;
         let inner = Arc::new(Inner {
-            id: key.public().to_peer_id().to_string(),
+            id,
             clock: Clock::start(),
             admission: Mutex::new(Admission::new(
                 config.capacity,
@@ -603,6 +607,15 @@ impl Node {
             tracing::warn!(running, "calls still ran at the end of the grace period");
         }
         self.inner.cut.cancel();
+        for executor in &self.inner.executors {
+            if tokio::time::timeout(CLOSE, executor.close()).await.is_err() {
+                let executor = executor.name();
+                tracing::warn!(
+                    executor,
+                    "did not end in time; its remains go at the next start"
+                );
+            }
+        }
     }
 }
 

@@ -4,9 +4,9 @@
 //! that its function names. The folder lies under the data directory, for the
 //! owner alone, and goes with its handle; what a crash left goes at the start.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -117,7 +117,10 @@ impl Drop for SecretFolder {
 }
 
 fn write(path: PathBuf, values: &[(SecretName, SecretValue)]) -> io::Result<SecretFolder> {
-    disk::private_dir(&path)?;
+    // Whatever user a container runs as reads it through its mount; on the
+    // machine itself the folder above keeps all others out.
+    fs::create_dir(&path)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o755))?;
     // From here on, a failure removes what was written.
     let folder = SecretFolder { path };
     for (name, value) in values {
@@ -128,15 +131,15 @@ fn write(path: PathBuf, values: &[(SecretName, SecretValue)]) -> io::Result<Secr
             .truncate(true)
             .mode(0o400)
             .open(file);
-        file?.write_all(value.reveal())?;
+        let mut file = file?;
+        file.write_all(value.reveal())?;
+        file.set_permissions(Permissions::from_mode(0o444))?;
     }
     Ok(folder)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
     use crate::config::AsyncConfig;
     use crate::function::{ArtifactKind, Protocol};
@@ -177,7 +180,9 @@ mod tests {
         let file = folder.path().join("api.key");
         assert_eq!(fs::read(&file).expect("read"), b"hunter2");
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
-        assert_eq!((mode(folder.path()), mode(&file)), (0o700, 0o400));
+        assert_eq!((mode(folder.path()), mode(&file)), (0o755, 0o444));
+        let above = folder.path().parent().expect("a folder above");
+        assert_eq!(mode(above), 0o700);
         drop(folder);
         assert_eq!(fs::read_dir(&run).expect("folder").count(), 0);
 

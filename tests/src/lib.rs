@@ -4,6 +4,7 @@
 //!   Python and text, once per change of their source.
 //! * [`node`] starts a real `weir run` on a free loopback port, restarts it,
 //!   kills it, and stops it when the test ends, however it ends.
+//! * [`engine`] has images for the container engine, and looks what runs there.
 //! * [`client`] speaks HTTP to it, well and badly.
 //! * [`bench`] measures it beside other programs.
 //!
@@ -24,6 +25,7 @@
 
 pub mod bench;
 pub mod client;
+pub mod engine;
 pub mod guests;
 pub mod node;
 

@@ -511,6 +511,12 @@ impl Function {
         }
     }
 
+    /// A function of this name in a container of this image.
+    pub fn image(name: &str, image: &str) -> Function {
+        let body = json!({ "service": name, "image": image, "annotations": {}, "labels": {}, "limits": {} });
+        Function { code: None, body }
+    }
+
     fn path(&self) -> String {
         let name = self.body["service"]
             .as_str()

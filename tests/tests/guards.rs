@@ -99,7 +99,8 @@ fn arrows_between_crates_point_down() {
         ),
         ("weir-emulator", vec!["weir-federation", "weir-node"]),
         ("weir-federation", vec!["weir-node"]),
-        ("weir-node", vec!["weir-wasm"]),
+        ("weir-node", vec!["weir-docker", "weir-wasm"]),
+        ("weir-docker", vec![]),
         ("weir-wasm", vec![]),
         // The tests stand outside and see the program, not its parts.
         ("weir-tests", vec![]),
@@ -360,14 +361,15 @@ fn no_lock_guards_are_held_across_an_await_by_lint() {
 
 #[test]
 fn tests_do_not_sleep() {
-    // The one exception is the pause between two looks at a fact.
-    let allowed = "tests/src/lib.rs";
+    // The exceptions are the pause between two looks at a fact, and a function
+    // that takes its time.
+    let allowed = ["tests/src/lib.rs", "tests/src/bin/weir-container.rs"];
     let word = ["::sleep", "("].concat();
     for path in files()
         .iter()
         .filter(|path| path.starts_with("tests/") && path.ends_with(".rs"))
     {
-        if path == allowed {
+        if allowed.contains(&path.as_str()) {
             continue;
         }
         let text = fs::read_to_string(top().join(path)).expect("our files are text");

@@ -601,3 +601,27 @@ async fn a_result_beyond_its_bound_fails_its_call_and_not_the_node() {
     );
     unharmed(&node).await;
 }
+
+#[tokio::test]
+async fn an_accepted_call_that_finds_no_place_ends_with_that_in_the_end() {
+    let setup = Setup::new().config("resources.calls = 1\nasync.keep-trying = \"300ms\"");
+    let node = setup.start().await;
+    node.deploy(Function::new("sleep", "sleep").timeout("60s"))
+        .await;
+    let busy = node.call("sleep", "600000");
+    let waits = async {
+        node.running(1).await;
+        let location = node.submit("sleep", "1").await;
+        node.result(&location).await
+    };
+    let result = tokio::select! {
+        reply = busy => panic!("the busy call ended: {}", reply.text()),
+        result = waits => result,
+    };
+    assert_eq!(result.header("x-weir-call-status"), "429");
+    assert!(
+        result.text().contains("too-many-calls"),
+        "{}",
+        result.text()
+    );
+}

@@ -187,8 +187,7 @@ async fn deployments_that_make_no_sense_are_refused_with_every_mistake() {
         good.clone().field("service", ""),
         good.clone().field("service", "a b/c"),
         good.clone().field("image", ""),
-        good.clone()
-            .field("image", "docker.io/library/hello:latest"),
+        good.clone().field("image", "Not An Image"),
         good.clone().field("image", "sha256:12"),
         good.clone().memory("lots"),
         good.clone().cpu("-3"),

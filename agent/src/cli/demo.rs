@@ -247,10 +247,14 @@ async fn place(client: &Client, sample: &Sample) -> anyhow::Result<Step> {
     let status = response.status();
     let deployment = Deployment {
         name: sample.name.to_owned(),
-        code: Code::Digest(code),
+        code: Code::Named(code.into()),
         settings: (sample.settings)(),
     };
-    deploy::send(client, &WireDeployment::new(&deployment, code, None)).await?;
+    deploy::send(
+        client,
+        &WireDeployment::new(&deployment, &code.into(), None),
+    )
+    .await?;
     let name: FunctionName = sample.name.parse()?;
     deploy::ready(client, &name, READY_TIMEOUT).await?;
     Ok(Step {

@@ -13,11 +13,11 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 use tokio::io::AsyncReadExt as _;
-use weir_node::function::{Outbound, Protocol};
+use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull};
 use weir_node::id::{Digest, FunctionName};
 use weir_node::resources::{Cpu, Memory};
 
-use super::{Global, key_value};
+use super::{Global, key_value, source};
 use crate::client::Client;
 use crate::output::{self, Progress};
 use crate::project::{self, Code, Deployment, PROJECT_BYTES, Settings, WireDeployment};
@@ -38,12 +38,18 @@ pub(super) struct DeployArguments {
     #[arg(required_unless_present = "file")]
     name: Option<String>,
     /// File with the code: a WebAssembly module or component, or .wat text
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "image"])]
-    #[arg(required_unless_present_any = ["file", "image"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    #[arg(required_unless_present_any = ["file", "image", "image_archive", "src"])]
     wasm: Option<PathBuf>,
-    /// Digest (sha256:...) of code that the node has already
-    #[arg(long, value_name = "DIGEST", conflicts_with = "file")]
-    image: Option<Digest>,
+    /// Container image, or digest (sha256:...) of code that the node has already
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    image: Option<CodeSource>,
+    /// File with a container image, as `docker save` writes it
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    image_archive: Option<PathBuf>,
+    /// File or folder of source code, for --runtime or the image that runs it
+    #[arg(long, value_name = "PATH", conflicts_with = "file")]
+    src: Option<PathBuf>,
     /// Deploy the functions of a project file (weir.toml) or OpenFaaS stack.yaml
     #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "settings")]
     file: Option<PathBuf>,
@@ -60,7 +66,7 @@ pub(super) struct DeployArguments {
 #[derive(Debug, Args)]
 #[group(id = "settings", multiple = true)]
 struct SettingsArguments {
-    /// How the code is spoken to: stdio, cgi or http
+    /// How the code is spoken to: stdio, cgi, http, openwhisk or serverledge
     #[arg(long)]
     protocol: Option<Protocol>,
     /// Limit of memory, for example 128MiB
@@ -105,6 +111,24 @@ struct SettingsArguments {
     /// QoS class that callers may name; the first is the default
     #[arg(long, value_name = "CLASS")]
     qos: Vec<String>,
+    /// What runs source code: python
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
+    /// What the runtime calls
+    #[arg(long, value_name = "MODULE.FUNCTION")]
+    handler: Option<String>,
+    /// When an image is fetched: missing, always or never
+    #[arg(long, value_name = "WHEN")]
+    pull: Option<Pull>,
+    /// What a container can reach: none or bridge
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<Network>,
+    /// Path that answers 2xx once a container is ready
+    #[arg(long, value_name = "PATH")]
+    health: Option<String>,
+    /// Run a container as the user that its image names, be it root
+    #[arg(long)]
+    image_user: bool,
 }
 
 impl SettingsArguments {
@@ -127,6 +151,12 @@ impl SettingsArguments {
             secrets: self.secret.clone(),
             allow_outbound: self.allow_outbound.clone(),
             qos: self.qos.clone(),
+            runtime: self.runtime.clone(),
+            handler: self.handler.clone(),
+            pull: self.pull,
+            network: self.network,
+            health: self.health.clone(),
+            image_user: self.image_user,
             ..Settings::default()
         }
     }
@@ -176,16 +206,18 @@ fn deployments(global: &Global, arguments: &DeployArguments) -> anyhow::Result<V
         }
         return Ok(deployments);
     }
-    let code = match (&arguments.wasm, arguments.image) {
-        (Some(file), _) => Code::File(file.clone()),
-        (None, Some(digest)) => Code::Digest(digest),
-        (None, None) => bail!("say what the code is: --wasm FILE"),
-    };
     let name = global.function(arguments.name.as_deref().unwrap_or_default())?;
-    let settings = Settings {
+    let mut settings = Settings {
         namespace: Some(name.namespace.to_string()),
         ..arguments.settings.settings()
     };
+    let sources = [
+        arguments.wasm.clone().map(Code::File),
+        arguments.image_archive.clone().map(Code::File),
+        arguments.src.clone().map(Code::Source),
+    ];
+    let code = project::pick(sources, arguments.image.clone(), &mut settings);
+    let code = code.map_err(|problem| anyhow::anyhow!("function {name} {problem}"))?;
     Ok(vec![Deployment {
         name: name.name().to_owned(),
         code,
@@ -198,12 +230,18 @@ async fn place(
     client: &Client,
     deployment: &Deployment,
     namespace: Option<&str>,
-) -> anyhow::Result<(FunctionName, Digest)> {
+) -> anyhow::Result<(FunctionName, CodeSource)> {
     let image = match &deployment.code {
-        Code::Digest(digest) => *digest,
-        Code::File(path) => upload(client, path).await?,
+        Code::Named(source) => source.clone(),
+        Code::File(path) => upload(client, path).await?.into(),
+        Code::Source(path) => {
+            let owned = path.to_owned();
+            let packed = tokio::task::spawn_blocking(move || source::pack(&owned)).await?;
+            let packed = packed.with_context(|| format!("pack {}", path.display()))?;
+            upload(client, packed.path()).await?.into()
+        }
     };
-    let wire = WireDeployment::new(deployment, image, namespace);
+    let wire = WireDeployment::new(deployment, &image, namespace);
     let name = FunctionName::new(&deployment.name, wire.namespace().parse()?)?;
     send(client, &wire).await?;
     Ok((name, image))

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use weir_node::function::{ArtifactKind, CodeSource};
 use weir_node::id::{FunctionName, IdError, Namespace, SecretName};
 use weir_node::node::{DeployMode, NamespaceInfo};
 
@@ -234,7 +235,10 @@ fn list(door: &Door, query: Query<'_>) -> Answered {
 
 async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> Answered {
     let code = wanted.code().map_err(Problem::bad_request)?;
-    let kind = door.node.artifact_kind(&code).await;
+    let kind = match &code {
+        CodeSource::Artifact(digest) => door.node.artifact_kind(digest).await,
+        CodeSource::Image(_) => Some(ArtifactKind::ImageName),
+    };
     let spec = wanted.into_spec(code, kind).map_err(Problem::bad_request)?;
     door.node.deploy(spec, mode).await?;
     Ok(empty(StatusCode::ACCEPTED))

@@ -16,7 +16,6 @@
 pub mod computer;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -27,7 +26,7 @@ use tokio::sync::{Notify, oneshot};
 
 use self::computer::{Computer, ComputerError, ContainerId, Model, Output, TaskId};
 use super::{
-    AnswerBody, Body, Call, CallError, Code, Executor, Instance, Profile, StartError, Unfit,
+    AnswerBody, Body, Call, CallError, Code, Executor, Instance, Profile, Setup, StartError, Unfit,
 };
 use crate::clock::Clock;
 use crate::function::{ArtifactKind, FunctionSpec, Protocol};
@@ -113,15 +112,14 @@ impl Drop for Simulated {
 }
 
 fn read_model(code: &Code) -> Result<Model, String> {
-    let size = std::fs::metadata(&code.path)
-        .map_err(|e| e.to_string())?
-        .len();
+    let path = code.path()?;
+    let size = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
     if size > MODEL_BYTES {
         return Err(format!(
             "a simulated model is at most {MODEL_BYTES} bytes, this has {size}"
         ));
     }
-    Model::parse(&std::fs::read(&code.path).map_err(|e| e.to_string())?)
+    Model::parse(&std::fs::read(path).map_err(|e| e.to_string())?)
 }
 
 impl Executor for Simulated {
@@ -158,24 +156,19 @@ impl Executor for Simulated {
         Box::pin(async { Ok(()) })
     }
 
-    fn start(
-        &self,
-        _: Arc<FunctionSpec>,
-        code: Code,
-        _: Option<PathBuf>,
-    ) -> BoxFuture<'_, Result<Arc<dyn Instance>, StartError>> {
+    fn start(&self, setup: Setup) -> BoxFuture<'_, Result<Arc<dyn Instance>, StartError>> {
         Box::pin(async move {
-            let model = read_model(&code).map_err(StartError::Code)?;
+            let model = read_model(&setup.code).map_err(StartError::Code)?;
             let output = model.output.clone();
             let now = self.shared.clock.now();
             let added = self.shared.state().computer.add(model, now);
             let container = added.map_err(|e| StartError::Code(e.to_string()))?;
             let shared = self.shared.clone();
-            Ok(Arc::new(Simulation {
+            Ok(Arc::new(Simulation(Arc::new(Container {
                 shared,
                 container,
                 output,
-            }) as Arc<dyn Instance>)
+            }))) as Arc<dyn Instance>)
         })
     }
 
@@ -190,14 +183,17 @@ impl Executor for Simulated {
     }
 }
 
+/// An instance: a container of the simulated computer, which its calls share.
+struct Simulation(Arc<Container>);
+
 /// A container of the simulated computer.
-struct Simulation {
+struct Container {
     shared: Arc<Shared>,
     container: ContainerId,
     output: Output,
 }
 
-impl Drop for Simulation {
+impl Drop for Container {
     fn drop(&mut self) {
         let now = self.shared.clock.now();
         self.shared.state().computer.remove(self.container, now);
@@ -223,13 +219,17 @@ impl Drop for Running<'_> {
 }
 
 impl Instance for Simulation {
-    fn invoke(&self, call: Call) -> BoxFuture<'_, Result<http::Response<AnswerBody>, CallError>> {
+    fn invoke(
+        &self,
+        call: Call,
+    ) -> BoxFuture<'static, Result<http::Response<AnswerBody>, CallError>> {
+        let container = self.0.clone();
         Box::pin(async move {
             let until: Instant = call.until;
             let run = async {
                 let input = whole(call.request.into_body()).await?;
-                self.take_time(input.len() as u64).await?;
-                Ok(match &self.output {
+                container.take_time(input.len() as u64).await?;
+                Ok(match &container.output {
                     Output::CopyInput => input,
                     Output::Fixed(text) => Bytes::from(text.clone()),
                 })
@@ -261,7 +261,7 @@ async fn whole(mut body: Body) -> Result<Bytes, CallError> {
     Ok(input.freeze())
 }
 
-impl Simulation {
+impl Container {
     async fn take_time(&self, input_bytes: u64) -> Result<(), CallError> {
         let (ended, running) = {
             let mut state = self.shared.state();
@@ -270,7 +270,7 @@ impl Simulation {
                     .computer
                     .arrive(self.container, input_bytes, self.shared.clock.now());
             let task = arrived.map_err(|error| match error {
-                ComputerError::Gone => CallError::NotStarted(error.to_string()),
+                ComputerError::Gone => not_started(&error.to_string()),
                 ComputerError::Conflict(_)
                 | ComputerError::TooLarge { .. }
                 | ComputerError::QueueFull => CallError::Failed(error.to_string()),
@@ -288,6 +288,13 @@ impl Simulation {
         self.shared.changed.notify_one();
         let outcome = ended.await;
         drop(running);
-        outcome.map_err(|_| CallError::NotStarted("the simulated executor stopped".to_owned()))
+        outcome.map_err(|_| not_started("the simulated executor stopped"))
+    }
+}
+
+fn not_started(reason: &str) -> CallError {
+    CallError::NotStarted {
+        reason: reason.to_owned(),
+        request: None,
     }
 }

@@ -5,7 +5,7 @@
 //! admission lets it.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::{fs, io};
 
@@ -78,8 +78,9 @@ impl Wasm {
     }
 
     async fn compiled(&self, code: &Code) -> Result<String, StartError> {
-        let digest = digest_of(code)?;
-        let compiled = self.engine.compile(&digest, &code.path).await;
+        let path = code.path().map_err(StartError::Node)?;
+        let digest = digest_of(path)?;
+        let compiled = self.engine.compile(&digest, path).await;
         compiled.map_err(|error| match error {
             CompileError::Code(_) => StartError::Code(error.to_string()),
             CompileError::Node(_) => StartError::Node(error.to_string()),
@@ -92,8 +93,11 @@ impl Wasm {
             ArtifactKind::WasmComponent => Kind::Component,
             ArtifactKind::WasmModule => Kind::Module,
             ArtifactKind::WasmText => self.kind_of_text(code)?,
-            ArtifactKind::SimulatedModel => {
-                return Err(StartError::Code("a model is no WebAssembly".to_owned()));
+            ArtifactKind::SimulatedModel
+            | ArtifactKind::SourceArchive
+            | ArtifactKind::ImageArchive
+            | ArtifactKind::ImageName => {
+                return Err(StartError::Code("this is no WebAssembly".to_owned()));
             }
         };
         // The cache may have lost the code, or hold what an earlier version
@@ -114,16 +118,17 @@ impl Wasm {
     }
 
     fn kind_of_text(&self, code: &Code) -> Result<Kind, StartError> {
-        let text = fs::read(&code.path).map_err(|error| StartError::Node(error.to_string()))?;
+        let path = code.path().map_err(StartError::Node)?;
+        let text = fs::read(path).map_err(|error| StartError::Node(error.to_string()))?;
         weir_wasm::inspect(&text, None).map_err(|unfit| StartError::Code(unfit.to_string()))
     }
 }
 
 /// Artifacts are named by their digest.
-fn digest_of(code: &Code) -> Result<String, StartError> {
-    let name = code.path.file_name().and_then(|name| name.to_str());
+fn digest_of(path: &Path) -> Result<String, StartError> {
+    let name = path.file_name().and_then(|name| name.to_str());
     name.map(str::to_owned)
-        .ok_or_else(|| StartError::Node(format!("{} is no artifact", code.path.display())))
+        .ok_or_else(|| StartError::Node(format!("{} is no artifact", path.display())))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -144,7 +149,10 @@ impl Executor for Wasm {
     fn accepts(&self, kind: ArtifactKind) -> bool {
         match kind {
             ArtifactKind::WasmModule | ArtifactKind::WasmComponent | ArtifactKind::WasmText => true,
-            ArtifactKind::SimulatedModel => false,
+            ArtifactKind::SimulatedModel
+            | ArtifactKind::SourceArchive
+            | ArtifactKind::ImageArchive
+            | ArtifactKind::ImageName => false,
         }
     }
 
@@ -155,8 +163,10 @@ impl Executor for Wasm {
                 spec.memory, self.max_memory
             )));
         }
-        let bytes = fs::read(&code.path).map_err(|e| Unfit(format!("read the artifact: {e}")))?;
-        let kind = weir_wasm::inspect(&bytes, Some(protocol(spec.protocol)));
+        let protocol = protocol(spec.protocol).map_err(Unfit)?;
+        let path = code.path().map_err(Unfit)?;
+        let bytes = fs::read(path).map_err(|e| Unfit(format!("read the artifact: {e}")))?;
+        let kind = weir_wasm::inspect(&bytes, Some(protocol));
         let kind = kind.map_err(|unfit| Unfit(unfit.to_string()))?;
         if kind == Kind::Module && !spec.allow_outbound.is_empty() {
             return Err(Unfit(
@@ -192,12 +202,13 @@ impl Executor for Wasm {
         Box::pin(async move { self.compiled(&code).await.map(drop) })
     }
 
-    fn start(
-        &self,
-        spec: Arc<FunctionSpec>,
-        code: Code,
-        secrets: Option<PathBuf>,
-    ) -> BoxFuture<'_, Result<Arc<dyn Instance>, StartError>> {
+    fn start(&self, setup: super::Setup) -> BoxFuture<'_, Result<Arc<dyn Instance>, StartError>> {
+        let super::Setup {
+            spec,
+            code,
+            secrets,
+            log: _,
+        } = setup;
         Box::pin(async move {
             let loaded = self.load(&code).await?;
             let env = spec
@@ -207,7 +218,7 @@ impl Executor for Wasm {
             let outbound = spec.allow_outbound.iter();
             let bound = loaded.bind(Setup {
                 name: spec.name.name().to_owned(),
-                protocol: protocol(spec.protocol),
+                protocol: protocol(spec.protocol).map_err(StartError::Code)?,
                 env: env.collect(),
                 secrets,
                 allow_outbound: outbound
@@ -250,11 +261,14 @@ impl Executor for Wasm {
     }
 }
 
-fn protocol(protocol: Protocol) -> weir_wasm::Protocol {
+fn protocol(protocol: Protocol) -> Result<weir_wasm::Protocol, String> {
     match protocol {
-        Protocol::Stdio => weir_wasm::Protocol::Stdio,
-        Protocol::Cgi => weir_wasm::Protocol::Cgi,
-        Protocol::Http => weir_wasm::Protocol::Http,
+        Protocol::Stdio => Ok(weir_wasm::Protocol::Stdio),
+        Protocol::Cgi => Ok(weir_wasm::Protocol::Cgi),
+        Protocol::Http => Ok(weir_wasm::Protocol::Http),
+        Protocol::OpenWhisk | Protocol::Serverledge => Err(format!(
+            "WebAssembly speaks stdio, cgi or http; {protocol} is for containers"
+        )),
     }
 }
 
@@ -264,7 +278,10 @@ struct Guest {
 }
 
 impl Instance for Guest {
-    fn invoke(&self, call: Call) -> BoxFuture<'_, Result<http::Response<AnswerBody>, CallError>> {
+    fn invoke(
+        &self,
+        call: Call,
+    ) -> BoxFuture<'static, Result<http::Response<AnswerBody>, CallError>> {
         let log = Arc::new(Log {
             log: call.log,
             call: call.id,
@@ -280,7 +297,10 @@ impl Instance for Guest {
                 weir_wasm::CallError::TimedOut => CallError::TimedOut,
                 weir_wasm::CallError::Failed(reason) => CallError::Failed(reason),
                 weir_wasm::CallError::Body(error) => CallError::Body(error),
-                weir_wasm::CallError::NotStarted(reason) => CallError::NotStarted(reason),
+                weir_wasm::CallError::NotStarted(reason) => CallError::NotStarted {
+                    reason,
+                    request: None,
+                },
             })?;
             Ok(response.map(|body| match body {
                 weir_wasm::AnswerBody::Whole(bytes) => AnswerBody::Whole(bytes),

@@ -254,8 +254,8 @@ impl Inner {
             }
             let began = Instant::now();
             match self.attempt(&record).await {
-                Err(InvokeError::Refused { .. }) => {
-                    // Load, not the call, is at fault: it never began.
+                // Load, not the call, is at fault: it never began.
+                Err(InvokeError::Refused { .. }) if !self.is_overdue(&record) => {
                     attempt -= 1;
                     pause.rest().await;
                 }
@@ -266,6 +266,14 @@ impl Inner {
             }
         };
         self.conclude(record, ended, attempt, ran).await;
+    }
+
+    /// Whether a call was accepted so long ago that it is no longer tried: a
+    /// node that finds no place for it in that time will not find one, and
+    /// whoever waits for the result is better told.
+    fn is_overdue(&self, record: &CallRecord) -> bool {
+        let age = Timestamp::now().duration_since(record.accepted_at);
+        Duration::try_from(age).is_ok_and(|age| age > self.config.asynchronous.keep_trying)
     }
 
     async fn attempt(self: &Arc<Self>, record: &CallRecord) -> Result<Answer, InvokeError> {
@@ -386,9 +394,13 @@ impl Inner {
                 }
                 // A full disk, most likely. The call stays accepted meanwhile,
                 // so that a crash now would only run it again.
-                Err(error) => {
+                Err(error) if !self.is_overdue(&record) => {
                     tracing::error!(call = %id, %error, "result cannot be kept; trying again");
                     pause.rest().await;
+                }
+                Err(error) => {
+                    tracing::error!(call = %id, %error, "result is lost; the next start runs it again");
+                    return;
                 }
             }
         }

@@ -95,22 +95,21 @@ impl Node {
             return Err(unknown());
         }
         inner.check_bounds(&spec)?;
-        if !inner.artifacts.retain(&spec.code) {
+        let digest = spec.code.artifact().copied();
+        if let Some(digest) = &digest
+            && !inner.artifacts.retain(digest)
+        {
             return Err(ChangeError::Invalid(format!(
-                "artifact {} is not on this node: upload it to /weir/v1/artifacts/{} first",
-                spec.code,
-                spec.code.hex()
+                "artifact {digest} is not on this node: upload it to /weir/v1/artifacts/{} first",
+                digest.hex()
             )));
         }
         let reference = Reference {
             inner: inner.clone(),
-            digest: Some(spec.code),
+            digest,
         };
         let executor = inner.executor_for(&spec)?;
-        let code = Code {
-            path: inner.artifacts.path(&spec.code),
-            kind: spec.kind,
-        };
+        let code = inner.code(&spec);
         let spec = {
             let (executor, code) = (executor.clone(), code.clone());
             let checked =
@@ -152,7 +151,7 @@ impl Node {
         match existing {
             Some(function) => {
                 let old = function.current.swap(version.clone());
-                inner.artifacts.release(&old.spec.code, SystemTime::now());
+                inner.release(&old.spec);
                 inner.admit_update(&function, &version);
             }
             None => inner.admit_new(&version),
@@ -185,9 +184,7 @@ impl Node {
             .remove(function.key, inner.clock.now(), &mut actions);
         inner.perform(actions, None);
         inner.by_key.remove(&function.key);
-        inner
-            .artifacts
-            .release(&function.current.load().spec.code, SystemTime::now());
+        inner.release(&function.current.load().spec);
         Ok(())
     }
 
@@ -301,11 +298,9 @@ impl Inner {
                     continue;
                 }
             };
-            let code = Code {
-                path: self.artifacts.path(&record.spec.code),
-                kind: record.spec.kind,
-            };
-            let present = self.artifacts.retain(&record.spec.code);
+            let code = self.code(&record.spec);
+            let artifact = record.spec.code.artifact();
+            let present = artifact.is_none_or(|digest| self.artifacts.retain(digest));
             let version = Arc::new(self.version(record, code, executor));
             if !present {
                 let reason = "its artifact is gone from this node: deploy it again".to_owned();
@@ -347,6 +342,23 @@ impl Inner {
         let find = |name: &String| self.config.classes.iter().position(|c| c.name == *name);
         let classes: Vec<usize> = spec.classes.iter().filter_map(find).collect();
         if classes.is_empty() { vec![0] } else { classes }
+    }
+
+    fn code(&self, spec: &FunctionSpec) -> Code {
+        Code {
+            artifact: spec
+                .code
+                .artifact()
+                .map(|digest| self.artifacts.path(digest)),
+            kind: spec.kind,
+        }
+    }
+
+    /// Lets go of the artifact of a function that is no more.
+    fn release(&self, spec: &FunctionSpec) {
+        if let Some(digest) = spec.code.artifact() {
+            self.artifacts.release(digest, SystemTime::now());
+        }
     }
 
     fn executor_for(&self, spec: &FunctionSpec) -> Result<Arc<dyn Executor>, ChangeError> {

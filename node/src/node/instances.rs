@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::Inner;
 use super::functions::Version;
 use crate::admission::{Action, FunctionKey, InstanceId, Slot};
-use crate::executor::{Instance, StartError};
+use crate::executor::{Instance, Setup, StartError};
 use crate::invocation::Phase;
 use crate::secret::SecretFolder;
+use crate::time::Time;
 
 /// Who waits for a place.
 pub(super) type Waiter = oneshot::Sender<Granted>;
@@ -52,6 +54,22 @@ impl Held {
             inner,
             slot: Some(slot),
         }
+    }
+
+    /// Keeps the place until `end` has come, or until calls are cut at shutdown.
+    pub(super) fn linger(self, end: impl Future<Output = ()> + Send + 'static) {
+        let inner = self.inner.clone();
+        let cut = inner.cut.clone();
+        let lingering = async move {
+            let _ = cut.run_until_cancelled(end).await;
+            drop(self);
+        };
+        inner.tasks.spawn_on(lingering, &inner.runtime);
+    }
+
+    /// The node's time.
+    pub(super) fn now(&self) -> Time {
+        self.inner.clock.now()
     }
 
     pub(super) fn slot(&self) -> &Slot {
@@ -129,8 +147,14 @@ impl Inner {
         let mut actions = Vec::new();
         match started {
             Ok(live) => {
+                let ended = live.instance.ended();
                 // Before admission hands out places on it.
                 self.instances.insert(id, Arc::new(live));
+                if let Some(ended) = ended {
+                    // Not counted among the tasks that a drain waits for: it
+                    // lives as long as its instance.
+                    self.runtime.spawn(self.clone().watch(id, ended));
+                }
                 self.admission().started(id, self.clock.now(), &mut actions);
                 self.instance_started.notify_one();
                 self.perform(actions, None);
@@ -148,6 +172,29 @@ impl Inner {
         }
     }
 
+    /// Takes an instance out when it is gone for a reason of its own.
+    async fn watch(self: Arc<Self>, id: InstanceId, ended: BoxFuture<'static, String>) {
+        let reason = tokio::select! {
+            reason = ended => reason,
+            () = self.cut.cancelled() => return,
+        };
+        // Stopped by us: whoever stops it tells admission.
+        if !self.instances.contains_key(&id) {
+            return;
+        }
+        // Before it leaves the map, or calls would be placed on it and not
+        // find it.
+        let mut actions = Vec::new();
+        self.admission().gone(id, self.clock.now(), &mut actions);
+        let live = self.instances.remove(&id);
+        self.perform(actions, None);
+        if let Some((_, live)) = live {
+            let function = &live.version.spec.name;
+            tracing::info!(%function, instance = id.as_u64(), %reason, "instance is gone");
+            live.instance.stop().await;
+        }
+    }
+
     async fn try_start(&self, key: FunctionKey) -> Result<Live, StartError> {
         let function = self.by_key.get(&key).map(|function| function.clone());
         let function = function.ok_or_else(|| StartError::Node("it was removed".to_owned()))?;
@@ -158,8 +205,13 @@ impl Inner {
         let secrets = self.secrets.materialise(&self.store, &version.spec).await;
         let secrets = secrets.map_err(|error| StartError::Node(error.to_string()))?;
         let folder = secrets.as_ref().map(|folder| folder.path().to_owned());
-        let (spec, code) = (version.spec.clone(), version.code.clone());
-        let instance = version.executor.start(spec, code, folder).await?;
+        let setup = Setup {
+            spec: version.spec.clone(),
+            code: version.code.clone(),
+            secrets: folder,
+            log: function.log.clone(),
+        };
+        let instance = version.executor.start(setup).await?;
         Ok(Live {
             instance,
             version,

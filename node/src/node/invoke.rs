@@ -3,10 +3,11 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -18,6 +19,10 @@ use crate::admission::{Admission, Arrival, Ticket, Verdict};
 use crate::executor::{AnswerBody, Body, BodyError, Call, CallError};
 use crate::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Timing};
 use crate::time::Time;
+
+/// How often a call is placed that cannot have started where it was placed
+/// before: its instance had died unnoticed.
+const PLACEMENTS: u32 = 3;
 
 impl Node {
     /// Runs a call and waits for the answer. Dropping the future, or the
@@ -45,66 +50,90 @@ impl Inner {
             Some(deadline) => arrived + deadline,
             None => Time::NEVER,
         };
-        let held = self.place(&function, class, arrived, deadline).await?;
-        let slot = held.slot();
-        let granted = self.clock.now();
-        let since_start = slot.waited_for_start_since().unwrap_or(granted);
-        let mut timing = Timing {
-            queued: since_start.since(arrived),
-            started: granted.since(since_start),
-            ran: Duration::ZERO,
-        };
-        let start = slot.start();
-        let live = self
-            .instances
-            .get(&slot.instance())
-            .map(|live| live.clone());
-        let Some(live) = live else {
-            return Err(InvokeError::CannotRun {
-                function: invocation.function,
-                reason: "its instance was stopped; try again".to_owned(),
-            });
-        };
-        let until = deadline.min(granted + live.version.spec.timeout);
-        let call = Call {
-            id: invocation.id,
-            request: invocation.request,
-            until: self
-                .clock
-                .instant(until)
-                .unwrap_or_else(std::time::Instant::now),
-            log: function.log.clone(),
-        };
-        let outcome = live.instance.invoke(call).await;
-        function.invocations.fetch_add(1, Ordering::Relaxed);
-        timing.ran = self.clock.now().since(granted);
-        let response = outcome.map_err(|error| match error {
-            CallError::TimedOut => InvokeError::Late {
-                phase: Phase::Run,
-                after: until.since(granted),
-            },
-            CallError::Failed(reason) => InvokeError::Failed(reason),
-            CallError::Body(error) => InvokeError::Body(error),
-            CallError::NotStarted(reason) => InvokeError::CannotRun {
-                function: invocation.function,
-                reason,
-            },
-        })?;
-        let response = response.map(|body| match body {
-            AnswerBody::Whole(bytes) => AnswerBody::Whole(bytes),
-            // What the call holds is released when the stream ends or is dropped.
-            AnswerBody::Stream(body) => AnswerBody::Stream(
-                HeldBody {
-                    body,
-                    held: Some(held),
+        let mut request = invocation.request;
+        let mut reason = String::new();
+        for _ in 0..PLACEMENTS {
+            let held = self.place(&function, class, arrived, deadline).await?;
+            let slot = held.slot();
+            let granted = self.clock.now();
+            let since_start = slot.waited_for_start_since().unwrap_or(granted);
+            let mut timing = Timing {
+                queued: since_start.since(arrived),
+                started: granted.since(since_start),
+                ran: Duration::ZERO,
+            };
+            let start = slot.start();
+            let live = self
+                .instances
+                .get(&slot.instance())
+                .map(|live| live.clone());
+            let Some(live) = live else {
+                "its instance was stopped".clone_into(&mut reason);
+                continue;
+            };
+            let until = deadline.min(granted + live.version.spec.timeout);
+            let call = Call {
+                id: invocation.id,
+                request,
+                until: self
+                    .clock
+                    .instant(until)
+                    .unwrap_or_else(std::time::Instant::now),
+                log: function.log.clone(),
+            };
+            let mut held = Some(held);
+            let running = live.instance.invoke(call);
+            let outcome = match live.instance.lingers() {
+                false => running.await,
+                true => Lingering::new(running, &mut held).await,
+            };
+            let outcome = match outcome {
+                Err(CallError::NotStarted {
+                    reason: gone,
+                    request: Some(unsent),
+                }) => {
+                    (reason, request) = (gone, *unsent);
+                    continue;
                 }
-                .boxed_unsync(),
-            ),
-        });
-        Ok(Answer {
-            response,
-            start,
-            timing,
+                outcome => outcome,
+            };
+            function.invocations.fetch_add(1, Ordering::Relaxed);
+            timing.ran = self.clock.now().since(granted);
+            let response = outcome.map_err(|error| match error {
+                CallError::TimedOut => InvokeError::Late {
+                    phase: Phase::Run,
+                    after: until.since(granted),
+                },
+                CallError::Failed(reason) => InvokeError::Failed(reason),
+                CallError::Body(error) => InvokeError::Body(error),
+                CallError::NotStarted { reason, .. } => InvokeError::CannotRun {
+                    function: invocation.function,
+                    reason,
+                },
+            })?;
+            let lingers = live.instance.lingers();
+            let response = response.map(|body| match body {
+                AnswerBody::Whole(bytes) => AnswerBody::Whole(bytes),
+                // What the call holds is released when the stream ends or is
+                // dropped.
+                AnswerBody::Stream(body) => AnswerBody::Stream(
+                    HeldBody {
+                        body: Some(body),
+                        held,
+                        lingers: lingers.then_some(until),
+                    }
+                    .boxed_unsync(),
+                ),
+            });
+            return Ok(Answer {
+                response,
+                start,
+                timing,
+            });
+        }
+        Err(InvokeError::CannotRun {
+            function: invocation.function,
+            reason: format!("{reason}; it found none that lived, {PLACEMENTS} times"),
         })
     }
 
@@ -256,10 +285,63 @@ impl Drop for Place<'_> {
     }
 }
 
+/// A call whose code goes on when its caller leaves. Then it keeps its place
+/// until it has ended, so that the place is not given to another while it is
+/// still taken.
+struct Lingering<'a> {
+    running: Option<Running>,
+    held: &'a mut Option<Held>,
+}
+
+type Running = BoxFuture<'static, Result<http::Response<AnswerBody>, CallError>>;
+
+impl<'a> Lingering<'a> {
+    fn new(running: Running, held: &'a mut Option<Held>) -> Self {
+        Lingering {
+            running: Some(running),
+            held,
+        }
+    }
+}
+
+impl Future for Lingering<'_> {
+    type Output = Result<http::Response<AnswerBody>, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let running = self.running.as_mut().expect("not polled after its end");
+        let outcome = ready!(running.as_mut().poll(cx));
+        self.running = None;
+        Poll::Ready(outcome)
+    }
+}
+
+impl Drop for Lingering<'_> {
+    fn drop(&mut self) {
+        let (Some(running), Some(held)) = (self.running.take(), self.held.take()) else {
+            return;
+        };
+        // Its time is bounded by the executor.
+        held.linger(async move {
+            if let Ok(response) = running.await
+                && let AnswerBody::Stream(body) = response.into_body()
+            {
+                discard(body).await;
+            }
+        });
+    }
+}
+
+/// Reads a body that nobody wants.
+async fn discard(mut body: Body) {
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
 /// A streaming answer with the place of its call.
 struct HeldBody {
-    body: Body,
+    body: Option<Body>,
     held: Option<Held>,
+    /// When code ends at the latest that goes on though its caller has left.
+    lingers: Option<Time>,
 }
 
 impl http_body::Body for HeldBody {
@@ -270,7 +352,10 @@ impl http_body::Body for HeldBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(body).poll_frame(cx);
         if let Poll::Ready(None | Some(Err(_))) = polled {
             self.held = None;
         }
@@ -278,10 +363,31 @@ impl http_body::Body for HeldBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body
+            .as_ref()
+            .is_none_or(http_body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint)
+    }
+}
+
+impl Drop for HeldBody {
+    fn drop(&mut self) {
+        let (Some(until), Some(held), Some(body)) =
+            (self.lingers, self.held.take(), self.body.take())
+        else {
+            return;
+        };
+        if http_body::Body::is_end_stream(&body) {
+            return;
+        }
+        let left = until.since(held.now());
+        held.linger(async move {
+            let _ = tokio::time::timeout(left, discard(body)).await;
+        });
     }
 }

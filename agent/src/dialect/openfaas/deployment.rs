@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use weir_node::function::{ArtifactKind, AsDeployed, FunctionSpec, Protocol};
-use weir_node::id::{Digest, FunctionName, Namespace};
+use weir_node::function::{ArtifactKind, AsDeployed, CodeSource, FunctionSpec, Protocol};
+use weir_node::id::{FunctionName, Namespace};
 use weir_node::node::{FunctionState, FunctionStatus};
 use weir_node::resources::Memory;
 
@@ -44,7 +44,14 @@ const KEEP_ALIVE: &str = "weir.keep-alive";
 const IDEMPOTENT: &str = "weir.idempotent";
 const ALLOW_OUTBOUND: &str = "weir.allow-outbound";
 const QOS: &str = "weir.qos";
-const SETTINGS: [&str; 7] = [
+const RUNTIME: &str = "weir.runtime";
+const HANDLER: &str = "weir.handler";
+const IMAGE: &str = "weir.image";
+const PULL: &str = "weir.pull";
+const NETWORK: &str = "weir.network";
+const HEALTH: &str = "weir.health";
+const IMAGE_USER: &str = "weir.image-user";
+const SETTINGS: [&str; 14] = [
     PROTOCOL,
     TIMEOUT,
     CONCURRENCY,
@@ -52,6 +59,13 @@ const SETTINGS: [&str; 7] = [
     IDEMPOTENT,
     ALLOW_OUTBOUND,
     QOS,
+    RUNTIME,
+    HANDLER,
+    IMAGE,
+    PULL,
+    NETWORK,
+    HEALTH,
+    IMAGE_USER,
 ];
 
 /// What a status says beside them. Clients that deploy what they were shown
@@ -77,33 +91,25 @@ impl Mistakes {
 }
 
 impl FunctionDeployment {
-    /// The artifact that it refers to.
-    pub(super) fn code(&self) -> Result<Digest, String> {
+    /// Where its code is.
+    pub(super) fn code(&self) -> Result<CodeSource, String> {
         if self.image.is_empty() {
             return Err(
-                "image is missing: upload an artifact (PUT /weir/v1/artifacts/HEX) and \
-                        write its digest, sha256:HEX"
+                "image is missing: name a container image, or upload an artifact (PUT \
+                 /weir/v1/artifacts/HEX) and write its digest, sha256:HEX"
                     .to_owned(),
             );
         }
-        self.image.parse().map_err(|error| {
-            if self.image.starts_with("sha256:") {
-                format!("image: {error}")
-            } else {
-                let image: String = self.image.chars().take(200).collect();
-                format!(
-                    "image {image:?}: this build runs no container images; upload a WebAssembly \
-                     artifact (PUT /weir/v1/artifacts/HEX) and write its digest, sha256:HEX"
-                )
-            }
-        })
+        self.image
+            .parse()
+            .map_err(|error| format!("image: {error}"))
     }
 
     /// The function that it describes, or every mistake in it. `kind` is what
     /// the artifact is, when that is known.
     pub(super) fn into_spec(
         self,
-        code: Digest,
+        code: CodeSource,
         kind: Option<ArtifactKind>,
     ) -> Result<FunctionSpec, String> {
         let mut mistakes = Mistakes::default();
@@ -166,7 +172,10 @@ fn usual_protocol(kind: ArtifactKind) -> Protocol {
         ArtifactKind::WasmModule | ArtifactKind::WasmText | ArtifactKind::SimulatedModel => {
             Protocol::Stdio
         }
-        ArtifactKind::WasmComponent => Protocol::Http,
+        ArtifactKind::WasmComponent
+        | ArtifactKind::SourceArchive
+        | ArtifactKind::ImageArchive
+        | ArtifactKind::ImageName => Protocol::Http,
     }
 }
 
@@ -206,6 +215,24 @@ fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes
                     spec.allow_outbound
                         .extend(mistakes.take(ALLOW_OUTBOUND, target.parse()));
                 }
+            }
+            RUNTIME => spec.container.runtime = Some(text),
+            HANDLER => spec.container.handler = Some(text),
+            IMAGE => spec.container.image = mistakes.take(IMAGE, text.parse()),
+            PULL => spec.container.pull = mistakes.take(PULL, text.parse()).unwrap_or_default(),
+            NETWORK => {
+                spec.container.network = mistakes.take(NETWORK, text.parse()).unwrap_or_default();
+            }
+            HEALTH => {
+                if !text.starts_with('/') {
+                    mistakes
+                        .0
+                        .push(format!("{HEALTH}: write a path, as /_/health"));
+                }
+                spec.container.health = Some(text);
+            }
+            IMAGE_USER => {
+                spec.container.image_user = mistakes.take(IMAGE_USER, flag(&text)).unwrap_or(false);
             }
             QOS => spec.classes = words(&text).map(str::to_owned).collect(),
             STATE | VERSION => {}
@@ -328,6 +355,11 @@ pub(super) fn status(function: &FunctionStatus, usage: bool) -> Value {
     shown
 }
 
+/// A setting as text, unless it is what nobody asked for.
+fn unusual<T: Default + PartialEq + ToString>(value: T) -> Option<String> {
+    (value != T::default()).then(|| value.to_string())
+}
+
 /// Weir's own settings of a function as annotations.
 fn shown_settings(spec: &FunctionSpec) -> impl Iterator<Item = (String, String)> {
     let time = |duration| {
@@ -341,6 +373,7 @@ fn shown_settings(spec: &FunctionSpec) -> impl Iterator<Item = (String, String)>
         .iter()
         .map(ToString::to_string)
         .collect();
+    let container = &spec.container;
     let settings = [
         (PROTOCOL, Some(spec.protocol.to_string())),
         (TIMEOUT, Some(time(spec.timeout))),
@@ -349,6 +382,13 @@ fn shown_settings(spec: &FunctionSpec) -> impl Iterator<Item = (String, String)>
         (IDEMPOTENT, spec.idempotent.then(|| "true".to_owned())),
         (ALLOW_OUTBOUND, list(outbound)),
         (QOS, list(spec.classes.clone())),
+        (RUNTIME, container.runtime.clone()),
+        (HANDLER, container.handler.clone()),
+        (IMAGE, container.image.as_ref().map(ToString::to_string)),
+        (PULL, unusual(container.pull)),
+        (NETWORK, unusual(container.network)),
+        (HEALTH, container.health.clone()),
+        (IMAGE_USER, container.image_user.then(|| "true".to_owned())),
     ];
     settings
         .into_iter()
@@ -359,12 +399,13 @@ fn shown_settings(spec: &FunctionSpec) -> impl Iterator<Item = (String, String)>
 mod tests {
     use std::sync::Arc;
 
+    use weir_node::id::Digest;
     use weir_node::resources::Cpu;
 
     use super::*;
 
-    fn code() -> Digest {
-        Digest::of(b"code")
+    fn code() -> CodeSource {
+        Digest::of(b"code").into()
     }
 
     fn spec(fields: Value) -> Result<FunctionSpec, String> {
@@ -435,9 +476,12 @@ mod tests {
     }
 
     #[test]
-    fn container_image_is_refused_with_what_to_do() {
-        let mistake = spec(json!({ "image": "docker.io/a/b:latest" })).expect_err("an image");
-        assert!(mistake.contains("no container images"), "{mistake}");
+    fn image_is_a_container_image_or_a_digest() {
+        let spec_of = |image: &str| spec(json!({ "image": image }));
+        let image = spec_of("docker.io/a/b:latest").expect("an image");
+        assert_eq!(image.code.artifact(), None);
+        let mistake = spec_of("Not An Image").expect_err("no image");
+        assert!(mistake.contains("REPOSITORY[:TAG]"), "{mistake}");
         let mistake = spec(json!({ "image": "sha256:12" })).expect_err("half a digest");
         assert!(mistake.contains("not a digest"), "{mistake}");
         assert!(spec(json!({ "image": "" })).is_err());

@@ -1,0 +1,181 @@
+//! Images: pulled from a registry, loaded from an archive, or imported.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bollard::Docker;
+use bollard::body_full;
+use bollard::models::ImageInspect;
+use bollard::query_parameters::{CreateImageOptionsBuilder, ImportImageOptions};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use tokio_util::io::ReaderStream;
+
+use crate::chain;
+use crate::engine::{Engine, Unavailable};
+
+/// When an image is fetched from its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pull {
+    /// When the engine does not have it.
+    #[default]
+    Missing,
+    /// At every deployment.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// Where the image of a function comes from.
+#[derive(Debug, Clone)]
+pub enum ImageSource {
+    /// A registry, by reference.
+    Registry {
+        /// As `docker pull` takes it.
+        reference: String,
+        /// When to fetch it.
+        pull: Pull,
+    },
+    /// A file as `docker save` writes it, with one image.
+    Archive(PathBuf),
+}
+
+/// Why there is no image to start.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The engine cannot be used now: later it may.
+    #[error(transparent)]
+    Engine(#[from] Unavailable),
+    /// The image itself is at fault.
+    #[error("{0}")]
+    Image(String),
+}
+
+impl Engine {
+    /// Has the engine get an image; returns its id.
+    pub async fn image(&self, source: &ImageSource) -> Result<String, ImageError> {
+        let docker = self.docker().await?;
+        match source {
+            ImageSource::Registry { reference, pull } => {
+                let there = inspect(&docker, reference).await?;
+                match (there, pull) {
+                    (Some(image), Pull::Missing | Pull::Never) => Ok(id(&image)),
+                    (None, Pull::Never) => Err(ImageError::Image(format!(
+                        "the engine has no image {reference}, and pulling it is not wanted \
+                         (--pull never)"
+                    ))),
+                    (_, Pull::Always) | (None, Pull::Missing) => {
+                        fetch(&docker, reference).await?;
+                        let image = inspect(&docker, reference).await?;
+                        image.as_ref().map(id).ok_or_else(|| {
+                            ImageError::Image(format!("{reference} was pulled and is not there"))
+                        })
+                    }
+                }
+            }
+            ImageSource::Archive(path) => load(&docker, path).await,
+        }
+    }
+
+    /// The user that an image names, empty for root; `None` when the engine
+    /// does not have the image.
+    pub(crate) async fn image_user(&self, id: &str) -> Result<Option<String>, ImageError> {
+        let docker = self.docker().await?;
+        let found = inspect(&docker, id).await?;
+        let user = |image: ImageInspect| image.config?.user;
+        Ok(found.map(|image| user(image).unwrap_or_default()))
+    }
+}
+
+fn id(image: &ImageInspect) -> String {
+    image.id.clone().unwrap_or_default()
+}
+
+async fn inspect(docker: &Docker, reference: &str) -> Result<Option<ImageInspect>, ImageError> {
+    match docker.inspect_image(reference).await {
+        Ok(image) => Ok(Some(image)),
+        Err(bollard::errors::Error::DockerResponseServerError {
+            status_code: 404, ..
+        }) => Ok(None),
+        Err(bollard::errors::Error::DockerResponseServerError {
+            status_code: 400,
+            message,
+        }) => Err(ImageError::Image(message)),
+        Err(error) => Err(Unavailable::from(error).into()),
+    }
+}
+
+async fn fetch(docker: &Docker, reference: &str) -> Result<(), ImageError> {
+    // Without a tag the engine would fetch all of them.
+    let last = reference.rsplit('/').next().unwrap_or(reference);
+    let tagged = last.contains(':') || last.contains('@');
+    let options = CreateImageOptionsBuilder::default().from_image(reference);
+    let options = match tagged {
+        true => options,
+        false => options.tag("latest"),
+    };
+    let mut progress = docker.create_image(Some(options.build()), None, None);
+    while let Some(step) = progress.next().await {
+        step.map_err(|error| ImageError::Image(format!("pull {reference}: {}", chain(&error))))?;
+    }
+    Ok(())
+}
+
+/// Loads an archive; returns the id of the image in it.
+async fn load(docker: &Docker, path: &Path) -> Result<String, ImageError> {
+    let broken = |error: &dyn std::error::Error| {
+        ImageError::Image(format!("load the image archive: {}", chain(error)))
+    };
+    let file = tokio::fs::File::open(path).await;
+    let file = ReaderStream::new(file.map_err(|error| broken(&error))?);
+    let mut loaded = docker.import_image_stream(ImportImageOptions::default(), file, None);
+    let mut named = Vec::new();
+    while let Some(step) = loaded.next().await {
+        let step = step.map_err(|error| broken(&error))?;
+        let said = step.stream.unwrap_or_default();
+        // `Loaded image: NAME` or `Loaded image ID: sha256:...`
+        if let Some((_, name)) = said
+            .split_once("Loaded image: ")
+            .or_else(|| said.split_once("Loaded image ID: "))
+        {
+            named.push(name.trim().to_owned());
+        }
+    }
+    match named.as_slice() {
+        [one] => {
+            let image = inspect(docker, one).await?;
+            let gone = || ImageError::Image("the loaded image is not there".to_owned());
+            image.as_ref().map(id).ok_or_else(gone)
+        }
+        [] => Err(ImageError::Image(
+            "the archive holds no image: make it with docker save".to_owned(),
+        )),
+        [..] => Err(ImageError::Image(format!(
+            "the archive holds {} images, and a function is one: save one alone",
+            named.len()
+        ))),
+    }
+}
+
+/// Makes an image of a root file system unless the engine has it.
+pub(crate) async fn import_if_missing(
+    docker: &Docker,
+    name: &str,
+    archive: impl FnOnce() -> io::Result<Bytes>,
+) -> Result<(), ImageError> {
+    if inspect(docker, name).await?.is_some() {
+        return Ok(());
+    }
+    let archive = archive().map_err(|error| ImageError::Image(error.to_string()))?;
+    let (repository, tag) = name.split_once(':').unwrap_or((name, "latest"));
+    let options = CreateImageOptionsBuilder::default()
+        .from_src("-")
+        .repo(repository)
+        .tag(tag)
+        .build();
+    let imported = docker.create_image(Some(options), Some(body_full(archive)), None);
+    imported
+        .try_for_each(|_| async { Ok(()) })
+        .await
+        .map_err(|error| Unavailable::from(error).into())
+}

@@ -1,0 +1,558 @@
+//! One started container: calls, death, the end.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bollard::query_parameters::AttachContainerOptionsBuilder;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::Response;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::time::Sleep;
+
+use crate::container::{Network, Settings};
+use crate::engine::{Death, Engine, Scrap, Unavailable};
+use crate::link::{Broken, Driven, Link, Rest, Stream};
+use crate::protocol::{Conversation, Protocol, look};
+use crate::sandbox::{Folder, Sandbox, listen};
+use crate::{AnswerBody, Body, BodyError, Call, CallError, Sink, chain};
+
+/// The port on which images answer.
+const PORT: u16 = 8080;
+
+/// Where a runtime finds the socket of the node.
+const SOCKET: &str = "/run/weir/instance.sock";
+
+/// How long a call whose connection was closed waits for the engine to say
+/// why. It usually does within 20 ms; on a machine that is out of memory, of
+/// all times, it takes longer, and the reason is worth more than a quick 502.
+const DEATH_NOTE: Duration = Duration::from_secs(1);
+
+/// First pause between two tries to connect to an image that does not listen
+/// yet; grows to [`LONGEST_TRY`].
+const FIRST_TRY: Duration = Duration::from_millis(1);
+
+/// Longest such pause: what an instance is late by, at worst.
+const LONGEST_TRY: Duration = Duration::from_millis(25);
+
+/// Bytes of the last log lines that explain a failed start.
+const LAST_WORDS: usize = 1 << 10;
+
+/// Bytes of log that are read from one container in [`LOG_WINDOW`]; then the
+/// container waits, and its flood costs the engine no more than that.
+const LOG_BYTES: usize = 1 << 20;
+
+/// See [`LOG_BYTES`].
+const LOG_WINDOW: Duration = Duration::from_millis(250);
+
+/// Why an instance is given up whose call does not end.
+const TOO_LONG: &str = "a call ran longer than it may";
+
+/// Why a container is no instance.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine cannot be used now.
+    #[error(transparent)]
+    Engine(#[from] Unavailable),
+    /// The container did not become ready; the reason and its last words.
+    #[error("{0}")]
+    Container(String),
+}
+
+/// A warm container.
+pub struct Instance {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    protocol: Protocol,
+    conversation: Conversation,
+    /// Connections on which nothing is under way, the one used last on top.
+    links: Mutex<Vec<Link>>,
+    access: Access,
+    /// No more calls: it timed out, or a connection broke in a call.
+    spent: watch::Sender<Option<String>>,
+    scrap: Mutex<Option<Scrap>>,
+    death: Arc<Death>,
+    log: Sink,
+    stopped: AtomicBool,
+}
+
+/// How more connections are had.
+enum Access {
+    /// They are not: the runtime dialled as many as it takes calls.
+    Dialled {
+        /// Held as long as anything in it runs.
+        _sandbox: Arc<Sandbox>,
+    },
+    /// By connecting to the port inside.
+    Port(Arc<Sandbox>),
+}
+
+impl Engine {
+    /// Starts a container and waits until it takes calls. `tenant` shares a
+    /// network namespace, where the protocol needs no port; `concurrency` is
+    /// the number of calls at once.
+    pub async fn instance(
+        &self,
+        mut settings: Settings,
+        protocol: Protocol,
+        tenant: &str,
+        concurrency: u32,
+        log: Sink,
+    ) -> Result<Instance, StartError> {
+        let user = self.image_user(&settings.image).await;
+        let user = user.map_err(|error| StartError::Container(error.to_string()))?;
+        let user = user.ok_or_else(|| {
+            let reference = &settings.image;
+            StartError::Container(format!("the engine has no image {reference} any more"))
+        })?;
+        let shares = protocol.is_dialled() && settings.network == Network::None;
+        let sandbox = match shares {
+            true => self.sandboxes().shared(self, tenant).await,
+            false => self.sandboxes().own(self, settings.network).await,
+        };
+        let sandbox = sandbox.map_err(Unavailable::from)?;
+        let folder = self.folder().map_err(|e| unavailable("a folder", &e))?;
+        let listener = match protocol.is_dialled() {
+            true => Some(self.listen(&mut settings, &folder)?),
+            false => None,
+        };
+        settings.env.extend(protocol.environment(concurrency));
+        let body = settings.body(self.node(), &sandbox.container, &user);
+        let scrap = self.create(&settings.function, body, folder).await?;
+        let words = Arc::new(LastWords::default());
+        let clean = protocol.cleans_log();
+        self.pump(scrap.container(), log.clone(), words.clone(), clean)
+            .await?;
+        self.start(scrap.container()).await?;
+        let death = scrap.death().clone();
+        let limit = self.start_timeout();
+        let ready = async {
+            match &listener {
+                Some(listener) => accept(listener, concurrency).await,
+                None => connect(&sandbox, settings.health.as_deref())
+                    .await
+                    .map(|link| vec![link]),
+            }
+        };
+        let failed = |reason: String| StartError::Container(words.explain(&reason));
+        let links = tokio::select! {
+            biased;
+            links = ready => links.map_err(|error| failed(chain(&*error)))?,
+            reason = death.wait() => {
+                return Err(failed(format!("the container was not ready: {reason}")));
+            }
+            () = tokio::time::sleep(limit) => {
+                let late = format!("the container was not ready within {limit:?}");
+                return Err(failed(format!("{late}: {}", protocol.readiness())));
+            }
+        };
+        let access = match listener {
+            Some(_) => Access::Dialled { _sandbox: sandbox },
+            None => Access::Port(sandbox),
+        };
+        let inner = Arc::new(Inner {
+            conversation: Conversation::default(),
+            protocol,
+            links: Mutex::new(links),
+            access,
+            spent: watch::Sender::new(None),
+            scrap: Mutex::new(Some(scrap)),
+            death,
+            log,
+            stopped: AtomicBool::new(false),
+        });
+        Ok(Instance { inner })
+    }
+
+    /// Makes the socket that a runtime dials, and mounts it.
+    fn listen(&self, settings: &mut Settings, folder: &Folder) -> Result<UnixListener, StartError> {
+        let path: PathBuf = folder.path().join("instance.sock");
+        let listener = listen(&path).map_err(|e| unavailable("a socket", &e))?;
+        settings
+            .mounts
+            .push((folder.path().to_owned(), "/run/weir"));
+        settings
+            .env
+            .push(("WEIR_SOCKET".to_owned(), SOCKET.to_owned()));
+        Ok(listener)
+    }
+
+    /// Has what a container writes go to `log`, from its first byte on.
+    async fn pump(
+        &self,
+        container: &str,
+        log: Sink,
+        words: Arc<LastWords>,
+        clean: fn(Bytes) -> Bytes,
+    ) -> Result<(), Unavailable> {
+        let docker = self.docker().await?;
+        let options = AttachContainerOptionsBuilder::default()
+            .stream(true)
+            .stdout(true)
+            .stderr(true)
+            .build();
+        let attached = docker.attach_container(container, Some(options)).await?;
+        let mut output = attached.output;
+        self.spawn(async move {
+            let mut window = Instant::now();
+            let mut bytes = 0;
+            // Ends with the container.
+            while let Some(Ok(piece)) = output.next().await {
+                let piece = clean(piece.into_bytes());
+                words.note(&piece);
+                log.write(&piece);
+                bytes += piece.len();
+                if bytes >= LOG_BYTES {
+                    tokio::time::sleep(LOG_WINDOW.saturating_sub(window.elapsed())).await;
+                    (window, bytes) = (Instant::now(), 0);
+                }
+            }
+            // Not before: attaching closes the input of some engines.
+            drop(attached.input);
+        });
+        Ok(())
+    }
+}
+
+fn unavailable(what: &str, error: &std::io::Error) -> Unavailable {
+    Unavailable(format!("make {what} for a container: {error}"))
+}
+
+/// Waits for the connections that a runtime dials.
+async fn accept(listener: &UnixListener, count: u32) -> Result<Vec<Link>, BodyError> {
+    let mut links = Vec::new();
+    for _ in 0..count.max(1) {
+        let (stream, _) = listener.accept().await?;
+        links.push(Link::open(Stream::Unix(stream)).await?);
+    }
+    Ok(links)
+}
+
+/// Connects as soon as an image listens, and says that it is well if there is
+/// a path to ask.
+async fn connect(sandbox: &Sandbox, health: Option<&str>) -> Result<Link, BodyError> {
+    let mut pause = FIRST_TRY;
+    loop {
+        match open(sandbox).await {
+            Ok(mut link) => {
+                let Some(path) = health else {
+                    return Ok(link);
+                };
+                let look = look(path)?;
+                if let Ok(answer) = link.exchange(look).await
+                    && answer.status().is_success()
+                {
+                    // A connection of its own, for calls.
+                    return Ok(open(sandbox).await?);
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_TRY);
+    }
+}
+
+async fn open(sandbox: &Sandbox) -> std::io::Result<Link> {
+    let stream = sandbox.connect(PORT).await?;
+    let opened = Link::open(Stream::Tcp(stream)).await;
+    opened.map_err(std::io::Error::other)
+}
+
+impl Instance {
+    /// Runs one call. The future owns what it needs: to let a call go on whose
+    /// caller has left, let the future go on.
+    pub fn invoke(
+        &self,
+        call: Call,
+    ) -> impl Future<Output = Result<Response<AnswerBody>, CallError>> + Send + use<> {
+        let inner = self.inner.clone();
+        async move { inner.invoke(call).await }
+    }
+
+    /// Why it takes no more calls; `None` while it does.
+    pub fn gone(&self) -> Option<String> {
+        self.inner.gone()
+    }
+
+    /// Waits until it takes no more calls, for a reason of its own.
+    pub fn ended(&self) -> impl Future<Output = String> + Send + use<> {
+        let inner = self.inner.clone();
+        async move {
+            let mut spent = inner.spent.subscribe();
+            let spent = async {
+                let known = spent.wait_for(Option::is_some).await;
+                let known = known.ok().and_then(|known| known.clone());
+                match known {
+                    Some(reason) => reason,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                reason = inner.death.wait() => reason,
+                reason = spent => reason,
+            }
+        }
+    }
+
+    /// Ends it, and whatever runs in it.
+    pub fn stop(&self) {
+        self.inner.stopped.store(true, Ordering::Relaxed);
+        self.inner.links().clear();
+        drop(
+            self.inner
+                .scrap
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
+}
+
+impl Inner {
+    fn links(&self) -> MutexGuard<'_, Vec<Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gone(&self) -> Option<String> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Some("it was stopped".to_owned());
+        }
+        self.death.reason().or_else(|| self.spent.borrow().clone())
+    }
+
+    /// It takes no more calls.
+    fn spend(&self, reason: &str) {
+        self.spent.send_if_modified(|known| {
+            let first = known.is_none();
+            if first {
+                *known = Some(reason.to_owned());
+            }
+            first
+        });
+    }
+
+    async fn invoke(self: Arc<Self>, call: Call) -> Result<Response<AnswerBody>, CallError> {
+        let until = call.until;
+        match tokio::time::timeout_at(until.into(), self.clone().converse(call)).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                // Nobody but the engine can stop code that does not stop.
+                self.spend(TOO_LONG);
+                Err(CallError::TimedOut)
+            }
+        }
+    }
+
+    async fn converse(self: Arc<Self>, call: Call) -> Result<Response<AnswerBody>, CallError> {
+        let Call { request, id, until } = call;
+        let left = until.saturating_duration_since(Instant::now());
+        if let Some(first) = self.conversation.first(&self.protocol).await? {
+            let answer = self.exchange(first).await?;
+            self.conversation.begun(&self.protocol, answer).await?;
+        }
+        let request = self.protocol.request(request, id, left).await?;
+        let (head, body) = self.exchange(request).await?.into_parts();
+        let body = match body.is_short() {
+            true => AnswerBody::Whole(whole(body).await?),
+            false => AnswerBody::Stream(
+                Timed {
+                    body,
+                    end: Box::pin(tokio::time::sleep_until(until.into())),
+                    inner: self.clone(),
+                }
+                .boxed_unsync(),
+            ),
+        };
+        let answer = Response::from_parts(head, body);
+        self.protocol.answer(answer, &self.log).await
+    }
+
+    /// Sends a request on a connection of its own.
+    async fn exchange(
+        self: &Arc<Self>,
+        mut request: http::Request<Body>,
+    ) -> Result<Response<Driven>, CallError> {
+        loop {
+            let (mut link, fresh) = match self.idle_link() {
+                Some(link) => (link, false),
+                None => match self.dial().await {
+                    Ok(link) => (link, true),
+                    Err(reason) => {
+                        let request = Some(Box::new(request));
+                        return Err(CallError::NotStarted { reason, request });
+                    }
+                },
+            };
+            match link.exchange(request).await {
+                Ok(response) => {
+                    let rest = Box::new(Returns(self.clone()));
+                    return Ok(response.map(|body| Driven::new(body, link, rest)));
+                }
+                // It was closed while nobody used it.
+                Err(Broken::Unsent(_, Some(unsent))) if !fresh && self.may_dial() => {
+                    request = *unsent;
+                }
+                Err(Broken::Unsent(error, request)) => {
+                    let reason = self.why(&chain(&error)).await;
+                    self.spend(&reason);
+                    return Err(CallError::NotStarted { reason, request });
+                }
+                Err(Broken::Body(error)) => {
+                    // The code got half a body: its connection is gone, and
+                    // a runtime's worker with it.
+                    if !self.may_dial() {
+                        self.spend("a caller's body broke off");
+                    }
+                    return Err(CallError::Body(error.into()));
+                }
+                Err(Broken::Sent(error)) => {
+                    let reason = match error.is_parse() {
+                        true => chain(&error),
+                        false => self.why(&chain(&error)).await,
+                    };
+                    if !self.may_dial() {
+                        self.spend(&reason);
+                    }
+                    return Err(CallError::Failed(format!("the container failed: {reason}")));
+                }
+            }
+        }
+    }
+
+    fn idle_link(&self) -> Option<Link> {
+        let mut links = self.links();
+        while let Some(link) = links.pop() {
+            if link.is_usable() {
+                return Some(link);
+            }
+        }
+        None
+    }
+
+    fn may_dial(&self) -> bool {
+        match self.access {
+            Access::Port(_) => self.gone().is_none(),
+            Access::Dialled { .. } => false,
+        }
+    }
+
+    async fn dial(&self) -> Result<Link, String> {
+        let opened = match &self.access {
+            Access::Port(sandbox) => open(sandbox).await.map_err(|error| chain(&error)),
+            Access::Dialled { .. } => Err("it closed its connection".to_owned()),
+        };
+        match opened {
+            Ok(link) => Ok(link),
+            Err(error) => {
+                let reason = self.why(&error).await;
+                self.spend(&reason);
+                Err(reason)
+            }
+        }
+    }
+
+    /// The engine's word for why a connection broke, if it has one soon.
+    async fn why(&self, error: &str) -> String {
+        match tokio::time::timeout(DEATH_NOTE, self.death.wait()).await {
+            Ok(reason) => reason,
+            Err(_) => error.to_owned(),
+        }
+    }
+}
+
+async fn whole(body: Driven) -> Result<Bytes, CallError> {
+    match body.collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) => Err(CallError::Failed(format!("the answer broke off: {error}"))),
+    }
+}
+
+/// An answer that streams until its call's time is over.
+struct Timed {
+    body: Driven,
+    end: Pin<Box<Sleep>>,
+    inner: Arc<Inner>,
+}
+
+impl http_body::Body for Timed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        std::task::ready!(this.end.as_mut().poll(cx));
+        this.inner.spend(TOO_LONG);
+        Poll::Ready(Some(Err(TOO_LONG.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Gives a connection back.
+struct Returns(Arc<Inner>);
+
+impl Rest for Returns {
+    fn ended(self: Box<Self>, link: Option<Link>) {
+        match link {
+            Some(link) if self.0.gone().is_none() => self.0.links().push(link),
+            Some(_) => {}
+            None if self.0.may_dial() => {}
+            None => self.0.spend("it closed its connection"),
+        }
+    }
+
+    fn broken(&self, error: hyper::Error) -> BodyError {
+        let reason = self.0.death.reason().unwrap_or_else(|| chain(&error));
+        if !self.0.may_dial() {
+            self.0.spend(&reason);
+        }
+        format!("the container failed in the middle of its answer: {reason}").into()
+    }
+}
+
+/// The end of what a container wrote.
+#[derive(Default)]
+struct LastWords(Mutex<VecDeque<u8>>);
+
+impl LastWords {
+    fn note(&self, piece: &[u8]) {
+        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let piece = &piece[piece.len().saturating_sub(LAST_WORDS)..];
+        let surplus = (words.len() + piece.len()).saturating_sub(LAST_WORDS);
+        words.drain(..surplus);
+        words.extend(piece);
+    }
+
+    fn explain(&self, reason: &str) -> String {
+        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(words.make_contiguous());
+        match text.trim() {
+            "" => reason.to_owned(),
+            words => format!("{reason}; it wrote: {words}"),
+        }
+    }
+}

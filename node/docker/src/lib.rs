@@ -1,0 +1,112 @@
+//! Containers for Weir, through the Docker Engine API.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `engine` | the engine: reach it, notice that it is gone, know of deaths, clean up what an earlier life of the node left |
+//! | `image` | images: pulled, loaded from an archive, imported |
+//! | `container` | how a container is locked down, from its [`Settings`] |
+//! | `sandbox` | network namespaces without a network, and sockets in them |
+//! | `instance` | one started container: calls, death, the end |
+//! | `link` | an HTTP/1.1 connection to an instance, driven by whoever uses it |
+//! | `protocol` | what is said over a link: plain HTTP, OpenWhisk, Serverledge, Lambda |
+//! | `source` | folders of code that are mounted into runtimes |
+//!
+//! Invariants:
+//! * No container has a network unless its settings ask for one; none has a
+//!   privilege, and nothing of the host that it could write to.
+//! * All that is made carries the label `weir.node`; whatever carries this
+//!   node's id and is unknown to it is removed when the engine is reached.
+//! * A connection on which a call was begun and not ended is never used again.
+
+mod container;
+mod engine;
+mod image;
+mod instance;
+mod link;
+mod protocol;
+mod sandbox;
+mod source;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+
+pub use container::{Network, Settings};
+pub use engine::{Description, Engine, EngineConfig, Unavailable};
+pub use image::{ImageError, ImageSource, Pull};
+pub use instance::{Instance, StartError};
+pub use protocol::{Action, Protocol};
+pub use source::{
+    MARKER as SOURCE_MARKER, SourceError, check as check_source, unpack as unpack_source,
+};
+
+/// Why a body ended before its end.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body that streams, of a request or of an answer.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Takes what a container writes to its standard output and error.
+pub trait LogSink: Send + Sync {
+    /// Takes some bytes; lines may come in pieces.
+    fn write(&self, bytes: &[u8]);
+}
+
+/// One call.
+pub struct Call {
+    /// Method; path and query; headers; body.
+    pub request: http::Request<Body>,
+    /// This node's id of the call.
+    pub id: u128,
+    /// When it is given up.
+    pub until: std::time::Instant,
+}
+
+/// The body of an answer.
+pub enum AnswerBody {
+    /// All of it; the call has ended.
+    Whole(Bytes),
+    /// The rest comes.
+    Stream(Body),
+}
+
+/// How a call failed before its answer began.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The time limit passed; the instance takes no more calls.
+    #[error("the container did not answer in time")]
+    TimedOut,
+    /// The container died, or answered nonsense.
+    #[error("{0}")]
+    Failed(String),
+    /// The client's body broke off.
+    #[error("the request body ended early")]
+    Body(#[source] BodyError),
+    /// No byte of the call reached the code: it may be placed elsewhere.
+    #[error("the container is gone: {reason}")]
+    NotStarted {
+        /// Why.
+        reason: String,
+        /// The call, whole.
+        request: Option<Box<http::Request<Body>>>,
+    },
+}
+
+/// Log lines of a container that are kept to explain a failed start.
+pub(crate) type Sink = Arc<dyn LogSink>;
+
+/// The sentence of an error and of all that caused it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        // Some libraries repeat their cause in their own sentence.
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}

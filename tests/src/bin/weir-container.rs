@@ -1,0 +1,204 @@
+//! The program in the test's container images: well-behaved servers of each
+//! protocol, and ones that misbehave. `MODE` says which it is.
+
+use std::convert::Infallible;
+use std::io::Read as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let mode = std::env::var("MODE").unwrap_or_default();
+    match mode.as_str() {
+        "exit" => {
+            eprintln!("there is nothing for me to do");
+            std::process::exit(3);
+        }
+        "deaf" => std::future::pending().await,
+        "late" => tokio::time::sleep(Duration::from_millis(700)).await,
+        _ => {}
+    }
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8080)).await?;
+    eprintln!("listening");
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        let mode = mode.clone();
+        tokio::spawn(async move {
+            match mode.as_str() {
+                "garbage" => {
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    let _ = stream.write_all(b"I do not speak HTTP\r\n\r\n").await;
+                }
+                "half" | "stall" => {
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    let half = b"HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\nhalf of it";
+                    let _ = stream.write_all(half).await;
+                    if mode == "stall" {
+                        std::future::pending::<()>().await;
+                    }
+                }
+                _ => {
+                    let answer = service_fn(move |request| answer(mode.clone(), request));
+                    let server = hyper::server::conn::http1::Builder::new();
+                    let _ = server.serve_connection(TokioIo::new(stream), answer).await;
+                }
+            }
+        });
+    }
+}
+
+async fn answer(
+    mode: String,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes());
+    let body = body.unwrap_or_default();
+    let said: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let path = head.uri.path();
+    Ok(match (mode.as_str(), path) {
+        ("openwhisk", "/init") => {
+            let code = said["value"]["code"].as_str().unwrap_or_default();
+            eprintln!("initialised with {} bytes", code.len());
+            render(200, &json!({ "ok": true }))
+        }
+        ("openwhisk", "/run") => {
+            let marker = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
+            println!("ran\n{marker}");
+            eprintln!("{marker}");
+            let value = &said["value"];
+            match value["fail"].as_bool() {
+                Some(true) => render(502, &json!({ "error": "as you wished" })),
+                _ => render(
+                    200,
+                    &json!({ "greeting": format!("hello {}", value["name"].as_str().unwrap_or("?")),
+                        "activation": said["activation_id"] }),
+                ),
+            }
+        }
+        ("serverledge", "/invoke") => {
+            let parameters = &said["Params"];
+            let sum = parameters["a"].as_i64().unwrap_or(0) + parameters["b"].as_i64().unwrap_or(0);
+            let success = parameters["fail"].is_null();
+            render(
+                200,
+                &json!({ "Success": success, "Result": sum.to_string(), "Output": "added" }),
+            )
+        }
+        (_, path) => act(path, &head, &body).await,
+    })
+}
+
+/// What a plain HTTP server does when it is asked for `path`.
+async fn act(path: &str, head: &http::request::Parts, body: &Bytes) -> Response<Full<Bytes>> {
+    let query = head.uri.query().unwrap_or_default();
+    match path {
+        "/environment" => {
+            let all: serde_json::Map<_, _> = std::env::vars()
+                .map(|(name, value)| (name, Value::String(value)))
+                .collect();
+            render(200, &Value::Object(all))
+        }
+        "/teapot" => render(418, &json!({ "short": true })),
+        "/sleep" => {
+            let milliseconds = query.parse().unwrap_or(0);
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            render(
+                200,
+                &json!({ "slept": milliseconds, "process": std::process::id() }),
+            )
+        }
+        "/die" => std::process::exit(9),
+        "/memory" => {
+            let mut held: Vec<Vec<u8>> = Vec::new();
+            loop {
+                held.push(vec![1; 4 << 20]);
+            }
+        }
+        "/fork" => render(200, &json!({ "threads": threads() })),
+        "/write" => render(200, &written()),
+        "/read" => {
+            let mut text = String::new();
+            let read = std::fs::File::open(query).and_then(|mut f| f.read_to_string(&mut text));
+            match read {
+                Ok(_) => render(200, &json!({ "text": text })),
+                Err(error) => render(200, &json!({ "error": error.to_string() })),
+            }
+        }
+        "/reach" => {
+            let target: Result<SocketAddr, _> = query.parse();
+            let reached = target.is_ok_and(|target| {
+                TcpStream::connect_timeout(&target, Duration::from_millis(500)).is_ok()
+            });
+            render(200, &json!({ "reached": reached }))
+        }
+        "/flood" => {
+            for _ in 0..20_000 {
+                println!("{}", "log ".repeat(50));
+            }
+            render(200, &json!({ "flooded": true }))
+        }
+        "/who" => {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+            render(200, &json!({ "status": status }))
+        }
+        _ => {
+            let mut response = Response::new(Full::new(body.clone()));
+            let seen = format!("{} {}", head.method, head.uri);
+            if let Ok(seen) = seen.parse() {
+                response.headers_mut().insert("x-seen", seen);
+            }
+            response
+        }
+    }
+}
+
+/// How many threads this process may have.
+fn threads() -> usize {
+    let started = (0..5_000).map_while(|_| {
+        std::thread::Builder::new()
+            .stack_size(64 << 10)
+            .spawn(|| std::thread::sleep(Duration::from_secs(1)))
+            .ok()
+    });
+    started.count()
+}
+
+/// Bytes that can be written in each place.
+fn written() -> Value {
+    let places = [
+        "/file",
+        "/tmp/file",
+        "/dev/shm/file",
+        "/run/weir/file",
+        "/function/file",
+    ];
+    let fill = |place: &&str| {
+        let mut bytes = 0_u64;
+        if let Ok(mut file) = std::fs::File::create(place) {
+            let piece = vec![0; 1 << 20];
+            while bytes < 1 << 30 && std::io::Write::write_all(&mut file, &piece).is_ok() {
+                bytes += piece.len() as u64;
+            }
+            let _ = std::fs::remove_file(place);
+        }
+        ((*place).to_owned(), json!(bytes))
+    };
+    Value::Object(places.iter().map(fill).collect())
+}
+
+fn render(status: u16, value: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(value.to_string())));
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+    response
+}

@@ -1,0 +1,608 @@
+//! Functions in containers, on a real engine.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use weir_tests::engine::{self, OwnEngine, containers, docker, docker_at, instances};
+use weir_tests::node::{Function, Node, Setup, text};
+use weir_tests::{eventually, within};
+
+async fn node() -> Node {
+    Setup::new().containers().start().await
+}
+
+#[tokio::test]
+async fn an_image_that_listens_is_called_cold_then_warm() {
+    let node = node().await;
+    node.deploy(Function::container("plain")).await;
+    let reply = node.call("plain", "first").await.expect_status(200);
+    assert_eq!(
+        (reply.text().as_str(), reply.header("x-weir-start")),
+        ("first", "cold")
+    );
+    let reply = node
+        .ask("PUT", "/function/plain/a/b?c=d")
+        .body("second")
+        .send()
+        .await;
+    let reply = reply.expect_status(200);
+    assert_eq!(reply.header("x-weir-start"), "warm");
+    assert_eq!(reply.header("x-seen"), "PUT /a/b?c=d");
+    // A function's own status is passed on.
+    node.get("/function/plain/teapot")
+        .send()
+        .await
+        .expect_status(418);
+    let large = "x".repeat(3 << 20);
+    let reply = node.call("plain", large.clone()).await.expect_status(200);
+    assert!(reply.text() == large, "a large body comes back whole");
+}
+
+#[tokio::test]
+async fn environment_of_other_platforms_is_set() {
+    let node = node().await;
+    let environment = json!({ "OWN": "yes", "exec_timeout": "7s" });
+    let function = Function::container("plain").field("envVars", environment);
+    node.deploy(function.field("envProcess", "cat")).await;
+    let reply = node.get("/function/plain/environment").send().await;
+    let seen = reply.expect_status(200).json();
+    for (name, value) in [
+        ("PORT", "8080"),
+        ("K_SERVICE", "plain"),
+        ("fprocess", "cat"),
+        ("OWN", "yes"),
+        ("exec_timeout", "7s"),
+        ("read_timeout", "30s"),
+    ] {
+        assert_eq!(seen[name], value, "{name} in {seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_container_can_do_little() {
+    let node = node().await;
+    let secret = json!({ "name": "word", "value": "sesame" });
+    let made = node
+        .manage("POST", "/system/secrets")
+        .json(&secret)
+        .send()
+        .await;
+    made.expect_status(201);
+    let function = Function::container("caged").field("secrets", json!(["word"]));
+    node.deploy(function.memory("96Mi")).await;
+    node.deploy(Function::container("other")).await;
+    node.call("other", "").await.expect_status(200);
+    let ask = async |path: &str| {
+        let reply = node.get(&format!("/function/caged{path}")).send().await;
+        reply.expect_status(200).json()
+    };
+    let secret = ask("/read?/var/openfaas/secrets/word").await;
+    assert_eq!(secret["text"], "sesame");
+    let status = ask("/who").await["status"]
+        .as_str()
+        .expect("text")
+        .to_owned();
+    let line = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_else(|| panic!("no {name} in {status}"))
+            .to_owned()
+    };
+    assert!(line("Uid:").contains("65534"), "{status}");
+    assert!(line("CapEff:").ends_with("0000000000000000"), "{status}");
+    assert!(line("CapBnd:").ends_with("0000000000000000"), "{status}");
+    assert!(line("NoNewPrivs:").ends_with('1'), "{status}");
+    let written = ask("/write").await;
+    for (place, bytes) in written.as_object().expect("an object") {
+        let bound = match place.as_str() {
+            "/tmp/file" | "/dev/shm/file" => 16 << 20,
+            _ => 0,
+        };
+        assert!(bytes.as_u64().expect("a number") <= bound, "{written}");
+    }
+    let threads = ask("/fork").await["threads"].as_u64().expect("a number");
+    assert!(threads < 128, "{threads} threads");
+    // Neither the node's door nor anything else is there to be reached.
+    let door = ask(&format!("/reach?{}", node.address)).await;
+    assert_eq!(door["reached"], false);
+    for target in ["172.17.0.1:22", "127.0.0.1:8081", "1.1.1.1:53"] {
+        assert_eq!(
+            ask(&format!("/reach?{target}")).await["reached"],
+            false,
+            "{target}"
+        );
+    }
+    let interfaces = ask("/read?/proc/net/dev").await["text"].to_string();
+    assert!(
+        interfaces.contains("lo:") && !interfaces.contains("eth0"),
+        "{interfaces}"
+    );
+}
+
+#[tokio::test]
+async fn a_bridge_is_had_by_asking() {
+    let node = node().await;
+    node.deploy(Function::container("open").setting("network", "bridge"))
+        .await;
+    let reply = node.get("/function/open/read?/proc/net/dev").send().await;
+    assert!(reply.expect_status(200).text().contains("eth0"));
+}
+
+#[tokio::test]
+async fn a_container_killed_in_a_call_is_named_and_replaced() {
+    let node = node().await;
+    node.deploy(Function::container("mortal")).await;
+    let id = node.id().await;
+    let reply = node
+        .get("/function/mortal/die")
+        .send()
+        .await
+        .expect_error(502);
+    assert!(
+        reply.text().contains("exited with code 9"),
+        "{}",
+        reply.text()
+    );
+    node.call("mortal", "again").await.expect_status(200);
+    let call = node.get("/function/mortal/sleep?60000").send();
+    let kill = async {
+        node.running(1).await;
+        let running = eventually("the instance runs", async || {
+            instances(&id, "mortal").first().cloned()
+        });
+        docker(&["kill", &running.await]);
+    };
+    let (reply, ()) = tokio::join!(call, kill);
+    let reply = reply.expect_error(502);
+    assert!(reply.text().contains("137"), "{}", reply.text());
+    // Killed while idle: nobody notices.
+    node.call("mortal", "again").await.expect_status(200);
+    let idle = instances(&id, "mortal");
+    docker(&["kill", &idle[0]]);
+    eventually("it is dead", async || {
+        (!instances(&id, "mortal").contains(&idle[0])).then_some(())
+    })
+    .await;
+    node.call("mortal", "again").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn more_memory_than_the_limit_is_named_in_the_502() {
+    let node = node().await;
+    node.deploy(Function::container("greedy").memory("32Mi"))
+        .await;
+    let reply = node
+        .get("/function/greedy/memory")
+        .send()
+        .await
+        .expect_error(502);
+    assert!(reply.text().contains("memory"), "{}", reply.text());
+    node.call("greedy", "again").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn a_call_beyond_its_time_is_504_and_its_container_is_replaced() {
+    let node = node().await;
+    node.deploy(Function::container("slow").timeout("400ms"))
+        .await;
+    node.call("slow", "warm").await.expect_status(200);
+    let id = node.id().await;
+    let before = instances(&id, "slow");
+    let reply = node.get("/function/slow/sleep?60000").send().await;
+    reply.expect_error(504);
+    node.call("slow", "again").await.expect_status(200);
+    eventually("the stuck container is gone", async || {
+        let now = instances(&id, "slow");
+        before.iter().all(|old| !now.contains(old)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_does_not_free_the_place() {
+    let node = node().await;
+    node.deploy(Function::container("busy").label("com.openfaas.scale.max", "1"))
+        .await;
+    node.call("busy", "warm").await.expect_status(200);
+    {
+        let call = node.get("/function/busy/sleep?1500").send();
+        tokio::select! {
+            reply = call => panic!("answered too soon: {}", reply.text()),
+            () = node.running(1) => {}
+        }
+    }
+    assert_eq!(node.status().await["running"], 1, "its code goes on");
+    // The place is had when the code has ended, and by the same container.
+    let reply = node.call("busy", "next").await.expect_status(200);
+    assert_eq!(reply.header("x-weir-start"), "warm");
+}
+
+#[tokio::test]
+async fn containers_that_never_become_ready_say_why() {
+    let setup = Setup::new()
+        .containers()
+        .config("docker.start-timeout = \"2s\"");
+    let node = setup.start().await;
+    node.deploy(Function::container("exits").mode("exit")).await;
+    let reply = node.call("exits", "").await.expect_error(503);
+    let words = "exited with code 3; it wrote: there is nothing for me to do";
+    assert!(reply.text().contains(words), "{}", reply.text());
+    node.deploy(Function::container("deaf").mode("deaf")).await;
+    let reply = node.call("deaf", "").await.expect_error(503);
+    assert!(
+        reply.text().contains("must listen on port 8080"),
+        "{}",
+        reply.text()
+    );
+    node.deploy(Function::container("late").mode("late")).await;
+    node.call("late", "").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn garbage_and_half_answers_are_the_functions_failure() {
+    let node = node().await;
+    node.deploy(Function::container("garbage").mode("garbage"))
+        .await;
+    node.call("garbage", "").await.expect_error(502);
+    node.deploy(Function::container("half").mode("half").timeout("1s"))
+        .await;
+    let answer = node.get("/function/half").try_send().await;
+    assert!(answer.is_err(), "half an answer never looks whole");
+    // One that stalls is ended by its time, and the container with it.
+    let stalls = Function::container("stalls").mode("stall");
+    node.deploy(stalls.timeout("1s")).await;
+    let answer = node.get("/function/stalls").try_send().await;
+    assert!(answer.is_err(), "half an answer never looks whole");
+    let id = node.id().await;
+    eventually("the stalled container is gone", async || {
+        instances(&id, "stalls").is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_hundred_first_calls_start_no_more_than_the_maximum() {
+    let node = node().await;
+    let function = Function::container("many").label("com.openfaas.scale.max", "2");
+    node.deploy(function.setting("concurrency", "8")).await;
+    let calls = (0..200).map(|_| node.call("many", "x"));
+    for reply in futures_util::future::join_all(calls).await {
+        reply.expect_status(200);
+    }
+    let started = instances(&node.id().await, "many").len();
+    assert!((1..=2).contains(&started), "{started} containers");
+}
+
+#[tokio::test]
+async fn more_functions_than_fit_take_turns() {
+    let setup = Setup::new()
+        .containers()
+        .config("resources.memory = \"200MiB\"");
+    let node = setup.start().await;
+    for name in ["one", "two", "three", "four"] {
+        node.deploy(Function::container(name).memory("64Mi")).await;
+    }
+    for name in ["one", "two", "three", "four", "one"] {
+        node.call(name, name).await.expect_status(200);
+    }
+    assert!(node.status().await["held"]["memory"].as_u64() <= Some(200 << 20));
+}
+
+#[tokio::test]
+async fn openwhisk_images_are_initialised_once_and_run() {
+    let node = node().await;
+    let function = Function::container("action").mode("openwhisk");
+    node.deploy(function.protocol("openwhisk")).await;
+    for name in ["ada", "bob"] {
+        let body = json!({ "name": name }).to_string();
+        let reply = node.call("action", body).await.expect_status(200).json();
+        assert_eq!(reply["greeting"], format!("hello {name}"));
+    }
+    let reply = node.post("/function/action?name=query").send().await;
+    assert_eq!(reply.expect_status(200).json()["greeting"], "hello query");
+    let reply = node.call("action", "{\"fail\":true}").await;
+    assert_eq!(reply.expect_status(502).json()["error"], "as you wished");
+    let reply = node.call("action", "[1]").await;
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    let logs = node.weir(["logs", "action"]).await;
+    let logs = text(&logs.stdout);
+    assert_eq!(logs.matches("initialised").count(), 1, "{logs}");
+    assert!(
+        logs.contains("ran") && !logs.contains("XXX_THE_END"),
+        "{logs}"
+    );
+}
+
+#[tokio::test]
+async fn serverledge_images_are_invoked() {
+    let node = node().await;
+    let function = Function::container("sum").mode("serverledge");
+    node.deploy(function.protocol("serverledge")).await;
+    let reply = node
+        .call("sum", "{\"a\":20,\"b\":22}")
+        .await
+        .expect_status(200);
+    assert_eq!(reply.text(), "42");
+    node.call("sum", "{\"fail\":1}").await.expect_error(502);
+    let logs = node.weir(["logs", "sum"]).await;
+    assert!(text(&logs.stdout).contains("added"));
+}
+
+const PYTHON: &str = r#"
+import os, sys, threading
+
+together = threading.Barrier(4, timeout=60)
+def handler(params, context):
+    print("called with", sorted(params), flush=True)
+    if params.get("fail"):
+        raise ValueError("as you wished")
+    if params.get("meet"):
+        together.wait()
+        return {"met": True}
+    if params.get("raw"):
+        return b"\x00\x01"
+    if params.get("text"):
+        return "plain"
+    if params.get("status"):
+        return {"made": True}, 201, {"X-Own": "yes"}
+    if params.get("stream"):
+        return iter(["one ", "two"])
+    return {"sum": int(params["a"]) + int(params["b"]), "left": context.remaining() > 0,
+            "name": context.function_name}
+
+def handle(event, context):
+    return {"statusCode": 202, "body": event.method + " " + event.path + " " + event.body.decode(),
+            "headers": {"x-query": event.query.get("q", "")}}
+"#;
+
+/// Writes the code of a Python function, and deploys it as a user would.
+async fn deploy_python(node: &Node, name: &str, handler: &str, more: &[&str]) {
+    engine::python();
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
+    std::fs::write(folder.path().join("main.py"), PYTHON).expect("a file can be written");
+    let source = folder.path().display().to_string();
+    let mut arguments = vec!["deploy", name, "--runtime", "python", "--handler", handler];
+    arguments.extend(["--src", &source]);
+    arguments.extend(more);
+    let output = node.weir(&arguments).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn python_handlers_take_parameters_and_answer() {
+    let node = node().await;
+    deploy_python(&node, "sum", "main.handler", &[]).await;
+    let reply = node
+        .post("/function/sum?b=2")
+        .body("{\"a\": 40}")
+        .send()
+        .await;
+    let reply = reply.expect_status(200);
+    assert_eq!(
+        reply.json(),
+        json!({ "sum": 42, "left": true, "name": "sum" })
+    );
+    assert_eq!(reply.header("content-type"), "application/json");
+    let ask = async |body: &str| node.call("sum", body.to_owned()).await;
+    let reply = ask("{\"fail\": 1}").await.expect_status(502);
+    assert_eq!(reply.text(), "ValueError: as you wished\n");
+    assert_eq!(
+        &ask("{\"raw\": 1}").await.expect_status(200).body[..],
+        b"\0\x01"
+    );
+    assert_eq!(
+        ask("{\"text\": 1}").await.expect_status(200).text(),
+        "plain"
+    );
+    let reply = ask("{\"status\": 1}").await.expect_status(201);
+    assert_eq!(reply.header("x-own"), "yes");
+    assert_eq!(
+        ask("{\"stream\": 1}").await.expect_status(200).text(),
+        "one two"
+    );
+    let reply = ask("[1, 2]").await.expect_status(400);
+    assert!(reply.text().contains("no object"), "{}", reply.text());
+    let logs = text(&node.weir(["logs", "sum"]).await.stdout);
+    assert!(logs.contains("called with ['a', 'b']"), "{logs}");
+    assert!(logs.contains("raise ValueError"), "{logs}");
+}
+
+#[tokio::test]
+async fn python_handles_events_as_openfaas_templates_do() {
+    let node = node().await;
+    deploy_python(&node, "event", "main.handle", &[]).await;
+    let reply = node
+        .ask("PUT", "/function/event/some/path?q=7")
+        .body("body")
+        .send()
+        .await;
+    let reply = reply.expect_status(202);
+    assert_eq!(reply.text(), "PUT /some/path body");
+    assert_eq!(reply.header("x-query"), "7");
+}
+
+#[tokio::test]
+async fn one_python_instance_runs_as_many_calls_as_it_declares() {
+    let node = node().await;
+    let more = ["--concurrency", "4", "--max", "1"];
+    deploy_python(&node, "meet", "main.handler", &more).await;
+    let calls = (0..4).map(|_| node.call("meet", "{\"meet\": true}"));
+    for reply in futures_util::future::join_all(calls).await {
+        assert_eq!(reply.expect_status(200).json(), json!({ "met": true }));
+    }
+    assert_eq!(instances(&node.id().await, "meet").len(), 1);
+}
+
+#[tokio::test]
+async fn python_that_does_not_load_shows_its_trace() {
+    let node = node().await;
+    deploy_python(&node, "absent", "main.nothing", &["--no-wait"]).await;
+    let reply = node.call("absent", "").await.expect_error(503);
+    assert!(
+        reply.text().contains("has no attribute 'nothing'"),
+        "{}",
+        reply.text()
+    );
+}
+
+#[tokio::test]
+async fn an_image_archive_needs_no_registry() {
+    let node = node().await;
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
+    let archive = folder.path().join("image.tar").display().to_string();
+    docker(&["save", "--output", &archive, engine::server()]);
+    let output = node
+        .weir(["deploy", "loaded", "--image-archive", &archive])
+        .await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    node.call("loaded", "x").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_had_fails_in_the_status() {
+    let node = node().await;
+    let absent = Function::image("absent", "weir-test/absent:1").setting("pull", "never");
+    node.create(&absent).await.expect_status(202);
+    let state = node.settled("absent").await;
+    assert!(
+        state.starts_with("failed: the engine has no image"),
+        "{state}"
+    );
+    let reply = node.call("absent", "").await.expect_error(503);
+    assert!(reply.text().contains("deploy it again"), "{}", reply.text());
+    let unreachable = Function::image("pulled", "127.0.0.1:9/nothing:1");
+    node.create(&unreachable).await.expect_status(202);
+    let state = node.settled("pulled").await;
+    assert!(state.contains("pull 127.0.0.1:9/nothing:1"), "{state}");
+    // Nonsense is refused at the door.
+    let nonsense = Function::image("nonsense", "Not An Image");
+    node.create(&nonsense).await.expect_error(400);
+}
+
+#[tokio::test]
+async fn without_an_engine_everything_else_works() {
+    let setup = Setup::new().config("docker.socket = \"/nonexistent/docker.sock\"");
+    let node = setup.start().await;
+    let function = Function::image("boxed", "weir-test/server:1");
+    node.create(&function).await.expect_status(202);
+    let reply = node.call("boxed", "").await.expect_error(503);
+    assert!(
+        reply.text().contains("install and start Docker"),
+        "{}",
+        reply.text()
+    );
+    let status = node.status().await;
+    let problem = status["executors"]["docker"]["problem"].to_string();
+    assert!(problem.contains("/nonexistent/docker.sock"), "{problem}");
+    node.deploy(Function::new("echo", "echo")).await;
+    node.call("echo", "still here").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn an_engine_that_stops_and_returns_is_used_again() {
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
+    let archive = folder.path().join("image.tar").display().to_string();
+    docker(&["save", "--output", &archive, engine::server()]);
+    let mut own = OwnEngine::start().await;
+    let socket = own.socket();
+    docker_at(&socket, &["load", "--input", &archive]);
+    let config = format!("docker.socket = {:?}", socket.display().to_string());
+    let node = Setup::new().config(&config).start().await;
+    node.deploy(Function::container("boxed")).await;
+    node.deploy(Function::new("echo", "echo")).await;
+    node.call("boxed", "before").await.expect_status(200);
+    let calls = (0..4).map(|_| node.get("/function/boxed/sleep?600000").send());
+    let calls = futures_util::future::join_all(calls);
+    let stopping = async {
+        node.running(1).await;
+        let stopped = tokio::task::spawn_blocking(move || {
+            own.stop();
+            own
+        });
+        stopped.await.expect("stops")
+    };
+    let (replies, mut own) = tokio::join!(calls, stopping);
+    for reply in replies {
+        assert!(
+            matches!(reply.status, 502 | 503),
+            "{} {}",
+            reply.status,
+            reply.text()
+        );
+    }
+    let reply = node.call("boxed", "meanwhile").await.expect_error(503);
+    assert!(
+        reply.text().contains("container engine"),
+        "{}",
+        reply.text()
+    );
+    node.call("echo", "meanwhile").await.expect_status(200);
+    own.resume().await;
+    eventually("containers run again", async || {
+        let reply = node.call("boxed", "after").await;
+        (reply.status == 200).then_some(())
+    })
+    .await;
+    let id = node.id().await;
+    let mut node = node;
+    node.terminate();
+    within("the node ends", node.ended()).await;
+    let filter = format!("label=weir.node={id}");
+    let left = docker_at(&socket, &["ps", "--all", "--quiet", "--filter", &filter]);
+    assert_eq!(left, "", "nothing is left in the engine");
+}
+
+#[tokio::test]
+async fn nothing_is_left_behind_by_a_stop_or_a_crash() {
+    let mut node = node().await;
+    node.deploy(Function::container("kept").label("com.openfaas.scale.min", "1"))
+        .await;
+    node.call("kept", "x").await.expect_status(200);
+    let id = node.id().await;
+    assert!(containers(&id).len() >= 2, "an instance and its sandbox");
+    let load = (0..8).map(|_| node.get("/function/kept/sleep?30000").try_send());
+    let load = futures_util::future::join_all(load);
+    let old = {
+        tokio::select! {
+            _ = load => panic!("the calls outlast the node"),
+            () = node.running(1) => {}
+        }
+        containers(&id)
+    };
+    node.kill().await;
+    let mut node = node.into_setup().start().await;
+    eventually("what the crash left is gone", async || {
+        let now = containers(&id);
+        old.iter()
+            .all(|container| !now.contains(container))
+            .then_some(())
+    })
+    .await;
+    node.call("kept", "x").await.expect_status(200);
+    node.terminate();
+    within("the node ends", node.ended()).await;
+    assert_eq!(containers(&id), Vec::<String>::new());
+    let run = node.data().join("run/docker");
+    assert!(!run.exists(), "no folder is left");
+}
+
+#[tokio::test]
+async fn a_log_flood_is_bounded() {
+    let node = node().await;
+    node.deploy(Function::container("loud").timeout("60s"))
+        .await;
+    let reply = node.get("/function/loud/flood").send().await;
+    reply.expect_status(200);
+    let logs: Value = node
+        .manage("GET", "/system/logs?name=loud&tail=5000")
+        .send()
+        .await
+        .expect_status(200)
+        .text()
+        .lines()
+        .count()
+        .into();
+    assert!(logs.as_u64() <= Some(1001), "{logs} lines");
+    // The door is not held up by it.
+    let reply = tokio::time::timeout(Duration::from_secs(60), node.call("loud", "x")).await;
+    reply.expect("answers").expect_status(200);
+}
