@@ -5,6 +5,7 @@ mod config;
 mod demo;
 mod deploy;
 mod functions;
+mod health;
 mod invoke;
 mod logs;
 mod run;
@@ -106,6 +107,8 @@ enum Command {
     Logs(logs::LogsArguments),
     /// Show how a node is
     Status,
+    /// Succeed if a node answers; for health checks
+    Health,
     /// Print the configuration and where each value comes from
     Config(config::ConfigArguments),
     /// Start a node for a moment and show what it does
@@ -161,6 +164,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Scale(arguments) => block_on(functions::scale(global, &arguments))?,
         Command::Logs(arguments) => block_on(logs::logs(global, &arguments))?,
         Command::Status => block_on(status::status(global))?,
+        Command::Health => block_on(health::health(global))?,
         Command::Config(arguments) => config::config(global, &arguments)?,
         Command::Demo(arguments) => return block_on(demo::demo(global, &arguments)),
         Command::Completions(arguments) => completions::completions(&arguments)?,
@@ -290,6 +294,7 @@ mod tests {
              --namespace shop --no-wait",
             "weir deploy -f stack.yaml",
             "weir deploy a -f weir.toml",
+            "weir health --node http://127.0.0.1:1",
             "weir list --output json --node http://127.0.0.1:1 --ca ca.pem",
             "weir describe a",
             "weir invoke a -d - --qos fast --deadline 200ms -H X:1 --method PUT --path /x \

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weir_tests::engine::{self, OwnEngine, containers, docker, docker_at, instances};
-use weir_tests::node::{Function, Node, Setup, text};
+use weir_tests::node::{Function, Node, Setup, free_address, program, text, weir};
 use weir_tests::{eventually, within};
 
 async fn node() -> Node {
@@ -605,4 +605,101 @@ async fn a_log_flood_is_bounded() {
     // The door is not held up by it.
     let reply = tokio::time::timeout(Duration::from_secs(60), node.call("loud", "x")).await;
     reply.expect("answers").expect_status(200);
+}
+
+#[tokio::test]
+async fn the_node_itself_is_an_image_that_drives_its_hosts_engine() {
+    let image = "weir-test/agent:1";
+    let data = tempfile::Builder::new().prefix("weir-test-").tempdir();
+    let data = data.expect("the temporary folder can be written");
+    let folder = data.path().display().to_string();
+    let token = data.path().join("door-token");
+    std::fs::write(&token, "open-sesame-open-sesame-open-sesame").expect("a file can be written");
+    let owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&token, owner).expect("modes can be set");
+    let archive = tempfile::NamedTempFile::new().expect("the temporary folder can be written");
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/agent/build");
+    let built = std::process::Command::new(script)
+        .arg("--binary")
+        .arg(program())
+        .arg("--output")
+        .arg(archive.path())
+        .args(["--import", image])
+        .env(
+            "DOCKER_HOST",
+            format!("unix://{}", engine::socket().display()),
+        )
+        .output()
+        .expect("the script runs");
+    assert!(built.status.success(), "{}", text(&built.stderr));
+
+    let address = free_address();
+    let url = format!("http://{address}");
+    let socket = engine::socket().display().to_string();
+    let token = token.display().to_string();
+    let variable = |name: &str, value: &str| ["--env".to_owned(), format!("{name}={value}")];
+    let mut run: Vec<String> = ["run", "--detach", "--network", "host"]
+        .map(str::to_owned)
+        .into();
+    for mount in [format!("{folder}:{folder}"), format!("{socket}:{socket}")] {
+        run.extend(["--volume".to_owned(), mount]);
+    }
+    run.extend(variable("WEIR_DATA_DIR", &folder));
+    run.extend(variable("WEIR_HTTP_LISTEN", &address.to_string()));
+    run.extend(variable("WEIR_AUTH_TOKEN_FILE", &token));
+    run.extend(variable("WEIR_DOCKER_SOCKET", &socket));
+    run.extend(variable("WEIR_NODE", &url));
+    run.push(image.to_owned());
+    let run: Vec<&str> = run.iter().map(String::as_str).collect();
+    let agent = docker(&run);
+    eventually("the health check says so", async || {
+        let health = docker(&["inspect", "--format", "{{.State.Health.Status}}", &agent]);
+        (health == "healthy").then_some(())
+    })
+    .await;
+
+    let told = async |arguments: &[&str]| {
+        let common = ["--node", &url, "--token-file", &token];
+        let output = weir(common.iter().chain(arguments)).output().await;
+        let output = output.expect("weir runs");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    };
+    told(&[
+        "deploy",
+        "boxed",
+        "--image",
+        engine::server(),
+        "--pull",
+        "never",
+    ])
+    .await;
+    assert_eq!(
+        told(&["invoke", "boxed", "-d", "from a sibling"])
+            .await
+            .trim(),
+        "from a sibling"
+    );
+    let status: Value = serde_json::from_str(&told(&["status", "--output", "json"]).await)
+        .expect("a status is JSON");
+    let id = status["node"].as_str().expect("a node has an id");
+    assert!(!containers(id).is_empty());
+    docker(&["stop", "--time", "60", &agent]);
+    assert_eq!(
+        containers(id),
+        Vec::<String>::new(),
+        "it drained and left nothing"
+    );
+    let code = docker(&["inspect", "--format", "{{.State.ExitCode}}", &agent]);
+    docker(&["rm", &agent]);
+    assert_eq!(code, "0");
+    let gone = weir(["health", "--node", &url])
+        .output()
+        .await
+        .expect("weir runs");
+    assert_eq!(gone.status.code(), Some(1));
 }

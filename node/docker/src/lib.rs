@@ -8,7 +8,7 @@
 //! | `sandbox` | network namespaces without a network, and sockets in them |
 //! | `instance` | one started container: calls, death, the end |
 //! | `link` | an HTTP/1.1 connection to an instance, driven by whoever uses it |
-//! | `protocol` | what is said over a link: plain HTTP, OpenWhisk, Serverledge, Lambda |
+//! | `protocol` | what is said over a link: plain HTTP, OpenWhisk, Serverledge |
 //! | `source` | folders of code that are mounted into runtimes |
 //!
 //! Invariants:
@@ -93,7 +93,7 @@ pub enum CallError {
     },
 }
 
-/// Log lines of a container that are kept to explain a failed start.
+/// Where a container's output goes, shared with the task that reads it.
 pub(crate) type Sink = Arc<dyn LogSink>;
 
 /// The sentence of an error and of all that caused it.
