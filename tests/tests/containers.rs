@@ -182,8 +182,7 @@ async fn more_memory_than_the_limit_is_named_in_the_502() {
 #[tokio::test]
 async fn a_call_beyond_its_time_is_504_and_its_container_is_replaced() {
     let node = node().await;
-    node.deploy(Function::container("slow").timeout("400ms"))
-        .await;
+    node.deploy(Function::container("slow").timeout("3s")).await;
     node.call("slow", "warm").await.expect_status(200);
     let id = node.id().await;
     let before = instances(&id, "slow");
@@ -204,7 +203,7 @@ async fn a_caller_that_leaves_does_not_free_the_place() {
         .await;
     node.call("busy", "warm").await.expect_status(200);
     {
-        let call = node.get("/function/busy/sleep?1500").send();
+        let call = node.get("/function/busy/sleep?5000").send();
         tokio::select! {
             reply = call => panic!("answered too soon: {}", reply.text()),
             () = node.running(1) => {}
@@ -220,7 +219,7 @@ async fn a_caller_that_leaves_does_not_free_the_place() {
 async fn containers_that_never_become_ready_say_why() {
     let setup = Setup::new()
         .containers()
-        .config("docker.start-timeout = \"2s\"");
+        .config("docker.start-timeout = \"10s\"");
     let node = setup.start().await;
     node.deploy(Function::container("exits").mode("exit")).await;
     let reply = node.call("exits", "").await.expect_error(503);
