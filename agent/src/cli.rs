@@ -9,6 +9,7 @@ mod health;
 mod invoke;
 mod logs;
 mod run;
+mod samples;
 mod source;
 mod status;
 
@@ -105,6 +106,8 @@ enum Command {
     Scale(functions::ScaleArguments),
     /// Print what a function wrote to its standard error
     Logs(logs::LogsArguments),
+    /// Sample functions: a banner, a hash, primes, a matrix product and more
+    Samples(samples::SamplesArguments),
     /// Show how a node is
     Status,
     /// Succeed if a node answers; for health checks
@@ -163,6 +166,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Remove(arguments) => block_on(functions::remove(global, &arguments))?,
         Command::Scale(arguments) => block_on(functions::scale(global, &arguments))?,
         Command::Logs(arguments) => block_on(logs::logs(global, &arguments))?,
+        Command::Samples(arguments) => block_on(samples::samples(global, &arguments))?,
         Command::Status => block_on(status::status(global))?,
         Command::Health => block_on(health::health(global))?,
         Command::Config(arguments) => config::config(global, &arguments)?,
@@ -303,6 +307,10 @@ mod tests {
             "weir remove a b",
             "weir scale a 3",
             "weir logs a -f --tail 10 --since 5m",
+            "weir samples list",
+            "weir samples deploy",
+            "weir samples deploy banner hash",
+            "weir deploy a --image b:1 --protocol lambda --handler app.handler --read-write",
             "weir status",
             "weir config --default",
             "weir demo --keep",

@@ -434,6 +434,11 @@ pub static KEYS: &[Key<Config>] = &[
         help: "Image of the runtime python, as images/python/build makes it.",
     },
     Key {
+        path: "docker.spare-images",
+        field: |c| &mut c.node.docker.spare_images,
+        help: "Disk for images that this node fetched and no function needs any more.",
+    },
+    Key {
         path: "logs.lines",
         field: |c| &mut c.node.log_lines,
         help: "Log lines kept per function.",

@@ -4,6 +4,7 @@
 pub mod headers;
 pub mod invoke;
 pub mod problem;
+pub mod session;
 pub mod trace;
 
 use std::sync::Arc;

@@ -89,6 +89,8 @@ pub struct Connection<H> {
     /// The peer's address alone, as `X-Forwarded-For` has it.
     pub forwarded_for: HeaderValue,
     activity: Arc<Activity>,
+    /// Held as long as anything uses the connection.
+    _slot: Slot,
 }
 
 /// Counters of a server, for metrics.
@@ -399,7 +401,7 @@ async fn connect<H: Handler>(
     stream: TcpStream,
     peer: SocketAddr,
     shared: Arc<Shared<H>>,
-    _slot: Slot,
+    slot: Slot,
 ) {
     // Answers are written whole: waiting for more only delays them.
     if let Err(error) = stream.set_nodelay(true) {
@@ -414,6 +416,7 @@ async fn connect<H: Handler>(
         forwarded_for: HeaderValue::try_from(peer.ip().to_canonical().to_string())
             .expect("an address is plain text"),
         activity,
+        _slot: slot,
     });
     let Some(tls) = &shared.tls else {
         return serve(stream, connection, &shared).await;
@@ -448,7 +451,7 @@ where
     let mut served = pin!(
         shared
             .builder
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection_with_upgrades(TokioIo::new(stream), service)
     );
     let mut stopping = pin!(shared.stop.begun.cancelled());
     let mut tick = pin!(tokio::time::sleep(shared.limits.tick()));

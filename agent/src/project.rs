@@ -98,6 +98,8 @@ pub struct Settings {
     pub health: Option<String>,
     /// Whether a container runs as the user that its image names.
     pub image_user: bool,
+    /// Whether a container may write to its root, within a bound.
+    pub read_write: bool,
 }
 
 /// One `[functions.NAME]` of a project file while it is read.
@@ -163,6 +165,11 @@ static PROJECT_KEYS: &[Key<Entry>] = &[
         help: "Run as the image's user.",
     },
     Key {
+        path: "read-write",
+        field: |e| &mut e.settings.read_write,
+        help: "A root that may be written to, within a bound.",
+    },
+    Key {
         path: "namespace",
         field: |e| &mut e.settings.namespace,
         help: "The tenant.",
@@ -170,7 +177,7 @@ static PROJECT_KEYS: &[Key<Entry>] = &[
     Key {
         path: "protocol",
         field: |e| &mut e.settings.protocol,
-        help: "stdio, cgi or http.",
+        help: "stdio, cgi, http, openwhisk, serverledge or lambda.",
     },
     Key {
         path: "memory",
@@ -632,6 +639,10 @@ impl WireDeployment {
             (
                 "weir.image-user",
                 settings.image_user.then(|| "true".to_owned()),
+            ),
+            (
+                "weir.read-write",
+                settings.read_write.then(|| "true".to_owned()),
             ),
         ];
         let given = |(key, value): (&str, Option<String>)| Some((key.to_owned(), value?));

@@ -134,6 +134,9 @@ pub struct DockerConfig {
     pub start_timeout: Duration,
     /// The image of the runtime `python`.
     pub python_image: ImageName,
+    /// Bytes of images that this node fetched and no function needs; those
+    /// beyond are removed.
+    pub spare_images: u64,
 }
 
 impl Default for DockerConfig {
@@ -142,6 +145,7 @@ impl Default for DockerConfig {
             socket: PathBuf::from("/var/run/docker.sock"),
             start_timeout: Duration::from_secs(60),
             python_image: "weir/python:3.11".parse().expect("a plain reference"),
+            spare_images: 2 << 30,
         }
     }
 }

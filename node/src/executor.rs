@@ -68,6 +68,10 @@ pub enum CallError {
     /// nonsense; the reason is meant for the caller.
     #[error("the function failed: {0}")]
     Failed(String),
+    /// The instance was lost in the middle of the call, and nobody knows how
+    /// much of it was done; the reason is meant for the caller.
+    #[error("the function was lost: {0}")]
+    Lost(String),
     /// The client's body broke off or was refused while the code read it.
     #[error("the request body ended early")]
     Body(#[source] BodyError),
@@ -219,6 +223,12 @@ pub trait Executor: Send + Sync {
 
     /// Removes what was made of an artifact that nobody refers to any more.
     fn forget(&self, _digest: &Digest) {}
+
+    /// Gives back what it keeps outside the node for functions that are no
+    /// more. `specs` are all functions of the node. Called every minute.
+    fn tidy(&self, _specs: Vec<Arc<FunctionSpec>>) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 
     /// Bytes on disk that this executor keeps beside artifacts.
     fn cached_bytes(&self) -> u64 {

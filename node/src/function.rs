@@ -26,11 +26,13 @@ pub enum Protocol {
     OpenWhisk,
     /// The Serverledge executor protocol: `/invoke`.
     Serverledge,
+    /// The Lambda Runtime API: the code asks the node for calls.
+    Lambda,
 }
 
 /// A text that names no protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a protocol: write stdio, cgi, http, openwhisk or serverledge")]
+#[error("{0:?} is not a protocol: write stdio, cgi, http, openwhisk, serverledge or lambda")]
 pub struct ProtocolError(String);
 
 impl FromStr for Protocol {
@@ -42,6 +44,7 @@ impl FromStr for Protocol {
             "http" => Ok(Protocol::Http),
             "openwhisk" => Ok(Protocol::OpenWhisk),
             "serverledge" => Ok(Protocol::Serverledge),
+            "lambda" => Ok(Protocol::Lambda),
             other => Err(ProtocolError(other.chars().take(40).collect())),
         }
     }
@@ -55,6 +58,7 @@ impl fmt::Display for Protocol {
             Protocol::Http => "http",
             Protocol::OpenWhisk => "openwhisk",
             Protocol::Serverledge => "serverledge",
+            Protocol::Lambda => "lambda",
         })
     }
 }
@@ -263,6 +267,10 @@ pub struct ContainerSpec {
     pub health: Option<String>,
     /// Whether to run as the user that the image names, be it root.
     pub image_user: bool,
+    /// Whether an instance may write to its root, within a bound that the
+    /// engine must be able to keep.
+    #[serde(default)]
+    pub read_write: bool,
 }
 
 /// What kind of code an artifact is; read from its first bytes, never from a

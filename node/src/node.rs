@@ -11,6 +11,7 @@ mod functions;
 mod housekeeping;
 mod instances;
 mod invoke;
+mod replay;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -48,12 +48,14 @@ pub fn program() -> PathBuf {
 
 /// The program with nothing of the caller's environment that could reach it.
 pub fn weir<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Command {
-    let mut command = Command::new(program());
+    let mut command = started(program());
+    command.args(arguments);
     command
-        .env_clear()
-        .args(arguments)
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+}
+
+fn started(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
     for kept in ["PATH", "TMPDIR", "RUST_BACKTRACE"] {
         if let Some(value) = std::env::var_os(kept) {
             command.env(kept, value);
@@ -82,6 +84,7 @@ pub struct Setup {
     config: String,
     environment: Vec<(String, String)>,
     address: Option<SocketAddr>,
+    bound: bool,
 }
 
 /// Where a node keeps what must survive.
@@ -110,6 +113,7 @@ impl Default for Setup {
             config: String::new(),
             environment: Vec::new(),
             address: None,
+            bound: false,
         }
     }
 }
@@ -139,6 +143,13 @@ impl Setup {
         self
     }
 
+    /// Has the modes of files bind the node as they bind users, also where the
+    /// tests run as root.
+    pub fn bound_by_modes(mut self) -> Setup {
+        self.bound = true;
+        self
+    }
+
     /// Listens on this address instead of a free loopback port.
     pub fn address(mut self, address: SocketAddr) -> Setup {
         self.address = Some(address);
@@ -150,8 +161,17 @@ impl Setup {
         let folder = self.data.path();
         let config = folder.with_extension("toml");
         fs::write(&config, &self.config).expect("the temporary folder can be written");
-        let mut command = weir(["run", "--config"]);
+        let mut command = weir::<&str>([]);
+        if self.bound {
+            let program = command.as_std().get_program().to_owned();
+            command = started("setpriv");
+            command
+                .arg("--bounding-set=-dac_override,-dac_read_search")
+                .arg(program);
+        }
+        command.arg("run");
         command
+            .arg("--config")
             .arg(config)
             .arg("--data-dir")
             .arg(folder)

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use weir_tests::client::read_until;
 use weir_tests::engine::{self, OwnEngine, containers, docker, docker_at, instances};
 use weir_tests::node::{Function, Node, Setup, free_address, program, text, weir};
 use weir_tests::{eventually, within};
@@ -162,13 +165,125 @@ async fn a_container_killed_in_a_call_is_named_and_replaced() {
         (!instances(&id, "mortal").contains(&idle[0])).then_some(())
     })
     .await;
-    // A call that was written to the dead may be the first to find out.
-    eventually("it is replaced", async || {
-        let reply = node.call("mortal", "again").await;
-        assert!(matches!(reply.status, 200 | 502), "{}", reply.text());
-        (reply.status == 200).then_some(())
+    // Its connection says so before a call is written to it.
+    node.call("mortal", "again").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn an_idempotent_call_whose_container_dies_is_run_again() {
+    let node = node().await;
+    let id = node.id().await;
+    node.deploy(Function::container("twice").setting("idempotent", "true"))
+        .await;
+    let kill_first = async |body: &str| {
+        let before = instances(&id, "twice");
+        let call = node
+            .post("/function/twice/sleep?3000")
+            .body(body.to_owned())
+            .send();
+        let kill = async {
+            node.running(1).await;
+            let running = eventually("an instance runs", async || {
+                let now = instances(&id, "twice");
+                now.into_iter()
+                    .find(|one| before.is_empty() || before.contains(one))
+            });
+            docker(&["kill", &running.await]);
+        };
+        tokio::join!(call, kill).0
+    };
+    let reply = kill_first("whole").await.expect_status(200);
+    assert_eq!(reply.json()["body"], "whole");
+    // What is too long to be kept is sent once.
+    let reply = kill_first(&"x".repeat(300 << 10)).await.expect_error(502);
+    assert!(reply.text().contains("137"), "{}", reply.text());
+    // What kills every container ends with that.
+    let reply = node
+        .get("/function/twice/die")
+        .send()
+        .await
+        .expect_error(502);
+    assert!(reply.text().contains("tried 3 times"), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn a_container_paused_in_a_call_is_replaced() {
+    let node = node().await;
+    let id = node.id().await;
+    node.deploy(Function::container("frozen").timeout("3s"))
+        .await;
+    node.call("frozen", "warm").await.expect_status(200);
+    let before = instances(&id, "frozen");
+    let call = node.get("/function/frozen/sleep?500").send();
+    let pause = async {
+        node.running(1).await;
+        docker(&["pause", &before[0]]);
+    };
+    let (reply, ()) = tokio::join!(call, pause);
+    reply.expect_error(504);
+    node.call("frozen", "again").await.expect_status(200);
+    eventually("the frozen container is gone", async || {
+        (!instances(&id, "frozen").contains(&before[0])).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_container_with_a_health_path_is_ready_when_that_says_so() {
+    let node = node().await;
+    let ailing = Function::container("ailing").mode("ailing");
+    node.deploy(ailing.clone().setting("health", "/healthy"))
+        .await;
+    node.call("ailing", "first").await.expect_status(200);
+    // Without the path, listening is enough.
+    let mut unasked = ailing;
+    unasked.body["service"] = json!("unasked");
+    node.deploy(unasked).await;
+    let reply = node.call("unasked", "first").await.expect_status(503);
+    assert_eq!(reply.json()["well"], false);
+}
+
+#[tokio::test]
+async fn websockets_pass_through() {
+    let node = node().await;
+    node.deploy(
+        Function::container("chat")
+            .label("com.openfaas.scale.max", "1")
+            .timeout("20s"),
+    )
+    .await;
+    let open = async || {
+        let stream = tokio::net::TcpStream::connect(node.address).await;
+        let url = format!("ws://{}/function/chat/socket", node.address);
+        tokio_tungstenite::client_async(url, stream.expect("the node listens")).await
+    };
+    let (mut socket, answer) = open().await.expect("a WebSocket");
+    assert_eq!(answer.headers()["x-weir-start"], "cold");
+    for text in ["hello", &"long ".repeat(50_000)] {
+        socket.send(Message::text(text)).await.expect("it is taken");
+        let echo = socket.next().await.expect("an echo").expect("whole");
+        assert_eq!(echo.to_text().ok(), Some(text));
+    }
+    // As long as it lasts it is a call that runs.
+    node.running(1).await;
+    socket.close(None).await.expect("it can be closed");
+    drop(socket);
+    node.running(0).await;
+    // A function without an HTTP server of its own never sees the wish.
+    node.deploy(Function::new("echo", "echo")).await;
+    let ask = node.get("/function/echo").header("connection", "upgrade");
+    let reply = ask.header("upgrade", "websocket").send().await;
+    reply.expect_status(200);
+    // What ends the function's time ends the session.
+    node.deploy(Function::container("brief").timeout("2s"))
+        .await;
+    let stream = tokio::net::TcpStream::connect(node.address).await;
+    let url = format!("ws://{}/function/brief/socket", node.address);
+    let opened = tokio_tungstenite::client_async(url, stream.expect("the node listens")).await;
+    let (mut socket, _) = opened.expect("a WebSocket");
+    let ended = within("the session ends", socket.next()).await;
+    assert!(!matches!(ended, Some(Ok(_))), "{ended:?}");
+    node.running(0).await;
 }
 
 #[tokio::test]
@@ -240,6 +355,16 @@ async fn containers_that_never_become_ready_say_why() {
     );
     node.deploy(Function::container("late").mode("late")).await;
     node.call("late", "").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn a_streaming_answer_keeps_its_place_until_its_end() {
+    let node = node().await;
+    let function = Function::container("stalls").mode("stall").timeout("20s");
+    node.deploy(function).await;
+    let mut response = node.post("/function/stalls").open().await.expect("a head");
+    read_until(response.body_mut(), "half of it").await;
+    node.running(1).await;
 }
 
 #[tokio::test]
@@ -638,20 +763,24 @@ async fn the_node_itself_is_an_image_that_drives_its_hosts_engine() {
         .expect("the script runs");
     assert!(built.status.success(), "{}", text(&built.stderr));
 
+    // The README's own line, with this test's places for the usual ones.
+    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(readme).expect("the README is there");
+    let line = readme.split("docker run -d --name weir ").nth(1);
+    let line = line.and_then(|rest| rest.split("weir/agent").next());
+    let line = line.expect("the README has the line").replace("\\\n", " ");
     let address = free_address();
     let url = format!("http://{address}");
     let socket = engine::socket().display().to_string();
     let token = token.display().to_string();
+    let line = line
+        .replace("/var/lib/weir", &folder)
+        .replace("/var/run/docker.sock", &socket);
     let variable = |name: &str, value: &str| ["--env".to_owned(), format!("{name}={value}")];
-    let mut run: Vec<String> = ["run", "--detach", "--network", "host"]
-        .map(str::to_owned)
-        .into();
-    for mount in [format!("{folder}:{folder}"), format!("{socket}:{socket}")] {
-        run.extend(["--volume".to_owned(), mount]);
-    }
+    let mut run = vec!["run".to_owned(), "--detach".to_owned()];
+    run.extend(line.split_whitespace().map(str::to_owned));
     run.extend(variable("WEIR_DATA_DIR", &folder));
     run.extend(variable("WEIR_HTTP_LISTEN", &address.to_string()));
-    run.extend(variable("WEIR_AUTH_TOKEN_FILE", &token));
     run.extend(variable("WEIR_DOCKER_SOCKET", &socket));
     run.extend(variable("WEIR_NODE", &url));
     run.push(image.to_owned());

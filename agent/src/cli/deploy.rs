@@ -66,7 +66,7 @@ pub(super) struct DeployArguments {
 #[derive(Debug, Args)]
 #[group(id = "settings", multiple = true)]
 struct SettingsArguments {
-    /// How the code is spoken to: stdio, cgi, http, openwhisk or serverledge
+    /// How the code is spoken to: stdio, cgi, http, openwhisk, serverledge or lambda
     #[arg(long)]
     protocol: Option<Protocol>,
     /// Limit of memory, for example 128MiB
@@ -129,6 +129,9 @@ struct SettingsArguments {
     /// Run a container as the user that its image names, be it root
     #[arg(long)]
     image_user: bool,
+    /// Let a container write to its root, where the engine can bound that
+    #[arg(long)]
+    read_write: bool,
 }
 
 impl SettingsArguments {
@@ -157,6 +160,7 @@ impl SettingsArguments {
             network: self.network,
             health: self.health.clone(),
             image_user: self.image_user,
+            read_write: self.read_write,
             ..Settings::default()
         }
     }
@@ -226,7 +230,7 @@ fn deployments(global: &Global, arguments: &DeployArguments) -> anyhow::Result<V
 }
 
 /// Brings code and function to the node; returns what the node calls them.
-async fn place(
+pub(super) async fn place(
     client: &Client,
     deployment: &Deployment,
     namespace: Option<&str>,

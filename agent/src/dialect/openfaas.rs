@@ -34,7 +34,10 @@ const CALL: &str = "/function/";
 const ASYNC_CALL: &str = "/async-function/";
 
 /// Calls a function and waits.
-pub async fn call(connection: &Connection<Door>, request: Request<Incoming>) -> Response<Reply> {
+pub async fn call(
+    connection: &Arc<Connection<Door>>,
+    request: Request<Incoming>,
+) -> Response<Reply> {
     match *request.method() {
         Method::GET
         | Method::POST

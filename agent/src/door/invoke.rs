@@ -27,6 +27,7 @@ use super::headers::{
     START, START_TIME,
 };
 use super::problem::Problem;
+use super::session::Session;
 use super::{Door, trace};
 use crate::auth::Proof;
 use crate::http::Connection;
@@ -247,7 +248,7 @@ fn decline(door: &Door, problem: Problem, incoming: Incoming, linger: bool) -> R
 
 /// Runs a call and waits for its answer.
 pub async fn wait(
-    connection: &Connection<Door>,
+    connection: &Arc<Connection<Door>>,
     request: Request<Incoming>,
     prefix: &'static str,
 ) -> Response<Reply> {
@@ -261,10 +262,15 @@ pub async fn wait(
         return decline(door, problem, incoming, linger);
     }
     let is_head = parts.method == Method::HEAD;
+    let session = Session::asked(&mut parts);
     let caller = match prepare(connection, &mut parts, prefix) {
         Ok(caller) => caller,
         Err(problem) => return decline(door, problem, incoming, linger),
     };
+    let session = session.filter(|_| Session::is_for(door, &caller.name));
+    if session.is_some() {
+        Session::ask(&mut parts.headers);
+    }
     let (body, verdict) = body::bound(incoming, limits, linger);
     let watch = Watch {
         name: caller.name.clone(),
@@ -293,6 +299,12 @@ pub async fn wait(
         None => call.await,
     };
     let mut response = match answered {
+        Ok(answer) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            match session {
+                Some(session) => switch(connection, session, answer, watch),
+                None => render(answer, watch, caller.content_type, is_head),
+            }
+        }
         Ok(answer) => render(answer, watch, caller.content_type, is_head),
         Err(error) => {
             let problem = failure(error, verdict.as_ref(), limits);
@@ -315,6 +327,28 @@ fn failure(error: InvokeError, verdict: Option<&Verdict>, limits: BodyLimits) ->
         Some(fault) if by_body => Problem::body(fault, limits.bytes, "http.body-bytes"),
         _ => error.into(),
     }
+}
+
+/// Gives a caller's connection to its function.
+fn switch(
+    connection: &Arc<Connection<Door>>,
+    session: Session,
+    mut answer: Answer,
+    watch: Watch,
+) -> Response<Reply> {
+    let ran = Some((answer.start, answer.timing));
+    let timeout = connection
+        .handler
+        .node
+        .function(&watch.name)
+        .map_or(Duration::ZERO, |function| function.spec.timeout);
+    headers::strip_answer(answer.response.headers_mut());
+    let ended = move || watch.end(StatusCode::SWITCHING_PROTOCOLS, ran);
+    let left = timeout.saturating_sub(answer.timing.ran);
+    let mut response = session.begin(connection, answer.response, left, ended);
+    let start = HeaderValue::from_static(answer.start.as_str());
+    response.headers_mut().insert(START, start);
+    response
 }
 
 fn render(

@@ -60,6 +60,9 @@ pub struct Settings {
     pub image: String,
     /// Environment, beside what the image sets.
     pub env: Vec<(String, String)>,
+    /// Bytes that the instance may write to its root; `None` for a root that
+    /// is read-only.
+    pub root_bytes: Option<u64>,
     /// Limit of memory; there is no swap beyond it.
     pub memory_bytes: u64,
     /// Share of processors; `None` for what is free.
@@ -78,7 +81,13 @@ pub struct Settings {
 impl Settings {
     /// What the engine is asked to create, in the network of `sandbox`.
     /// `image_user` is the one that the image names.
-    pub(crate) fn body(&self, node: &str, sandbox: &str, image_user: &str) -> ContainerCreateBody {
+    pub(crate) fn body(
+        &self,
+        node: &str,
+        sandbox: &str,
+        image_user: &str,
+        command: Option<Vec<String>>,
+    ) -> ContainerCreateBody {
         let env = self
             .env
             .iter()
@@ -97,6 +106,7 @@ impl Settings {
         labels.insert(FUNCTION_LABEL.to_owned(), self.function.clone());
         ContainerCreateBody {
             image: Some(self.image.clone()),
+            cmd: command,
             env: Some(env.collect()),
             user,
             labels: Some(labels),
@@ -116,6 +126,8 @@ impl Settings {
                     format!("rw,noexec,nosuid,nodev,mode=1777,size={SCRATCH_BYTES}"),
                 )])),
                 shm_size: Some(SCRATCH_BYTES),
+                readonly_rootfs: Some(self.root_bytes.is_none()),
+                storage_opt: self.root_bytes.map(root_limit),
                 ..locked()
             }),
             ..ContainerCreateBody::default()
@@ -152,6 +164,25 @@ pub(crate) fn sandbox_body(
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+/// A container that is never started, and whose root is bounded.
+pub(crate) fn root_body(node: &str, image: &str, bytes: u64) -> ContainerCreateBody {
+    ContainerCreateBody {
+        image: Some(image.to_owned()),
+        // An image without a command could not be created.
+        cmd: Some(vec!["none".to_owned()]),
+        labels: Some(labels(node)),
+        host_config: Some(HostConfig {
+            storage_opt: Some(root_limit(bytes)),
+            ..locked()
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn root_limit(bytes: u64) -> HashMap<String, String> {
+    HashMap::from([("size".to_owned(), bytes.to_string())])
 }
 
 pub(crate) fn labels(node: &str) -> HashMap<String, String> {
@@ -195,6 +226,7 @@ mod tests {
             function: "f".to_owned(),
             image: "image".to_owned(),
             env: vec![("A".to_owned(), "b=c".to_owned())],
+            root_bytes: None,
             memory_bytes: 64 << 20,
             cpu_millicores: Some(500),
             network: Network::None,
@@ -211,7 +243,7 @@ mod tests {
                 image_user,
                 ..settings()
             };
-            let body = settings.body("node", "sandbox", named);
+            let body = settings.body("node", "sandbox", named, None);
             assert_eq!(body.user.as_deref(), expected, "{named}");
         };
         check("", false, Some(NOBODY));
@@ -224,7 +256,7 @@ mod tests {
 
     #[test]
     fn container_can_do_little() {
-        let body = settings().body("node", "sandbox", "");
+        let body = settings().body("node", "sandbox", "", None);
         let host = body.host_config.expect("a host configuration");
         assert_eq!(host.network_mode.as_deref(), Some("container:sandbox"));
         assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));

@@ -513,7 +513,7 @@ fn tail(id: &str, length: usize) -> &str {
     &id[id.len().saturating_sub(length)..]
 }
 
-async fn remove(docker: &Docker, container: &str) {
+pub(crate) async fn remove(docker: &Docker, container: &str) {
     let options = RemoveContainerOptionsBuilder::default()
         .force(true)
         .v(true)

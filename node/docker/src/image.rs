@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use bollard::Docker;
 use bollard::body_full;
 use bollard::models::ImageInspect;
-use bollard::query_parameters::{CreateImageOptionsBuilder, ImportImageOptions};
+use bollard::query_parameters::{
+    CreateImageOptionsBuilder, ImportImageOptions, ListImagesOptions, RemoveImageOptionsBuilder,
+};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio_util::io::ReaderStream;
 
 use crate::chain;
-use crate::engine::{Engine, Unavailable};
+use crate::container::root_body;
+use crate::engine::{Engine, Unavailable, remove};
 
 /// When an image is fetched from its registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +43,17 @@ pub enum ImageSource {
     Archive(PathBuf),
 }
 
+/// An image that the engine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Its id.
+    pub id: String,
+    /// Its size on the engine's disk.
+    pub bytes: u64,
+    /// Whether the engine had it only when it was asked for.
+    pub is_new: bool,
+}
+
 /// Why there is no image to start.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -52,28 +66,65 @@ pub enum ImageError {
 }
 
 impl Engine {
-    /// Has the engine get an image; returns its id.
-    pub async fn image(&self, source: &ImageSource) -> Result<String, ImageError> {
+    /// Has the engine get an image.
+    pub async fn image(&self, source: &ImageSource) -> Result<Image, ImageError> {
         let docker = self.docker().await?;
         match source {
             ImageSource::Registry { reference, pull } => {
-                let there = inspect(&docker, reference).await?;
-                match (there, pull) {
-                    (Some(image), Pull::Missing | Pull::Never) => Ok(id(&image)),
+                let before = inspect(&docker, reference).await?;
+                match (before, pull) {
+                    (Some(image), Pull::Missing | Pull::Never) => Ok(describe(&image, false)),
                     (None, Pull::Never) => Err(ImageError::Image(format!(
                         "the engine has no image {reference}, and pulling it is not wanted \
                          (--pull never)"
                     ))),
-                    (_, Pull::Always) | (None, Pull::Missing) => {
+                    (before, Pull::Always | Pull::Missing) => {
                         fetch(&docker, reference).await?;
-                        let image = inspect(&docker, reference).await?;
-                        image.as_ref().map(id).ok_or_else(|| {
+                        let image = inspect(&docker, reference).await?.ok_or_else(|| {
                             ImageError::Image(format!("{reference} was pulled and is not there"))
-                        })
+                        })?;
+                        let is_new = before.is_none_or(|before| before.id != image.id);
+                        Ok(describe(&image, is_new))
                     }
                 }
             }
             ImageSource::Archive(path) => load(&docker, path).await,
+        }
+    }
+
+    /// Removes an image unless something else uses it; `false` when it does.
+    pub async fn remove_image(&self, id: &str) -> Result<bool, Unavailable> {
+        let docker = self.docker().await?;
+        let options = RemoveImageOptionsBuilder::default().build();
+        match docker.remove_image(id, Some(options), None).await {
+            Ok(_) => Ok(true),
+            Err(bollard::errors::Error::DockerResponseServerError {
+                status_code: 404, ..
+            }) => Ok(true),
+            Err(bollard::errors::Error::DockerResponseServerError {
+                status_code: 409, ..
+            }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes sure that the engine can bound what a container of `image` writes
+    /// to its root.
+    pub async fn check_root(&self, image: &str, bytes: u64) -> Result<(), ImageError> {
+        let docker = self.docker().await?;
+        let body = root_body(self.node(), image, bytes);
+        match docker.create_container(None, body).await {
+            Ok(created) => {
+                remove(&docker, &created.id).await;
+                Ok(())
+            }
+            Err(bollard::errors::Error::DockerResponseServerError { message, .. }) => {
+                Err(ImageError::Image(format!(
+                    "this engine cannot bound what a container writes to its root, and so no \
+                     function may ({message}): leave --read-write out and write to /tmp"
+                )))
+            }
+            Err(error) => Err(Unavailable::from(error).into()),
         }
     }
 
@@ -87,8 +138,15 @@ impl Engine {
     }
 }
 
-fn id(image: &ImageInspect) -> String {
-    image.id.clone().unwrap_or_default()
+fn describe(image: &ImageInspect, is_new: bool) -> Image {
+    Image {
+        id: image.id.clone().unwrap_or_default(),
+        bytes: image
+            .size
+            .and_then(|bytes| bytes.try_into().ok())
+            .unwrap_or(0),
+        is_new,
+    }
 }
 
 async fn inspect(docker: &Docker, reference: &str) -> Result<Option<ImageInspect>, ImageError> {
@@ -121,11 +179,13 @@ async fn fetch(docker: &Docker, reference: &str) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// Loads an archive; returns the id of the image in it.
-async fn load(docker: &Docker, path: &Path) -> Result<String, ImageError> {
+/// Loads an archive that holds one image.
+async fn load(docker: &Docker, path: &Path) -> Result<Image, ImageError> {
     let broken = |error: &dyn std::error::Error| {
         ImageError::Image(format!("load the image archive: {}", chain(error)))
     };
+    let before = docker.list_images(None::<ListImagesOptions>).await;
+    let before = before.map_err(Unavailable::from)?;
     let file = tokio::fs::File::open(path).await;
     let file = ReaderStream::new(file.map_err(|error| broken(&error))?);
     let mut loaded = docker.import_image_stream(ImportImageOptions::default(), file, None);
@@ -145,7 +205,11 @@ async fn load(docker: &Docker, path: &Path) -> Result<String, ImageError> {
         [one] => {
             let image = inspect(docker, one).await?;
             let gone = || ImageError::Image("the loaded image is not there".to_owned());
-            image.as_ref().map(id).ok_or_else(gone)
+            let image = image.ok_or_else(gone)?;
+            let is_new = before
+                .iter()
+                .all(|known| Some(&known.id) != image.id.as_ref());
+            Ok(describe(&image, is_new))
         }
         [] => Err(ImageError::Image(
             "the archive holds no image: make it with docker save".to_owned(),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bollard::query_parameters::AttachContainerOptionsBuilder;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::Response;
+use http::{Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::net::UnixListener;
@@ -20,6 +20,7 @@ use tokio::time::Sleep;
 
 use crate::container::{Network, Settings};
 use crate::engine::{Death, Engine, Scrap, Unavailable};
+use crate::lambda;
 use crate::link::{Broken, Driven, Link, Rest, Stream};
 use crate::protocol::{Conversation, Protocol, look};
 use crate::sandbox::{Folder, Sandbox, listen};
@@ -95,6 +96,11 @@ enum Access {
     },
     /// By connecting to the port inside.
     Port(Arc<Sandbox>),
+    /// There are none: the container asks for calls and brings answers.
+    Served {
+        runtime: lambda::Runtime,
+        _sandbox: Arc<Sandbox>,
+    },
 }
 
 impl Engine {
@@ -126,8 +132,23 @@ impl Engine {
             true => Some(self.listen(&mut settings, &folder)?),
             false => None,
         };
-        settings.env.extend(protocol.environment(concurrency));
-        let body = settings.body(self.node(), &sandbox.container, &user);
+        let served = match &protocol {
+            Protocol::Lambda { .. } => {
+                let listener = sandbox.listen(lambda::PORT).await;
+                let listener = listener.map_err(|e| unavailable("a socket", &e))?;
+                let spawn = |serving| self.spawn(serving);
+                Some(lambda::Runtime::serve(listener, &settings.function, spawn))
+            }
+            Protocol::Http
+            | Protocol::Runtime
+            | Protocol::OpenWhisk(_)
+            | Protocol::Serverledge { .. } => None,
+        };
+        let (function, memory) = (settings.function.clone(), settings.memory_bytes);
+        let more = protocol.environment(&function, memory, concurrency);
+        settings.env.extend(more);
+        let command = protocol.command();
+        let body = settings.body(self.node(), &sandbox.container, &user, command);
         let scrap = self.create(&settings.function, body, folder).await?;
         let words = Arc::new(LastWords::default());
         let clean = protocol.cleans_log();
@@ -137,9 +158,13 @@ impl Engine {
         let death = scrap.death().clone();
         let limit = self.start_timeout();
         let ready = async {
-            match &listener {
-                Some(listener) => accept(listener, concurrency).await,
-                None => connect(&sandbox, settings.health.as_deref())
+            match (&listener, &served) {
+                (Some(listener), _) => accept(listener, concurrency).await,
+                (None, Some(served)) => {
+                    served.ready().await?;
+                    Ok(Vec::new())
+                }
+                (None, None) => connect(&sandbox, settings.health.as_deref())
                     .await
                     .map(|link| vec![link]),
             }
@@ -156,9 +181,13 @@ impl Engine {
                 return Err(failed(format!("{late}: {}", protocol.readiness())));
             }
         };
-        let access = match listener {
-            Some(_) => Access::Dialled { _sandbox: sandbox },
-            None => Access::Port(sandbox),
+        let access = match (listener, served) {
+            (Some(_), _) => Access::Dialled { _sandbox: sandbox },
+            (None, Some(runtime)) => Access::Served {
+                runtime,
+                _sandbox: sandbox,
+            },
+            (None, None) => Access::Port(sandbox),
         };
         let inner = Arc::new(Inner {
             conversation: Conversation::default(),
@@ -266,8 +295,7 @@ async fn connect(sandbox: &Sandbox, health: Option<&str>) -> Result<Link, BodyEr
 
 async fn open(sandbox: &Sandbox) -> std::io::Result<Link> {
     let stream = sandbox.connect(PORT).await?;
-    let opened = Link::open(Stream::Tcp(stream)).await;
-    opened.map_err(std::io::Error::other)
+    Link::open(Stream::Tcp(stream)).await
 }
 
 impl Instance {
@@ -362,8 +390,21 @@ impl Inner {
             let answer = self.exchange(first).await?;
             self.conversation.begun(&self.protocol, answer).await?;
         }
+        if let Access::Served { runtime, .. } = &self.access {
+            return runtime.call(request, id, left, &self.death).await;
+        }
         let request = self.protocol.request(request, id, left).await?;
         let (head, body) = self.exchange(request).await?.into_parts();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            // The connection leaves with the answer, in its extensions.
+            if let Some(link) = body.into_link() {
+                link.give_away().await;
+            }
+            return Ok(Response::from_parts(
+                head,
+                AnswerBody::Stream(Body::default()),
+            ));
+        }
         let body = match body.is_short() {
             true => AnswerBody::Whole(whole(body).await?),
             false => AnswerBody::Stream(
@@ -425,7 +466,7 @@ impl Inner {
                     if !self.may_dial() {
                         self.spend(&reason);
                     }
-                    return Err(CallError::Failed(format!("the container failed: {reason}")));
+                    return Err(CallError::Lost(reason));
                 }
             }
         }
@@ -444,14 +485,16 @@ impl Inner {
     fn may_dial(&self) -> bool {
         match self.access {
             Access::Port(_) => self.gone().is_none(),
-            Access::Dialled { .. } => false,
+            Access::Dialled { .. } | Access::Served { .. } => false,
         }
     }
 
     async fn dial(&self) -> Result<Link, String> {
         let opened = match &self.access {
             Access::Port(sandbox) => open(sandbox).await.map_err(|error| chain(&error)),
-            Access::Dialled { .. } => Err("it closed its connection".to_owned()),
+            Access::Dialled { .. } | Access::Served { .. } => {
+                Err("it closed its connection".to_owned())
+            }
         };
         match opened {
             Ok(link) => Ok(link),

@@ -9,6 +9,7 @@
 //! | `instance` | one started container: calls, death, the end |
 //! | `link` | an HTTP/1.1 connection to an instance, driven by whoever uses it |
 //! | `protocol` | what is said over a link: plain HTTP, OpenWhisk, Serverledge |
+//! | `lambda` | the Lambda Runtime API, which a container dials |
 //! | `source` | folders of code that are mounted into runtimes |
 //!
 //! Invariants:
@@ -22,6 +23,7 @@ mod container;
 mod engine;
 mod image;
 mod instance;
+mod lambda;
 mod link;
 mod protocol;
 mod sandbox;
@@ -34,9 +36,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 pub use container::{Network, Settings};
 pub use engine::{Description, Engine, EngineConfig, Unavailable};
-pub use image::{ImageError, ImageSource, Pull};
+pub use image::{Image, ImageError, ImageSource, Pull};
 pub use instance::{Instance, StartError};
-pub use protocol::{Action, Protocol};
+pub use protocol::{Action, LAMBDA_TASK_ROOT, Protocol};
 pub use source::{
     MARKER as SOURCE_MARKER, SourceError, check as check_source, unpack as unpack_source,
 };
@@ -77,9 +79,13 @@ pub enum CallError {
     /// The time limit passed; the instance takes no more calls.
     #[error("the container did not answer in time")]
     TimedOut,
-    /// The container died, or answered nonsense.
+    /// It answered nonsense, or says that it failed.
     #[error("{0}")]
     Failed(String),
+    /// It died, or its connection did, in the middle of the call: nobody knows
+    /// how much of it was done.
+    #[error("the container failed: {0}")]
+    Lost(String),
     /// The client's body broke off.
     #[error("the request body ended early")]
     Body(#[source] BodyError),

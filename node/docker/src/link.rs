@@ -6,16 +6,19 @@
 //! there with it ([`Wire`]).
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper::rt::ReadBufCursor;
 use hyper_util::rt::TokioIo;
+use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
@@ -39,6 +42,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// The same socket under another descriptor, to look at.
+    fn window(&self) -> io::Result<OwnedFd> {
+        match self {
+            Stream::Unix(stream) => stream.as_fd().try_clone_to_owned(),
+            Stream::Tcp(stream) => stream.as_fd().try_clone_to_owned(),
+        }
+    }
+
     fn moved(self) -> io::Result<Stream> {
         Ok(match self {
             Stream::Unix(stream) => Stream::Unix(UnixStream::from_std(stream.into_std()?)?),
@@ -199,7 +210,10 @@ pub(crate) struct Link {
     sender: http1::SendRequest<Outgoing>,
     /// `None` once it has ended. Only when it is dropped are requests handed
     /// back that it had not begun to send.
-    connection: Option<http1::Connection<Wire, Outgoing>>,
+    connection: Option<BoxFuture<'static, hyper::Result<()>>>,
+    /// The connection's socket. What happened to it while nobody used it is
+    /// seen here before a call is written to it.
+    window: OwnedFd,
 }
 
 /// How an exchange ended without an answer.
@@ -227,7 +241,8 @@ fn broken(mut error: TrySendError<Request<Outgoing>>) -> Broken {
 
 impl Link {
     /// Begins HTTP on a stream; says nothing yet.
-    pub(crate) async fn open(stream: Stream) -> Result<Link, hyper::Error> {
+    pub(crate) async fn open(stream: Stream) -> io::Result<Link> {
+        let window = stream.window()?;
         let wire = Wire {
             stream: Some(TokioIo::new(stream)),
             home: runtime::Handle::current().id(),
@@ -236,16 +251,23 @@ impl Link {
             .max_buf_size(2 * HEADER_BYTES)
             .handshake(wire)
             .await;
-        let (sender, connection) = opened?;
+        let (sender, connection) = opened.map_err(io::Error::other)?;
         Ok(Link {
             sender,
-            connection: Some(connection),
+            connection: Some(Box::pin(connection.with_upgrades())),
+            window,
         })
     }
 
-    /// Whether another call may be tried on it.
+    /// Whether another call may be tried on it: the other side has neither
+    /// closed it nor said anything unasked.
     pub(crate) fn is_usable(&self) -> bool {
-        self.connection.is_some() && !self.sender.is_closed()
+        if self.connection.is_none() || self.sender.is_closed() {
+            return false;
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let seen = rustix::net::recv(&self.window, &mut [0_u8], flags);
+        matches!(seen, Err(rustix::io::Errno::AGAIN))
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -253,7 +275,9 @@ impl Link {
         &mut self,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, Broken> {
-        let Link { sender, connection } = self;
+        let Link {
+            sender, connection, ..
+        } = self;
         let mut answer = std::pin::pin!(sender.try_send_request(request.map(Outgoing)));
         let answered = std::future::poll_fn(|cx| {
             loop {
@@ -263,7 +287,7 @@ impl Link {
                 let Some(open) = connection else {
                     return Poll::Pending;
                 };
-                match Pin::new(open).poll(cx) {
+                match open.as_mut().poll(cx) {
                     Poll::Ready(_) => *connection = None,
                     Poll::Pending => return answer.as_mut().poll(cx),
                 }
@@ -272,11 +296,17 @@ impl Link {
         answered.await.map_err(broken)
     }
 
+    /// Follows an answer that takes the connection for another protocol until
+    /// it is let go.
+    pub(crate) async fn give_away(mut self) {
+        std::future::poll_fn(|cx| self.poll_drive(cx)).await;
+    }
+
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(connection) = &mut self.connection else {
             return Poll::Ready(());
         };
-        let _ = ready!(Pin::new(connection).poll(cx));
+        let _ = ready!(connection.as_mut().poll(cx));
         self.connection = None;
         Poll::Ready(())
     }
@@ -318,6 +348,11 @@ impl Driven {
             rest: Some(rest),
             ended: false,
         }
+    }
+
+    /// The connection of an answer without a body.
+    pub(crate) fn into_link(mut self) -> Option<Link> {
+        self.link.take()
     }
 
     /// Whether it is short enough to be read whole.

@@ -6,6 +6,7 @@
 //! | `runtime` | dials the node's socket and serves HTTP on it | as it came, and `X-Weir-Deadline-Ms` | as it is |
 //! | `openwhisk` | serves `/init` once and `/run` on 8080 | the body's JSON object and the query as `value` | the JSON object; an error is a 502 |
 //! | `serverledge` | serves `/invoke` on 8080 | the same as `Params` | `Result`; no `Success` is a 502 |
+//! | `lambda` | asks the node's Runtime API for calls ([`crate::lambda`]) | the body, or the query as an object | as it is; an error is a 502 |
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -16,14 +17,18 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Map, Value, json};
 
+use crate::lambda;
 use crate::link::Driven;
 use crate::{AnswerBody, Body, BodyError, CallError, Sink};
 
 /// Largest body that is made into JSON for those protocols that wrap it.
-const WRAPPED_BYTES: usize = 16 << 20;
+pub(crate) const WRAPPED_BYTES: usize = 16 << 20;
 
 /// Milliseconds that a call has left, for our own runtimes.
 const DEADLINE: http::HeaderName = http::HeaderName::from_static("x-weir-deadline-ms");
+
+/// Where Lambda images look for code.
+pub const LAMBDA_TASK_ROOT: &str = "/var/task";
 
 /// What an OpenWhisk container writes at the end of each run.
 const WHISK_MARKER: &str = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX";
@@ -40,6 +45,11 @@ pub enum Protocol {
     /// The Serverledge executor protocol.
     Serverledge {
         /// What the image is to call; empty for custom images.
+        handler: String,
+    },
+    /// The Lambda Runtime API, which the container dials.
+    Lambda {
+        /// What the image is to call, as its command; empty for the image's own.
         handler: String,
     },
 }
@@ -114,7 +124,10 @@ impl Protocol {
     pub(crate) fn is_dialled(&self) -> bool {
         match self {
             Protocol::Runtime => true,
-            Protocol::Http | Protocol::OpenWhisk(_) | Protocol::Serverledge { .. } => false,
+            Protocol::Http
+            | Protocol::OpenWhisk(_)
+            | Protocol::Serverledge { .. }
+            | Protocol::Lambda { .. } => false,
         }
     }
 
@@ -122,14 +135,33 @@ impl Protocol {
     pub(crate) fn readiness(&self) -> &'static str {
         match self {
             Protocol::Runtime => "a runtime must dial WEIR_SOCKET",
+            Protocol::Lambda { .. } => "an image must ask AWS_LAMBDA_RUNTIME_API for calls",
             Protocol::Http | Protocol::OpenWhisk(_) | Protocol::Serverledge { .. } => {
                 "an image must listen on port 8080"
             }
         }
     }
 
-    /// Environment that the protocol asks for.
-    pub(crate) fn environment(&self, concurrency: u32) -> Vec<(String, String)> {
+    /// The arguments that the image is started with, where they are not its own.
+    pub(crate) fn command(&self) -> Option<Vec<String>> {
+        match self {
+            Protocol::Lambda { handler } if !handler.is_empty() => Some(vec![handler.clone()]),
+            Protocol::Lambda { .. }
+            | Protocol::Http
+            | Protocol::Runtime
+            | Protocol::OpenWhisk(_)
+            | Protocol::Serverledge { .. } => None,
+        }
+    }
+
+    /// Environment that the protocol asks for, of an instance of `function`
+    /// that may use `memory` bytes.
+    pub(crate) fn environment(
+        &self,
+        function: &str,
+        memory: u64,
+        concurrency: u32,
+    ) -> Vec<(String, String)> {
         let pair = |name: &str, value: String| (name.to_owned(), value);
         match self {
             Protocol::Runtime => vec![pair("WEIR_CONCURRENCY", concurrency.to_string())],
@@ -137,6 +169,23 @@ impl Protocol {
                 pair("PORT", "8080".to_owned()),
                 pair("port", "8080".to_owned()),
             ],
+            Protocol::Lambda { handler } => {
+                let api = format!("127.0.0.1:{}", lambda::PORT);
+                let mut all = vec![
+                    pair("AWS_LAMBDA_RUNTIME_API", api),
+                    pair("AWS_LAMBDA_FUNCTION_NAME", function.to_owned()),
+                    pair("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned()),
+                    pair(
+                        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+                        (memory >> 20).to_string(),
+                    ),
+                    pair("LAMBDA_TASK_ROOT", LAMBDA_TASK_ROOT.to_owned()),
+                ];
+                if !handler.is_empty() {
+                    all.push(pair("_HANDLER", handler.clone()));
+                }
+                all
+            }
             Protocol::OpenWhisk(_) | Protocol::Serverledge { .. } => Vec::new(),
         }
     }
@@ -145,7 +194,10 @@ impl Protocol {
     pub(crate) fn cleans_log(&self) -> fn(Bytes) -> Bytes {
         match self {
             Protocol::OpenWhisk(_) => without_markers,
-            Protocol::Http | Protocol::Runtime | Protocol::Serverledge { .. } => |piece| piece,
+            Protocol::Http
+            | Protocol::Runtime
+            | Protocol::Serverledge { .. }
+            | Protocol::Lambda { .. } => |piece| piece,
         }
     }
 
@@ -169,6 +221,8 @@ impl Protocol {
                 }
                 Ok(request)
             }
+            // It is not sent: the container asks for it.
+            Protocol::Lambda { .. } => Ok(request),
             Protocol::OpenWhisk(action) => {
                 let value = parameters(request).await?;
                 let end = SystemTime::now() + left;
@@ -209,7 +263,7 @@ impl Protocol {
         log: &Sink,
     ) -> Result<Response<AnswerBody>, CallError> {
         match self {
-            Protocol::Http | Protocol::Runtime => Ok(answer),
+            Protocol::Http | Protocol::Runtime | Protocol::Lambda { .. } => Ok(answer),
             Protocol::OpenWhisk(_) => {
                 let status = answer.status();
                 let body = whole(answer.into_body()).await?;
@@ -290,7 +344,7 @@ fn post(path: &'static str, body: &Value) -> Request<Body> {
     request
 }
 
-fn json_answer(status: StatusCode, body: Bytes) -> Response<AnswerBody> {
+pub(crate) fn json_answer(status: StatusCode, body: Bytes) -> Response<AnswerBody> {
     let mut response = Response::new(AnswerBody::Whole(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -318,7 +372,7 @@ async fn parameters(request: Request<Body>) -> Result<Map<String, Value>, CallEr
 }
 
 /// Reads a body of at most [`WRAPPED_BYTES`].
-async fn read<B>(mut body: B) -> Result<Bytes, BodyError>
+pub(crate) async fn read<B>(mut body: B) -> Result<Bytes, BodyError>
 where
     B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin,
 {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use tokio::io::{AsyncWriteExt as _, Interest};
-use tokio::net::{TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use crate::container::{Network, sandbox_body};
 use crate::engine::{Engine, Scrap, Unavailable, sandbox_image};
@@ -88,6 +88,13 @@ impl Sandbox {
         let stream = std::net::TcpStream::from(received);
         stream.set_nonblocking(true)?;
         Ok(TcpSocket::from_std_stream(stream))
+    }
+
+    /// Listens for what runs inside.
+    pub(crate) async fn listen(&self, port: u16) -> io::Result<TcpListener> {
+        let socket = self.socket().await?;
+        socket.bind(loopback(port))?;
+        socket.listen(16)
     }
 
     /// Connects to a server inside.

@@ -3,13 +3,17 @@
 //! An instance is a started container. What a function needs of memory it
 //! holds while it lives; its share of the processors only while it runs a call.
 
+mod fetched;
+
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use weir_docker::{Action, Engine, EngineConfig, ImageError, ImageSource, LogSink, Settings};
 
+use self::fetched::Fetched;
 use super::{
     AnswerBody, Call, CallError, Code, Executor, Instance, Profile, Setup, StartError, Unfit,
 };
@@ -34,6 +38,9 @@ const PREPARED_SANDBOXES: usize = 2;
 /// becomes the container's, may be killed before there is one.
 const LEAST_MEMORY: Memory = Memory::mebibytes(16);
 
+/// Bytes that an instance may write to its root where that is not read-only.
+const ROOT_BYTES: u64 = 1 << 30;
+
 /// Largest source file that is given to an OpenWhisk image as text.
 const ACTION_BYTES: u64 = 4 << 20;
 
@@ -43,6 +50,8 @@ pub struct Docker {
     config: DockerConfig,
     /// Unpacked source archives, by digest.
     sources: PathBuf,
+    /// Images that are in the engine because of this node.
+    fetched: Fetched,
     /// Ids of the images that functions were prepared with.
     images: Mutex<HashMap<CodeKey, String>>,
 }
@@ -68,6 +77,8 @@ impl Docker {
             engine: engine.map_err(|error| error.to_string())?,
             config: config.docker.clone(),
             sources: run.join("sources"),
+            fetched: Fetched::open(config.data_dir.join("images.json"))
+                .map_err(|error| error.to_string())?,
             images: Mutex::default(),
         })
     }
@@ -84,16 +95,26 @@ impl Docker {
             return Ok(id);
         }
         let source = self.image_source(spec, code).map_err(StartError::Code)?;
-        let id = self
-            .engine
-            .image(&source)
-            .await
-            .map_err(|error| match error {
-                ImageError::Engine(error) => StartError::Node(error.to_string()),
-                ImageError::Image(reason) => StartError::Code(reason),
-            })?;
-        self.images().insert(key, id.clone());
-        Ok(id)
+        let image = self.engine.image(&source).await.map_err(image_error)?;
+        if image.is_new {
+            let name = self.image_name(spec).map_err(StartError::Code)?;
+            self.fetched.add(&name, &image);
+        }
+        self.images().insert(key, image.id.clone());
+        Ok(image.id)
+    }
+
+    /// What names the function's image for as long as anybody wants it.
+    fn image_name(&self, spec: &FunctionSpec) -> Result<String, String> {
+        match (&spec.code, &spec.container.image) {
+            (CodeSource::Image(name), _) | (CodeSource::Artifact(_), Some(name)) => {
+                Ok(name.to_string())
+            }
+            (CodeSource::Artifact(digest), None) if spec.kind == ArtifactKind::ImageArchive => {
+                Ok(digest.to_string())
+            }
+            (CodeSource::Artifact(_), None) => self.runtime_image(spec).map(ToString::to_string),
+        }
     }
 
     fn image_source(&self, spec: &FunctionSpec, code: &Code) -> Result<ImageSource, String> {
@@ -139,7 +160,7 @@ impl Docker {
 
     fn concurrency(spec: &FunctionSpec) -> u32 {
         match spec.protocol {
-            Protocol::OpenWhisk => 1,
+            Protocol::OpenWhisk | Protocol::Lambda => 1,
             Protocol::Http | Protocol::Serverledge | Protocol::Stdio | Protocol::Cgi => {
                 spec.concurrency.unwrap_or(1)
             }
@@ -169,6 +190,7 @@ impl Docker {
             Protocol::Http if Self::uses_runtime(spec) => Ok(weir_docker::Protocol::Runtime),
             Protocol::Http => Ok(weir_docker::Protocol::Http),
             Protocol::Serverledge => Ok(weir_docker::Protocol::Serverledge { handler }),
+            Protocol::Lambda => Ok(weir_docker::Protocol::Lambda { handler }),
             Protocol::OpenWhisk => {
                 let code = match source {
                     None => (String::new(), false),
@@ -191,12 +213,21 @@ impl Docker {
     }
 }
 
+fn image_error(error: ImageError) -> StartError {
+    match error {
+        ImageError::Engine(error) => StartError::Node(error.to_string()),
+        ImageError::Image(reason) => StartError::Code(reason),
+    }
+}
+
 fn image_key(spec: &FunctionSpec) -> CodeKey {
     (spec.code.clone(), spec.container.image.clone())
 }
 
 fn no_protocol(protocol: Protocol) -> String {
-    format!("containers speak http, openwhisk or serverledge; {protocol} is for WebAssembly")
+    format!(
+        "containers speak http, openwhisk, serverledge or lambda; {protocol} is for WebAssembly"
+    )
 }
 
 fn pairs(spec: &FunctionSpec) -> Vec<(String, String)> {
@@ -296,10 +327,13 @@ impl Executor for Docker {
                 "a container needs at least {LEAST_MEMORY} of memory"
             )));
         }
-        if spec.protocol == Protocol::OpenWhisk && spec.concurrency.is_some_and(|n| n > 1) {
-            return Err(Unfit(
-                "runs of an OpenWhisk instance never overlap: leave concurrency out".to_owned(),
-            ));
+        if matches!(spec.protocol, Protocol::OpenWhisk | Protocol::Lambda)
+            && spec.concurrency.is_some_and(|n| n > 1)
+        {
+            return Err(Unfit(format!(
+                "calls of an instance that speaks {} never overlap: leave concurrency out",
+                spec.protocol
+            )));
         }
         if spec.kind == ArtifactKind::SourceArchive {
             self.image_source(spec, code).map_err(Unfit)?;
@@ -341,7 +375,11 @@ impl Executor for Docker {
             if spec.container.pull == Pull::Always {
                 self.images().remove(&image_key(&spec));
             }
-            self.image(&spec, &code).await?;
+            let image = self.image(&spec, &code).await?;
+            if spec.container.read_write {
+                let checked = self.engine.check_root(&image, ROOT_BYTES).await;
+                checked.map_err(image_error)?;
+            }
             if code.kind == ArtifactKind::SourceArchive {
                 self.source(&code).await?;
             }
@@ -369,6 +407,7 @@ impl Executor for Docker {
             {
                 let target = match spec.protocol {
                     Protocol::Serverledge => "/app",
+                    Protocol::Lambda => weir_docker::LAMBDA_TASK_ROOT,
                     _ => SOURCE,
                 };
                 mounts.push((source, target));
@@ -386,6 +425,7 @@ impl Executor for Docker {
                 },
                 image_user: spec.container.image_user,
                 health: spec.container.health.clone(),
+                root_bytes: spec.container.read_write.then_some(ROOT_BYTES),
                 mounts,
             };
             let sink = Arc::new(Sink {
@@ -423,6 +463,29 @@ impl Executor for Docker {
             .retain(|(source, _), _| source.artifact() != Some(digest));
     }
 
+    fn cached_bytes(&self) -> u64 {
+        folder_bytes(&self.sources)
+    }
+
+    fn tidy(&self, specs: Vec<Arc<FunctionSpec>>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let ours = specs.iter().filter(|spec| self.accepts(spec.kind));
+            let needed = ours.filter_map(|spec| self.image_name(spec).ok()).collect();
+            let keep = self.config.spare_images;
+            for surplus in self.fetched.surplus(&needed, keep, SystemTime::now()) {
+                match self.engine.remove_image(&surplus).await {
+                    Ok(removed) => {
+                        tracing::info!(image = %surplus, removed, "image that no function needs");
+                        self.images().retain(|_, id| *id != surplus);
+                        // What others use is theirs from now on.
+                        self.fetched.forget(&surplus);
+                    }
+                    Err(error) => tracing::debug!(%error, "an image cannot be removed"),
+                }
+            }
+        })
+    }
+
     fn describe(&self) -> serde_json::Value {
         let engine = self.engine.describe();
         serde_json::json!({
@@ -432,9 +495,23 @@ impl Executor for Docker {
             "problem": engine.problem,
             "containers": engine.containers,
             "images": self.images().len(),
+            "fetched_images": self.fetched.count(),
             "python_image": self.config.python_image,
         })
     }
+}
+
+/// Bytes of all files below a folder.
+fn folder_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    let bytes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
 }
 
 /// A started container.
@@ -454,6 +531,7 @@ impl Instance for Container {
             let response = answer.await.map_err(|error| match error {
                 weir_docker::CallError::TimedOut => CallError::TimedOut,
                 weir_docker::CallError::Failed(reason) => CallError::Failed(reason),
+                weir_docker::CallError::Lost(reason) => CallError::Lost(reason),
                 weir_docker::CallError::Body(error) => CallError::Body(error),
                 weir_docker::CallError::NotStarted { reason, request } => {
                     CallError::NotStarted { reason, request }

@@ -266,7 +266,7 @@ fn protocol(protocol: Protocol) -> Result<weir_wasm::Protocol, String> {
         Protocol::Stdio => Ok(weir_wasm::Protocol::Stdio),
         Protocol::Cgi => Ok(weir_wasm::Protocol::Cgi),
         Protocol::Http => Ok(weir_wasm::Protocol::Http),
-        Protocol::OpenWhisk | Protocol::Serverledge => Err(format!(
+        Protocol::OpenWhisk | Protocol::Serverledge | Protocol::Lambda => Err(format!(
             "WebAssembly speaks stdio, cgi or http; {protocol} is for containers"
         )),
     }

@@ -62,6 +62,11 @@ async fn sweep_once(inner: &Arc<Inner>) {
     if let Ok(counts) = inner.store.counts().await {
         inner.backlog.set_results(counts.results);
     }
+    let specs = inner.functions.iter();
+    let specs: Vec<_> = specs.map(|f| f.current.load().spec.clone()).collect();
+    for executor in &inner.executors {
+        executor.tidy(specs.clone()).await;
+    }
     let sweeping = inner.clone();
     let swept = tokio::task::spawn_blocking(move || {
         for digest in sweeping.artifacts.sweep(SystemTime::now()) {

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
 use super::functions::{Function, Version};
 use super::instances::{Granted, Held};
+use super::replay::Replay;
 use super::{Inner, Node};
 use crate::admission::{Admission, Arrival, Ticket, Verdict};
 use crate::executor::{AnswerBody, Body, BodyError, Call, CallError};
@@ -21,7 +22,7 @@ use crate::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Timing}
 use crate::time::Time;
 
 /// How often a call is placed that cannot have started where it was placed
-/// before: its instance had died unnoticed.
+/// before, because its instance had died unnoticed, or that may be run again.
 const PLACEMENTS: u32 = 3;
 
 impl Node {
@@ -51,7 +52,11 @@ impl Inner {
             None => Time::NEVER,
         };
         let mut request = invocation.request;
-        let mut reason = String::new();
+        let again = match function.current.load().spec.idempotent {
+            true => Some(Replay::keep(&mut request)),
+            false => None,
+        };
+        let (mut reason, mut begun) = (String::new(), false);
         for _ in 0..PLACEMENTS {
             let held = self.place(&function, class, arrived, deadline).await?;
             let slot = held.slot();
@@ -95,6 +100,13 @@ impl Inner {
                     (reason, request) = (gone, *unsent);
                     continue;
                 }
+                Err(CallError::Lost(lost)) => match again.as_ref().and_then(Replay::request) {
+                    Some(whole) => {
+                        (reason, request, begun) = (lost, whole, true);
+                        continue;
+                    }
+                    None => Err(CallError::Lost(lost)),
+                },
                 outcome => outcome,
             };
             function.invocations.fetch_add(1, Ordering::Relaxed);
@@ -104,7 +116,7 @@ impl Inner {
                     phase: Phase::Run,
                     after: until.since(granted),
                 },
-                CallError::Failed(reason) => InvokeError::Failed(reason),
+                CallError::Failed(reason) | CallError::Lost(reason) => InvokeError::Failed(reason),
                 CallError::Body(error) => InvokeError::Body(error),
                 CallError::NotStarted { reason, .. } => InvokeError::CannotRun {
                     function: invocation.function,
@@ -131,10 +143,16 @@ impl Inner {
                 timing,
             });
         }
-        Err(InvokeError::CannotRun {
-            function: invocation.function,
-            reason: format!("{reason}; it found none that lived, {PLACEMENTS} times"),
-        })
+        match begun {
+            // It may well be the call that kills them.
+            true => Err(InvokeError::Failed(format!(
+                "{reason}; it was tried {PLACEMENTS} times"
+            ))),
+            false => Err(InvokeError::CannotRun {
+                function: invocation.function,
+                reason: format!("{reason}; it found none that lived, {PLACEMENTS} times"),
+            }),
+        }
     }
 
     fn class(&self, version: &Version, asked: Option<&str>) -> Result<usize, InvokeError> {
@@ -317,7 +335,11 @@ impl Future for Lingering<'_> {
 
 impl Drop for Lingering<'_> {
     fn drop(&mut self) {
-        let (Some(running), Some(held)) = (self.running.take(), self.held.take()) else {
+        // Once it has ended, the place is its answer's.
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        let Some(held) = self.held.take() else {
             return;
         };
         // Its time is bounded by the executor.
@@ -377,14 +399,12 @@ impl http_body::Body for HeldBody {
 
 impl Drop for HeldBody {
     fn drop(&mut self) {
-        let (Some(until), Some(held), Some(body)) =
-            (self.lingers, self.held.take(), self.body.take())
-        else {
+        let (Some(held), Some(body)) = (self.held.take(), self.body.take()) else {
             return;
         };
-        if http_body::Body::is_end_stream(&body) {
+        let Some(until) = self.lingers.filter(|_| !body.is_end_stream()) else {
             return;
-        }
+        };
         let left = until.since(held.now());
         held.linger(async move {
             let _ = tokio::time::timeout(left, discard(body)).await;

@@ -4,9 +4,11 @@
 use std::convert::Infallible;
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -15,6 +17,12 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+/// How long a server of the kind `ailing` is not well.
+const ILLNESS: Duration = Duration::from_millis(1500);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -28,6 +36,7 @@ async fn main() -> anyhow::Result<()> {
         "late" => tokio::time::sleep(Duration::from_millis(700)).await,
         _ => {}
     }
+    let started = Instant::now();
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8080)).await?;
     eprintln!("listening");
     loop {
@@ -48,9 +57,10 @@ async fn main() -> anyhow::Result<()> {
                     }
                 }
                 _ => {
-                    let answer = service_fn(move |request| answer(mode.clone(), request));
+                    let answer = service_fn(move |request| answer(mode.clone(), started, request));
                     let server = hyper::server::conn::http1::Builder::new();
-                    let _ = server.serve_connection(TokioIo::new(stream), answer).await;
+                    let served = server.serve_connection(TokioIo::new(stream), answer);
+                    let _ = served.with_upgrades().await;
                 }
             }
         });
@@ -59,8 +69,12 @@ async fn main() -> anyhow::Result<()> {
 
 async fn answer(
     mode: String,
-    request: Request<Incoming>,
+    started: Instant,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.uri().path() == "/socket" {
+        return Ok(socket(&mut request));
+    }
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes());
     let body = body.unwrap_or_default();
@@ -95,8 +109,43 @@ async fn answer(
                 &json!({ "Success": success, "Result": sum.to_string(), "Output": "added" }),
             )
         }
+        // Listens long before it is well.
+        ("ailing", _) if started.elapsed() < ILLNESS => render(503, &json!({ "well": false })),
         (_, path) => act(path, &head, &body).await,
     })
+}
+
+/// Takes the connection for a WebSocket, and sends back what comes.
+fn socket(request: &mut Request<Incoming>) -> Response<Full<Bytes>> {
+    let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY) else {
+        return render(
+            400,
+            &json!({ "upgrade": request.headers().contains_key(UPGRADE) }),
+        );
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(connection) = upgrade.await else {
+            return;
+        };
+        let stream = TokioIo::new(connection);
+        let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_close() || socket.send(message).await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut response = render(101, &Value::Null);
+    *response.body_mut() = Full::default();
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, http::HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, http::HeaderValue::from_static("websocket"));
+    if let Ok(accept) = accept.parse() {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
 }
 
 /// What a plain HTTP server does when it is asked for `path`.
@@ -115,7 +164,7 @@ async fn act(path: &str, head: &http::request::Parts, body: &Bytes) -> Response<
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
             render(
                 200,
-                &json!({ "slept": milliseconds, "process": std::process::id() }),
+                &json!({ "slept": milliseconds, "body": String::from_utf8_lossy(body) }),
             )
         }
         "/die" => std::process::exit(9),

@@ -51,7 +51,8 @@ const PULL: &str = "weir.pull";
 const NETWORK: &str = "weir.network";
 const HEALTH: &str = "weir.health";
 const IMAGE_USER: &str = "weir.image-user";
-const SETTINGS: [&str; 14] = [
+const READ_WRITE: &str = "weir.read-write";
+const SETTINGS: [&str; 15] = [
     PROTOCOL,
     TIMEOUT,
     CONCURRENCY,
@@ -66,6 +67,7 @@ const SETTINGS: [&str; 14] = [
     NETWORK,
     HEALTH,
     IMAGE_USER,
+    READ_WRITE,
 ];
 
 /// What a status says beside them. Clients that deploy what they were shown
@@ -234,6 +236,9 @@ fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes
             IMAGE_USER => {
                 spec.container.image_user = mistakes.take(IMAGE_USER, flag(&text)).unwrap_or(false);
             }
+            READ_WRITE => {
+                spec.container.read_write = mistakes.take(READ_WRITE, flag(&text)).unwrap_or(false);
+            }
             QOS => spec.classes = words(&text).map(str::to_owned).collect(),
             STATE | VERSION => {}
             other if other.starts_with(PREFIX) => {
@@ -389,6 +394,7 @@ fn shown_settings(spec: &FunctionSpec) -> impl Iterator<Item = (String, String)>
         (NETWORK, unusual(container.network)),
         (HEALTH, container.health.clone()),
         (IMAGE_USER, container.image_user.then(|| "true".to_owned())),
+        (READ_WRITE, container.read_write.then(|| "true".to_owned())),
     ];
     settings
         .into_iter()

@@ -1,0 +1,193 @@
+//! A request that may have to be sent again.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Request;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+
+use crate::executor::{Body, BodyError};
+
+/// Bytes of a body that are kept. A call with a longer one is sent once.
+const KEPT_BYTES: usize = 256 << 10;
+
+/// The head of a request, and its body as far as it was read.
+pub(super) struct Replay {
+    head: Request<()>,
+    source: Arc<Mutex<Source>>,
+}
+
+/// A body that is read once and told more often.
+struct Source {
+    rest: Body,
+    /// What was read of it; `None` when that was too much to keep.
+    kept: Option<Vec<Bytes>>,
+    bytes: usize,
+    ended: bool,
+    /// Which reader may go on: an earlier one's time is over.
+    reader: u32,
+}
+
+impl Replay {
+    /// Keeps what `request` says from now on.
+    pub(super) fn keep(request: &mut Request<Body>) -> Replay {
+        let mut head = Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.version_mut() = request.version();
+        *head.headers_mut() = request.headers().clone();
+        let rest = std::mem::take(request.body_mut());
+        let source = Source {
+            ended: rest.is_end_stream(),
+            rest,
+            kept: Some(Vec::new()),
+            bytes: 0,
+            reader: 0,
+        };
+        let replay = Replay {
+            head,
+            source: Arc::new(Mutex::new(source)),
+        };
+        *request.body_mut() = replay.body();
+        replay
+    }
+
+    /// The request from its beginning; `None` when that is gone.
+    pub(super) fn request(&self) -> Option<Request<Body>> {
+        lock(&self.source).kept.as_ref()?;
+        Some(self.head.clone().map(|()| self.body()))
+    }
+
+    fn body(&self) -> Body {
+        let mut source = lock(&self.source);
+        source.reader += 1;
+        let reader = Reader {
+            source: self.source.clone(),
+            number: source.reader,
+            told: 0,
+        };
+        reader.boxed_unsync()
+    }
+}
+
+fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
+    source.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Reader {
+    source: Arc<Mutex<Source>>,
+    number: u32,
+    /// Pieces that this one has had.
+    told: usize,
+}
+
+impl http_body::Body for Reader {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let mut source = lock(&this.source);
+        if source.reader != this.number {
+            return Poll::Ready(Some(Err("the call was begun again".into())));
+        }
+        if let Some(piece) = source.kept.as_ref().and_then(|kept| kept.get(this.told)) {
+            this.told += 1;
+            return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+        }
+        if source.ended {
+            return Poll::Ready(None);
+        }
+        let polled = std::task::ready!(Pin::new(&mut source.rest).poll_frame(cx));
+        match &polled {
+            Some(Ok(frame)) => {
+                if let Some(piece) = frame.data_ref() {
+                    source.bytes += piece.len();
+                    match source.bytes <= KEPT_BYTES {
+                        true => source.kept.iter_mut().for_each(|k| k.push(piece.clone())),
+                        false => source.kept = None,
+                    }
+                    this.told += 1;
+                }
+                source.ended = source.rest.is_end_stream();
+            }
+            Some(Err(_)) => source.kept = None,
+            None => source.ended = true,
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let source = lock(&self.source);
+        let kept = source.kept.as_ref().map_or(0, Vec::len);
+        source.ended && self.told >= kept
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let source = lock(&self.source);
+        let untold = source.kept.iter().flatten().skip(self.told);
+        let untold: u64 = untold.map(|piece| piece.len() as u64).sum();
+        let rest = source.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(untold + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(untold + upper);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    fn request(pieces: Vec<&'static [u8]>) -> Request<Body> {
+        let frames = pieces.into_iter();
+        let frames = frames.map(|piece| Ok(Frame::data(Bytes::from_static(piece))));
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        let mut request = Request::new(Body::new(body));
+        request
+            .headers_mut()
+            .insert("a", http::HeaderValue::from_static("b"));
+        request
+    }
+
+    #[tokio::test]
+    async fn a_body_is_told_again_from_its_beginning() {
+        let mut first = request(vec![b"one", b"two", b"three"]);
+        let replay = Replay::keep(&mut first);
+        let mut body = first.into_body();
+        let piece = body.frame().await.expect("a piece").expect("whole");
+        assert_eq!(piece.into_data().ok().as_deref(), Some(&b"one"[..]));
+        let second = replay.request().expect("it was kept");
+        assert_eq!(second.headers()["a"], "b");
+        // Two readers of one body would each get half of it.
+        assert!(body.frame().await.is_some_and(|frame| frame.is_err()));
+        let whole = second.into_body().collect().await.expect("whole");
+        assert_eq!(whole.to_bytes(), "onetwothree");
+        let third = replay.request().expect("it was kept").into_body();
+        assert_eq!(third.size_hint().lower(), 11);
+        assert_eq!(
+            third.collect().await.expect("whole").to_bytes(),
+            "onetwothree"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_long_body_is_told_once() {
+        static PIECE: [u8; KEPT_BYTES] = [7; KEPT_BYTES];
+        let mut first = request(vec![&PIECE, b"more"]);
+        let replay = Replay::keep(&mut first);
+        let whole = first.into_body().collect().await.expect("whole");
+        assert_eq!(whole.to_bytes().len(), KEPT_BYTES + 4);
+        assert!(replay.request().is_none());
+    }
+}
