@@ -23,6 +23,18 @@ pub enum LogError {
     Taken(#[from] tracing_subscriber::util::TryInitError),
 }
 
+/// Libraries that are kept quieter than the configured level.
+const QUIET: [&str; 4] = [
+    // Below this it writes whole requests to the container engine down, and so
+    // the environment of functions.
+    "bollard=info",
+    // Below this each call of a guest into its host is a span, which costs more
+    // than most of those calls.
+    "wasmtime_wasi=warn",
+    "wasmtime_wasi_http=warn",
+    "wiggle=warn",
+];
+
 /// Writes the log to standard error from now on: for people on a terminal, as
 /// one JSON object per line otherwise, unless configured.
 pub fn start(config: &LogConfig) -> Result<(), LogError> {
@@ -30,10 +42,8 @@ pub fn start(config: &LogConfig) -> Result<(), LogError> {
         level: config.level.clone(),
         source,
     })?;
-    // Below this it writes whole requests to the container engine down, and so
-    // the environment of functions.
-    let quiet = "bollard=info".parse().expect("a directive");
-    let filter = filter.add_directive(quiet);
+    let quiet = QUIET.map(|directive| directive.parse().expect("a directive"));
+    let filter = quiet.into_iter().fold(filter, EnvFilter::add_directive);
     let terminal = std::io::stderr().is_terminal();
     let json = match config.format {
         LogFormat::Auto => !terminal,

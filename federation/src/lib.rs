@@ -1,7 +1,52 @@
 //! The peers of a node: who is there, what they offer, where an invocation
 //! should go, and how it gets there.
 //!
-//! Nothing lives here yet. This crate will hold the peer table, the snapshot
-//! that a policy decides from, the policies themselves, and the libp2p overlay
-//! that carries reports and forwarded invocations. It knows `weir-node` and
-//! nothing above it.
+//! So far this is the core: what is known, and what is decided from it. It
+//! reads no clock, draws no chance, opens nothing and waits for nothing; the
+//! overlay that carries reports and calls comes above it.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `report` | what a node tells of itself, and what may be believed of it |
+//! | `peers` | what is known of others, how old it is, and what calls made of it |
+//! | `coordinates` | nearness without asking everybody |
+//! | `snapshot` | what one decision sees |
+//! | `policy` | the ways to decide, one file each |
+//! | `explain` | why a decision fell as it did |
+//!
+//! Invariants:
+//! * A call never goes to a node that it visited, and never beyond its hops.
+//! * What calls met overrides what a peer claims, until the peer says more.
+//! * A decision costs the same in a federation of any size.
+//!
+//! ```
+//! use weir_federation::policy::{self, Decision, Needs, Origin, Request};
+//! use weir_federation::report::Role;
+//! use weir_federation::snapshot::{Here, Local, Snapshot, View};
+//! use weir_node::time::Time;
+//!
+//! let function = "shout".parse().unwrap();
+//! let request = Request {
+//!     function: &function,
+//!     needs: Needs::default(),
+//!     origin: Origin::Here,
+//!     avoid: &[],
+//!     hops: 3,
+//!     deadline: Time::NEVER,
+//! };
+//! let snapshot = Snapshot {
+//!     local: Local { here: Here::Warm, queue: None, role: Role::Edge, regions: &[] },
+//!     view: &View::default(),
+//!     now: Time::ZERO,
+//!     chance: 4,
+//! };
+//! let spill = policy::named("spill").unwrap();
+//! assert_eq!(spill.decide(&request, &snapshot, &mut ()), Decision::Run);
+//! ```
+
+pub mod coordinates;
+pub mod explain;
+pub mod peers;
+pub mod policy;
+pub mod report;
+pub mod snapshot;

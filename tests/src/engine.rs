@@ -71,72 +71,84 @@ pub fn instances(node: &str, name: &str) -> Vec<String> {
 /// Makes [`SERVER`] of the program `weir-container`, which is static as all
 /// that `tests/run` builds.
 pub fn server() -> &'static str {
-    static MADE: LazyLock<()> = LazyLock::new(|| {
-        let test = std::env::current_exe().expect("a running program has a path");
-        let program = test
-            .ancestors()
-            .map(|folder| folder.join("weir-container"))
-            .find(|path| path.is_file())
-            .expect("weir-container is built beside the tests");
-        let folder = tempfile::tempdir().expect("the temporary folder can be written");
-        let archive = folder.path().join("server.tar");
-        let packed = Command::new("tar")
-            .arg("-cf")
-            .arg(&archive)
-            .arg("-C")
-            .arg(program.parent().expect("a program lies in a folder"))
-            .arg("weir-container")
-            .status()
-            .expect("tar runs");
-        assert!(packed.success());
-        let archive = archive.display().to_string();
-        docker(&[
-            "import",
-            "--change",
-            "CMD [\"/weir-container\"]",
-            &archive,
-            SERVER,
-        ]);
-    });
+    static MADE: LazyLock<()> = LazyLock::new(|| server_at(&socket()));
     *MADE;
     SERVER
 }
 
+/// The same in another engine.
+pub fn server_at(socket: &Path) {
+    let test = std::env::current_exe().expect("a running program has a path");
+    let program = test
+        .ancestors()
+        .map(|folder| folder.join("weir-container"))
+        .find(|path| path.is_file())
+        .expect("weir-container is built beside the tests");
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
+    let archive = folder.path().join("server.tar");
+    let packed = Command::new("tar")
+        .arg("-cf")
+        .arg(&archive)
+        .arg("-C")
+        .arg(program.parent().expect("a program lies in a folder"))
+        .arg("weir-container")
+        .status()
+        .expect("tar runs");
+    assert!(packed.success());
+    let archive = archive.display().to_string();
+    let command = "CMD [\"/weir-container\"]";
+    docker_at(socket, &["import", "--change", command, &archive, SERVER]);
+}
+
 /// Makes the image of the runtime `python` with the script that users have.
 pub fn python() {
-    static MADE: LazyLock<()> = LazyLock::new(|| {
-        let folder = tempfile::tempdir().expect("the temporary folder can be written");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/python/build");
-        let built = Command::new(script)
-            .arg("--output")
-            .arg(folder.path().join("python.tar"))
-            .args(["--import", "weir/python:3.11"])
-            .env("DOCKER_HOST", format!("unix://{}", socket().display()))
-            .stdin(Stdio::null())
-            .output()
-            .expect("the script runs");
-        assert!(
-            built.status.success(),
-            "{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-    });
+    static MADE: LazyLock<()> = LazyLock::new(|| python_at(&socket()));
     *MADE;
+}
+
+/// The same in another engine.
+pub fn python_at(socket: &Path) {
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/python/build");
+    let built = Command::new(script)
+        .arg("--output")
+        .arg(folder.path().join("python.tar"))
+        .args(["--import", "weir/python:3.11"])
+        .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+        .stdin(Stdio::null())
+        .output()
+        .expect("the script runs");
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
 }
 
 /// An engine that a test may stop, with nothing in it.
 pub struct OwnEngine {
     folder: TempDir,
     process: Option<Child>,
+    bridged: bool,
 }
 
 impl OwnEngine {
-    /// Starts one; needs root.
+    /// Starts one without a bridge; needs root.
     pub async fn start() -> OwnEngine {
+        OwnEngine::begin(false).await
+    }
+
+    /// Starts one with the usual bridge; there can be one such at a time.
+    pub async fn bridged() -> OwnEngine {
+        OwnEngine::begin(true).await
+    }
+
+    async fn begin(bridged: bool) -> OwnEngine {
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
         let mut engine = OwnEngine {
             folder,
             process: None,
+            bridged,
         };
         engine.resume().await;
         engine
@@ -161,7 +173,10 @@ impl OwnEngine {
             .arg(at("run"))
             .arg("--pidfile")
             .arg(at("pid"))
-            .args(["--bridge", "none"])
+            .args(match self.bridged {
+                true => &[][..],
+                false => &["--bridge", "none"][..],
+            })
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -3,6 +3,7 @@
 mod acceptances;
 mod at_rest;
 mod cold_start;
+mod containers;
 mod restart;
 mod runaway;
 mod throughput;
@@ -70,5 +71,31 @@ pub const CASES: &[Case] = &[
         letter: 'h',
         what: "a runaway guest, and its neighbour",
         run: |bench| Box::pin(runaway::runaway(bench)),
+    },
+    // From here on an engine runs, which has the kernel track connections.
+    Case {
+        letter: 'i',
+        what: "warm containers against the same server behind HAProxy",
+        run: |bench| Box::pin(containers::warm(bench)),
+    },
+    Case {
+        letter: 'j',
+        what: "cold containers against the engine's bare calls",
+        run: |bench| Box::pin(containers::cold(bench)),
+    },
+    Case {
+        letter: 'k',
+        what: "many cold containers at once",
+        run: |bench| Box::pin(containers::together(bench)),
+    },
+    Case {
+        letter: 'l',
+        what: "warm Python in a container against a bare loop",
+        run: |bench| Box::pin(containers::python(bench)),
+    },
+    Case {
+        letter: 'm',
+        what: "neighbours of bad containers",
+        run: |bench| Box::pin(containers::neighbours(bench)),
     },
 ];

@@ -136,7 +136,8 @@ backend room
 pub async fn wasmtime(component: &Path) -> Result<Peer> {
     let address = free_address();
     let mut command = Command::new(found("wasmtime")?);
-    command.args(["serve", "--addr", &address.to_string()]);
+    // What Python's standard library imports beyond the proxy's world.
+    command.args(["serve", "-S", "cli", "--addr", &address.to_string()]);
     command.arg(component);
     Peer::start(command, address, None).await
 }

@@ -16,7 +16,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -37,6 +37,19 @@ async fn main() -> anyhow::Result<()> {
         _ => {}
     }
     let started = Instant::now();
+    // As a runtime: the node listens, and every connection takes a call.
+    if let Ok(socket) = std::env::var("WEIR_SOCKET") {
+        let count = std::env::var("WEIR_CONCURRENCY").unwrap_or_default();
+        let mut dialled = tokio::task::JoinSet::new();
+        for _ in 0..count.parse().unwrap_or(1) {
+            let stream = UnixStream::connect(&socket).await?;
+            let answer = service_fn(move |request| answer(String::new(), started, request));
+            let server = hyper::server::conn::http1::Builder::new();
+            dialled.spawn(server.serve_connection(TokioIo::new(stream), answer));
+        }
+        dialled.join_all().await;
+        return Ok(());
+    }
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8080)).await?;
     eprintln!("listening");
     loop {
@@ -190,6 +203,13 @@ async fn act(path: &str, head: &http::request::Parts, body: &Bytes) -> Response<
                 TcpStream::connect_timeout(&target, Duration::from_millis(500)).is_ok()
             });
             render(200, &json!({ "reached": reached }))
+        }
+        "/spin" => {
+            let end = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < end {
+                std::hint::spin_loop();
+            }
+            render(200, &json!({ "spun": true }))
         }
         "/flood" => {
             for _ in 0..20_000 {

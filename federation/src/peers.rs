@@ -1,0 +1,610 @@
+//! What this node knows of its peers, how old that is, and what is made of it.
+//!
+//! The table is plain state: whoever hears something tells it, with the time;
+//! decisions read the [`View`] that is made of it now and then. What a peer
+//! says of itself is a claim; what calls to it met overrides that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p_identity::PeerId;
+use weir_node::time::Time;
+
+use crate::report::{Load, Report};
+use crate::snapshot::{PeerView, View, Window};
+
+/// Peers that are remembered; more are not heard.
+pub const PEERS: usize = 4_096;
+
+/// A suspicion that its peer does not refute for so long is a death.
+pub const REFUTE_WITHIN: Duration = Duration::from_millis(1_500);
+
+/// A peer that says nothing for so long is no candidate: several of the
+/// slowest reports were lost.
+pub const SILENT_AFTER: Duration = Duration::from_secs(20);
+
+/// The dead, and those who left, are remembered so long, so that an old report
+/// that still travels does not raise them.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// First pause before a peer that failed a call is tried again; doubles.
+const FIRST_PROBE: Duration = Duration::from_millis(500);
+
+/// Longest such pause.
+const LONGEST_PROBE: Duration = Duration::from_secs(30);
+
+/// Calls that a peer without recent successes may hold of ours.
+const FIRST_ALLOWANCE: u32 = 4;
+
+/// Calls that any peer may hold of ours.
+const MOST_ALLOWANCE: u32 = 4_096;
+
+/// Refusals in a row by a peer that claims room, after which its claims are
+/// named as contradicted.
+const CONTRADICTIONS: u32 = 8;
+
+/// Whether calls are sent to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// They are.
+    In,
+    /// Someone says that it is dead, and it has not answered that yet.
+    Suspected {
+        /// Since when.
+        since: Time,
+    },
+    /// A call to it failed; it is tried again at `probe_at`.
+    Out {
+        /// Failures in a row.
+        failures: u32,
+        /// When one call may try.
+        probe_at: Time,
+    },
+    /// It is dead, or left.
+    Gone {
+        /// Since when.
+        since: Time,
+        /// Whether it said so itself.
+        left: bool,
+    },
+}
+
+impl Standing {
+    /// The word for listings and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Standing::In => "in",
+            Standing::Suspected { .. } => "suspected",
+            Standing::Out { .. } => "out",
+            Standing::Gone { left: true, .. } => "left",
+            Standing::Gone { left: false, .. } => "dead",
+        }
+    }
+}
+
+/// What came of hearing a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// From a peer that was not known, or was gone.
+    New,
+    /// Newer than what was known.
+    Newer,
+    /// Not newer: it came before, or by a longer way.
+    Old,
+    /// The table is full.
+    Full,
+    /// Of this node, from another life or another machine with the same key.
+    /// This node's epoch is above it now.
+    Own {
+        /// How often this happened since the start: more than once or twice,
+        /// and somebody runs with a copy of this node's identity.
+        times: u32,
+    },
+}
+
+/// What came of a suspicion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspicion {
+    /// The peer has to refute it.
+    Noted,
+    /// Of a life that is over, of nobody who is known, or known already.
+    Old,
+    /// Of this node: it must report with its new epoch at once.
+    Refute,
+}
+
+/// How a call that was sent to a peer went, as far as the peer is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Met {
+    /// It answered, and said how loaded it is.
+    Answer(Option<Load>),
+    /// It refused for load before it read the body.
+    Refusal(Option<Load>),
+    /// It broke off, or said nothing in time.
+    Failure,
+}
+
+/// What time alone brought about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A suspicion was not refuted.
+    Died(PeerId),
+    /// Nothing was heard for [`SILENT_AFTER`].
+    Silent(PeerId),
+    /// It is forgotten.
+    Forgotten(PeerId),
+}
+
+#[derive(Debug)]
+struct Peer {
+    report: Arc<Report>,
+    heard: Time,
+    load: Load,
+    loaded: Time,
+    standing: Standing,
+    silent: bool,
+    allowance: u32,
+    refusals: u32,
+    window: Arc<Window>,
+}
+
+/// One line about a peer, for listings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Known {
+    /// Who.
+    pub id: PeerId,
+    /// What it says of itself.
+    pub report: Arc<Report>,
+    /// How old that is.
+    pub age: Duration,
+    /// The newest that is known of its load, from reports and answers.
+    pub load: Load,
+    /// How old that is.
+    pub load_age: Duration,
+    /// Whether calls are sent to it.
+    pub standing: Standing,
+    /// Whether nothing was heard of it for long.
+    pub silent: bool,
+    /// Whether it refuses what it claims to have room for.
+    pub contradicted: bool,
+    /// Calls of ours that it may hold.
+    pub allowance: u32,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Peers {
+    own: PeerId,
+    epoch: u64,
+    contested: u32,
+    peers: BTreeMap<PeerId, Peer>,
+}
+
+impl Peers {
+    /// A table of the node `own`, which begins its life with `epoch`.
+    pub fn new(own: PeerId, epoch: u64) -> Peers {
+        Peers {
+            own,
+            epoch,
+            contested: 0,
+            peers: BTreeMap::new(),
+        }
+    }
+
+    /// The epoch that this node's next report carries.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Takes a report that was checked and whose signature holds.
+    pub fn hear(&mut self, from: PeerId, report: Report, now: Time) -> Heard {
+        if from == self.own {
+            if report.epoch < self.epoch {
+                return Heard::Old;
+            }
+            self.epoch = report.epoch + 1;
+            self.contested += 1;
+            return Heard::Own {
+                times: self.contested,
+            };
+        }
+        let count = self.peers.len();
+        let Some(peer) = self.peers.get_mut(&from) else {
+            if count >= PEERS {
+                return Heard::Full;
+            }
+            self.peers.insert(from, Peer::new(report, now));
+            return Heard::New;
+        };
+        if !report.is_newer_than(peer.report.epoch, peer.report.sequence) {
+            return Heard::Old;
+        }
+        let reborn = report.epoch > peer.report.epoch;
+        let gone = matches!(peer.standing, Standing::Gone { .. });
+        // Only a newer life of it says that it lives.
+        if gone && !reborn {
+            return Heard::Old;
+        }
+        if reborn && !matches!(peer.standing, Standing::Out { .. }) {
+            peer.standing = Standing::In;
+        }
+        peer.load = report.load;
+        peer.loaded = now;
+        peer.window.renew(report.load.guests);
+        peer.report = Arc::new(report);
+        peer.heard = now;
+        peer.silent = false;
+        if !gone {
+            return Heard::Newer;
+        }
+        peer.allowance = FIRST_ALLOWANCE;
+        peer.window.allow(peer.allowance);
+        Heard::New
+    }
+
+    /// Takes the word of some member that this life of a peer is over.
+    pub fn suspect(&mut self, whom: PeerId, epoch: u64, now: Time) -> Suspicion {
+        if whom == self.own {
+            if epoch < self.epoch {
+                return Suspicion::Old;
+            }
+            self.epoch = epoch + 1;
+            return Suspicion::Refute;
+        }
+        let Some(peer) = self.peers.get_mut(&whom) else {
+            return Suspicion::Old;
+        };
+        let open = matches!(peer.standing, Standing::In | Standing::Out { .. });
+        if epoch < peer.report.epoch || !open {
+            return Suspicion::Old;
+        }
+        peer.standing = Standing::Suspected { since: now };
+        Suspicion::Noted
+    }
+
+    /// Takes a peer's own word that it leaves.
+    pub fn leave(&mut self, whom: PeerId, epoch: u64, now: Time) {
+        if let Some(peer) = self.peers.get_mut(&whom)
+            && epoch >= peer.report.epoch
+        {
+            peer.standing = Standing::Gone {
+                since: now,
+                left: true,
+            };
+        }
+    }
+
+    /// Takes what a call to a peer met.
+    pub fn met(&mut self, whom: PeerId, met: Met, now: Time) {
+        let Some(peer) = self.peers.get_mut(&whom) else {
+            return;
+        };
+        match met {
+            Met::Answer(load) => {
+                peer.allowance = peer.allowance.saturating_mul(2).min(MOST_ALLOWANCE);
+                peer.refusals = 0;
+                if matches!(peer.standing, Standing::Out { .. }) {
+                    peer.standing = Standing::In;
+                }
+                peer.learn(load, now);
+            }
+            Met::Refusal(load) => {
+                if peer.window.room() > 0 {
+                    peer.refusals = peer.refusals.saturating_add(1);
+                }
+                peer.learn(load, now);
+                // Whatever it claims: until it says otherwise, it is full.
+                peer.window.renew(0);
+            }
+            Met::Failure => {
+                let failures = match peer.standing {
+                    Standing::Out { failures, .. } => failures.saturating_add(1),
+                    Standing::In | Standing::Suspected { .. } | Standing::Gone { .. } => 1,
+                };
+                peer.allowance = FIRST_ALLOWANCE;
+                if matches!(peer.standing, Standing::In | Standing::Out { .. }) {
+                    let pause = FIRST_PROBE * (1 << failures.min(7).saturating_sub(1));
+                    peer.standing = Standing::Out {
+                        failures,
+                        probe_at: now + pause.min(LONGEST_PROBE),
+                    };
+                }
+            }
+        }
+        peer.window.allow(peer.allowance);
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Time) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (&id, peer) in &mut self.peers {
+            if let Standing::Suspected { since } = peer.standing
+                && now.since(since) >= REFUTE_WITHIN
+            {
+                peer.standing = Standing::Gone {
+                    since: now,
+                    left: false,
+                };
+                events.push(Event::Died(id));
+            }
+            let gone = matches!(peer.standing, Standing::Gone { .. });
+            if !gone && !peer.silent && now.since(peer.heard) >= SILENT_AFTER {
+                peer.silent = true;
+                events.push(Event::Silent(id));
+            }
+        }
+        self.peers.retain(|&id, peer| {
+            let over = match peer.standing {
+                Standing::Gone { since, .. } => now.since(since) >= REMEMBERED,
+                Standing::In | Standing::Suspected { .. } | Standing::Out { .. } => {
+                    now.since(peer.heard) >= REMEMBERED
+                }
+            };
+            if over {
+                events.push(Event::Forgotten(id));
+            }
+            !over
+        });
+        events
+    }
+
+    /// What is known of everybody, in the order of their ids.
+    pub fn known(&self, now: Time) -> Vec<Known> {
+        let known = |(&id, peer): (&PeerId, &Peer)| Known {
+            id,
+            report: peer.report.clone(),
+            age: now.since(peer.heard),
+            load: peer.load,
+            load_age: now.since(peer.loaded),
+            standing: peer.standing,
+            silent: peer.silent,
+            contradicted: peer.refusals >= CONTRADICTIONS,
+            allowance: peer.allowance,
+        };
+        self.peers.iter().map(known).collect()
+    }
+
+    /// What decisions see: peers that may take calls now, as `own`'s report
+    /// looks at them.
+    pub fn view(&self, own: &Report, now: Time) -> View {
+        let peers = self.peers.iter().filter_map(|(&id, peer)| {
+            let takes = match peer.standing {
+                Standing::In => true,
+                Standing::Out { probe_at, .. } => now >= probe_at,
+                Standing::Suspected { .. } | Standing::Gone { .. } => false,
+            };
+            let may = takes && !peer.silent && !peer.report.draining;
+            may.then(|| PeerView {
+                id,
+                report: peer.report.clone(),
+                load: peer.load,
+                loaded: peer.loaded,
+                probing: matches!(peer.standing, Standing::Out { .. }),
+                round_trip: own.coordinate.distance(&peer.report.coordinate),
+                window: peer.window.clone(),
+            })
+        });
+        View::new(own, peers.collect())
+    }
+}
+
+impl Peer {
+    fn new(report: Report, now: Time) -> Peer {
+        Peer {
+            window: Arc::new(Window::new(report.load.guests, FIRST_ALLOWANCE)),
+            load: report.load,
+            report: Arc::new(report),
+            heard: now,
+            loaded: now,
+            standing: Standing::In,
+            silent: false,
+            allowance: FIRST_ALLOWANCE,
+            refusals: 0,
+        }
+    }
+
+    fn learn(&mut self, load: Option<Load>, now: Time) {
+        if let Some(load) = load {
+            self.load = load;
+            self.loaded = now;
+            self.window.renew(load.guests);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::report;
+
+    fn id(number: u8) -> PeerId {
+        let mut seed = [number; 32];
+        let key = libp2p_identity::Keypair::ed25519_from_bytes(&mut seed).expect("32 bytes");
+        key.public().to_peer_id()
+    }
+
+    fn at(milliseconds: u64) -> Time {
+        Time::from_nanos(milliseconds * 1_000_000)
+    }
+
+    fn table() -> Peers {
+        Peers::new(id(0), 10)
+    }
+
+    fn say(epoch: u64, sequence: u64) -> Report {
+        Report {
+            epoch,
+            sequence,
+            ..report()
+        }
+    }
+
+    fn standing(table: &Peers, now: Time) -> &'static str {
+        table.known(now)[0].standing.as_str()
+    }
+
+    fn is_candidate(table: &Peers, now: Time) -> bool {
+        !table.view(&report(), now).peers.is_empty()
+    }
+
+    #[test]
+    fn an_older_report_changes_nothing() {
+        let mut table = table();
+        assert_eq!(table.hear(id(1), say(1, 5), at(0)), Heard::New);
+        assert_eq!(table.hear(id(1), say(1, 5), at(1)), Heard::Old);
+        assert_eq!(table.hear(id(1), say(1, 4), at(1)), Heard::Old);
+        assert_eq!(table.hear(id(1), say(0, 9), at(1)), Heard::Old);
+        assert_eq!(table.hear(id(1), say(1, 6), at(2)), Heard::Newer);
+        assert_eq!(table.known(at(5))[0].age, Duration::from_millis(3));
+    }
+
+    #[test]
+    fn a_suspicion_is_refuted_by_a_higher_epoch_only() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        assert_eq!(table.suspect(id(1), 0, at(1)), Suspicion::Old);
+        assert_eq!(table.suspect(id(1), 1, at(1)), Suspicion::Noted);
+        assert!(!is_candidate(&table, at(2)));
+        // What it said before it heard of the suspicion proves nothing.
+        table.hear(id(1), say(1, 2), at(3));
+        assert_eq!(standing(&table, at(3)), "suspected");
+        table.hear(id(1), say(2, 1), at(4));
+        assert_eq!(standing(&table, at(4)), "in");
+        assert!(table.tick(at(4_000)).is_empty());
+    }
+
+    #[test]
+    fn an_unrefuted_suspicion_is_a_death_that_old_words_do_not_undo() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        table.suspect(id(1), 1, at(100));
+        assert!(table.tick(at(1_500)).is_empty());
+        assert_eq!(table.tick(at(1_600)), [Event::Died(id(1))]);
+        assert_eq!(table.hear(id(1), say(1, 2), at(1_700)), Heard::Old);
+        assert!(!is_candidate(&table, at(1_700)));
+        // It is back with a new life.
+        assert_eq!(table.hear(id(1), say(2, 1), at(1_800)), Heard::New);
+        assert!(is_candidate(&table, at(1_800)));
+    }
+
+    #[test]
+    fn a_node_refutes_what_is_said_of_itself() {
+        let mut table = table();
+        assert_eq!(table.suspect(id(0), 9, at(0)), Suspicion::Old);
+        assert_eq!(table.suspect(id(0), 10, at(0)), Suspicion::Refute);
+        assert_eq!(table.epoch(), 11);
+        // Its own report from an earlier life is no twin's.
+        assert_eq!(table.hear(id(0), say(10, 3), at(0)), Heard::Old);
+        assert_eq!(
+            table.hear(id(0), say(40, 3), at(0)),
+            Heard::Own { times: 1 }
+        );
+        assert_eq!(
+            table.hear(id(0), say(50, 1), at(0)),
+            Heard::Own { times: 2 }
+        );
+        assert_eq!(table.epoch(), 51);
+    }
+
+    #[test]
+    fn a_peer_that_fails_is_out_at_once_and_tried_again_later() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        table.met(id(1), Met::Failure, at(10));
+        assert!(!is_candidate(&table, at(11)));
+        // Its own claims do not bring it back.
+        table.hear(id(1), say(1, 2), at(20));
+        assert!(!is_candidate(&table, at(21)));
+        assert!(is_candidate(&table, at(510)));
+        table.met(id(1), Met::Failure, at(520));
+        assert!(!is_candidate(&table, at(1_400)));
+        assert!(is_candidate(&table, at(1_520)));
+        table.met(id(1), Met::Answer(None), at(1_530));
+        assert_eq!(standing(&table, at(1_530)), "in");
+    }
+
+    #[test]
+    fn probes_become_rare_and_never_end() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        let mut now = at(0);
+        for sequence in 2..40 {
+            table.met(id(1), Met::Failure, now);
+            now = now + LONGEST_PROBE;
+            table.hear(id(1), say(1, sequence), now);
+            assert!(is_candidate(&table, now));
+        }
+    }
+
+    #[test]
+    fn a_refusal_closes_the_peer_until_it_says_otherwise() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        let room = |table: &Peers| table.view(&report(), at(1)).peers[0].window.room();
+        assert!(room(&table) > 0);
+        table.met(id(1), Met::Refusal(None), at(1));
+        assert_eq!(room(&table), 0);
+        table.hear(id(1), say(1, 2), at(2));
+        assert!(room(&table) > 0);
+    }
+
+    #[test]
+    fn a_peer_that_claims_room_and_refuses_is_named() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        for sequence in 2..=9 {
+            assert!(!table.known(at(0))[0].contradicted);
+            table.met(id(1), Met::Refusal(None), at(sequence));
+            table.hear(id(1), say(1, sequence), at(sequence));
+        }
+        assert!(table.known(at(0))[0].contradicted);
+        table.met(id(1), Met::Answer(None), at(20));
+        assert!(!table.known(at(20))[0].contradicted);
+    }
+
+    #[test]
+    fn trust_grows_with_answers_and_ends_with_a_failure() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        let allowance = |table: &Peers| table.known(at(0))[0].allowance;
+        assert_eq!(allowance(&table), 4);
+        for _ in 0..3 {
+            table.met(id(1), Met::Answer(None), at(1));
+        }
+        assert_eq!(allowance(&table), 32);
+        table.met(id(1), Met::Failure, at(2));
+        assert_eq!(allowance(&table), 4);
+    }
+
+    #[test]
+    fn the_silent_are_no_candidates_and_later_forgotten() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        assert_eq!(table.tick(at(20_000)), [Event::Silent(id(1))]);
+        assert!(table.tick(at(21_000)).is_empty());
+        assert!(!is_candidate(&table, at(21_000)));
+        assert_eq!(table.tick(at(600_000)), [Event::Forgotten(id(1))]);
+        assert!(table.known(at(600_000)).is_empty());
+    }
+
+    #[test]
+    fn who_leaves_is_gone_at_once() {
+        let mut table = table();
+        table.hear(id(1), say(3, 1), at(0));
+        table.leave(id(1), 2, at(1));
+        assert!(is_candidate(&table, at(1)));
+        table.leave(id(1), 3, at(1));
+        assert_eq!(standing(&table, at(1)), "left");
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut table = table();
+        for number in 0..=PEERS {
+            let key = PeerId::random();
+            let heard = table.hear(key, say(1, 1), at(0));
+            assert_eq!(heard == Heard::Full, number == PEERS);
+        }
+    }
+}
