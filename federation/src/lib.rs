@@ -7,6 +7,8 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | `membership` | who belongs: invites, certificates, denials |
+//! | `message` | what is gossiped, signed |
 //! | `report` | what a node tells of itself, and what may be believed of it |
 //! | `peers` | what is known of others, how old it is, and what calls made of it |
 //! | `coordinates` | nearness without asking everybody |
@@ -46,6 +48,8 @@
 
 pub mod coordinates;
 pub mod explain;
+pub mod membership;
+pub mod message;
 pub mod peers;
 pub mod policy;
 pub mod report;

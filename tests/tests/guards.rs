@@ -241,6 +241,8 @@ fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
             "federation",
             &[
                 "peers",
+                "report",
+                "membership",
                 "snapshot",
                 "estimate",
                 "coordinates",

@@ -35,6 +35,9 @@ const BODIES: [(usize, f64, f64); 3] =
 /// Calls that one container takes at once, here: all that the client sends.
 const CONCURRENCY: &str = "128";
 
+/// Memory of a warm container: all that the client sends at once, twice.
+const WARM_MEMORY: &str = "1Gi";
+
 /// Cold starts in each repetition.
 const STARTS: usize = 5;
 
@@ -96,6 +99,16 @@ impl Ground {
         Ok(())
     }
 
+    /// The engine itself, to make containers as the node makes them: in the
+    /// network namespace of one that is there already.
+    fn bare(&self) -> Bare {
+        let holder = self.docker(&["run", "--detach", "--network", "none", SERVER]);
+        Bare {
+            socket: self.engine.socket(),
+            network: format!("container:{holder}"),
+        }
+    }
+
     fn image(name: &str) -> Function {
         Function::image(name, SERVER).setting("pull", "never")
     }
@@ -116,9 +129,17 @@ impl Ground {
 
 pub(super) async fn warm(bench: Rc<Bench>) -> Result<Vec<Row>> {
     let ground = Ground::prepare().await?;
-    let many = ["--concurrency", CONCURRENCY, "--max", "1"];
+    let many = [
+        "--concurrency",
+        CONCURRENCY,
+        "--max",
+        "1",
+        "--memory",
+        "1GiB",
+    ];
     ground.deploy_runtime("dialled", &many).await?;
     let image = Ground::image("listening").setting("concurrency", CONCURRENCY);
+    let image = image.memory(WARM_MEMORY);
     ground
         .node
         .deploy(image.label("com.openfaas.scale.max", "1"))
@@ -128,9 +149,9 @@ pub(super) async fn warm(bench: Rc<Bench>) -> Result<Vec<Row>> {
         "run",
         "--detach",
         "--memory",
-        "64m",
+        "1g",
         "--memory-swap",
-        "64m",
+        "1g",
         "--cpu-shares",
         "256",
         "--pids-limit",
@@ -181,7 +202,11 @@ pub(super) async fn warm(bench: Rc<Bench>) -> Result<Vec<Row>> {
                 "TCP"
             };
             let what = format!("warm container, {bytes} B over {over} / HAProxy");
-            rows.extend(compare(&what, &ours, &theirs, &bench.plan, targets).await?);
+            // A size that fails is no reason to lose the others.
+            match compare(&what, &ours, &theirs, &bench.plan, targets).await {
+                Ok(measured) => rows.extend(measured),
+                Err(error) => rows.push(Row::unmeasured(what, format!("{error:#}"))),
+            }
         }
     }
     ground.docker(&["rm", "--force", &bare]);
@@ -191,6 +216,8 @@ pub(super) async fn warm(bench: Rc<Bench>) -> Result<Vec<Row>> {
 /// The engine's API without anything around it.
 struct Bare {
     socket: PathBuf,
+    /// What containers that dial a socket have for a network.
+    network: String,
 }
 
 impl Bare {
@@ -243,7 +270,7 @@ impl Bare {
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         std::fs::set_permissions(&path, all)?;
         let mut host = limits();
-        host["NetworkMode"] = json!("none");
+        host["NetworkMode"] = json!(self.network);
         host["Binds"] = json!([format!("{}:/run/weir:ro", folder.path().display())]);
         let mut variables = vec!["WEIR_SOCKET=/run/weir/instance.sock", "WEIR_CONCURRENCY=1"];
         variables.extend(env);
@@ -327,9 +354,7 @@ pub(super) async fn cold(bench: Rc<Bench>) -> Result<Vec<Row>> {
     ground
         .deploy_runtime("cold", &["--keep-alive", "0s"])
         .await?;
-    let bare = Bare {
-        socket: ground.engine.socket(),
-    };
+    let bare = ground.bare();
     // The tenant's namespace is made once.
     call(&ground.node, "/function/cold").await?;
     let [mut ours, mut plain, mut bridged] = [const { Vec::new() }; 3];
@@ -379,9 +404,7 @@ pub(super) async fn together(bench: Rc<Bench>) -> Result<Vec<Row>> {
             .deploy_runtime(&name, &["--keep-alive", "0s"])
             .await?;
     }
-    let bare = Bare {
-        socket: ground.engine.socket(),
-    };
+    let bare = ground.bare();
     call(&ground.node, "/function/cold0").await?;
     let [mut ours, mut plain] = [const { Vec::new() }; 2];
     for _ in 0..bench.plan.repetitions {
@@ -443,6 +466,7 @@ pub(super) async fn python(bench: Rc<Bench>) -> Result<Vec<Row>> {
     );
     let bare = Bare {
         socket: engine.socket(),
+        network: "none".to_owned(),
     };
     // The same container, with the bench in the node's place.
     let (mut stream, id) = python_loop(&bare, IMAGE, &source).await?;
