@@ -385,6 +385,11 @@ impl Inner {
 
     async fn converse(self: Arc<Self>, call: Call) -> Result<Response<AnswerBody>, CallError> {
         let Call { request, id, until } = call;
+        // Nobody may have noticed yet that it is to be replaced.
+        if let Some(reason) = self.gone() {
+            let request = Some(Box::new(request));
+            return Err(CallError::NotStarted { reason, request });
+        }
         let left = until.saturating_duration_since(Instant::now());
         if let Some(first) = self.conversation.first(&self.protocol).await? {
             let answer = self.exchange(first).await?;

@@ -178,6 +178,11 @@ impl Inner {
             reason = ended => reason,
             () = self.cut.cancelled() => return,
         };
+        self.take_out(id, &reason).await;
+    }
+
+    /// Takes an instance out that is gone, so that no call is placed on it.
+    pub(super) async fn take_out(self: &Arc<Self>, id: InstanceId, reason: &str) {
         // Stopped by us: whoever stops it tells admission.
         if !self.instances.contains_key(&id) {
             return;

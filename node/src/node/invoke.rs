@@ -60,6 +60,7 @@ impl Inner {
         for _ in 0..PLACEMENTS {
             let held = self.place(&function, class, arrived, deadline).await?;
             let slot = held.slot();
+            let instance = slot.instance();
             let granted = self.clock.now();
             let since_start = slot.waited_for_start_since().unwrap_or(granted);
             let mut timing = Timing {
@@ -68,10 +69,7 @@ impl Inner {
                 ran: Duration::ZERO,
             };
             let start = slot.start();
-            let live = self
-                .instances
-                .get(&slot.instance())
-                .map(|live| live.clone());
+            let live = self.instances.get(&instance).map(|live| live.clone());
             let Some(live) = live else {
                 "its instance was stopped".clone_into(&mut reason);
                 continue;
@@ -97,6 +95,8 @@ impl Inner {
                     reason: gone,
                     request: Some(unsent),
                 }) => {
+                    // Or the call would be placed there again.
+                    self.take_out(instance, &gone).await;
                     (reason, request) = (gone, *unsent);
                     continue;
                 }
