@@ -75,12 +75,41 @@ pub struct EngineConfig {
 
 /// The engine cannot be used now.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the container engine cannot be used: {0}")]
-pub struct Unavailable(pub(crate) String);
+#[error("the container engine cannot be used: {reason}")]
+pub struct Unavailable {
+    reason: String,
+    /// Whether it is there and failed at this: then another try may go.
+    stumbled: bool,
+}
+
+impl Unavailable {
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
+        Unavailable {
+            reason: reason.into(),
+            stumbled: false,
+        }
+    }
+
+    /// Whether the engine is there and failed at what it was asked for, by no
+    /// fault of whoever asked.
+    pub(crate) fn stumbled(&self) -> bool {
+        self.stumbled
+    }
+}
 
 impl From<bollard::errors::Error> for Unavailable {
     fn from(error: bollard::errors::Error) -> Self {
-        Unavailable(chain(&error))
+        let stumbled = matches!(
+            error,
+            bollard::errors::Error::DockerResponseServerError {
+                status_code: 500,
+                ..
+            }
+        );
+        Unavailable {
+            reason: chain(&error),
+            stumbled,
+        }
     }
 }
 
@@ -258,8 +287,8 @@ impl Engine {
         };
         match state {
             State::Up { docker, .. } => Ok(docker.clone()),
-            State::Down(problem) => Err(Unavailable(problem.clone())),
-            State::Unknown => Err(Unavailable("it does not answer".to_owned())),
+            State::Down(problem) => Err(Unavailable::new(problem)),
+            State::Unknown => Err(Unavailable::new("it does not answer")),
         }
     }
 
@@ -634,7 +663,9 @@ impl From<SandboxError> for Unavailable {
     fn from(error: SandboxError) -> Self {
         match error {
             SandboxError::Engine(error) => error,
-            other @ (SandboxError::Folder(_) | SandboxError::Silent) => Unavailable(chain(&other)),
+            other @ (SandboxError::Folder(_) | SandboxError::Silent) => {
+                Unavailable::new(chain(&other))
+            }
         }
     }
 }

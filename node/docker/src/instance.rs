@@ -109,6 +109,29 @@ impl Engine {
     /// the number of calls at once.
     pub async fn instance(
         &self,
+        settings: Settings,
+        protocol: Protocol,
+        tenant: &str,
+        concurrency: u32,
+        log: Sink,
+    ) -> Result<Instance, StartError> {
+        let attempt = || {
+            let (settings, protocol) = (settings.clone(), protocol.clone());
+            self.try_instance(settings, protocol, tenant, concurrency, log.clone())
+        };
+        match attempt().await {
+            // A machine short of memory may kill the engine's own process at a
+            // start; callers need not hear of it.
+            Err(StartError::Engine(error)) if error.stumbled() => {
+                tracing::debug!(%error, "a start is tried once more");
+                attempt().await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn try_instance(
+        &self,
         mut settings: Settings,
         protocol: Protocol,
         tenant: &str,
@@ -254,7 +277,7 @@ impl Engine {
 }
 
 fn unavailable(what: &str, error: &std::io::Error) -> Unavailable {
-    Unavailable(format!("make {what} for a container: {error}"))
+    Unavailable::new(format!("make {what} for a container: {error}"))
 }
 
 /// Waits for the connections that a runtime dials.
