@@ -261,6 +261,8 @@ struct Inner {
     change: tokio::sync::Mutex<()>,
     /// Bounds starts under way at once: more would only slow each other down.
     starts: Semaphore,
+    /// What calls keep of their bodies, should they be run again.
+    kept: replay::Budget,
     /// Told whenever a call ends while the node drains.
     call_ended: Notify,
     /// Told when an instance came up, so that idle ones are timed.
@@ -352,6 +354,7 @@ impl Node {
             backlog: Backlog::default(),
             change: tokio::sync::Mutex::new(()),
             starts: Semaphore::new(parallel_starts()),
+            kept: replay::Budget::default(),
             call_ended: Notify::new(),
             instance_started: Notify::new(),
             stop: CancellationToken::new(),

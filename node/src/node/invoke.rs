@@ -52,10 +52,7 @@ impl Inner {
             None => Time::NEVER,
         };
         let mut request = invocation.request;
-        let again = match function.current.load().spec.idempotent {
-            true => Some(Replay::keep(&mut request)),
-            false => None,
-        };
+        let mut again = None;
         let (mut reason, mut begun) = (String::new(), false);
         for _ in 0..PLACEMENTS {
             let held = self.place(&function, class, arrived, deadline).await?;
@@ -74,6 +71,10 @@ impl Inner {
                 "its instance was stopped".clone_into(&mut reason);
                 continue;
             };
+            // Others fail as the code does, and would again.
+            if live.version.spec.idempotent && live.instance.lingers() && again.is_none() {
+                again = Some(Replay::keep(&mut request, &self.kept));
+            }
             let until = deadline.min(granted + live.version.spec.timeout);
             let call = Call {
                 id: invocation.id,

@@ -1,6 +1,7 @@
 //! A request that may have to be sent again.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -14,6 +15,27 @@ use crate::executor::{Body, BodyError};
 /// Bytes of a body that are kept. A call with a longer one is sent once.
 const KEPT_BYTES: usize = 256 << 10;
 
+/// Bytes that all calls of a node keep together.
+const NODE_BYTES: usize = 64 << 20;
+
+/// What the calls of a node keep, in bytes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Budget(Arc<AtomicUsize>);
+
+impl Budget {
+    fn take(&self, bytes: usize) -> bool {
+        let more = |kept: usize| kept.checked_add(bytes).filter(|&sum| sum <= NODE_BYTES);
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 /// The head of a request, and its body as far as it was read.
 pub(super) struct Replay {
     head: Request<()>,
@@ -25,15 +47,17 @@ struct Source {
     rest: Body,
     /// What was read of it; `None` when that was too much to keep.
     kept: Option<Vec<Bytes>>,
+    /// What that holds of the budget.
     bytes: usize,
+    budget: Budget,
     ended: bool,
     /// Which reader may go on: an earlier one's time is over.
     reader: u32,
 }
 
 impl Replay {
-    /// Keeps what `request` says from now on.
-    pub(super) fn keep(request: &mut Request<Body>) -> Replay {
+    /// Keeps what `request` says from now on, as far as `budget` allows.
+    pub(super) fn keep(request: &mut Request<Body>, budget: &Budget) -> Replay {
         let mut head = Request::new(());
         *head.method_mut() = request.method().clone();
         *head.uri_mut() = request.uri().clone();
@@ -45,6 +69,7 @@ impl Replay {
             rest,
             kept: Some(Vec::new()),
             bytes: 0,
+            budget: budget.clone(),
             reader: 0,
         };
         let replay = Replay {
@@ -70,6 +95,33 @@ impl Replay {
             told: 0,
         };
         reader.boxed_unsync()
+    }
+}
+
+impl Source {
+    fn keep(&mut self, piece: &Bytes) {
+        let Some(kept) = &mut self.kept else {
+            return;
+        };
+        let fits = self.bytes + piece.len() <= KEPT_BYTES;
+        match fits && self.budget.take(piece.len()) {
+            true => {
+                self.bytes += piece.len();
+                kept.push(piece.clone());
+            }
+            false => self.forget(),
+        }
+    }
+
+    fn forget(&mut self) {
+        self.kept = None;
+        self.budget.give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 
@@ -108,16 +160,12 @@ impl http_body::Body for Reader {
         match &polled {
             Some(Ok(frame)) => {
                 if let Some(piece) = frame.data_ref() {
-                    source.bytes += piece.len();
-                    match source.bytes <= KEPT_BYTES {
-                        true => source.kept.iter_mut().for_each(|k| k.push(piece.clone())),
-                        false => source.kept = None,
-                    }
+                    source.keep(piece);
                     this.told += 1;
                 }
                 source.ended = source.rest.is_end_stream();
             }
-            Some(Err(_)) => source.kept = None,
+            Some(Err(_)) => source.forget(),
             None => source.ended = true,
         }
         Poll::Ready(polled)
@@ -163,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_told_again_from_its_beginning() {
         let mut first = request(vec![b"one", b"two", b"three"]);
-        let replay = Replay::keep(&mut first);
+        let replay = Replay::keep(&mut first, &Budget::default());
         let mut body = first.into_body();
         let piece = body.frame().await.expect("a piece").expect("whole");
         assert_eq!(piece.into_data().ok().as_deref(), Some(&b"one"[..]));
@@ -185,9 +233,26 @@ mod tests {
     async fn a_long_body_is_told_once() {
         static PIECE: [u8; KEPT_BYTES] = [7; KEPT_BYTES];
         let mut first = request(vec![&PIECE, b"more"]);
-        let replay = Replay::keep(&mut first);
+        let replay = Replay::keep(&mut first, &Budget::default());
         let whole = first.into_body().collect().await.expect("whole");
         assert_eq!(whole.to_bytes().len(), KEPT_BYTES + 4);
         assert!(replay.request().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_node_keeps_no_more_than_its_budget() {
+        let budget = Budget::default();
+        assert!(budget.take(NODE_BYTES - 5));
+        let mut requests = [request(vec![b"four"]), request(vec![b"more"])];
+        let replays = requests
+            .each_mut()
+            .map(|request| Replay::keep(request, &budget));
+        for request in requests {
+            request.into_body().collect().await.expect("whole");
+        }
+        let again = replays.each_ref().map(|replay| replay.request().is_some());
+        assert_eq!(again, [true, false]);
+        drop(replays);
+        assert!(budget.take(5), "what was kept is given back");
     }
 }
