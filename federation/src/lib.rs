@@ -43,7 +43,7 @@
 //!     chance: 4,
 //! };
 //! let spill = policy::named("spill").unwrap();
-//! assert_eq!(spill.decide(&request, &snapshot, &mut ()), Decision::Run);
+//! assert_eq!(policy::decide(spill, &request, &snapshot, &mut ()), Decision::Run);
 //! ```
 
 pub mod coordinates;

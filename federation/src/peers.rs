@@ -12,7 +12,7 @@ use libp2p_identity::PeerId;
 use weir_node::time::Time;
 
 use crate::report::{Load, Report};
-use crate::snapshot::{PeerView, View, Window};
+use crate::snapshot::{Offers, PeerView, View, Window, offers};
 
 /// Peers that are remembered; more are not heard.
 pub const PEERS: usize = 4_096;
@@ -139,6 +139,7 @@ pub enum Event {
 #[derive(Debug)]
 struct Peer {
     report: Arc<Report>,
+    offers: Arc<Offers>,
     heard: Time,
     load: Load,
     loaded: Time,
@@ -203,8 +204,8 @@ impl Peers {
             if report.epoch < self.epoch {
                 return Heard::Old;
             }
-            self.epoch = report.epoch + 1;
-            self.contested += 1;
+            self.epoch = report.epoch.saturating_add(1);
+            self.contested = self.contested.saturating_add(1);
             return Heard::Own {
                 times: self.contested,
             };
@@ -232,6 +233,7 @@ impl Peers {
         peer.load = report.load;
         peer.loaded = now;
         peer.window.renew(report.load.guests);
+        peer.offers = Arc::new(offers(&report));
         peer.report = Arc::new(report);
         peer.heard = now;
         peer.silent = false;
@@ -243,20 +245,21 @@ impl Peers {
         Heard::New
     }
 
-    /// Takes the word of some member that this life of a peer is over.
+    /// Takes the word of some member that this life of a peer is over. Only the
+    /// life that is known counts: nobody else can announce a later one.
     pub fn suspect(&mut self, whom: PeerId, epoch: u64, now: Time) -> Suspicion {
         if whom == self.own {
-            if epoch < self.epoch {
+            if epoch != self.epoch {
                 return Suspicion::Old;
             }
-            self.epoch = epoch + 1;
+            self.epoch = self.epoch.saturating_add(1);
             return Suspicion::Refute;
         }
         let Some(peer) = self.peers.get_mut(&whom) else {
             return Suspicion::Old;
         };
         let open = matches!(peer.standing, Standing::In | Standing::Out { .. });
-        if epoch < peer.report.epoch || !open {
+        if epoch != peer.report.epoch || !open {
             return Suspicion::Old;
         }
         peer.standing = Standing::Suspected { since: now };
@@ -378,6 +381,7 @@ impl Peers {
             may.then(|| PeerView {
                 id,
                 report: peer.report.clone(),
+                offers: peer.offers.clone(),
                 load: peer.load,
                 loaded: peer.loaded,
                 probing: matches!(peer.standing, Standing::Out { .. }),
@@ -394,6 +398,7 @@ impl Peer {
         Peer {
             window: Arc::new(Window::new(report.load.guests, FIRST_ALLOWANCE)),
             load: report.load,
+            offers: Arc::new(offers(&report)),
             report: Arc::new(report),
             heard: now,
             loaded: now,
@@ -464,6 +469,7 @@ mod tests {
         let mut table = table();
         table.hear(id(1), say(1, 1), at(0));
         assert_eq!(table.suspect(id(1), 0, at(1)), Suspicion::Old);
+        assert_eq!(table.suspect(id(1), 2, at(1)), Suspicion::Old);
         assert_eq!(table.suspect(id(1), 1, at(1)), Suspicion::Noted);
         assert!(!is_candidate(&table, at(2)));
         // What it said before it heard of the suspicion proves nothing.
@@ -492,6 +498,8 @@ mod tests {
     fn a_node_refutes_what_is_said_of_itself() {
         let mut table = table();
         assert_eq!(table.suspect(id(0), 9, at(0)), Suspicion::Old);
+        // A life that never was is nobody's to end, or epochs would run out.
+        assert_eq!(table.suspect(id(0), u64::MAX, at(0)), Suspicion::Old);
         assert_eq!(table.suspect(id(0), 10, at(0)), Suspicion::Refute);
         assert_eq!(table.epoch(), 11);
         // Its own report from an earlier life is no twin's.

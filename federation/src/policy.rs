@@ -117,13 +117,16 @@ pub trait Policy: Send + Sync {
     /// Its name in configuration, metrics and explanations.
     fn name(&self) -> &'static str;
 
-    /// Decides about one call; tells `witness` what it weighed.
-    fn decide(
-        &self,
-        request: &Request<'_>,
-        snapshot: &Snapshot<'_>,
-        witness: &mut dyn Witness,
-    ) -> Decision;
+    /// Decides about a call of this node's own users.
+    fn decide(&self, case: &mut Case<'_>) -> Decision;
+
+    /// Decides about a call that a peer sent. Unless a policy says otherwise,
+    /// it is taken or refused, save that a region balances once inside.
+    fn receive(&self, case: &mut Case<'_>) -> Decision {
+        case.run_here()
+            .or_else(|| case.balance())
+            .unwrap_or(Decision::Reject(Reason::NoRoom))
+    }
 }
 
 /// The list of policies; the first is the default.
@@ -142,94 +145,96 @@ pub fn named(name: &str) -> Option<&'static dyn Policy> {
     all().into_iter().find(|policy| policy.name() == name)
 }
 
-/// Runs the call here if that can be done at once.
-fn local(snapshot: &Snapshot<'_>) -> Option<Decision> {
-    match snapshot.local.here {
-        Here::Warm | Here::Startable => Some(Decision::Run),
-        Here::Full | Here::Unable => None,
-    }
-}
-
-/// Lets the call wait here if there is a place and it would be in time.
-fn queue(request: &Request<'_>, snapshot: &Snapshot<'_>) -> Result<Decision, Reason> {
-    let wait = match (snapshot.local.here, snapshot.local.queue) {
-        (Here::Unable, _) | (_, None) => return Err(Reason::NoRoom),
-        (Here::Warm | Here::Startable | Here::Full, Some(wait)) => wait,
+/// Decides about one call; tells `witness` what was weighed.
+pub fn decide(
+    policy: &dyn Policy,
+    request: &Request<'_>,
+    snapshot: &Snapshot<'_>,
+    witness: &mut dyn Witness,
+) -> Decision {
+    let mut case = Case {
+        request,
+        snapshot,
+        draws: Draws::new(snapshot.chance),
+        witness,
     };
-    match snapshot.now + wait < request.deadline {
-        true => Ok(Decision::Enqueue {
-            until: request.deadline,
-        }),
-        false => Err(Reason::TooLate),
-    }
-}
-
-/// The better of two neighbours that fit, drawn in proportion to their room.
-fn neighbour(
-    request: &Request<'_>,
-    snapshot: &Snapshot<'_>,
-    draws: &mut Draws,
-    witness: &mut dyn Witness,
-) -> Option<Decision> {
-    let pool = snapshot.view.neighbours(request.function)?;
-    let to = pick(pool, request, snapshot, draws, witness)?;
-    Some(Decision::Offload {
-        to,
-        reach: Reach::Horizontal,
-    })
-}
-
-/// The better of two members of the first region that has one that fits.
-fn cloud(
-    request: &Request<'_>,
-    snapshot: &Snapshot<'_>,
-    draws: &mut Draws,
-    witness: &mut dyn Witness,
-) -> Option<Decision> {
-    let regions = snapshot.local.regions.iter();
-    let pools = regions.filter_map(|region| snapshot.view.region(region));
-    let mut found = pools.filter_map(|pool| pick(pool, request, snapshot, draws, witness));
-    found.next().map(|to| Decision::Offload {
-        to,
-        reach: Reach::Vertical,
-    })
-}
-
-/// For a node of a region that got a call from outside of it: another member
-/// with room. It may do so once.
-fn balance(
-    request: &Request<'_>,
-    snapshot: &Snapshot<'_>,
-    draws: &mut Draws,
-    witness: &mut dyn Witness,
-) -> Option<Decision> {
-    if request.origin != (Origin::Region { inside: false }) || request.hops == 0 {
-        return None;
-    }
-    let pool = snapshot.view.region(snapshot.local.regions.first()?)?;
-    let to = pick(pool, request, snapshot, draws, witness)?;
-    Some(Decision::Offload {
-        to,
-        reach: Reach::Horizontal,
-    })
-}
-
-/// What the four policies of one hop do with a call that a peer sent: take it
-/// or refuse it, save that a cloud node may balance once inside its region.
-fn arrived(
-    request: &Request<'_>,
-    snapshot: &Snapshot<'_>,
-    witness: &mut dyn Witness,
-) -> Option<Decision> {
     match request.origin {
-        Origin::Here => return None,
-        Origin::Neighbour | Origin::Region { .. } => {}
+        Origin::Here => policy.decide(&mut case),
+        Origin::Neighbour | Origin::Region { .. } => policy.receive(&mut case),
     }
-    let mut draws = Draws::new(snapshot.chance);
-    let decision = local(snapshot)
-        .or_else(|| balance(request, snapshot, &mut draws, witness))
-        .unwrap_or(Decision::Reject(Reason::NoRoom));
-    Some(decision)
+}
+
+/// One call, what is known, and the steps that policies are made of. Each is
+/// `None` where it cannot be taken.
+pub struct Case<'a> {
+    /// The call.
+    pub request: &'a Request<'a>,
+    /// What is known.
+    pub snapshot: &'a Snapshot<'a>,
+    draws: Draws,
+    witness: &'a mut dyn Witness,
+}
+
+impl Case<'_> {
+    /// Runs the call here if that can be done at once.
+    fn run_here(&self) -> Option<Decision> {
+        match self.snapshot.local.here {
+            Here::Warm | Here::Startable => Some(Decision::Run),
+            Here::Full | Here::Unable => None,
+        }
+    }
+
+    /// Lets the call wait here if there is a place and it would be in time.
+    fn queue(&self) -> Result<Decision, Reason> {
+        let local = &self.snapshot.local;
+        let wait = match (local.here, local.queue) {
+            (Here::Unable, _) | (_, None) => return Err(Reason::NoRoom),
+            (Here::Warm | Here::Startable | Here::Full, Some(wait)) => wait,
+        };
+        match self.snapshot.now + wait < self.request.deadline {
+            true => Ok(Decision::Enqueue {
+                until: self.request.deadline,
+            }),
+            false => Err(Reason::TooLate),
+        }
+    }
+
+    /// The better of two neighbours that fit, drawn in proportion to their room.
+    fn neighbour(&mut self) -> Option<Decision> {
+        let pool = self.snapshot.view.neighbours(self.request.function)?;
+        self.offload(pool, Reach::Horizontal)
+    }
+
+    /// The better of two members of the first region that has one that fits.
+    fn cloud(&mut self) -> Option<Decision> {
+        let Snapshot { local, view, .. } = self.snapshot;
+        let pools = local.regions.iter().filter_map(|name| view.region(name));
+        pools
+            .filter_map(|pool| self.offload(pool, Reach::Vertical))
+            .next()
+    }
+
+    /// For a node of a region that got a call from outside of it: another
+    /// member with room.
+    fn balance(&mut self) -> Option<Decision> {
+        if self.request.origin != (Origin::Region { inside: false }) {
+            return None;
+        }
+        let own = self.snapshot.local.regions.first()?;
+        let pool = self.snapshot.view.region(own)?;
+        self.offload(pool, Reach::Horizontal)
+    }
+
+    fn offload(&mut self, pool: &Pool, reach: Reach) -> Option<Decision> {
+        let to = pick(
+            pool,
+            self.request,
+            self.snapshot,
+            &mut self.draws,
+            self.witness,
+        )?;
+        Some(Decision::Offload { to, reach })
+    }
 }
 
 /// The better of the first two that fit among a bounded number of draws:
@@ -287,7 +292,7 @@ fn weigh(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) -> Ver
     if peer.window.room() == 0 || (peer.probing && peer.window.held() > 0) {
         return Verdict::NoRoom;
     }
-    let Some(offer) = peer.offer(request.function) else {
+    let Some(offer) = peer.offers.get(request.function) else {
         return Verdict::NoFunction;
     };
     let start = match (offer.warm, offer.start_micros) {
@@ -328,7 +333,7 @@ mod tests {
     use super::*;
     use crate::report::tests::report;
     use crate::report::{Offer, Report, Role};
-    use crate::snapshot::{Local, View, Window};
+    use crate::snapshot::{Local, View, Window, offers};
 
     fn id(number: u8) -> PeerId {
         let mut seed = [number; 32];
@@ -345,6 +350,7 @@ mod tests {
         Peer(PeerView {
             id: id(number),
             load: report.load,
+            offers: Arc::new(offers(&report)),
             report: Arc::new(report),
             loaded: Time::ZERO,
             probing: false,
@@ -358,6 +364,7 @@ mod tests {
             let mut report = (*self.0.report).clone();
             change(&mut report);
             self.0.load = report.load;
+            self.0.offers = Arc::new(offers(&report));
             self.0.report = Arc::new(report);
             self
         }
@@ -386,7 +393,7 @@ mod tests {
         }
     }
 
-    struct Case {
+    struct Given {
         here: Here,
         queue: Option<Duration>,
         role: Role,
@@ -396,8 +403,8 @@ mod tests {
         deadline: Time,
     }
 
-    fn case(here: Here) -> Case {
-        Case {
+    fn case(here: Here) -> Given {
+        Given {
             here,
             queue: None,
             role: Role::Edge,
@@ -408,27 +415,27 @@ mod tests {
         }
     }
 
-    impl Case {
-        fn from(self, origin: Origin) -> Case {
-            Case { origin, ..self }
+    impl Given {
+        fn from(self, origin: Origin) -> Given {
+            Given { origin, ..self }
         }
 
-        fn queue(self, milliseconds: u64) -> Case {
-            Case {
+        fn queue(self, milliseconds: u64) -> Given {
+            Given {
                 queue: Some(Duration::from_millis(milliseconds)),
                 ..self
             }
         }
 
-        fn cloud(self) -> Case {
-            Case {
+        fn cloud(self) -> Given {
+            Given {
                 role: Role::Cloud,
                 ..self
             }
         }
 
-        fn within(self, milliseconds: u64) -> Case {
-            Case {
+        fn within(self, milliseconds: u64) -> Given {
+            Given {
                 deadline: Time::ZERO + Duration::from_millis(milliseconds),
                 ..self
             }
@@ -460,13 +467,13 @@ mod tests {
             };
             let policy = named(policy).expect("it is in the list");
             let mut weighed = Vec::new();
-            let decision = policy.decide(&request, &snapshot, &mut weighed);
+            let decision = decide(policy, &request, &snapshot, &mut weighed);
             (decision, weighed)
         }
     }
 
     #[track_caller]
-    fn check(policy: &str, case: Case, peers: &[Peer], expected: Decision) {
+    fn check(policy: &str, case: Given, peers: &[Peer], expected: Decision) {
         for chance in 0..20 {
             let (decision, weighed) = case.decide(policy, peers, chance);
             assert_eq!(decision, expected, "{policy}, chance {chance}: {weighed:?}");
@@ -764,7 +771,7 @@ mod tests {
             chance in any::<u64>(),
             index in 0..5_usize,
         ) {
-            let case = Case {
+            let case = Given {
                 here,
                 queue: queue.map(Duration::from_millis),
                 role: Role::Edge,

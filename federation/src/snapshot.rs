@@ -86,6 +86,17 @@ impl Drop for Reserved {
     }
 }
 
+/// What a peer can do, by function: read once from each report, so that
+/// neither a view nor a decision reads names.
+pub type Offers = HashMap<FunctionName, Offer>;
+
+/// The offers of a report that was checked.
+pub fn offers(report: &Report) -> Offers {
+    let offers = report.offers.iter();
+    let named = offers.filter_map(|offer| Some((offer.function.parse().ok()?, offer.clone())));
+    named.collect()
+}
+
 /// A peer that may take calls.
 #[derive(Debug, Clone)]
 pub struct PeerView {
@@ -93,6 +104,8 @@ pub struct PeerView {
     pub id: PeerId,
     /// What it says of itself.
     pub report: Arc<Report>,
+    /// What it can do with each function.
+    pub offers: Arc<Offers>,
     /// The newest that is known of its load.
     pub load: Load,
     /// When that was so.
@@ -103,17 +116,6 @@ pub struct PeerView {
     pub round_trip: Duration,
     /// Our calls there.
     pub window: Arc<Window>,
-}
-
-impl PeerView {
-    /// What it can do with a function; `None` when it does not know it.
-    pub fn offer(&self, function: &FunctionName) -> Option<&Offer> {
-        let matches = |offer: &&Offer| {
-            let (name, namespace) = offer.function.split_once('.').unwrap_or_default();
-            name == function.name() && namespace == function.namespace.as_str()
-        };
-        self.report.offers.iter().find(matches)
-    }
 }
 
 /// Peers that are drawn in proportion to their room.
@@ -179,13 +181,9 @@ impl View {
             if !edge || peer.report.zone.is_none() || peer.report.zone != own.zone {
                 continue;
             }
-            for offer in &peer.report.offers {
-                if let Ok(function) = offer.function.parse() {
-                    view.neighbours
-                        .entry(function)
-                        .or_default()
-                        .push(place, weight);
-                }
+            for function in peer.offers.keys() {
+                let pool = view.neighbours.entry(function.clone()).or_default();
+                pool.push(place, weight);
             }
         }
         view

@@ -1,9 +1,7 @@
 //! Everything goes to the cloud; a cloud node runs it.
 
-use super::{Decision, Policy, Reason, Request, arrived, cloud, local};
-use crate::explain::Witness;
+use super::{Case, Decision, Policy, Reason};
 use crate::report::Role;
-use crate::snapshot::{Draws, Snapshot};
 
 /// Runs no call of an edge node's own users at the edge.
 pub(super) struct CloudOnly;
@@ -13,21 +11,12 @@ impl Policy for CloudOnly {
         "cloud-only"
     }
 
-    fn decide(
-        &self,
-        request: &Request<'_>,
-        snapshot: &Snapshot<'_>,
-        witness: &mut dyn Witness,
-    ) -> Decision {
-        if let Some(decision) = arrived(request, snapshot, witness) {
-            return decision;
-        }
-        let here = match snapshot.local.role {
-            Role::Cloud => local(snapshot),
+    fn decide(&self, case: &mut Case<'_>) -> Decision {
+        let here = match case.snapshot.local.role {
+            Role::Cloud => case.run_here(),
             Role::Edge => None,
         };
-        let mut draws = Draws::new(snapshot.chance);
-        here.or_else(|| cloud(request, snapshot, &mut draws, witness))
+        here.or_else(|| case.cloud())
             .unwrap_or(Decision::Reject(Reason::NoSuchPlace))
     }
 }

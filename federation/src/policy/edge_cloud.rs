@@ -1,8 +1,6 @@
 //! Here, else the cloud; nobody waits.
 
-use super::{Decision, Policy, Reason, Request, arrived, cloud, local};
-use crate::explain::Witness;
-use crate::snapshot::{Draws, Snapshot};
+use super::{Case, Decision, Policy, Reason};
 
 /// Never asks a neighbour.
 pub(super) struct EdgeCloud;
@@ -12,18 +10,9 @@ impl Policy for EdgeCloud {
         "edge-cloud"
     }
 
-    fn decide(
-        &self,
-        request: &Request<'_>,
-        snapshot: &Snapshot<'_>,
-        witness: &mut dyn Witness,
-    ) -> Decision {
-        if let Some(decision) = arrived(request, snapshot, witness) {
-            return decision;
-        }
-        let mut draws = Draws::new(snapshot.chance);
-        local(snapshot)
-            .or_else(|| cloud(request, snapshot, &mut draws, witness))
+    fn decide(&self, case: &mut Case<'_>) -> Decision {
+        case.run_here()
+            .or_else(|| case.cloud())
             .unwrap_or(Decision::Reject(Reason::NobodyHasRoom))
     }
 }

@@ -1,8 +1,6 @@
 //! Here or nowhere: warm, cold, or in the queue.
 
-use super::{Decision, Policy, Request, arrived, local, queue};
-use crate::explain::Witness;
-use crate::snapshot::Snapshot;
+use super::{Case, Decision, Policy};
 
 /// Asks no peer.
 pub(super) struct LocalOnly;
@@ -12,14 +10,8 @@ impl Policy for LocalOnly {
         "local-only"
     }
 
-    fn decide(
-        &self,
-        request: &Request<'_>,
-        snapshot: &Snapshot<'_>,
-        witness: &mut dyn Witness,
-    ) -> Decision {
-        arrived(request, snapshot, witness)
-            .or_else(|| local(snapshot))
-            .unwrap_or_else(|| queue(request, snapshot).unwrap_or_else(Decision::Reject))
+    fn decide(&self, case: &mut Case<'_>) -> Decision {
+        let waiting = || case.queue().unwrap_or_else(Decision::Reject);
+        case.run_here().unwrap_or_else(waiting)
     }
 }

@@ -2,11 +2,10 @@
 //! cloud, else a place in the queue here, else nothing.
 //!
 //! A call that a peer sent goes on by the same rule, as far as its hops reach:
-//! peers know their own neighbours better than the sender does.
+//! peers know their own neighbours better than the sender does. It does not
+//! wait here: the sender still has other places to try.
 
-use super::{Decision, Origin, Policy, Reason, Request, balance, cloud, local, neighbour, queue};
-use crate::explain::Witness;
-use crate::snapshot::{Draws, Snapshot};
+use super::{Case, Decision, Origin, Policy, Reason};
 
 /// Spills what does not fit, to where it is soonest run.
 pub(super) struct Spill;
@@ -16,32 +15,30 @@ impl Policy for Spill {
         "spill"
     }
 
-    fn decide(
-        &self,
-        request: &Request<'_>,
-        snapshot: &Snapshot<'_>,
-        witness: &mut dyn Witness,
-    ) -> Decision {
-        let mut draws = Draws::new(snapshot.chance);
-        let elsewhere = |witness: &mut dyn Witness, draws: &mut Draws| match request.origin {
-            Origin::Here | Origin::Neighbour => neighbour(request, snapshot, draws, witness)
-                .or_else(|| cloud(request, snapshot, draws, witness)),
-            Origin::Region { .. } => balance(request, snapshot, draws, witness),
-        };
-        if let Some(decision) = local(snapshot).or_else(|| elsewhere(witness, &mut draws)) {
+    fn decide(&self, case: &mut Case<'_>) -> Decision {
+        if let Some(decision) = at_once(case) {
             return decision;
         }
-        match request.origin {
-            Origin::Here => queue(request, snapshot).unwrap_or_else(|reason| {
-                // The queue is the last place: whoever is told that it is full
-                // is told that nobody else had room either.
-                Decision::Reject(match reason {
-                    Reason::NoRoom => Reason::NobodyHasRoom,
-                    other => other,
-                })
-            }),
-            // The sender still has other places to try.
-            Origin::Neighbour | Origin::Region { .. } => Decision::Reject(Reason::NobodyHasRoom),
+        match case.queue() {
+            Ok(decision) => decision,
+            // The queue is the last place: that it is full means that nobody
+            // else had room either.
+            Err(Reason::NoRoom) => Decision::Reject(Reason::NobodyHasRoom),
+            Err(reason) => Decision::Reject(reason),
         }
     }
+
+    fn receive(&self, case: &mut Case<'_>) -> Decision {
+        let decision = match case.request.origin {
+            Origin::Here | Origin::Neighbour => at_once(case),
+            Origin::Region { .. } => case.run_here().or_else(|| case.balance()),
+        };
+        decision.unwrap_or(Decision::Reject(Reason::NobodyHasRoom))
+    }
+}
+
+fn at_once(case: &mut Case<'_>) -> Option<Decision> {
+    case.run_here()
+        .or_else(|| case.neighbour())
+        .or_else(|| case.cloud())
 }
