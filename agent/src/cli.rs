@@ -4,6 +4,7 @@ mod completions;
 mod config;
 mod demo;
 mod deploy;
+mod federation;
 mod functions;
 mod health;
 mod invoke;
@@ -108,6 +109,20 @@ enum Command {
     Logs(logs::LogsArguments),
     /// Sample functions: a banner, a hash, primes, a matrix product and more
     Samples(samples::SamplesArguments),
+    /// Print a token by which another node may join the federation, once
+    Token(federation::TokenArguments),
+    /// List the other nodes of the federation
+    Peers(federation::PeersArguments),
+    /// Try every way to another node
+    Ping(federation::PeerArguments),
+    /// Have peers send no more calls to the node
+    Drain,
+    /// Have the node leave its federation
+    Leave,
+    /// Let another node in no more
+    Deny(federation::DenyArguments),
+    /// Forget another node and where it was
+    Forget(federation::PeerArguments),
     /// Show how a node is
     Status,
     /// Succeed if a node answers; for health checks
@@ -167,6 +182,13 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Scale(arguments) => block_on(functions::scale(global, &arguments))?,
         Command::Logs(arguments) => block_on(logs::logs(global, &arguments))?,
         Command::Samples(arguments) => block_on(samples::samples(global, &arguments))?,
+        Command::Token(arguments) => block_on(federation::token(global, &arguments))?,
+        Command::Peers(arguments) => block_on(federation::peers(global, &arguments))?,
+        Command::Ping(arguments) => block_on(federation::ping(global, &arguments))?,
+        Command::Drain => block_on(federation::drain(global))?,
+        Command::Leave => block_on(federation::leave(global))?,
+        Command::Deny(arguments) => block_on(federation::deny(global, &arguments))?,
+        Command::Forget(arguments) => block_on(federation::forget(global, &arguments))?,
         Command::Status => block_on(status::status(global))?,
         Command::Health => block_on(health::health(global))?,
         Command::Config(arguments) => config::config(global, &arguments)?,
@@ -311,6 +333,19 @@ mod tests {
             "weir samples deploy",
             "weir samples deploy banner hash",
             "weir deploy a --image b:1 --protocol lambda --handler app.handler --read-write",
+            "weir run --join weir1-x --listen /ip4/0.0.0.0/tcp/1 --peer-listen 0.0.0.0:2 \
+             --advertise /ip4/192.0.2.1/tcp/1 --peer-advertise 192.0.2.1:2 --zone z --region a,b \
+             --role edge --node-label disk=ssd --peer /ip4/192.0.2.2/tcp/1 --policy spill",
+            "weir token --ttl 1h --role cloud",
+            "weir peers --watch",
+            "weir ping 12D3KooW",
+            "weir drain",
+            "weir leave",
+            "weir deny 12D3KooW --federation",
+            "weir deny 12D3KooW --undo",
+            "weir forget 12D3KooW",
+            "weir invoke a --explain",
+            "weir deploy a --wasm a.wasm --constraint disk=ssd",
             "weir status",
             "weir config --default",
             "weir demo --keep",

@@ -10,11 +10,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use weir_federation::Multiaddr;
+use weir_federation::membership::Token;
+use weir_federation::report::Role;
 use weir_node::config::{ClassConfig, NodeConfig};
 use weir_node::resources::{Cpu, Memory, Resources};
 
 use crate::document::{self, Table, Tree, Value};
-use crate::setting::{Auto, Field, Key, Mistake, Mistakes, Origin, fill, suggestion};
+use crate::setting::{Auto, Field, Key, Mistake, Mistakes, Origin, PolicyName, fill, suggestion};
 
 /// The HTTP door.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +131,71 @@ pub struct ResourcesConfig {
     pub memory: Auto<Memory>,
 }
 
+/// The node's place in a federation, as written.
+#[derive(Debug, Clone)]
+pub struct FederationConfig {
+    /// Multiaddresses of the overlay. With none, and nobody to join, the node
+    /// stays alone.
+    pub listen: Vec<Multiaddr>,
+    /// Where it takes calls of peers.
+    pub peer_listen: Option<SocketAddr>,
+    /// Multiaddresses that others are told, where they differ.
+    pub advertise: Vec<Multiaddr>,
+    /// The same for calls.
+    pub peer_advertise: Vec<SocketAddr>,
+    /// The token by which it joins, the first time.
+    pub join: Option<Token>,
+    /// Members to link to.
+    pub peers: Vec<Multiaddr>,
+    /// What it is for.
+    pub role: Auto<Role>,
+    /// Its zone.
+    pub zone: String,
+    /// Regions that it spills to; a cloud node's own first.
+    pub regions: Vec<String>,
+    /// Labels for placement.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it looks for members on the local network.
+    pub mdns: bool,
+    /// Whether it can be reached over other members only.
+    pub relayed: bool,
+    /// How long certificates that it issues are good.
+    pub certificate_life: Duration,
+    /// Percent of the node that other nodes' users may have.
+    pub guests: u32,
+    /// How calls are placed.
+    pub policy: PolicyName,
+}
+
+impl Default for FederationConfig {
+    fn default() -> Self {
+        FederationConfig {
+            listen: Vec::new(),
+            peer_listen: None,
+            advertise: Vec::new(),
+            peer_advertise: Vec::new(),
+            join: None,
+            peers: Vec::new(),
+            role: Auto::Auto,
+            zone: "default".to_owned(),
+            regions: Vec::new(),
+            labels: BTreeMap::new(),
+            mdns: false,
+            relayed: false,
+            certificate_life: Duration::from_secs(30 * 24 * 3600),
+            guests: 80,
+            policy: PolicyName::default(),
+        }
+    }
+}
+
+impl FederationConfig {
+    /// Whether the node takes part in one.
+    pub fn is_wanted(&self) -> bool {
+        !self.listen.is_empty() || self.join.is_some() || !self.peers.is_empty() || self.mdns
+    }
+}
+
 /// Everything that `weir run` is told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -143,6 +211,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What `/metrics` says.
     pub metrics: MetricsConfig,
+    /// Its place in a federation.
+    pub federation: FederationConfig,
 }
 
 impl Config {
@@ -176,6 +246,7 @@ impl Config {
                 openfaas_compat: false,
                 public: true,
             },
+            federation: FederationConfig::default(),
         }
     }
 
@@ -469,6 +540,83 @@ pub static KEYS: &[Key<Config>] = &[
         help: "Whether /metrics answers without credentials.",
     },
     Key {
+        path: "federation.listen",
+        field: |c| &mut c.federation.listen,
+        help: "Multiaddresses at which members link to this node (/ip4/0.0.0.0/tcp/4001); none, \
+               and nobody to join: it stays alone.",
+    },
+    Key {
+        path: "federation.peer-listen",
+        field: |c| &mut c.federation.peer_listen,
+        help: "Address and port at which it takes calls of members; none: port 4002, unless it is \
+               relayed.",
+    },
+    Key {
+        path: "federation.advertise",
+        field: |c| &mut c.federation.advertise,
+        help: "Multiaddresses that members are told; none: those that it listens at.",
+    },
+    Key {
+        path: "federation.peer-advertise",
+        field: |c| &mut c.federation.peer_advertise,
+        help: "Addresses and ports for calls that members are told; none: where it listens.",
+    },
+    Key {
+        path: "federation.join",
+        field: |c| &mut c.federation.join,
+        help: "Token by which it joins, the first time; weir token makes one.",
+    },
+    Key {
+        path: "federation.peers",
+        field: |c| &mut c.federation.peers,
+        help: "Multiaddresses of members to link to, beside those of the token.",
+    },
+    Key {
+        path: "federation.role",
+        field: |c| &mut c.federation.role,
+        help: "edge serves its own users and spills; cloud takes what spills; auto: as invited.",
+    },
+    Key {
+        path: "federation.zone",
+        field: |c| &mut c.federation.zone,
+        help: "Zone of an edge node: its neighbours share it.",
+    },
+    Key {
+        path: "federation.regions",
+        field: |c| &mut c.federation.regions,
+        help: "Cloud regions to spill to, in order; a cloud node's own comes first.",
+    },
+    Key {
+        path: "federation.labels",
+        field: |c| &mut c.federation.labels,
+        help: "Labels that functions may ask for with constraints.",
+    },
+    Key {
+        path: "federation.mdns",
+        field: |c| &mut c.federation.mdns,
+        help: "Whether it looks for members on the local network.",
+    },
+    Key {
+        path: "federation.relayed",
+        field: |c| &mut c.federation.relayed,
+        help: "Whether members reach it over other members only, as behind NAT.",
+    },
+    Key {
+        path: "federation.certificate-life",
+        field: |c| &mut c.federation.certificate_life,
+        help: "How long memberships that it issues are good; they are renewed at half of that.",
+    },
+    Key {
+        path: "federation.guests",
+        field: |c| &mut c.federation.guests,
+        help: "Percent of this node that calls of other nodes' users may hold.",
+    },
+    Key {
+        path: "federation.policy",
+        field: |c| &mut c.federation.policy,
+        help: "How calls are placed: spill, local-only, cloud-only, edge-only or edge-cloud.",
+    },
+    Key {
         path: "shutdown.grace",
         field: |c| &mut c.node.grace,
         help: "How long running calls may take to end at shutdown.",
@@ -501,6 +649,11 @@ pub static CLASS_KEYS: &[Key<ClassConfig>] = &[
         path: "deadline",
         field: |c| &mut c.deadline,
         help: "Deadline of a call that names none; none: the function's timeout alone.",
+    },
+    Key {
+        path: "policy",
+        field: |c| &mut c.policy,
+        help: "Policy that places its calls in a federation; none: federation.policy.",
     },
 ];
 

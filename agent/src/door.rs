@@ -1,12 +1,14 @@
 //! The door: from a request to the dialect that answers it, and what all
 //! dialects need on the way.
 
+pub mod guests;
 pub mod headers;
 pub mod invoke;
 pub mod problem;
 pub mod session;
 pub mod trace;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
@@ -14,6 +16,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use weir_federation::dispatch::Dispatch;
 use weir_node::Node;
 use weir_node::invocation::Outcome;
 
@@ -64,12 +67,22 @@ pub struct Door {
     pub followers: Arc<Semaphore>,
     /// Cancelled when the node stops, for answers that would never end.
     pub stopping: CancellationToken,
-    node_header: HeaderValue,
+    /// Where calls go, when the node is in a federation.
+    pub dispatch: Option<Dispatch>,
+    pub(crate) node_header: HeaderValue,
+    /// Where the node can be reached, as `X-Server` says it.
+    pub(crate) server_header: HeaderValue,
 }
 
 impl Door {
     /// A door to `node`, as configured, for callers with `credentials`.
-    pub fn new(node: Node, config: &Config, credentials: Credentials) -> Self {
+    pub fn new(
+        node: Node,
+        config: &Config,
+        credentials: Credentials,
+        address: SocketAddr,
+        dispatch: Option<Dispatch>,
+    ) -> Self {
         let http = &config.http;
         Door {
             metrics: Metrics::new(config.metrics.openfaas_compat),
@@ -85,6 +98,9 @@ impl Door {
             async_body_bytes: http.async_body_bytes,
             followers: Arc::new(Semaphore::new(LOG_FOLLOWERS)),
             stopping: CancellationToken::new(),
+            dispatch,
+            server_header: HeaderValue::try_from(address.ip().to_string())
+                .expect("an address is plain text"),
             node_header: HeaderValue::try_from(node.id()).expect("a node's id is plain text"),
             node,
         }
@@ -130,7 +146,9 @@ impl Door {
                 }
                 let accept = request.headers().get(ACCEPT);
                 let format = Format::negotiate(accept.and_then(|accept| accept.to_str().ok()));
-                let text = self.metrics.render(&self.node, &self.traffic, format);
+                let text =
+                    self.metrics
+                        .render(&self.node, &self.traffic, self.dispatch.as_ref(), format);
                 (format.content_type(), text)
             }
         };

@@ -30,9 +30,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::compat::Compat;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
+use weir_federation::PeerId;
+use weir_federation::carriage::{CONNECTION_WINDOW, STREAM_WINDOW};
 
 use self::activity::{Activity, Overdue, Watched};
 use self::reply::{Reply, Tracked};
@@ -48,8 +51,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// multiplexes many users, and a bound on what one client can occupy.
 const HTTP2_STREAMS: u32 = 256;
 
+/// The same for a member, which sends the calls of all its users on a few
+/// connections.
+const MEMBER_STREAMS: u32 = 4_096;
+
 /// How often a silent HTTP/2 peer is pinged, and how long it may take to answer.
 const HTTP2_PING: Duration = Duration::from_secs(20);
+
+/// Connections on which members prove who they are, at once: each costs a
+/// handshake, whoever it is.
+const GREETINGS: usize = 64;
 
 /// How long a connection that was asked to close may take to do so.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
@@ -88,9 +99,22 @@ pub struct Connection<H> {
     pub peer: SocketAddr,
     /// The peer's address alone, as `X-Forwarded-For` has it.
     pub forwarded_for: HeaderValue,
+    /// The member that asks, where that was proved.
+    pub member: Option<PeerId>,
     activity: Arc<Activity>,
     /// Held as long as anything uses the connection.
     _slot: Slot,
+}
+
+/// How a connection begins.
+#[derive(Clone)]
+pub enum Greeting {
+    /// With the first request.
+    Plain,
+    /// With TLS.
+    Tls(Arc<rustls::ServerConfig>),
+    /// With the proof that both are members of one federation.
+    Members(weir_federation::tls::Acceptor),
 }
 
 /// Counters of a server, for metrics.
@@ -157,9 +181,11 @@ struct Stop {
 struct Shared<H> {
     handler: Arc<H>,
     limits: Limits,
-    tls: Option<TlsAcceptor>,
+    greeting: Greeting,
     builder: auto::Builder<TokioExecutor>,
     traffic: Arc<Traffic>,
+    /// Connections on which members are proving that they are.
+    greetings: Arc<AtomicUsize>,
     stop: Stop,
 }
 
@@ -167,9 +193,16 @@ struct Shared<H> {
 pub struct Server {
     address: SocketAddr,
     stop: Box<dyn Fn(Phase) + Send + Sync>,
+    adopt: Adopter,
     threads: Vec<JoinHandle<()>>,
     finished: TaskTracker,
 }
+
+/// A stream that a member opened, on which requests come.
+pub type MemberStream = Compat<weir_federation::Stream>;
+
+/// Serves a stream of a member.
+pub type Adopter = Arc<dyn Fn(MemberStream, PeerId) + Send + Sync>;
 
 enum Phase {
     Begin,
@@ -235,15 +268,16 @@ impl Server {
     pub fn start<H: Handler>(
         listeners: Listeners,
         limits: Limits,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        greeting: Greeting,
         handler: Arc<H>,
         traffic: Arc<Traffic>,
     ) -> Result<Server, ServeError> {
         let shared = Arc::new(Shared {
-            builder: builder(&limits),
+            builder: builder(&limits, matches!(greeting, Greeting::Members(_))),
             handler,
             limits,
-            tls: tls.map(TlsAcceptor::from),
+            greeting,
+            greetings: Arc::default(),
             traffic,
             stop: Stop {
                 flag: AtomicBool::new(false),
@@ -271,6 +305,24 @@ impl Server {
             threads.push(thread);
         }
         finished.close();
+        let (adopting, runtime) = (Arc::clone(&shared), tokio::runtime::Handle::try_current());
+        let adopt = move |stream: MemberStream, member: PeerId| {
+            let Some(slot) = Slot::take(&adopting.traffic, adopting.limits.connections) else {
+                debug!(%member, "refused a stream of a member: there are too many connections");
+                return;
+            };
+            let Ok(runtime) = &runtime else {
+                return;
+            };
+            let shared = Arc::clone(&adopting);
+            runtime.spawn(async move {
+                let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+                let activity = Arc::new(Activity::begin(Instant::now()));
+                let stream = Watched::new(stream, Arc::clone(&activity));
+                let connection = shared.connection(nowhere, activity, Some(member), slot);
+                serve(stream, connection, &shared).await;
+            });
+        };
         let stop = move |phase| match phase {
             Phase::Begin => {
                 shared.stop.flag.store(true, Ordering::Release);
@@ -281,6 +333,7 @@ impl Server {
         Ok(Server {
             address: listeners.address,
             stop: Box::new(stop),
+            adopt: Arc::new(adopt),
             threads,
             finished,
         })
@@ -289,6 +342,12 @@ impl Server {
     /// Where it listens; the port is the real one.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What serves streams that members opened on other connections, on the
+    /// runtime that the server was started on.
+    pub fn adopter(&self) -> Adopter {
+        Arc::clone(&self.adopt)
     }
 
     /// Takes no new connections and closes those that are idle.
@@ -316,7 +375,7 @@ impl Drop for Server {
     }
 }
 
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+fn builder(limits: &Limits, members: bool) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     let mut http1 = builder.http1();
     http1
@@ -335,6 +394,15 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(HTTP2_PING)
         .keep_alive_timeout(HTTP2_PING)
         .timer(TokioTimer::new());
+    if members {
+        builder
+            .http2()
+            .max_concurrent_streams(MEMBER_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            // A member whose clients leave in bulk is no attacker.
+            .max_pending_accept_reset_streams(MEMBER_STREAMS as usize);
+    }
     builder
 }
 
@@ -410,24 +478,88 @@ async fn connect<H: Handler>(
     }
     let activity = Arc::new(Activity::begin(Instant::now()));
     let stream = Watched::new(stream, Arc::clone(&activity));
-    let connection = Arc::new(Connection {
-        handler: Arc::clone(&shared.handler),
-        peer,
-        forwarded_for: HeaderValue::try_from(peer.ip().to_canonical().to_string())
-            .expect("an address is plain text"),
-        activity,
-        _slot: slot,
-    });
-    let Some(tls) = &shared.tls else {
-        return serve(stream, connection, &shared).await;
-    };
-    match tokio::time::timeout(shared.limits.header_timeout, tls.accept(stream)).await {
-        Ok(Ok(stream)) => {
-            connection.activity.head_read();
+    let patience = shared.limits.header_timeout;
+    match &shared.greeting {
+        Greeting::Plain => {
+            let connection = shared.connection(peer, activity, None, slot);
             serve(stream, connection, &shared).await;
         }
-        Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
-        Err(_) => debug!(%peer, "TLS handshake took too long"),
+        Greeting::Tls(config) => {
+            let tls = TlsAcceptor::from(Arc::clone(config));
+            match tokio::time::timeout(patience, tls.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    activity.head_read();
+                    let connection = shared.connection(peer, activity, None, slot);
+                    serve(stream, connection, &shared).await;
+                }
+                Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
+                Err(_) => debug!(%peer, "TLS handshake took too long"),
+            }
+        }
+        Greeting::Members(acceptor) => {
+            let Some(greeting) = Greeted::begin(&shared.greetings) else {
+                debug!(%peer, "refused a connection: too many are being set up");
+                return;
+            };
+            let accepted = acceptor.accept(stream).await;
+            drop(greeting);
+            match accepted {
+                Ok((member, stream)) => {
+                    activity.head_read();
+                    let connection = shared.connection(peer, activity, Some(member), slot);
+                    serve(stream, connection, &shared).await;
+                }
+                Err(error) => debug!(%peer, error = chain(&error), "no member"),
+            }
+        }
+    }
+}
+
+/// One connection that is being set up, until this is dropped.
+struct Greeted(Arc<AtomicUsize>);
+
+impl Greeted {
+    fn begin(greetings: &Arc<AtomicUsize>) -> Option<Greeted> {
+        let more = |count: usize| (count < GREETINGS).then_some(count + 1);
+        let begun = greetings.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        begun.ok().map(|_| Greeted(Arc::clone(greetings)))
+    }
+}
+
+impl Drop for Greeted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+impl<H> Shared<H> {
+    fn connection(
+        &self,
+        peer: SocketAddr,
+        activity: Arc<Activity>,
+        member: Option<PeerId>,
+        slot: Slot,
+    ) -> Arc<Connection<H>> {
+        Arc::new(Connection {
+            handler: Arc::clone(&self.handler),
+            peer,
+            forwarded_for: HeaderValue::try_from(peer.ip().to_canonical().to_string())
+                .expect("an address is plain text"),
+            member,
+            activity,
+            _slot: slot,
+        })
     }
 }
 
@@ -625,7 +757,7 @@ mod tests {
         let server = Server::start(
             listeners,
             limits,
-            None,
+            Greeting::Plain,
             Arc::new(handler),
             Arc::clone(&traffic),
         );

@@ -3,11 +3,13 @@
 //! A call touches the atomics of its function ([`series`]) and nothing else;
 //! everything is put together when somebody asks.
 
+mod federation;
 pub mod series;
 pub mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use weir_federation::dispatch::Dispatch;
 use weir_node::Node;
 use weir_node::node::FunctionState;
 
@@ -17,7 +19,7 @@ use crate::http::Traffic;
 
 /// Why calls are refused or fail before code runs, as the label `reason` has
 /// it; the words of `X-Weir-Error`. Any other word is counted as `other`.
-const REASONS: [&str; 16] = [
+const REASONS: [&str; 19] = [
     "queue-full",
     "too-many-calls",
     "waited-too-long",
@@ -33,6 +35,9 @@ const REASONS: [&str; 16] = [
     "body-timeout",
     "unauthorized",
     "disk-full",
+    "no-room",
+    "nobody-has-room",
+    "peer-lost",
     "other",
 ];
 
@@ -62,7 +67,13 @@ impl Metrics {
     }
 
     /// The page.
-    pub fn render(&self, node: &Node, traffic: &Traffic, format: Format) -> String {
+    pub fn render(
+        &self,
+        node: &Node,
+        traffic: &Traffic,
+        dispatch: Option<&Dispatch>,
+        format: Format,
+    ) -> String {
         let status = node.status();
         let mut functions = node.functions(None);
         functions.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
@@ -82,6 +93,9 @@ impl Metrics {
             1,
         );
         self.calls(&mut page);
+        if let Some(dispatch) = dispatch {
+            federation::write(&mut page, dispatch);
+        }
         page.family(
             "weir_refusals",
             Kind::Counter,

@@ -1,21 +1,28 @@
 //! A node and its doors, from start to shutdown.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tracing::{info, warn};
+use weir_federation::CallStreams;
+use weir_federation::dispatch::{Dispatch, Rules};
+use weir_federation::federated::{Federated, Settings};
 use weir_node::Node;
 
 use crate::auth::Credentials;
-use crate::config::Config;
+use crate::config::{Config, FederationConfig};
 use crate::door::Door;
-use crate::http::{Limits, Listeners, Server, thread_count};
+use crate::door::guests::Guests;
+use crate::http::{Greeting, Limits, Listeners, Server, thread_count};
+use crate::setting::{Auto, PolicyName};
 use crate::shutdown::Signals;
 use crate::{telemetry, tls};
 
@@ -26,12 +33,28 @@ const SECRET_BYTES: u64 = 4096;
 /// the grace period leaves, and at least this.
 const WRITE_TIME: Duration = Duration::from_secs(1);
 
+/// How long a farewell may take to be written.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// Connections of members, at most.
+const MEMBER_CONNECTIONS: usize = 4_096;
+
+/// A connection of a member that nobody uses stays open so long: longer than
+/// members keep theirs.
+const MEMBER_IDLE: Duration = Duration::from_secs(600);
+
+/// Where a member of a federation listens when nobody says otherwise.
+const OVERLAY: [&str; 2] = ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"];
+/// The same for calls.
+const CALLS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 4002);
+
 /// A node that runs in this process.
 pub struct RunningNode {
     /// Where its HTTP door listens.
     pub address: SocketAddr,
     door: Arc<Door>,
     server: Server,
+    members: Option<Server>,
     grace: Duration,
 }
 
@@ -48,11 +71,26 @@ impl RunningNode {
     /// stops the node.
     pub async fn shutdown(self) {
         let until = tokio::time::Instant::now() + self.grace;
+        let federated = self.door.dispatch.as_ref().map(Dispatch::federated);
+        if let Some(federated) = federated {
+            federated.drain();
+        }
         self.server.stop_accepting();
         self.door.stopping.cancel();
         self.door.node.drain(self.grace).await;
         let left = until.saturating_duration_since(tokio::time::Instant::now());
-        self.server.finish(left.max(WRITE_TIME)).await;
+        let left = left.max(WRITE_TIME);
+        let members = async {
+            if let Some(members) = self.members {
+                members.finish(left).await;
+            }
+        };
+        tokio::join!(self.server.finish(left), members);
+        if let Some(federated) = federated {
+            federated.leave();
+            // What was said last is on its way in no time, or never.
+            tokio::time::sleep(FAREWELL).await;
+        }
     }
 }
 
@@ -69,6 +107,12 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
     };
     // First, because it is the quickest to fail and the cheapest to undo.
     let listeners = Listeners::bind(http.listen, thread_count(http.threads))?;
+    let rules = rules(&config)?;
+    let wanted = config.federation.is_wanted();
+    let member_listeners = match member_address(&config.federation).filter(|_| wanted) {
+        Some(address) => Some(Listeners::bind(address, thread_count(http.threads))?),
+        None => None,
+    };
     let node = Box::pin(Node::start(config.node.clone()))
         .await
         .context("start the node")?;
@@ -84,7 +128,19 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
         stall_timeout: http.body_timeout,
     };
     let encrypted = tls.is_some();
-    let door = Arc::new(Door::new(node, &config, credentials));
+    let (dispatch, streams) = match wanted {
+        true => {
+            let bound = member_listeners.as_ref().map(Listeners::address);
+            let settings = federation_settings(&config, bound);
+            let started = Federated::start(&node, settings).context("join the federation");
+            let (federated, streams) = started?;
+            let dispatch = Dispatch::new(node.clone(), federated, rules);
+            (Some(dispatch), Some(streams))
+        }
+        false => (None, None),
+    };
+    let door = Door::new(node, &config, credentials, address, dispatch);
+    let door = Arc::new(door);
     // Weak, because the door holds the node and would never go otherwise.
     let counted = Arc::downgrade(&door);
     door.node.observe(move |outcome| {
@@ -93,14 +149,126 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
         }
     });
     let traffic = Arc::clone(&door.traffic);
-    let server = Server::start(listeners, limits, tls, Arc::clone(&door), traffic)?;
+    let members = match (&door.dispatch, streams) {
+        (Some(dispatch), Some(streams)) => {
+            let limits = Limits {
+                connections: MEMBER_CONNECTIONS,
+                idle_timeout: MEMBER_IDLE,
+                ..limits.clone()
+            };
+            Some(serve_members(
+                &door,
+                dispatch,
+                member_listeners,
+                streams,
+                limits,
+            )?)
+        }
+        (Some(_) | None, _) => None,
+    };
+    let greeting = tls.map_or(Greeting::Plain, Greeting::Tls);
+    let server = Server::start(listeners, limits, greeting, Arc::clone(&door), traffic)?;
     info!(%address, tls = encrypted, node = door.node.id(), "listening");
     Ok(RunningNode {
         address,
         door,
         server,
+        members,
         grace: config.node.grace,
     })
+}
+
+/// Where calls of members are taken; `None` where nobody could dial it.
+fn member_address(federation: &FederationConfig) -> Option<SocketAddr> {
+    match federation.relayed {
+        true => federation.peer_listen,
+        false => Some(federation.peer_listen.unwrap_or(CALLS)),
+    }
+}
+
+fn federation_settings(config: &Config, bound: Option<SocketAddr>) -> Settings {
+    let federation = &config.federation;
+    let listen = match federation.listen.is_empty() {
+        true => {
+            let parsed = OVERLAY.iter().map(|text| text.parse());
+            parsed.map(|address| address.expect("ours")).collect()
+        }
+        false => federation.listen.clone(),
+    };
+    Settings {
+        folder: config.node.data_dir.join("federation"),
+        listen,
+        peer_listen: bound,
+        advertise: federation.advertise.clone(),
+        peer_advertise: federation.peer_advertise.clone(),
+        join: federation.join.clone(),
+        peers: federation.peers.clone(),
+        role: match federation.role {
+            Auto::Auto => None,
+            Auto::Given(role) => Some(role),
+        },
+        zone: federation.zone.clone(),
+        regions: federation.regions.clone(),
+        labels: federation.labels.clone(),
+        mdns: federation.mdns,
+        relayed: federation.relayed,
+        certificate_life: federation.certificate_life,
+        guests: f64::from(federation.guests.min(100)) / 100.0,
+    }
+}
+
+/// How calls are placed, by what the configuration says.
+fn rules(config: &Config) -> anyhow::Result<Rules> {
+    let mut by_class = BTreeMap::new();
+    for class in &config.node.classes {
+        if let Some(name) = &class.policy {
+            let policy: PolicyName = name
+                .parse()
+                .map_err(anyhow::Error::msg)
+                .with_context(|| format!("read the policy of the class {}", class.name))?;
+            by_class.insert(class.name.clone(), policy.0);
+        }
+    }
+    Ok(Rules {
+        default: config.federation.policy.0,
+        by_class,
+    })
+}
+
+/// Takes calls of members, on a listener of its own and on streams.
+fn serve_members(
+    door: &Arc<Door>,
+    dispatch: &Dispatch,
+    listeners: Option<Listeners>,
+    mut streams: CallStreams,
+    limits: Limits,
+) -> anyhow::Result<Server> {
+    let guests = Guests {
+        dispatch: dispatch.clone(),
+        body: door.body,
+    };
+    let listeners = match listeners {
+        Some(listeners) => listeners,
+        // Streams alone; a server wants some listener, and nobody knows of this.
+        None => Listeners::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1)?,
+    };
+    let greeting = Greeting::Members(dispatch.federated().acceptor().clone());
+    let address = listeners.address();
+    let server = Server::start(
+        listeners,
+        limits,
+        greeting,
+        Arc::new(guests),
+        Arc::default(),
+    )?;
+    let adopt = server.adopter();
+    tokio::spawn(async move {
+        while let Some((member, stream)) = streams.recv().await {
+            adopt(stream.compat(), member);
+        }
+    });
+    info!(%address, "members send calls here");
+    Ok(server)
 }
 
 /// Runs a node until a signal ends it.

@@ -8,6 +8,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use weir_federation::Multiaddr;
+use weir_federation::membership::Token;
+use weir_federation::policy::{self, Policy};
+use weir_federation::report::Role;
 use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull};
 use weir_node::id::ImageName;
 use weir_node::resources::{Cpu, Memory};
@@ -239,9 +243,44 @@ macro_rules! parsed_scalars {
     )*};
 }
 parsed_scalars!(
+    Token: "token", Role: "role", PolicyName: "policy",
     Memory: "size", Cpu: "cores", Protocol: "protocol", CodeSource: "image", ImageName: "image",
     Pull: "word", Network: "network"
 );
+
+/// The name of a policy that exists.
+#[derive(Clone, Copy)]
+pub struct PolicyName(pub &'static dyn Policy);
+
+impl Default for PolicyName {
+    fn default() -> Self {
+        let [first, ..] = policy::all();
+        PolicyName(first)
+    }
+}
+
+impl fmt::Debug for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name())
+    }
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name())
+    }
+}
+
+impl FromStr for PolicyName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = policy::named(text).map(PolicyName);
+        named.ok_or_else(|| {
+            let names = policy::all().map(Policy::name).join(", ");
+            format!("{text:?} is no policy: write one of {names}")
+        })
+    }
+}
 
 /// `none` where a value may be missing.
 impl<T: Scalar> Scalar for Option<T> {
@@ -316,7 +355,7 @@ macro_rules! lists {
         }
     )*};
 }
-lists!(String, Outbound);
+lists!(String, Outbound, Multiaddr, SocketAddr);
 
 fn texts(value: &Value) -> Result<Vec<String>, String> {
     match value {
@@ -350,6 +389,15 @@ impl Field for BTreeMap<String, String> {
         let table = match value {
             Value::Table(table) => table,
             Value::Empty => return Ok(()),
+            // As the environment and flags write it.
+            Value::Text(_) => {
+                for pair in texts(value)? {
+                    let split = pair.split_once('=').filter(|(key, _)| !key.is_empty());
+                    let (key, text) = split.ok_or_else(|| format!("{pair:?} is not KEY=VALUE"))?;
+                    self.insert(key.trim().to_owned(), text.trim().to_owned());
+                }
+                return Ok(());
+            }
             other => return Err(format!("expects a table, not a {}", other.kind())),
         };
         for (key, item) in table {

@@ -24,7 +24,7 @@ pub enum LogError {
 }
 
 /// Libraries that are kept quieter than the configured level.
-const QUIET: [&str; 4] = [
+const QUIET: [&str; 6] = [
     // Below this it writes whole requests to the container engine down, and so
     // the environment of functions.
     "bollard=info",
@@ -33,6 +33,9 @@ const QUIET: [&str; 4] = [
     "wasmtime_wasi=warn",
     "wasmtime_wasi_http=warn",
     "wiggle=warn",
+    // Its news are told again, with more to say, by what uses it.
+    "libp2p_swarm=warn",
+    "libp2p_kad=error",
 ];
 
 /// Writes the log to standard error from now on: for people on a terminal, as

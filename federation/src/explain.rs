@@ -28,6 +28,14 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// When the call would begin to run, where that was worked out.
+    pub fn delay(self) -> Option<Duration> {
+        match self {
+            Verdict::Fits { delay } | Verdict::TooFar { delay } => Some(delay),
+            Verdict::Visited | Verdict::Unfit | Verdict::NoFunction | Verdict::NoRoom => None,
+        }
+    }
+
     /// The word for explanations.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,11 +1,11 @@
 //! The peers of a node: who is there, what they offer, where an invocation
 //! should go, and how it gets there.
 //!
-//! So far this is the core: what is known, and what is decided from it. It
-//! reads no clock, draws no chance, opens nothing and waits for nothing; the
-//! overlay that carries reports and calls comes above it.
+//! The core is what is known and what is decided from it: it reads no clock,
+//! draws no chance, opens nothing and waits for nothing. The shell around it
+//! hears and speaks over the overlay (a package of its own), and carries calls.
 //!
-//! | file | what it is |
+//! | core | what it is |
 //! |---|---|
 //! | `membership` | who belongs: invites, certificates, denials |
 //! | `message` | what is gossiped, signed |
@@ -15,6 +15,14 @@
 //! | `snapshot` | what one decision sees |
 //! | `policy` | the ways to decide, one file each |
 //! | `explain` | why a decision fell as it did |
+//! | `wire` | what two nodes say to each other about a call |
+//!
+//! | shell | what it is |
+//! |---|---|
+//! | `member` | this node's own membership, on disk and towards others |
+//! | `book` | where members were, on disk |
+//! | `federated` | a node's place in its federation; the loop that keeps it |
+//! | `dispatch` | from a call to its answer, wherever that is found |
 //!
 //! Invariants:
 //! * A call never goes to a node that it visited, and never beyond its hops.
@@ -46,11 +54,18 @@
 //! assert_eq!(policy::decide(spill, &request, &snapshot, &mut ()), Decision::Run);
 //! ```
 
+mod book;
 pub mod coordinates;
+pub mod dispatch;
 pub mod explain;
+pub mod federated;
+pub mod member;
 pub mod membership;
 pub mod message;
 pub mod peers;
 pub mod policy;
 pub mod report;
 pub mod snapshot;
+pub mod wire;
+
+pub use weir_overlay::{CallStreams, Multiaddr, PeerId, Stream, carriage, tls};

@@ -26,6 +26,12 @@ pub enum Message {
     Suspicion(Suspicion),
     /// That it leaves.
     Leave(Leave),
+    /// The proof that it belongs here, as [`crate::membership::Certificate`]
+    /// has it in bytes.
+    Introduction(Vec<u8>),
+    /// That somebody belongs here no more, as [`crate::membership::Denial`]
+    /// has it in bytes.
+    Denial(Vec<u8>),
     /// What a later version of Weir knows: passed on, and not read.
     Unknown,
 }
@@ -50,6 +56,8 @@ pub struct Leave {
 const REPORT: u8 = 1;
 const SUSPICION: u8 = 2;
 const LEAVE: u8 = 3;
+const INTRODUCTION: u8 = 4;
+const DENIAL: u8 = 5;
 
 #[derive(Serialize, Deserialize)]
 struct Envelope {
@@ -128,6 +136,8 @@ pub fn seal(message: &Message, key: &Keypair) -> Result<Vec<u8>, Invalid> {
             plain(cbor4ii::serde::to_vec(Vec::new(), suspicion))?,
         ),
         Message::Leave(leave) => (LEAVE, plain(cbor4ii::serde::to_vec(Vec::new(), leave))?),
+        Message::Introduction(certificate) => (INTRODUCTION, certificate.clone()),
+        Message::Denial(denial) => (DENIAL, denial.clone()),
         Message::Unknown => return Err(Invalid::Shape),
     };
     let signature = key.sign(&signed_bytes(kind, &payload));
@@ -166,6 +176,8 @@ pub fn open(bytes: &[u8]) -> Result<(PeerId, Message), Invalid> {
         REPORT => Message::Report(Box::new(Report::decode(&envelope.payload)?)),
         SUSPICION => Message::Suspicion(payload(&envelope.payload)?),
         LEAVE => Message::Leave(payload(&envelope.payload)?),
+        INTRODUCTION => Message::Introduction(envelope.payload),
+        DENIAL => Message::Denial(envelope.payload),
         _ => Message::Unknown,
     };
     Ok((from, message))
@@ -200,11 +212,13 @@ mod tests {
         key(number).public().to_peer_id()
     }
 
-    fn messages() -> [Message; 3] {
+    fn messages() -> [Message; 5] {
         [
             Message::Report(Box::new(report())),
             Message::Suspicion(Suspicion::new(id(9), 4)),
             Message::Leave(Leave { epoch: 7 }),
+            Message::Introduction(vec![1, 2, 3]),
+            Message::Denial(vec![4, 5]),
         ]
     }
 

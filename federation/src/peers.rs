@@ -5,6 +5,7 @@
 //! says of itself is a claim; what calls to it met overrides that.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use libp2p_identity::PeerId;
 use weir_node::time::Time;
 
 use crate::report::{Load, Report};
-use crate::snapshot::{Offers, PeerView, View, Window, offers};
+use crate::snapshot::{Offers, PeerView, View, Window, carriage, offers};
 
 /// Peers that are remembered; more are not heard.
 pub const PEERS: usize = 4_096;
@@ -92,6 +93,8 @@ pub enum Heard {
     Newer,
     /// Not newer: it came before, or by a longer way.
     Old,
+    /// Of an earlier life than the one that is known: it should hear of that.
+    Past,
     /// The table is full.
     Full,
     /// Of this node, from another life or another machine with the same key.
@@ -140,6 +143,7 @@ pub enum Event {
 struct Peer {
     report: Arc<Report>,
     offers: Arc<Offers>,
+    carriage: Arc<[SocketAddr]>,
     heard: Time,
     load: Load,
     loaded: Time,
@@ -171,6 +175,8 @@ pub struct Known {
     pub contradicted: bool,
     /// Calls of ours that it may hold.
     pub allowance: u32,
+    /// Calls of ours that it holds.
+    pub held: u32,
 }
 
 /// The table.
@@ -178,6 +184,8 @@ pub struct Known {
 pub struct Peers {
     own: PeerId,
     epoch: u64,
+    /// Of the report that this node said last.
+    sequence: u64,
     contested: u32,
     peers: BTreeMap<PeerId, Peer>,
 }
@@ -188,6 +196,7 @@ impl Peers {
         Peers {
             own,
             epoch,
+            sequence: 0,
             contested: 0,
             peers: BTreeMap::new(),
         }
@@ -198,10 +207,16 @@ impl Peers {
         self.epoch
     }
 
+    /// Takes note of the sequence of this node's own report, so that it is
+    /// known when it comes back.
+    pub fn said(&mut self, sequence: u64) {
+        self.sequence = self.sequence.max(sequence);
+    }
+
     /// Takes a report that was checked and whose signature holds.
     pub fn hear(&mut self, from: PeerId, report: Report, now: Time) -> Heard {
         if from == self.own {
-            if report.epoch < self.epoch {
+            if !report.is_newer_than(self.epoch, self.sequence) {
                 return Heard::Old;
             }
             self.epoch = report.epoch.saturating_add(1);
@@ -218,6 +233,9 @@ impl Peers {
             self.peers.insert(from, Peer::new(report, now));
             return Heard::New;
         };
+        if report.epoch < peer.report.epoch {
+            return Heard::Past;
+        }
         if !report.is_newer_than(peer.report.epoch, peer.report.sequence) {
             return Heard::Old;
         }
@@ -234,6 +252,7 @@ impl Peers {
         peer.loaded = now;
         peer.window.renew(report.load.guests);
         peer.offers = Arc::new(offers(&report));
+        peer.carriage = carriage(&report);
         peer.report = Arc::new(report);
         peer.heard = now;
         peer.silent = false;
@@ -276,6 +295,11 @@ impl Peers {
                 left: true,
             };
         }
+    }
+
+    /// Forgets a peer; `false` when it was not known.
+    pub fn forget(&mut self, whom: &PeerId) -> bool {
+        self.peers.remove(whom).is_some()
     }
 
     /// Takes what a call to a peer met.
@@ -364,6 +388,7 @@ impl Peers {
             silent: peer.silent,
             contradicted: peer.refusals >= CONTRADICTIONS,
             allowance: peer.allowance,
+            held: peer.window.held(),
         };
         self.peers.iter().map(known).collect()
     }
@@ -382,6 +407,7 @@ impl Peers {
                 id,
                 report: peer.report.clone(),
                 offers: peer.offers.clone(),
+                carriage: peer.carriage.clone(),
                 load: peer.load,
                 loaded: peer.loaded,
                 probing: matches!(peer.standing, Standing::Out { .. }),
@@ -399,6 +425,7 @@ impl Peer {
             window: Arc::new(Window::new(report.load.guests, FIRST_ALLOWANCE)),
             load: report.load,
             offers: Arc::new(offers(&report)),
+            carriage: carriage(&report),
             report: Arc::new(report),
             heard: now,
             loaded: now,

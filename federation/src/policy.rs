@@ -295,6 +295,9 @@ fn weigh(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) -> Ver
     let Some(offer) = peer.offers.get(request.function) else {
         return Verdict::NoFunction;
     };
+    if offer.warm == 0 && offer.startable == 0 {
+        return Verdict::NoRoom;
+    }
     let start = match (offer.warm, offer.start_micros) {
         (1.., _) => Duration::ZERO,
         (0, 0) => UNKNOWN_START,
@@ -351,6 +354,7 @@ mod tests {
             id: id(number),
             load: report.load,
             offers: Arc::new(offers(&report)),
+            carriage: Arc::new([]),
             report: Arc::new(report),
             loaded: Time::ZERO,
             probing: false,

@@ -19,8 +19,11 @@ pub const OFFERS: usize = 256;
 /// Labels, executors and regions that one report may have of each.
 const WORDS: usize = 32;
 
+/// Addresses of one kind that one report may name.
+pub const ADDRESSES: usize = 8;
+
 /// Longest such word in bytes.
-const WORD_BYTES: usize = 128;
+const WORD_BYTES: usize = 256;
 
 /// Processors that are believed of one machine, in thousandths of a core.
 const MOST_CPU: u32 = 100_000_000;
@@ -70,6 +73,9 @@ pub struct Offer {
     /// Calls that started instances could take at once, now.
     #[serde(default)]
     pub warm: u32,
+    /// Calls that instances which could be started now could take, beside those.
+    #[serde(default)]
+    pub startable: u32,
     /// Calls that run.
     #[serde(default)]
     pub running: u32,
@@ -115,6 +121,17 @@ pub struct Report {
     /// Where it is.
     #[serde(default)]
     pub coordinate: Coordinate,
+    /// Multiaddresses at which it can be linked to, in its own words.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// `ADDRESS:PORT` at which it takes calls of peers; none when it cannot be
+    /// dialled.
+    #[serde(default)]
+    pub carriage: Vec<String>,
+    /// Whether this is the short form, for other zones: what it can run is
+    /// left out.
+    #[serde(default)]
+    pub brief: bool,
     /// What it can run; at most [`OFFERS`].
     #[serde(default)]
     pub offers: Vec<Offer>,
@@ -175,7 +192,11 @@ impl Report {
         let calls = |count: &u32| *count <= MOST_CALLS;
         let short = |word: &String| word.len() <= WORD_BYTES;
         let name = |offer: &Offer| offer.function.parse::<FunctionName>().is_ok();
-        let counts = |offer: &Offer| calls(&offer.warm) && calls(&offer.running);
+        let counts = |offer: &Offer| {
+            let counts = [offer.warm, offer.startable, offer.running];
+            counts.iter().all(calls)
+        };
+        let places = |words: &Vec<String>| words.len() <= ADDRESSES && words.iter().all(short);
         let labels = self.labels.iter();
         let facts = [
             ("epoch", self.epoch < u64::MAX / 2),
@@ -192,6 +213,10 @@ impl Report {
                 [load.running, load.waiting, load.guests].iter().all(calls),
             ),
             ("coordinate", self.coordinate.is_plausible()),
+            (
+                "addresses",
+                places(&self.addresses) && places(&self.carriage),
+            ),
             ("zone", self.zone.as_ref().is_none_or(short)),
             ("region", self.region.as_ref().is_none_or(short)),
             ("architecture", short(&self.architecture)),
@@ -248,9 +273,13 @@ pub(crate) mod tests {
                 guests: 16,
             },
             coordinate: Coordinate::default(),
+            addresses: vec!["/ip4/192.0.2.1/tcp/4001".to_owned()],
+            carriage: vec!["192.0.2.1:4002".to_owned()],
+            brief: false,
             offers: vec![Offer {
                 function: "shout.openfaas-fn".to_owned(),
                 warm: 1,
+                startable: 3,
                 running: 0,
                 service_micros: 900,
                 start_micros: 120,
@@ -293,7 +322,8 @@ pub(crate) mod tests {
         check(|r| r.load.memory_total = u64::MAX, "memory");
         check(|r| r.load.guests = u32::MAX, "calls");
         check(|r| r.coordinate.height = f64::INFINITY, "coordinate");
-        check(|r| r.zone = Some("z".repeat(200)), "zone");
+        check(|r| r.zone = Some("z".repeat(300)), "zone");
+        check(|r| r.carriage = vec![String::new(); 99], "addresses");
         check(|r| r.epoch = u64::MAX, "epoch");
         check(|r| r.offers[0].function = "No Name".to_owned(), "function");
         check(

@@ -5,6 +5,7 @@
 //! peer since its last word counts against the room that it has.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -97,6 +98,12 @@ pub fn offers(report: &Report) -> Offers {
     named.collect()
 }
 
+/// Where a peer takes calls, read once from each report.
+pub fn carriage(report: &Report) -> Arc<[SocketAddr]> {
+    let addresses = report.carriage.iter();
+    addresses.filter_map(|text| text.parse().ok()).collect()
+}
+
 /// A peer that may take calls.
 #[derive(Debug, Clone)]
 pub struct PeerView {
@@ -106,6 +113,8 @@ pub struct PeerView {
     pub report: Arc<Report>,
     /// What it can do with each function.
     pub offers: Arc<Offers>,
+    /// Where it takes calls.
+    pub carriage: Arc<[SocketAddr]>,
     /// The newest that is known of its load.
     pub load: Load,
     /// When that was so.

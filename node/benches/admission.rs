@@ -74,6 +74,7 @@ impl Node {
             function,
             class: 0,
             give_up: now + Duration::from_secs(30),
+            patient: true,
         };
         match self.admission.arrive(arrival, || 0, now, &mut self.actions) {
             Verdict::Run(slot) => Some(slot),

@@ -27,7 +27,7 @@ use crate::queue::{Fit, Look, Queue, Waited};
 use crate::resources::Resources;
 use crate::time::Time;
 
-pub use crate::pool::{FunctionGauges, FunctionKey, InstanceId, Slot, TooLarge};
+pub use crate::pool::{FunctionGauges, FunctionKey, InstanceId, Places, Slot, TooLarge};
 pub use crate::queue::Ticket;
 
 /// A call at the door.
@@ -39,6 +39,24 @@ pub struct Arrival {
     pub class: usize,
     /// When it stops waiting; [`Time::NEVER`] for no such moment.
     pub give_up: Time,
+    /// Whether it waits for a place; else only for a start that is at hand.
+    pub patient: bool,
+}
+
+/// What would become of a call that arrived now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prospect {
+    /// It would run on a ready instance.
+    Warm,
+    /// It would wait for a start, and for nothing else.
+    Start,
+    /// It would wait for a place, behind so many others of all functions.
+    Wait {
+        /// Those.
+        behind: usize,
+    },
+    /// It would be refused.
+    Refuse(Refusal),
 }
 
 /// What becomes of a call that arrives.
@@ -200,6 +218,7 @@ impl<T> Admission<T> {
             function,
             class,
             give_up,
+            patient,
         } = arrival;
         if self.draining {
             return Verdict::Refuse(Refusal::Draining);
@@ -214,13 +233,58 @@ impl<T> Admission<T> {
         if !overtakes && let Taken::Slot(slot) = self.pool.take(function, now) {
             return Verdict::Run(slot);
         }
-        if self.queue.is_full(class) && !self.is_start_at_hand(function, gauges.waiting) {
-            return Verdict::Refuse(Refusal::QueueFull);
+        let refusal = match patient {
+            true if self.queue.is_full(class) => {
+                let at_hand = self.is_start_at_hand(function, gauges.waiting);
+                (!at_hand).then_some(Refusal::QueueFull)
+            }
+            true => None,
+            false => {
+                let at_hand = self.starts_at_once(function, gauges.waiting);
+                (!at_hand).then_some(Refusal::NoRoom)
+            }
+        };
+        if let Some(refusal) = refusal {
+            return Verdict::Refuse(refusal);
         }
         let ticket = self.queue.push(function, class, now, give_up, token());
         self.pool.count_waiting(function);
         self.settle(now, actions);
         Verdict::Wait(ticket)
+    }
+
+    /// What would become of a call of `function` in `class`; `None` when the
+    /// function was removed.
+    ///
+    /// # Panics
+    /// When the class is not one of the configured ones.
+    pub fn prospect(&self, function: FunctionKey, class: usize) -> Option<Prospect> {
+        let gauges = self.pool.gauges(function)?;
+        if self.draining {
+            return Some(Prospect::Refuse(Refusal::Draining));
+        }
+        if self.pool.running() + self.queue.len() >= self.max_calls {
+            return Some(Prospect::Refuse(Refusal::TooManyCalls));
+        }
+        let overtakes = gauges.waiting > 0 || self.queue.has_contenders();
+        if !overtakes && self.pool.has_place(function) && self.pool.has_room(function) {
+            return Some(Prospect::Warm);
+        }
+        if self.starts_at_once(function, gauges.waiting) {
+            return Some(Prospect::Start);
+        }
+        Some(match self.queue.is_full(class) {
+            true => Prospect::Refuse(Refusal::QueueFull),
+            false => Prospect::Wait {
+                behind: self.queue.len(),
+            },
+        })
+    }
+
+    /// For how many more calls of a function there is room; `None` when it was
+    /// removed.
+    pub fn places(&self, function: FunctionKey) -> Option<Places> {
+        self.pool.places(function)
     }
 
     /// Whether a newcomer waits for a start rather than for room. Such calls
@@ -232,6 +296,13 @@ impl<T> Admission<T> {
                 && !self.pool.has_place(key)
                 && self.pool.may_start(key)
                 && self.pool.has_room_to_start(key))
+    }
+
+    /// Whether a newcomer waits for a start, and then for nothing else: what it
+    /// and those before it hold is free.
+    fn starts_at_once(&self, key: FunctionKey, waiting: u32) -> bool {
+        self.is_start_at_hand(key, waiting)
+            && self.pool.has_room_for(key, waiting.saturating_add(1))
     }
 
     /// Ends a call that ran.
@@ -525,6 +596,7 @@ mod tests {
                 function,
                 class: 0,
                 give_up,
+                patient: true,
             };
             self.admission
                 .arrive(arrival, || token, at(self.now), &mut self.actions)

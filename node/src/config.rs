@@ -21,6 +21,9 @@ pub struct ClassConfig {
     pub queue: usize,
     /// Deadline of a call that names none; `None` for the function's timeout alone.
     pub deadline: Option<Duration>,
+    /// The policy that places its calls in a federation; `None` for the
+    /// node's.
+    pub policy: Option<String>,
 }
 
 impl Default for ClassConfig {
@@ -31,6 +34,7 @@ impl Default for ClassConfig {
             max_wait: Duration::from_secs(30),
             queue: 1000,
             deadline: None,
+            policy: None,
         }
     }
 }

@@ -235,6 +235,11 @@ pub trait Executor: Send + Sync {
         0
     }
 
+    /// Whether it can start anything now, as far as it knows.
+    fn works(&self) -> bool {
+        true
+    }
+
     /// What `weir status` shows of it.
     fn describe(&self) -> serde_json::Value;
 }

@@ -1,5 +1,6 @@
 //! One call, from arrival to answer, and how it ended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::executor::{AnswerBody, Body, BodyError};
@@ -58,6 +59,8 @@ pub struct Answer {
     pub start: Start,
     /// Where the time went.
     pub timing: Timing,
+    /// The other node that ran it; `None` for this one.
+    pub ran_on: Option<Arc<str>>,
 }
 
 /// A resource or bound that was exhausted, as metrics and bodies name it.
@@ -73,6 +76,10 @@ pub enum Refusal {
     BacklogFull,
     /// The node is shutting down.
     Draining,
+    /// There is no room here, and nobody else is asked.
+    NoRoom,
+    /// Neither this node nor any that may be asked has room.
+    NobodyHasRoom,
 }
 
 impl Refusal {
@@ -84,6 +91,8 @@ impl Refusal {
             Refusal::WaitedTooLong => "waited-too-long",
             Refusal::BacklogFull => "backlog-full",
             Refusal::Draining => "draining",
+            Refusal::NoRoom => "no-room",
+            Refusal::NobodyHasRoom => "nobody-has-room",
         }
     }
 }
@@ -125,6 +134,9 @@ pub enum InvokeError {
     /// The function failed, or answered nonsense.
     #[error("{0}")]
     Failed(String),
+    /// The peer that had the call was lost, and it may have run there.
+    #[error("{0}")]
+    PeerLost(String),
     /// The caller's body broke off, came too slowly or was too large.
     #[error("the request body ended early")]
     Body(#[source] BodyError),
@@ -149,7 +161,7 @@ impl InvokeError {
             InvokeError::Refused { .. } => 429,
             InvokeError::CannotRun { .. } => 503,
             InvokeError::Late { .. } => 504,
-            InvokeError::Failed(_) => 502,
+            InvokeError::Failed(_) | InvokeError::PeerLost(_) => 502,
         }
     }
 
@@ -163,6 +175,7 @@ impl InvokeError {
             InvokeError::CannotRun { .. } => "cannot-run",
             InvokeError::Late { .. } => "late",
             InvokeError::Failed(_) => "function-failed",
+            InvokeError::PeerLost(_) => "peer-lost",
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod logs;
 pub mod node;
 pub mod pool;
 pub mod queue;
+pub mod replay;
 pub mod resolve;
 pub mod resources;
 pub mod secret;

@@ -11,14 +11,16 @@ mod functions;
 mod housekeeping;
 mod instances;
 mod invoke;
-mod replay;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
+use libp2p_identity::Keypair;
 use serde::Serialize;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +29,8 @@ use tokio_util::task::TaskTracker;
 use self::backlog::Backlog;
 use self::functions::Function;
 use self::instances::{Live, Waiter};
-use crate::admission::{Admission, FunctionKey, InstanceId};
+pub use self::invoke::Declined;
+use crate::admission::{Admission, FunctionKey, InstanceId, Places};
 use crate::artifact::{Artifacts, Put, PutError};
 use crate::callback::{BadCallback, Callbacks};
 use crate::clock::Clock;
@@ -36,7 +39,7 @@ use crate::executor::{self, Body, Executor};
 use crate::function::{ArtifactKind, FunctionSpec};
 use crate::id::{CallId, Digest, FunctionName, Namespace, SecretName};
 use crate::identity::{self, IdentityError};
-use crate::invocation::{Invocation, InvokeError, Outcome};
+use crate::invocation::{Answer, Invocation, InvokeError, Outcome};
 use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
 use crate::resources::Resources;
@@ -241,6 +244,7 @@ pub struct Node {
 
 struct Inner {
     id: String,
+    key: Keypair,
     config: NodeConfig,
     clock: Clock,
     admission: Mutex<Admission<Waiter>>,
@@ -262,7 +266,7 @@ struct Inner {
     /// Bounds starts under way at once: more would only slow each other down.
     starts: Semaphore,
     /// What calls keep of their bodies, should they be run again.
-    kept: replay::Budget,
+    kept: crate::replay::Budget,
     /// Told whenever a call ends while the node drains.
     call_ended: Notify,
     /// Told when an instance came up, so that idle ones are timed.
@@ -274,6 +278,43 @@ struct Inner {
     tasks: TaskTracker,
     runtime: tokio::runtime::Handle,
     observer: OnceLock<Observer>,
+    router: OnceLock<Arc<dyn Router>>,
+}
+
+/// Decides where asynchronous calls run; without one they run here.
+pub trait Router: Send + Sync {
+    /// Runs a call somewhere, and waits for the answer.
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Result<Answer, InvokeError>>;
+}
+
+/// What a node can do now, for those who decide where calls run.
+#[derive(Debug, Clone, Copy)]
+pub struct Capability {
+    /// What functions may hold together.
+    pub capacity: Resources,
+    /// What they hold.
+    pub held: Resources,
+    /// Calls that run.
+    pub running: usize,
+    /// Calls that wait.
+    pub waiting: usize,
+}
+
+/// The same for one function.
+#[derive(Debug, Clone)]
+pub struct FunctionCapability {
+    /// As deployed.
+    pub spec: Arc<FunctionSpec>,
+    /// Room for calls.
+    pub places: Places,
+    /// Calls that run.
+    pub running: u32,
+    /// How long a call runs, smoothed; zero before the first.
+    pub service: Duration,
+    /// How long a start takes, smoothed; zero before the first.
+    pub start: Duration,
+    /// Calls answered since the node started.
+    pub invocations: u64,
 }
 
 /// Whoever counts how asynchronous calls end.
@@ -336,6 +377,7 @@ impl Node {
             .map_err(|(name, reason)| NodeError::Executor { name, reason })?;
         let inner = Arc::new(Inner {
             id,
+            key,
             clock: Clock::start(),
             admission: Mutex::new(Admission::new(
                 config.capacity,
@@ -354,7 +396,7 @@ impl Node {
             backlog: Backlog::default(),
             change: tokio::sync::Mutex::new(()),
             starts: Semaphore::new(parallel_starts()),
-            kept: replay::Budget::default(),
+            kept: crate::replay::Budget::default(),
             call_ended: Notify::new(),
             instance_started: Notify::new(),
             stop: CancellationToken::new(),
@@ -362,6 +404,7 @@ impl Node {
             tasks: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
             observer: OnceLock::new(),
+            router: OnceLock::new(),
             config,
         });
         inner.recover_functions(recovered.functions, recovered.namespaces);
@@ -399,6 +442,90 @@ impl Node {
     /// waits for. The first observer stays.
     pub fn observe(&self, observer: impl Fn(&Outcome) + Send + Sync + 'static) {
         let _ = self.inner.observer.set(Box::new(observer));
+    }
+
+    /// Has `router` decide where asynchronous calls run. The first one stays.
+    pub fn route(&self, router: Arc<dyn Router>) {
+        let _ = self.inner.router.set(router);
+    }
+
+    /// The key that the node's id is of.
+    pub fn key(&self) -> &Keypair {
+        &self.inner.key
+    }
+
+    /// What time it is for everything that is timed here.
+    pub fn clock(&self) -> Clock {
+        self.inner.clock
+    }
+
+    /// What calls of this node keep for being sent again.
+    pub fn kept(&self) -> &crate::replay::Budget {
+        &self.inner.kept
+    }
+
+    /// A deployed function as it was deployed.
+    pub fn spec(&self, name: &FunctionName) -> Option<Arc<FunctionSpec>> {
+        let function = self.inner.functions.get(name)?;
+        Some(function.current.load().spec.clone())
+    }
+
+    /// What it can do now.
+    pub fn capability(&self) -> Capability {
+        let admission = self.inner.admission();
+        Capability {
+            capacity: admission.capacity(),
+            held: admission.held(),
+            running: admission.running(),
+            waiting: admission.waiting(),
+        }
+    }
+
+    /// Names of its executors that work.
+    pub fn executors(&self) -> Vec<&'static str> {
+        let executors = self.inner.executors.iter();
+        let working = executors.filter(|executor| executor.works());
+        working.map(|executor| executor.name()).collect()
+    }
+
+    /// What it can do with the functions that can be called now; at most
+    /// `most`, those called most.
+    pub fn function_capabilities(&self, most: usize) -> Vec<FunctionCapability> {
+        let functions = self.inner.functions.iter();
+        let mut functions: Vec<Arc<Function>> = functions.map(|f| f.value().clone()).collect();
+        if functions.len() > most {
+            functions.sort_by_key(|f| std::cmp::Reverse(f.invocations.load(Ordering::Relaxed)));
+            functions.truncate(most);
+        }
+        let mut able: Vec<FunctionCapability> = Vec::with_capacity(functions.len());
+        able.extend(functions.iter().filter_map(|function| {
+            let version = function.current.load();
+            if version.state() != FunctionState::Ready || !version.executor.works() {
+                return None;
+            }
+            let (places, gauges) = {
+                let admission = self.inner.admission();
+                let places = admission.places(function.key)?;
+                (places, admission.gauges(function.key)?)
+            };
+            Some(FunctionCapability {
+                spec: version.spec.clone(),
+                places,
+                running: gauges.running,
+                service: function.service.expected(),
+                start: function.start.expected(),
+                invocations: function.invocations.load(Ordering::Relaxed),
+            })
+        }));
+        able.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        able
+    }
+
+    /// For how many calls of a function there is room; `None` when it is not
+    /// deployed here.
+    pub fn places(&self, name: &FunctionName) -> Option<Places> {
+        let key = self.inner.functions.get(name)?.key;
+        self.inner.admission().places(key)
     }
 
     /// The size in bytes of an artifact that the node has.

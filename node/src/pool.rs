@@ -236,6 +236,40 @@ enum Timer {
     Prestart(FunctionKey),
 }
 
+/// Room for calls of one function.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Places {
+    /// On instances that are ready.
+    pub warm: u32,
+    /// On instances that could be started, beside those.
+    pub startable: u32,
+    /// If the whole node had nothing else to do.
+    pub most: u32,
+}
+
+/// Calls that fit into `room` on at most `instances` instances of `each` calls.
+fn calls_in(
+    room: Resources,
+    instance: Resources,
+    call: Resources,
+    each: u32,
+    instances: u32,
+) -> u32 {
+    let full = instance + call.times(each);
+    let whole = match full.fits(room) {
+        true => full.times_in(room).min(instances),
+        false => 0,
+    };
+    let rest = room
+        .checked_sub(full.times(whole))
+        .and_then(|rest| rest.checked_sub(instance));
+    let more = match rest {
+        Some(rest) if whole < instances => call.times_in(rest).min(each),
+        Some(_) | None => 0,
+    };
+    whole.saturating_mul(each).saturating_add(more)
+}
+
 /// The instances of all functions, and what they and their calls hold.
 #[derive(Debug)]
 pub struct Pool {
@@ -522,6 +556,14 @@ impl Pool {
             .is_some_and(|function| function.profile.call.fits(free))
     }
 
+    /// Whether what so many calls of this function hold is free.
+    pub fn has_room_for(&self, key: FunctionKey, calls: u32) -> bool {
+        let free = self.ledger.free();
+        self.functions
+            .get(key.0)
+            .is_some_and(|function| function.profile.call.times(calls).fits(free))
+    }
+
     /// Whether the instances being started have places for `calls` calls.
     pub fn covers(&self, key: FunctionKey, calls: u32) -> bool {
         self.functions.get(key.0).is_some_and(|function| {
@@ -541,6 +583,35 @@ impl Pool {
     pub fn has_room_to_start(&self, key: FunctionKey) -> bool {
         self.functions.get(key.0).is_some_and(|function| {
             (function.profile.instance + function.profile.call).fits(self.ledger.free())
+        })
+    }
+
+    /// For how many more calls of a function there is room, now and at most;
+    /// `None` when it was removed. What waits is not taken off.
+    pub fn places(&self, key: FunctionKey) -> Option<Places> {
+        let function = self.functions.get(key.0)?;
+        let Profile {
+            instance,
+            call,
+            calls_per_instance: each,
+            max_instances,
+            ..
+        } = function.profile;
+        let free = self.ledger.free();
+        let open = function.available.iter().filter_map(|id| {
+            let instance = self.instances.get(id.key())?;
+            Some(each.saturating_sub(instance.running))
+        });
+        let open = open.fold(0_u32, u32::saturating_add);
+        let warm = open.min(call.times_in(free));
+        let left = free
+            .checked_sub(call.times(warm))
+            .unwrap_or(Resources::ZERO);
+        let new = max_instances.saturating_sub(function.live());
+        Some(Places {
+            warm,
+            startable: calls_in(left, instance, call, each, new),
+            most: calls_in(self.ledger.capacity(), instance, call, each, max_instances),
         })
     }
 

@@ -165,6 +165,22 @@ impl Resources {
         self.cpu <= room.cpu && self.memory <= room.memory
     }
 
+    /// How often both parts fit into those of `room`.
+    pub fn times_in(self, room: Resources) -> u32 {
+        let cpu = room.cpu.0.checked_div(self.cpu.0).unwrap_or(u32::MAX);
+        let memory = room.memory.0.checked_div(self.memory.0);
+        let memory = memory.map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
+        cpu.min(memory)
+    }
+
+    /// What `count` of it take together; saturates.
+    pub fn times(self, count: u32) -> Resources {
+        Resources {
+            cpu: Cpu(self.cpu.0.saturating_mul(count)),
+            memory: Memory(self.memory.0.saturating_mul(count.into())),
+        }
+    }
+
     /// What is left of `self` after taking `part`; `None` when it is not there.
     pub fn checked_sub(self, part: Resources) -> Option<Resources> {
         part.fits(self).then(|| self - part)
@@ -173,10 +189,11 @@ impl Resources {
 
 impl Add for Resources {
     type Output = Resources;
+    /// Saturates.
     fn add(self, other: Resources) -> Resources {
         Resources {
-            cpu: Cpu(self.cpu.0 + other.cpu.0),
-            memory: Memory(self.memory.0 + other.memory.0),
+            cpu: Cpu(self.cpu.0.saturating_add(other.cpu.0)),
+            memory: Memory(self.memory.0.saturating_add(other.memory.0)),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! * [`node`] starts a real `weir run` on a free loopback port, restarts it,
 //!   kills it, and stops it when the test ends, however it ends.
 //! * [`engine`] has images for the container engine, and looks what runs there.
+//! * [`federation`] joins nodes, and looks what they know of each other.
 //! * [`client`] speaks HTTP to it, well and badly.
 //! * [`bench`] measures it beside other programs.
 //!
@@ -26,6 +27,7 @@
 pub mod bench;
 pub mod client;
 pub mod engine;
+pub mod federation;
 pub mod guests;
 pub mod node;
 

@@ -10,6 +10,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
@@ -64,12 +65,27 @@ fn started(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A loopback address that nothing listened on a moment ago.
+/// Ports below those that the kernel gives to outgoing connections: a node
+/// that is started again finds its own free.
+const PORTS: std::ops::Range<u32> = 10_000..32_000;
+
+/// A loopback address that nothing listened on a moment ago, and that no other
+/// call of this process was given.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener
-        .local_addr()
-        .expect("a bound listener has an address")
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test programs run one after another, or beside each other: each begins
+    // somewhere else.
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in 0..PORTS.len() {
+        let number = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + number % PORTS.len() as u32;
+        let port = u16::try_from(port).expect("the range is one of ports");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("loopback has no free port");
 }
 
 /// Text of a finished program's output.

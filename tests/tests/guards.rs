@@ -98,9 +98,10 @@ fn arrows_between_crates_point_down() {
             vec!["weir-emulator", "weir-federation", "weir-node"],
         ),
         ("weir-emulator", vec!["weir-federation", "weir-node"]),
-        ("weir-federation", vec!["weir-node"]),
+        ("weir-federation", vec!["weir-node", "weir-overlay"]),
         ("weir-node", vec!["weir-docker", "weir-wasm"]),
         ("weir-docker", vec![]),
+        ("weir-overlay", vec![]),
         ("weir-wasm", vec![]),
         // The tests stand outside and see the program, not its parts.
         ("weir-tests", vec![]),

@@ -13,6 +13,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 use tokio::io::AsyncReadExt as _;
+use weir_federation::dispatch::POLICY_LABEL;
 use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull};
 use weir_node::id::{Digest, FunctionName};
 use weir_node::resources::{Cpu, Memory};
@@ -21,6 +22,7 @@ use super::{Global, key_value, source};
 use crate::client::Client;
 use crate::output::{self, Progress};
 use crate::project::{self, Code, Deployment, PROJECT_BYTES, Settings, WireDeployment};
+use crate::setting::PolicyName;
 use crate::setting::duration;
 
 /// Bytes of code that are read and sent at a time.
@@ -99,6 +101,12 @@ struct SettingsArguments {
     /// Label
     #[arg(long, value_name = "K=V", value_parser = key_value)]
     label: Vec<(String, String)>,
+    /// Label that a node must have to run it
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    constraint: Vec<(String, String)>,
+    /// Policy that places its calls in a federation
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<PolicyName>,
     /// Annotation
     #[arg(long, value_name = "K=V", value_parser = key_value)]
     annotation: Vec<(String, String)>,
@@ -138,6 +146,12 @@ impl SettingsArguments {
     fn settings(&self) -> Settings {
         let map =
             |pairs: &[(String, String)]| -> BTreeMap<_, _> { pairs.iter().cloned().collect() };
+        let mut labels = map(&self.label);
+        if let Some(policy) = self.policy {
+            labels.insert(POLICY_LABEL.to_owned(), policy.to_string());
+        }
+        let constraints = self.constraint.iter();
+        let constraints = constraints.map(|(key, value)| format!("{key}={value}"));
         Settings {
             protocol: self.protocol,
             memory: self.memory,
@@ -149,7 +163,8 @@ impl SettingsArguments {
             keep_alive: self.keep_alive,
             idempotent: self.idempotent,
             env: map(&self.env),
-            labels: map(&self.label),
+            labels,
+            constraints: constraints.collect(),
             annotations: map(&self.annotation),
             secrets: self.secret.clone(),
             allow_outbound: self.allow_outbound.clone(),

@@ -12,6 +12,7 @@ use weir_node::id::CallId;
 
 use super::{Global, key_value};
 use crate::client::{Client, call_id};
+use crate::door::headers::EXPLAIN;
 use crate::output;
 use crate::setting::duration;
 
@@ -67,6 +68,9 @@ pub(super) struct InvokeArguments {
     /// Print status and timing on standard error
     #[arg(short, long)]
     verbose: bool,
+    /// Print on standard error why the call went where it went
+    #[arg(long, conflicts_with = "asynchronous")]
+    explain: bool,
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
@@ -138,9 +142,16 @@ pub(super) async fn invoke(global: &Global, arguments: InvokeArguments) -> anyho
     if let Some(data) = arguments.data.as_deref().map(Data::parse) {
         request = request.body(data.body().await?);
     }
+    if arguments.explain {
+        request = request.header(EXPLAIN, "1");
+    }
     let response = client.send(request).await?;
     if arguments.verbose {
         explain(&response);
+    }
+    let explained = response.headers().get(EXPLAIN);
+    if let Some(Ok(call)) = explained.map(HeaderValue::to_str) {
+        super::federation::explain(global, call).await?;
     }
     let response = passed(&client, &what, response).await?;
     if !arguments.asynchronous {

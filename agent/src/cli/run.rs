@@ -32,6 +32,45 @@ pub(super) struct ConfigSource {
     /// Listen beyond loopback though no credentials are configured
     #[arg(long)]
     insecure: bool,
+    /// Join a federation by this token, the first time
+    #[arg(long, value_name = "TOKEN", help_heading = "Federation")]
+    join: Option<String>,
+    /// Where members link to this node
+    #[arg(long, value_name = "MULTIADDR", help_heading = "Federation")]
+    listen: Vec<String>,
+    /// Where it takes calls of members
+    #[arg(long, value_name = "ADDR", help_heading = "Federation")]
+    peer_listen: Option<SocketAddr>,
+    /// What members are told instead of where it listens
+    #[arg(long, value_name = "MULTIADDR", help_heading = "Federation")]
+    advertise: Vec<String>,
+    /// The same for calls
+    #[arg(long, value_name = "ADDR", help_heading = "Federation")]
+    peer_advertise: Vec<SocketAddr>,
+    /// Members to link to
+    #[arg(long, value_name = "MULTIADDR", help_heading = "Federation")]
+    peer: Vec<String>,
+    /// Its zone
+    #[arg(long, value_name = "ZONE", help_heading = "Federation")]
+    zone: Option<String>,
+    /// Regions to spill to, in order; a cloud node's own first
+    #[arg(
+        long,
+        value_name = "REGION",
+        value_delimiter = ',',
+        help_heading = "Federation"
+    )]
+    region: Vec<String>,
+    /// edge or cloud [default: as invited]
+    #[arg(long, value_name = "ROLE", help_heading = "Federation")]
+    role: Option<String>,
+    /// Labels that functions may ask for
+    #[arg(long, value_name = "KEY=VALUE", value_parser = super::key_value)]
+    #[arg(help_heading = "Federation")]
+    node_label: Vec<(String, String)>,
+    /// How calls are placed
+    #[arg(long, value_name = "POLICY", help_heading = "Federation")]
+    policy: Option<String>,
     /// Any other setting; see `weir config`
     #[arg(long, value_name = "KEY=VALUE", value_parser = super::key_value)]
     set: Vec<(String, String)>,
@@ -63,6 +102,48 @@ impl ConfigSource {
         }
         if self.insecure {
             flags.push(flag("insecure", "http.insecure", "true".to_owned()));
+        }
+        let one = [
+            ("join", "federation.join", self.join.clone()),
+            ("zone", "federation.zone", self.zone.clone()),
+            ("role", "federation.role", self.role.clone()),
+            ("policy", "federation.policy", self.policy.clone()),
+            (
+                "peer-listen",
+                "federation.peer-listen",
+                self.peer_listen.map(|address| address.to_string()),
+            ),
+        ];
+        let addresses = self.peer_advertise.iter().map(ToString::to_string);
+        let labels = self
+            .node_label
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"));
+        let many = [
+            ("listen", "federation.listen", self.listen.join(",")),
+            (
+                "advertise",
+                "federation.advertise",
+                self.advertise.join(","),
+            ),
+            (
+                "peer-advertise",
+                "federation.peer-advertise",
+                addresses.collect::<Vec<_>>().join(","),
+            ),
+            ("peer", "federation.peers", self.peer.join(",")),
+            ("region", "federation.regions", self.region.join(",")),
+            (
+                "node-label",
+                "federation.labels",
+                labels.collect::<Vec<_>>().join(","),
+            ),
+        ];
+        let many = many
+            .into_iter()
+            .map(|(name, key, text)| (name, key, Some(text).filter(|text| !text.is_empty())));
+        for (name, key, value) in one.into_iter().chain(many) {
+            flags.extend(value.map(|value| flag(name, key, value)));
         }
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         let environment = std::env::vars_os()

@@ -1,6 +1,8 @@
 //! Weir's own routes, for what OpenFaaS has no words for: artifacts, results
 //! of asynchronous calls, and the node as a whole.
 
+mod federation;
+
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -34,9 +36,11 @@ pub async fn answer(
             _ => Err(Problem::method("GET, HEAD")),
         }
     } else {
-        let route = route_of(route, name);
         match door.admit(&request) {
-            Ok(()) => return manage(door, route, request).await,
+            Ok(()) if federation::speaks(route) => {
+                return federation::answer(door, request).await;
+            }
+            Ok(()) => return manage(door, route_of(route, name), request).await,
             Err(problem) => Err(problem),
         }
     };
@@ -121,6 +125,9 @@ fn has(door: &Door, digest: &Digest) -> Result<Response<Reply>, Problem> {
 fn status(door: &Door) -> Response<Reply> {
     let mut status = json!(door.node.status());
     status["connections"] = json!(door.traffic.open());
+    if let Some(dispatch) = &door.dispatch {
+        status["federation"] = federation::status(dispatch);
+    }
     json_answer(StatusCode::OK, &status)
 }
 

@@ -13,6 +13,14 @@ pub const QOS: HeaderName = HeaderName::from_static("x-weir-qos");
 pub const DEADLINE: HeaderName = HeaderName::from_static("x-weir-deadline");
 /// The node that answered.
 pub const NODE: HeaderName = HeaderName::from_static("x-weir-node");
+/// The node that ran a call, where that is not the one that answers.
+pub const RAN_ON: HeaderName = HeaderName::from_static("x-weir-ran-on");
+/// Asks that it be kept why a call goes where it goes.
+pub const EXPLAIN: HeaderName = HeaderName::from_static("x-weir-explain");
+/// The node that ran a call, where DFaaS's clients read it.
+pub const DFAAS_NODE: HeaderName = HeaderName::from_static("dfaas-node-id");
+/// The address of the node that answers, where DFaaS's clients read it.
+pub const SERVER: HeaderName = HeaderName::from_static("x-server");
 /// Whether a call found warm code.
 pub const START: HeaderName = HeaderName::from_static("x-weir-start");
 /// The status of an asynchronous call, where its result is read.
@@ -58,8 +66,9 @@ fn stops_inwards(name: &str) -> bool {
 /// Whether a function's header stops at the door.
 fn stops_outwards(name: &str) -> bool {
     is_hop_by_hop(name)
-        || matches!(name, "x-call-id" | "x-start-time")
+        || matches!(name, "x-call-id" | "x-start-time" | "x-server")
         || name.starts_with("x-weir-")
+        || name.starts_with("dfaas-")
 }
 
 /// Removes what `stops` and what `Connection` names.

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderValue, LOCATION,
 };
@@ -23,8 +24,8 @@ use weir_node::invocation::{Answer, Invocation, InvokeError, Start, Timing};
 use weir_node::node::Submission;
 
 use super::headers::{
-    self, CALL_ID, CALLBACK_URL, DEADLINE, FORWARDED_FOR, FORWARDED_HOST, QOS, SERVER_TIMING,
-    START, START_TIME,
+    self, CALL_ID, CALLBACK_URL, DEADLINE, DFAAS_NODE, EXPLAIN, FORWARDED_FOR, FORWARDED_HOST, QOS,
+    RAN_ON, SERVER, SERVER_TIMING, START, START_TIME,
 };
 use super::problem::Problem;
 use super::session::Session;
@@ -95,6 +96,7 @@ struct Caller {
     deadline: Option<Duration>,
     content_type: Option<HeaderValue>,
     start_time: HeaderValue,
+    explain: bool,
 }
 
 /// Reads what the door must know, and leaves what the function may see.
@@ -113,6 +115,7 @@ fn prepare(
     let class = class(headers)?;
     let deadline = deadline(headers)?;
     let callers_id = headers::callers_id(headers).cloned();
+    let explain = headers.get(EXPLAIN).is_some_and(|value| value == "1");
     headers::strip_request(headers);
     trace::pass_on(headers, rand::random);
     let id = weir_node::clock::call_id();
@@ -151,6 +154,7 @@ fn prepare(
         deadline,
         content_type: headers.get(CONTENT_TYPE).cloned(),
         start_time,
+        explain,
     })
 }
 
@@ -290,7 +294,14 @@ pub async fn wait(
         class: caller.class,
         deadline: caller.deadline,
     };
-    let call = door.node.invoke(invocation);
+    let call = match &door.dispatch {
+        // A session is bound to this connection, and so to this node.
+        Some(dispatch) if session.is_none() => {
+            let explain = caller.explain.then(|| invocation.id.to_string());
+            Either::Left(dispatch.invoke(invocation, explain))
+        }
+        Some(_) | None => Either::Right(door.node.invoke(invocation)),
+    };
     let answered = match &verdict {
         Some(verdict) => match verdict.look_out_during(call).await {
             Ok(answered) => answered,
@@ -316,6 +327,15 @@ pub async fn wait(
     let headers = response.headers_mut();
     headers.insert(CALL_ID, caller.shown_id);
     headers.insert(START_TIME, caller.start_time);
+    if caller.explain {
+        let id = HeaderValue::try_from(caller.id.to_string());
+        headers.insert(EXPLAIN, id.expect("hexadecimal digits"));
+    }
+    if door.dispatch.is_some() {
+        let ran_on = headers.get(RAN_ON).unwrap_or(&door.node_header).clone();
+        headers.insert(DFAAS_NODE, ran_on);
+        headers.insert(SERVER, door.server_header.clone());
+    }
     response
 }
 
@@ -403,6 +423,9 @@ fn render(
         headers.insert(CONTENT_TYPE, request_type.unwrap_or(OCTETS));
     }
     headers.insert(START, HeaderValue::from_static(answer.start.as_str()));
+    if let Some(Ok(node)) = answer.ran_on.as_deref().map(HeaderValue::try_from) {
+        headers.insert(RAN_ON, node);
+    }
     headers.append(SERVER_TIMING, server_timing(answer.timing));
     Response::from_parts(parts, reply)
 }
@@ -724,6 +747,7 @@ mod tests {
     fn answer(response: Response<AnswerBody>) -> Answer {
         Answer {
             response,
+            ran_on: None,
             start: Start::Warm,
             timing: Timing::default(),
         }

@@ -168,7 +168,9 @@ impl From<InvokeError> for Problem {
                     Refusal::QueueFull
                     | Refusal::TooManyCalls
                     | Refusal::WaitedTooLong
-                    | Refusal::BacklogFull => StatusCode::TOO_MANY_REQUESTS,
+                    | Refusal::BacklogFull
+                    | Refusal::NoRoom
+                    | Refusal::NobodyHasRoom => StatusCode::TOO_MANY_REQUESTS,
                     // Not its load: it will not come back.
                     Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
                 };
@@ -184,6 +186,7 @@ impl From<InvokeError> for Problem {
             InvokeError::Failed(_) => {
                 Problem::new(StatusCode::BAD_GATEWAY, "function-failed", message)
             }
+            InvokeError::PeerLost(_) => Problem::new(StatusCode::BAD_GATEWAY, "peer-lost", message),
             // The bound is unknown here; whoever set it knows better.
             InvokeError::Body(source) => Problem::body(fault(&*source), 0, "http.body-bytes"),
         }

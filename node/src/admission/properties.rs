@@ -262,6 +262,7 @@ impl Shell {
             function,
             class,
             give_up,
+            patient: true,
         };
         match self
             .admission

@@ -486,6 +486,10 @@ impl Executor for Docker {
         })
     }
 
+    fn works(&self) -> bool {
+        self.engine.describe().problem.is_none()
+    }
+
     fn describe(&self) -> serde_json::Value {
         let engine = self.engine.describe();
         serde_json::json!({

@@ -20,7 +20,8 @@ use crate::store::{
     StoreError, StoredBody, WrittenBody,
 };
 
-/// Attempts to start a function before its call gets the failure as result.
+/// Attempts to run a call that finds no start, or whose peer is lost, before it
+/// gets the failure as result.
 const START_ATTEMPTS: u32 = 5;
 
 /// Longest pause between two tries of anything here.
@@ -259,7 +260,9 @@ impl Inner {
                     attempt -= 1;
                     pause.rest().await;
                 }
-                Err(InvokeError::CannotRun { .. }) if attempt < START_ATTEMPTS => {
+                Err(InvokeError::CannotRun { .. } | InvokeError::PeerLost(_))
+                    if attempt < START_ATTEMPTS =>
+                {
                     pause.rest().await
                 }
                 ended => break (ended, began.elapsed()),
@@ -303,7 +306,10 @@ impl Inner {
             class: record.class.clone(),
             deadline: left,
         };
-        self.invoke(invocation).await
+        match self.router.get() {
+            Some(router) => router.invoke(invocation).await,
+            None => self.invoke(invocation).await,
+        }
     }
 
     /// Keeps the result of a call, until that succeeds, and sends it on.

@@ -23,6 +23,40 @@ pub(super) struct Function {
     pub(super) current: ArcSwap<Version>,
     pub(super) log: Arc<FunctionLog>,
     pub(super) invocations: AtomicU64,
+    /// How long its calls run.
+    pub(super) service: Expected,
+    /// How long its starts take.
+    pub(super) start: Expected,
+}
+
+/// A time that is learned from samples, as a moving mean.
+#[derive(Debug, Default)]
+pub(super) struct Expected(AtomicU64);
+
+impl Expected {
+    /// How much one sample counts: an eighth, as round trips do for TCP
+    /// (RFC 6298, section 2).
+    const SHARE: i64 = 8;
+
+    pub(super) fn learn(&self, sample: Duration) {
+        let sample = i64::try_from(sample.as_nanos()).unwrap_or(i64::MAX).max(1);
+        let next = |old: u64| {
+            let old = i64::try_from(old).unwrap_or(i64::MAX);
+            let new = match old {
+                0 => sample,
+                old => old + (sample - old) / Self::SHARE,
+            };
+            Some(new.max(1).unsigned_abs())
+        };
+        let _ = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// Zero before the first sample.
+    pub(super) fn expected(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
 }
 
 /// One deployment of a function.
@@ -495,6 +529,8 @@ impl Inner {
                 self.config.log_bytes_per_second,
             )),
             invocations: AtomicU64::new(0),
+            service: Expected::default(),
+            start: Expected::default(),
         });
         self.by_key.insert(key, function.clone());
         self.functions.insert(version.spec.name.clone(), function);

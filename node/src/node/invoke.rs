@@ -14,11 +14,12 @@ use tokio::sync::oneshot;
 
 use super::functions::{Function, Version};
 use super::instances::{Granted, Held};
-use super::replay::Replay;
 use super::{Inner, Node};
-use crate::admission::{Admission, Arrival, Ticket, Verdict};
+use crate::admission::{Admission, Arrival, Prospect, Ticket, Verdict};
 use crate::executor::{AnswerBody, Body, BodyError, Call, CallError};
-use crate::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Timing};
+use crate::id::FunctionName;
+use crate::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Start, Timing};
+use crate::replay::Replay;
 use crate::time::Time;
 
 /// How often a call is placed that cannot have started where it was placed
@@ -31,6 +32,59 @@ impl Node {
     pub async fn invoke(&self, invocation: Invocation) -> Result<Answer, InvokeError> {
         self.inner.invoke(invocation).await
     }
+
+    /// Runs a call if that can begin at once, or after no more than a start,
+    /// and gives it back otherwise.
+    pub async fn invoke_now(&self, invocation: Invocation) -> Result<Answer, Declined> {
+        self.inner.run_call(invocation, false).await
+    }
+
+    /// What would become of a call that arrived now, and how long it would
+    /// wait; `None` when the function is not deployed here.
+    ///
+    /// # Errors
+    /// When callers of the function may not name that class.
+    pub fn prospect(
+        &self,
+        name: &FunctionName,
+        class: Option<&str>,
+    ) -> Result<Option<(Prospect, Duration)>, InvokeError> {
+        let inner = &self.inner;
+        let Some(function) = inner.functions.get(name).map(|found| found.clone()) else {
+            return Ok(None);
+        };
+        let class = inner.class(&function.current.load(), class)?;
+        let (prospect, running) = {
+            let admission = inner.admission();
+            (admission.prospect(function.key, class), admission.running())
+        };
+        let Some(prospect) = prospect else {
+            return Ok(None);
+        };
+        let wait = match prospect {
+            Prospect::Wait { behind } => {
+                // As if all that run and wait were like this one.
+                let turns = (behind / running.max(1) + 1) as u32;
+                function.service.expected().saturating_mul(turns)
+            }
+            Prospect::Warm | Prospect::Start | Prospect::Refuse(_) => Duration::ZERO,
+        };
+        Ok(Some((prospect, wait)))
+    }
+}
+
+/// Why a call that was not to wait has no answer.
+pub enum Declined {
+    /// It would have to wait for a place.
+    NoRoom(Box<Invocation>),
+    /// It was tried, or cannot be.
+    Failed(InvokeError),
+}
+
+impl From<InvokeError> for Declined {
+    fn from(error: InvokeError) -> Declined {
+        Declined::Failed(error)
+    }
 }
 
 impl Inner {
@@ -38,13 +92,25 @@ impl Inner {
         self: &Arc<Self>,
         invocation: Invocation,
     ) -> Result<Answer, InvokeError> {
+        match self.run_call(invocation, true).await {
+            Ok(answer) => Ok(answer),
+            Err(Declined::Failed(error)) => Err(error),
+            Err(Declined::NoRoom(_)) => Err(self.refused(Refusal::NoRoom)),
+        }
+    }
+
+    async fn run_call(
+        self: &Arc<Self>,
+        invocation: Invocation,
+        mut patient: bool,
+    ) -> Result<Answer, Declined> {
         let arrived = self.clock.now();
         let found = self
             .functions
             .get(&invocation.function)
             .map(|function| function.clone());
         let Some(function) = found else {
-            return Err(InvokeError::Unknown(invocation.function));
+            return Err(InvokeError::Unknown(invocation.function).into());
         };
         let class = self.class(&function.current.load(), invocation.class.as_deref())?;
         let deadline = match invocation.deadline.or(self.config.classes[class].deadline) {
@@ -55,7 +121,23 @@ impl Inner {
         let mut again = None;
         let (mut reason, mut begun) = (String::new(), false);
         for _ in 0..PLACEMENTS {
-            let held = self.place(&function, class, arrived, deadline).await?;
+            let placed = self
+                .place(&function, class, arrived, deadline, patient)
+                .await;
+            let held = match placed {
+                Err(InvokeError::Refused {
+                    reason: Refusal::NoRoom,
+                    ..
+                }) => {
+                    return Err(Declined::NoRoom(Box::new(Invocation {
+                        request,
+                        ..invocation
+                    })));
+                }
+                placed => placed?,
+            };
+            // What was placed once may have begun, and is not given back.
+            patient = true;
             let slot = held.slot();
             let instance = slot.instance();
             let granted = self.clock.now();
@@ -112,6 +194,10 @@ impl Inner {
             };
             function.invocations.fetch_add(1, Ordering::Relaxed);
             timing.ran = self.clock.now().since(granted);
+            function.service.learn(timing.ran);
+            if start == Start::Cold {
+                function.start.learn(timing.started);
+            }
             let response = outcome.map_err(|error| match error {
                 CallError::TimedOut => InvokeError::Late {
                     phase: Phase::Run,
@@ -142,17 +228,19 @@ impl Inner {
                 response,
                 start,
                 timing,
+                ran_on: None,
             });
         }
         match begun {
             // It may well be the call that kills them.
-            true => Err(InvokeError::Failed(format!(
-                "{reason}; it was tried {PLACEMENTS} times"
-            ))),
+            true => Err(
+                InvokeError::Failed(format!("{reason}; it was tried {PLACEMENTS} times")).into(),
+            ),
             false => Err(InvokeError::CannotRun {
                 function: invocation.function,
                 reason: format!("{reason}; it found none that lived, {PLACEMENTS} times"),
-            }),
+            }
+            .into()),
         }
     }
 
@@ -183,12 +271,14 @@ impl Inner {
         class: usize,
         arrived: Time,
         deadline: Time,
+        patient: bool,
     ) -> Result<Held, InvokeError> {
         let give_up = deadline.min(arrived + self.config.classes[class].max_wait);
         let arrival = Arrival {
             function: function.key,
             class,
             give_up,
+            patient,
         };
         let mut waiting = None;
         let mut actions = Vec::new();

@@ -20,7 +20,7 @@ const NODE_BYTES: usize = 64 << 20;
 
 /// What the calls of a node keep, in bytes.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Budget(Arc<AtomicUsize>);
+pub struct Budget(Arc<AtomicUsize>);
 
 impl Budget {
     fn take(&self, bytes: usize) -> bool {
@@ -37,7 +37,7 @@ impl Budget {
 }
 
 /// The head of a request, and its body as far as it was read.
-pub(super) struct Replay {
+pub struct Replay {
     head: Request<()>,
     source: Arc<Mutex<Source>>,
 }
@@ -57,7 +57,7 @@ struct Source {
 
 impl Replay {
     /// Keeps what `request` says from now on, as far as `budget` allows.
-    pub(super) fn keep(request: &mut Request<Body>, budget: &Budget) -> Replay {
+    pub fn keep(request: &mut Request<Body>, budget: &Budget) -> Replay {
         let mut head = Request::new(());
         *head.method_mut() = request.method().clone();
         *head.uri_mut() = request.uri().clone();
@@ -81,7 +81,7 @@ impl Replay {
     }
 
     /// The request from its beginning; `None` when that is gone.
-    pub(super) fn request(&self) -> Option<Request<Body>> {
+    pub fn request(&self) -> Option<Request<Body>> {
         lock(&self.source).kept.as_ref()?;
         Some(self.head.clone().map(|()| self.body()))
     }

@@ -1,0 +1,282 @@
+//! Commands about other nodes.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Global;
+use crate::output;
+
+/// How often `weir peers --watch` looks.
+const WATCH: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(super) struct TokenArguments {
+    /// How long the token is good
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    ttl: String,
+    /// What whoever joins by it is for
+    #[arg(long, value_enum, default_value_t)]
+    role: Role,
+}
+
+#[derive(Debug, Default, Clone, Copy, ValueEnum)]
+enum Role {
+    /// Serves its own users, and spills what it cannot hold
+    #[default]
+    Edge,
+    /// Takes what spills
+    Cloud,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PeersArguments {
+    /// Show them again and again
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PeerArguments {
+    /// The node, by its id
+    id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DenyArguments {
+    /// The node, by its id
+    id: String,
+    /// In the whole federation, not on this node alone
+    #[arg(long)]
+    federation: bool,
+    /// Take back what was said on this node
+    #[arg(long, conflicts_with = "federation")]
+    undo: bool,
+}
+
+/// A line of `weir peers`.
+#[derive(Debug, Deserialize)]
+struct Peer {
+    id: String,
+    state: String,
+    role: String,
+    zone: Option<String>,
+    region: Option<String>,
+    linked: bool,
+    round_trip_ms: f64,
+    measured: bool,
+    cpu_free: f64,
+    cpu_total: f64,
+    memory_free: u64,
+    running: u32,
+    waiting: u32,
+    room: u32,
+    functions: Vec<String>,
+    report_age_ms: u64,
+    load_age_ms: u64,
+    contradicted: bool,
+    draining: bool,
+    carriage: Option<String>,
+}
+
+pub(super) async fn token(global: &Global, arguments: &TokenArguments) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let role = match arguments.role {
+        Role::Edge => "edge",
+        Role::Cloud => "cloud",
+    };
+    let request = client
+        .request(Method::POST, "/weir/v1/tokens")
+        .body(json!({ "ttl": arguments.ttl, "role": role }).to_string());
+    let made: Value = client.ask_json("make a token", request).await?;
+    match global.json() {
+        true => Ok(output::json(&made)?),
+        false => Ok(output::line(made["token"].as_str().unwrap_or_default())?),
+    }
+}
+
+pub(super) async fn peers(global: &Global, arguments: &PeersArguments) -> anyhow::Result<()> {
+    let client = global.client()?;
+    loop {
+        let request = client.request(Method::GET, "/weir/v1/peers");
+        let peers: Value = client.ask_json("list the peers", request).await?;
+        if global.json() {
+            output::json(&peers)?;
+        } else {
+            let peers: Vec<Peer> = serde_json::from_value(peers)?;
+            output::line(&output::table(
+                [
+                    "id",
+                    "state",
+                    "role",
+                    "place",
+                    "link",
+                    "round trip",
+                    "cpu free",
+                    "memory free",
+                    "running",
+                    "waiting",
+                    "room",
+                    "functions",
+                    "age",
+                    "load age",
+                ],
+                &peers.iter().map(row).collect::<Vec<_>>(),
+            ))?;
+        }
+        if !arguments.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+fn row(peer: &Peer) -> [String; 14] {
+    let mut state = peer.state.clone();
+    if peer.draining {
+        state.push_str(", draining");
+    }
+    if peer.contradicted {
+        state.push_str(", refuses what it claims");
+    }
+    let age = |milliseconds: u64| format!("{:.1} s", milliseconds as f64 / 1e3);
+    let sign = if peer.measured { "" } else { "~" };
+    [
+        peer.id.clone(),
+        state,
+        peer.role.clone(),
+        peer.region
+            .clone()
+            .or_else(|| peer.zone.clone())
+            .unwrap_or_default(),
+        match (peer.linked, &peer.carriage) {
+            (true, Some(carriage)) => carriage.clone(),
+            (true, None) => "linked".to_owned(),
+            (false, Some(carriage)) => format!("no link, {carriage}"),
+            (false, None) => "no".to_owned(),
+        },
+        format!("{sign}{:.2} ms", peer.round_trip_ms),
+        format!("{:.1}/{:.1}", peer.cpu_free, peer.cpu_total),
+        weir_node::resources::Memory::mebibytes(peer.memory_free >> 20).to_string(),
+        peer.running.to_string(),
+        peer.waiting.to_string(),
+        peer.room.to_string(),
+        peer.functions.len().to_string(),
+        age(peer.report_age_ms),
+        age(peer.load_age_ms),
+    ]
+}
+
+pub(super) async fn ping(global: &Global, arguments: &PeerArguments) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let path = format!("/weir/v1/peers/{}/ping", arguments.id);
+    let request = client.request(Method::POST, &path);
+    let ways: Value = client.ask_json("try the ways to it", request).await?;
+    if global.json() {
+        return Ok(output::json(&ways)?);
+    }
+    let rows = ways.as_array().into_iter().flatten().map(|way| {
+        let outcome = match (way["ms"].as_f64(), way["error"].as_str()) {
+            (Some(took), _) => format!("{took:.2} ms"),
+            (None, reason) => format!("failed: {}", reason.unwrap_or("nobody knows why")),
+        };
+        [way["way"].as_str().unwrap_or_default().to_owned(), outcome]
+    });
+    Ok(output::line(&output::table(
+        ["way", "outcome"],
+        &rows.collect::<Vec<_>>(),
+    ))?)
+}
+
+pub(super) async fn drain(global: &Global) -> anyhow::Result<()> {
+    tell(
+        global,
+        Method::POST,
+        "/weir/v1/drain",
+        None,
+        "drain the node",
+    )
+    .await?;
+    Ok(output::line("drains: peers send no more calls here")?)
+}
+
+pub(super) async fn leave(global: &Global) -> anyhow::Result<()> {
+    tell(
+        global,
+        Method::POST,
+        "/weir/v1/leave",
+        None,
+        "leave the federation",
+    )
+    .await?;
+    Ok(output::line(
+        "left: its membership is forgotten; start it anew to join or found another",
+    )?)
+}
+
+pub(super) async fn forget(global: &Global, arguments: &PeerArguments) -> anyhow::Result<()> {
+    let path = format!("/weir/v1/peers/{}", arguments.id);
+    tell(global, Method::DELETE, &path, None, "forget the peer").await?;
+    Ok(output::line(&format!("forgot {}", arguments.id))?)
+}
+
+pub(super) async fn deny(global: &Global, arguments: &DenyArguments) -> anyhow::Result<()> {
+    if arguments.undo {
+        let path = format!("/weir/v1/denials/{}", arguments.id);
+        tell(global, Method::DELETE, &path, None, "take the denial back").await?;
+        return Ok(output::line(&format!(
+            "{} is not denied any more",
+            arguments.id
+        ))?);
+    }
+    let body = json!({ "peer": arguments.id, "federation": arguments.federation });
+    tell(
+        global,
+        Method::POST,
+        "/weir/v1/denials",
+        Some(body),
+        "deny the peer",
+    )
+    .await?;
+    let place = match arguments.federation {
+        true => "in the whole federation",
+        false => "on this node",
+    };
+    Ok(output::line(&format!(
+        "{} is denied {place}",
+        arguments.id
+    ))?)
+}
+
+/// Prints why a call went where it went.
+pub(super) async fn explain(global: &Global, call: &str) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let request = client.request(Method::GET, &format!("/weir/v1/explain/{call}"));
+    let why: Value = client
+        .ask_json("read why the call went there", request)
+        .await?;
+    let text = serde_json::to_string_pretty(&why)?;
+    // Beside the function's answer, which has standard output.
+    let _ = writeln!(std::io::stderr(), "{text}");
+    Ok(())
+}
+
+async fn tell(
+    global: &Global,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+    what: &str,
+) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let mut request = client.request(method, path);
+    if let Some(body) = body {
+        request = request.body(body.to_string());
+    }
+    let _: Value = client.ask_json(what, request).await?;
+    Ok(())
+}

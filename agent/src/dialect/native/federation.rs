@@ -1,0 +1,224 @@
+//! Routes about other nodes: who is there, who may come, why calls go where.
+
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use weir_federation::PeerId;
+use weir_federation::dispatch::Dispatch;
+use weir_federation::member::MemberError;
+use weir_federation::membership::Rights;
+use weir_federation::report::Role;
+
+use super::json_answer;
+use crate::door::Door;
+use crate::door::problem::Problem;
+use crate::http::body;
+use crate::http::reply::Reply;
+use crate::setting;
+
+/// Largest body of a request here.
+const BODY_BYTES: usize = 64 << 10;
+
+/// How long an invite is good unless it says otherwise, and at most.
+const INVITE: (Duration, Duration) = (
+    Duration::from_secs(3_600),
+    Duration::from_secs(366 * 24 * 3_600),
+);
+
+/// Whether a route is one of these.
+pub(super) fn speaks(route: &str) -> bool {
+    matches!(
+        route,
+        "peers" | "tokens" | "drain" | "leave" | "denials" | "explain"
+    )
+}
+
+/// What an invite should be.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Invite {
+    ttl: Option<String>,
+    role: Option<String>,
+}
+
+/// Whom to deny.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Denial {
+    peer: String,
+    #[serde(default)]
+    federation: bool,
+}
+
+/// Answers a request whose sender may manage the node.
+pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<Reply> {
+    let (parts, incoming) = request.into_parts();
+    let path = parts
+        .uri
+        .path()
+        .strip_prefix("/weir/v1/")
+        .unwrap_or_default();
+    let path: Vec<&str> = path.split('/').collect();
+    let Some(dispatch) = &door.dispatch else {
+        body::refuse(incoming);
+        let alone = "this node is in no federation: give federation.listen (--listen), or a token \
+                     to join by (--join)";
+        return Problem::new(StatusCode::CONFLICT, "alone", alone).render();
+    };
+    let text = match Limited::new(incoming, BODY_BYTES).collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(_) => {
+            return Problem::bad_request("the body is too long, or broke off".to_owned()).render();
+        }
+    };
+    let answered = match (&parts.method, path.as_slice()) {
+        (&Method::GET, ["peers"]) => Ok(json!(dispatch.federated().peers())),
+        (&Method::DELETE, ["peers", id]) => forget(dispatch, id),
+        (&Method::POST, ["peers", id, "ping"]) => ping(dispatch, id).await,
+        (&Method::POST, ["tokens"]) => token(dispatch, &text),
+        (&Method::POST, ["denials"]) => deny(dispatch, &text),
+        (&Method::DELETE, ["denials", id]) => allow(dispatch, id),
+        (&Method::POST, ["drain"]) => {
+            dispatch.federated().drain();
+            Ok(json!({ "draining": true }))
+        }
+        (&Method::POST, ["leave"]) => leave(dispatch),
+        (&Method::GET, ["explain", call]) => explain(dispatch, call),
+        _ => Err(Problem::not_found(format!(
+            "there is nothing at {} {:?}",
+            parts.method,
+            parts.uri.path()
+        ))),
+    };
+    match answered {
+        Ok(value) => json_answer(StatusCode::OK, &value),
+        Err(problem) => problem.render(),
+    }
+}
+
+/// What `weir status` says of the federation.
+pub(super) fn status(dispatch: &Dispatch) -> Value {
+    let federated = dispatch.federated();
+    let (own, member) = (federated.own(), federated.member());
+    let peers = federated.peers();
+    json!({
+        "id": member.federation().to_string(),
+        "member": member.is_member(),
+        "may_invite": member.may_invite(),
+        "role": own.role.to_string(),
+        "zone": own.zone,
+        "region": own.region,
+        "addresses": federated.bootstrap(),
+        "carriage": own.carriage,
+        "peers": peers.iter().filter(|peer| peer.state == "in").count(),
+        "draining": own.draining,
+    })
+}
+
+fn peer(text: &str) -> Result<PeerId, Problem> {
+    text.parse().map_err(|_| {
+        Problem::bad_request(format!("{text:?} is no node's id; weir peers lists them"))
+    })
+}
+
+fn refused(error: &MemberError) -> Problem {
+    let status = match error {
+        MemberError::NoSecret => StatusCode::CONFLICT,
+        MemberError::Token(_) => StatusCode::BAD_REQUEST,
+        MemberError::File { .. } | MemberError::Malformed { .. } => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    };
+    Problem::new(status, "membership", error.to_string())
+}
+
+fn read<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(text)
+        .map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}")))
+}
+
+fn token(dispatch: &Dispatch, text: &[u8]) -> Result<Value, Problem> {
+    let invite: Invite = match text.is_empty() {
+        true => Invite::default(),
+        false => read(text)?,
+    };
+    let (usual, longest) = INVITE;
+    let life = match &invite.ttl {
+        Some(text) => setting::duration(text).map_err(Problem::bad_request)?,
+        None => usual,
+    };
+    if life.is_zero() || life > longest {
+        let text = "ttl is out of range: write 1s to 366days".to_owned();
+        return Err(Problem::bad_request(text));
+    }
+    let role: Role = match &invite.role {
+        Some(text) => text.parse().map_err(Problem::bad_request)?,
+        None => Role::Edge,
+    };
+    let rights = Rights { role, deploy: true };
+    let federated = dispatch.federated();
+    let made = federated
+        .member()
+        .invite(rand::random(), life, rights, federated.bootstrap());
+    let token = made.map_err(|error| refused(&error))?;
+    Ok(json!({
+        "token": token.to_string(),
+        "expires": token.invite().expires,
+        "bootstrap": token.invite().bootstrap,
+    }))
+}
+
+fn deny(dispatch: &Dispatch, text: &[u8]) -> Result<Value, Problem> {
+    let denial: Denial = read(text)?;
+    let denied = dispatch
+        .federated()
+        .deny(peer(&denial.peer)?, denial.federation);
+    denied.map_err(|error| refused(&error))?;
+    Ok(json!({ "denied": denial.peer, "federation": denial.federation }))
+}
+
+fn allow(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
+    let allowed = dispatch.federated().allow(peer(id)?);
+    match allowed.map_err(|error| refused(&error))? {
+        true => Ok(json!({ "allowed": id })),
+        false => Err(Problem::not_found(format!("{id} is not denied"))),
+    }
+}
+
+fn forget(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
+    match dispatch.federated().forget(peer(id)?) {
+        true => Ok(json!({ "forgotten": id })),
+        false => Err(Problem::not_found(format!("{id} is not known"))),
+    }
+}
+
+async fn ping(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
+    let tried = dispatch.federated().ping(peer(id)?).await;
+    let ways = tried.into_iter().map(|(way, outcome)| match outcome {
+        Ok(took) => json!({ "way": way, "ms": took.as_secs_f64() * 1e3 }),
+        Err(reason) => json!({ "way": way, "error": reason }),
+    });
+    Ok(Value::Array(ways.collect()))
+}
+
+fn leave(dispatch: &Dispatch) -> Result<Value, Problem> {
+    let federated = dispatch.federated();
+    federated.drain();
+    federated.leave();
+    let forgotten = federated.member().forget_membership();
+    forgotten.map_err(|error| refused(&error))?;
+    Ok(json!({ "left": true }))
+}
+
+fn explain(dispatch: &Dispatch, call: &str) -> Result<Value, Problem> {
+    match dispatch.explanation(call) {
+        Some(explanation) => Ok(json!(*explanation)),
+        None => Err(Problem::not_found(
+            "nothing is kept of this call: ask with X-Weir-Explain: 1, and read soon".to_owned(),
+        )),
+    }
+}

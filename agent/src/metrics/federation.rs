@@ -1,0 +1,133 @@
+//! The part of `/metrics` that is about other nodes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use dashmap::DashMap;
+use weir_federation::dispatch::Dispatch;
+
+use super::text::{Kind, Page};
+
+/// Writes everything that is counted of peers and of calls between nodes.
+pub(super) fn write(page: &mut Page, dispatch: &Dispatch) {
+    let federated = dispatch.federated();
+    let (calls, peers) = (dispatch.counters(), federated.counters());
+    let overlay = federated.overlay_counters();
+    page.family(
+        "weir_offloads",
+        Kind::Counter,
+        "Calls sent to a peer, by how that ended.",
+    );
+    let offloads = calls.offloads.iter();
+    let offloads =
+        offloads.map(|entry| ((entry.key().0.to_string(), entry.key().1), *entry.value()));
+    for ((peer, outcome), count) in offloads.collect::<BTreeMap<_, _>>() {
+        page.sample(&[("peer", peer.as_str()), ("outcome", outcome)], count);
+    }
+    let mut by_word = |name, label, help, counted: &DashMap<&'static str, u64>| {
+        page.family(name, Kind::Counter, help);
+        let counted = counted.iter().map(|entry| (*entry.key(), *entry.value()));
+        for (word, count) in counted.collect::<BTreeMap<_, _>>() {
+            page.sample(&[(label, word)], count);
+        }
+    };
+    by_word(
+        "weir_decisions",
+        "choice",
+        "Decisions about calls, by what was chosen.",
+        &calls.decisions,
+    );
+    by_word(
+        "weir_guest_calls",
+        "outcome",
+        "Calls that peers sent, by how they ended.",
+        &calls.guests,
+    );
+    by_word(
+        "weir_carried_calls",
+        "carriage",
+        "Calls sent to peers, by what carried them.",
+        &calls.carried,
+    );
+    by_word(
+        "weir_rejected_messages",
+        "reason",
+        "Messages of peers that were not believed.",
+        &peers.rejected,
+    );
+    by_word(
+        "weir_refused_connections",
+        "reason",
+        "Connections that did not become a member's.",
+        &peers.refused,
+    );
+    let numbers = [
+        (
+            "weir_retries",
+            "Calls that were decided about again.",
+            &calls.retries,
+        ),
+        (
+            "weir_suspicions",
+            "Peers that this node suspected.",
+            &peers.suspicions,
+        ),
+        (
+            "weir_refutations",
+            "Suspicions of itself that this node refuted.",
+            &peers.refuted,
+        ),
+        (
+            "weir_peer_deaths",
+            "Peers that were taken for dead.",
+            &peers.deaths,
+        ),
+        (
+            "weir_reports",
+            "Reports that this node sent.",
+            &peers.reports,
+        ),
+        (
+            "weir_identity_conflicts",
+            "Signs of a node with the same identity.",
+            &peers.twins,
+        ),
+        (
+            "weir_gossip_published_bytes",
+            "Bytes of gossip that this node said first.",
+            &overlay.published_bytes,
+        ),
+        (
+            "weir_gossip_heard_bytes",
+            "Bytes of gossip that were news.",
+            &overlay.heard_bytes,
+        ),
+        (
+            "weir_gossip_hurried",
+            "Messages beyond the rate of a link.",
+            &overlay.hurried,
+        ),
+    ];
+    for (name, help, count) in numbers {
+        page.family(name, Kind::Counter, help);
+        page.sample(&[], count.load(Ordering::Relaxed));
+    }
+    page.family(
+        "weir_links",
+        Kind::Gauge,
+        "Members that this node is linked to.",
+    );
+    page.sample(&[], overlay.links.load(Ordering::Relaxed));
+    page.family(
+        "weir_peers",
+        Kind::Gauge,
+        "Members that are known, by state.",
+    );
+    let mut states = BTreeMap::<String, u64>::new();
+    for peer in federated.peers() {
+        *states.entry(peer.state).or_default() += 1;
+    }
+    for (state, count) in states {
+        page.sample(&[("state", state.as_str())], count);
+    }
+}

@@ -1,0 +1,389 @@
+//! HTTP/2 to peers: over mutual TLS where a peer can be dialled, over a stream
+//! of the swarm where it cannot. Connections are made when they are needed, a
+//! few to each peer, and closed when nobody has used them for long.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use libp2p::PeerId;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_util::compat::FuturesAsyncReadCompatExt as _;
+use tracing::debug;
+
+use crate::swarm::Overlay;
+use crate::tls::{Connector, TlsError};
+
+/// What a request carries.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Connections to one peer: more gain nothing, and one for each thread that
+/// sends lets each drive its own.
+const LANES: usize = 4;
+
+/// How long an address may take to answer before the overlay is tried.
+const DIAL: Duration = Duration::from_millis(700);
+
+/// How long a peer that could not be dialled is reached over the overlay
+/// without another try.
+const DETOUR: Duration = Duration::from_secs(10);
+
+/// A connection that nobody uses for so long is closed.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// How often a connection is asked whether it is alive, and how long it may
+/// take to say so.
+const ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+
+/// Bytes that may be under way to one reader, and on one connection: bodies of
+/// a megabyte go at full speed, and a slow reader holds no more.
+pub const STREAM_WINDOW: u32 = 1 << 20;
+/// The same for all streams of a connection together.
+pub const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// What carries calls to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A connection of its own, with mutual TLS.
+    Direct,
+    /// A stream of the overlay, perhaps over a relay.
+    Stream,
+}
+
+impl Kind {
+    /// The word for listings and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Direct => "direct",
+            Kind::Stream => "stream",
+        }
+    }
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub enum SendError {
+    /// No byte of it reached the peer; here it is again.
+    NotSent {
+        /// The request.
+        request: Box<Request<Body>>,
+        /// Why.
+        reason: String,
+    },
+    /// The peer may have begun to act on it.
+    Lost {
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// All connections of a node to its peers.
+pub struct Carriage {
+    connector: Connector,
+    overlay: Overlay,
+    peers: Mutex<HashMap<PeerId, Arc<Peer>>>,
+}
+
+struct Peer {
+    lanes: [tokio::sync::Mutex<Option<Lane>>; LANES],
+    ready: [Mutex<Option<Lane>>; LANES],
+    /// Until when the overlay is used without trying to dial.
+    detour: Mutex<Option<Instant>>,
+}
+
+#[derive(Clone)]
+struct Lane {
+    sender: SendRequest<Body>,
+    kind: Kind,
+    used: Arc<Used>,
+}
+
+/// When a connection was used, and by how many.
+struct Used {
+    last: Mutex<Instant>,
+    calls: AtomicUsize,
+}
+
+/// Counts a call on a connection until it is dropped.
+pub struct Using(Arc<Used>);
+
+impl Drop for Using {
+    fn drop(&mut self) {
+        *lock(&self.0.last) = Instant::now();
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which lane this thread uses: its own as long as there are enough.
+fn lane() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static MINE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % LANES;
+    }
+    MINE.with(|mine| *mine)
+}
+
+impl Carriage {
+    /// Reaches peers with `connector` first and over `overlay` otherwise.
+    pub fn new(connector: Connector, overlay: Overlay) -> Carriage {
+        Carriage {
+            connector,
+            overlay,
+            peers: Mutex::default(),
+        }
+    }
+
+    /// Sends a request to a peer that says that it listens at `addresses`.
+    /// What is returned beside the answer is to be kept until its body ends.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn send(
+        &self,
+        to: PeerId,
+        addresses: &[SocketAddr],
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Kind, Using), SendError> {
+        let mut lane = match self.lane(to, addresses).await {
+            Ok(lane) => lane,
+            Err(reason) => {
+                let request = Box::new(request);
+                return Err(SendError::NotSent { request, reason });
+            }
+        };
+        lane.used.calls.fetch_add(1, Ordering::Relaxed);
+        let using = Using(lane.used.clone());
+        match lane.sender.try_send_request(request).await {
+            Ok(response) => Ok((response, lane.kind, using)),
+            Err(mut failed) => match failed.take_message() {
+                Some(request) => Err(SendError::NotSent {
+                    request: Box::new(request),
+                    reason: failed.error().to_string(),
+                }),
+                None => Err(SendError::Lost {
+                    reason: chain(failed.error()),
+                }),
+            },
+        }
+    }
+
+    /// What carries calls to a peer now; `None` before the first.
+    pub fn kind(&self, peer: &PeerId) -> Option<Kind> {
+        let peer = lock(&self.peers).get(peer)?.clone();
+        let lanes = peer.ready.iter().filter_map(|lane| lock(lane).clone());
+        lanes
+            .filter(|lane| !lane.sender.is_closed())
+            .map(|lane| lane.kind)
+            .next()
+    }
+
+    /// Ends all connections to a peer. Calls on them are cut.
+    pub fn close(&self, peer: &PeerId) {
+        lock(&self.peers).remove(peer);
+    }
+
+    /// Tries to reach a peer directly: how long that took.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub async fn try_direct(&self, to: PeerId, address: SocketAddr) -> Result<Duration, String> {
+        let began = Instant::now();
+        let tried = self.direct(to, &[address]).await;
+        tried.map(|_| began.elapsed())
+    }
+
+    /// Tries to reach a peer over the overlay: how long that took.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub async fn try_stream(&self, to: PeerId) -> Result<Duration, String> {
+        let began = Instant::now();
+        let opened = self.overlay.open(to).await;
+        opened
+            .map(|_| began.elapsed())
+            .map_err(|error| error.to_string())
+    }
+
+    async fn lane(&self, to: PeerId, addresses: &[SocketAddr]) -> Result<Lane, String> {
+        let peer = lock(&self.peers)
+            .entry(to)
+            .or_insert_with(|| Arc::new(Peer::new()))
+            .clone();
+        let at = lane();
+        if let Some(lane) = peer.ready(at) {
+            return Ok(lane);
+        }
+        // Whoever comes meanwhile waits for this one.
+        let mut held = peer.lanes[at].lock().await;
+        if let Some(lane) = peer.ready(at) {
+            return Ok(lane);
+        }
+        let made = self.connect(to, addresses, &peer).await?;
+        *held = Some(made.clone());
+        *lock(&peer.ready[at]) = Some(made.clone());
+        Ok(made)
+    }
+
+    async fn connect(
+        &self,
+        to: PeerId,
+        addresses: &[SocketAddr],
+        peer: &Arc<Peer>,
+    ) -> Result<Lane, String> {
+        let detour = lock(&peer.detour).is_some_and(|until| Instant::now() < until);
+        let mut reasons = Vec::new();
+        if !detour && !addresses.is_empty() {
+            match self.direct(to, addresses).await {
+                Ok(stream) => return handshake(stream, Kind::Direct, peer).await,
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        match self.overlay.open(to).await {
+            Ok(stream) => {
+                // Only now: without a way around, the next call tries again.
+                *lock(&peer.detour) = Some(Instant::now() + DETOUR);
+                if let Some(reason) = reasons.first() {
+                    debug!(peer = %to, reason, "carries calls over the overlay");
+                }
+                handshake(stream.compat(), Kind::Stream, peer).await
+            }
+            Err(error) => {
+                reasons.push(error.to_string());
+                Err(reasons.join("; "))
+            }
+        }
+    }
+
+    async fn direct(
+        &self,
+        to: PeerId,
+        addresses: &[SocketAddr],
+    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+        let mut reasons = Vec::new();
+        for address in addresses {
+            let connected = async {
+                let stream = tokio::time::timeout(DIAL, TcpStream::connect(address)).await;
+                let stream = stream.map_err(|_| TlsError::Slow)??;
+                stream.set_nodelay(true)?;
+                self.connector.connect(to, stream).await
+            };
+            match connected.await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => reasons.push(format!("{address}: {}", chain(&error))),
+            }
+        }
+        Err(reasons.join("; "))
+    }
+}
+
+impl Peer {
+    fn new() -> Peer {
+        Peer {
+            lanes: Default::default(),
+            ready: Default::default(),
+            detour: Mutex::default(),
+        }
+    }
+
+    fn ready(&self, at: usize) -> Option<Lane> {
+        let mut ready = lock(&self.ready[at]);
+        match ready.as_ref()?.sender.is_closed() {
+            false => ready.clone(),
+            true => {
+                *ready = None;
+                None
+            }
+        }
+    }
+}
+
+/// Speaks HTTP/2 on a stream, and drives it from a task of its own.
+async fn handshake<S>(stream: S, kind: Kind, peer: &Arc<Peer>) -> Result<Lane, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (every, within) = ALIVE;
+    let made = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(every)
+        .keep_alive_timeout(within)
+        .handshake::<_, Body>(TokioIo::new(stream))
+        .await;
+    let (sender, connection) = made.map_err(|error| error.to_string())?;
+    let used = Arc::new(Used {
+        last: Mutex::new(Instant::now()),
+        calls: AtomicUsize::new(0),
+    });
+    let lane = Lane {
+        sender,
+        kind,
+        used: used.clone(),
+    };
+    let peer = Arc::downgrade(peer);
+    let idle = async move {
+        loop {
+            tokio::time::sleep(IDLE / 10).await;
+            let calls = used.calls.load(Ordering::Relaxed);
+            let last = *lock(&used.last);
+            if calls == 0 && last.elapsed() >= IDLE {
+                break;
+            }
+        }
+        // With the last sender gone the connection ends by itself.
+        if let Some(peer) = peer.upgrade() {
+            for at in 0..LANES {
+                let mut ready = lock(&peer.ready[at]);
+                if ready.as_ref().is_some_and(|l| Arc::ptr_eq(&l.used, &used)) {
+                    *ready = None;
+                    if let Ok(mut held) = peer.lanes[at].try_lock() {
+                        *held = None;
+                    }
+                }
+            }
+        }
+    };
+    tokio::spawn(async move {
+        let mut connection = std::pin::pin!(connection);
+        let mut idle: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(idle);
+        let mut watching = true;
+        loop {
+            tokio::select! {
+                ended = &mut connection => {
+                    if let Err(error) = ended {
+                        debug!(error = chain(&error), "a connection to a peer ended");
+                    }
+                    return;
+                }
+                () = &mut idle, if watching => watching = false,
+            }
+        }
+    });
+    Ok(lane)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,126 @@
+//! What the overlay asks of whoever uses it.
+
+use std::fmt;
+use std::time::Duration;
+
+use libp2p::{Multiaddr, PeerId};
+
+/// Who a node is to others, and what it makes of them. Called on the overlay's
+/// own thread and on those that carry calls; none of it may block.
+pub trait Host: Send + Sync + 'static {
+    /// What this node says first on a connection that it opened to `to`.
+    fn hello(&self, to: PeerId) -> Vec<u8>;
+
+    /// Answers the hello of `from`, whose identity is proved.
+    fn answer(&self, from: PeerId, hello: &[u8]) -> Answer;
+
+    /// Judges the answer of `from` to this node's hello.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    fn judge(&self, from: PeerId, answer: &[u8]) -> Result<(), Refusal>;
+
+    /// Hears a message that was gossiped, or told by a neighbour on a link.
+    fn hear(&self, message: &[u8]) -> Verdict;
+
+    /// Takes note of what happened. Must return at once.
+    fn happened(&self, event: Event);
+}
+
+/// What is said to one who wants in.
+#[derive(Debug)]
+pub struct Answer {
+    /// The words.
+    pub bytes: Vec<u8>,
+    /// Whether the connection stays open.
+    pub verdict: Result<(), Refusal>,
+}
+
+/// Why a connection ends before it began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The word for metrics and logs.
+    pub reason: &'static str,
+    /// What to do about it.
+    pub text: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is new: pass it on.
+    Accept,
+    /// It is old, or nobody's here: let it end here.
+    Ignore,
+    /// No honest member says so: hold it against whoever passed it on.
+    Reject,
+}
+
+/// What happens on the overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The node can be reached here by those who share a network with it.
+    Listening(Multiaddr),
+    /// A member is linked, directly or over a relay.
+    LinkUp {
+        /// Who.
+        peer: PeerId,
+        /// Where it is, as seen from here.
+        address: Multiaddr,
+        /// Whether this node opened the link.
+        dialled: bool,
+        /// Whether a relay carries it.
+        relayed: bool,
+    },
+    /// A member that is linked has one more connection: two nodes with one
+    /// identity look like that too.
+    LinkedAgain(PeerId),
+    /// The last connection to a member ended.
+    LinkDown {
+        /// Who.
+        peer: PeerId,
+        /// Whether one side meant it.
+        clean: bool,
+    },
+    /// A member says nothing, though its connection stands.
+    Silent(PeerId),
+    /// A member could not be dialled.
+    DialFailed {
+        /// Who, when that was known.
+        peer: Option<PeerId>,
+        /// Whether something there refused the connection, which a machine
+        /// whose node has died does.
+        refused: bool,
+        /// Why.
+        reason: String,
+    },
+    /// One round trip to a member took so long.
+    RoundTrip {
+        /// To whom.
+        peer: PeerId,
+        /// How long.
+        took: Duration,
+    },
+    /// Somebody who wanted in was refused.
+    Refused {
+        /// The word of the reason.
+        reason: &'static str,
+        /// More of it.
+        text: String,
+    },
+    /// A node was heard of on the local network.
+    Found {
+        /// Who.
+        peer: PeerId,
+        /// Where.
+        address: Multiaddr,
+    },
+}

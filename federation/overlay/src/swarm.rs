@@ -1,0 +1,705 @@
+//! The swarm on a thread of its own, so that busy functions starve no
+//! heartbeat, and the way in.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use libp2p::core::transport::TransportError;
+use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance};
+use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionError, DialError, Stream, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, kad, mdns, relay};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, warn};
+
+use crate::beat::{self, End};
+use crate::behaviour::{Behaviour, BehaviourEvent};
+use crate::host::{Event, Host, Verdict};
+use crate::streams::{Opened, Purpose, Reply};
+use crate::transport;
+
+/// Requests to the swarm that may wait. Publishing beyond it is dropped: the
+/// next report says more.
+const COMMANDS: usize = 1_024;
+
+/// Streams with calls that may wait for somebody to serve them.
+const CALL_STREAMS: usize = 256;
+
+/// Messages that a link may bring in a second; more are not looked at.
+const MESSAGES_PER_SECOND: u32 = 2_000;
+
+/// Messages that no honest member says, after which a link is cut.
+const LIES: u32 = 16;
+
+/// Messages that are told to a newly linked peer.
+const TOLD: usize = 4_096;
+
+/// Longest time that telling them may take.
+const TELLING: Duration = Duration::from_secs(30);
+
+/// Longest topic in bytes.
+const TOPIC_BYTES: usize = 256;
+
+/// Longest wait for a stream to be opened.
+const OPENING: Duration = Duration::from_secs(5);
+
+/// How a node takes part.
+#[derive(Clone)]
+pub struct Config {
+    /// Who it is.
+    pub key: Keypair,
+    /// Where it listens.
+    pub listen: Vec<Multiaddr>,
+    /// Where others reach it, when that is not where it listens.
+    pub advertise: Vec<Multiaddr>,
+    /// Whether to look for members on the local network.
+    pub mdns: bool,
+    /// Topics to hear and pass on.
+    pub topics: Vec<String>,
+    /// Longest message in bytes.
+    pub message_bytes: usize,
+    /// What makes two messages the same.
+    pub message_identity: fn(&[u8]) -> [u8; 8],
+}
+
+/// Why an overlay did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A transport cannot be built.
+    #[error("set up the transports")]
+    Transport(#[source] io::Error),
+    /// An address cannot be listened on.
+    #[error("listen on {address}")]
+    Listen {
+        /// Which.
+        address: Multiaddr,
+        /// Why not.
+        source: TransportError<io::Error>,
+    },
+    /// The local network cannot be searched.
+    #[error("look for members on the local network")]
+    Mdns(#[source] io::Error),
+    /// Gossip cannot be set up.
+    #[error("set up gossip: {0}")]
+    Gossip(String),
+    /// No thread.
+    #[error("start a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Why a stream to a peer was not had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unreachable {
+    /// There is no link to it.
+    #[error("there is no link to it")]
+    NotConnected,
+    /// Too many streams wait already.
+    #[error("too many streams to it are being opened")]
+    Busy,
+    /// The stream failed.
+    #[error("{0}")]
+    Stream(String),
+    /// The overlay has stopped.
+    #[error("the overlay has stopped")]
+    Stopped,
+}
+
+/// What was counted, for metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Bytes of messages that this node said first.
+    pub published_bytes: AtomicU64,
+    /// Bytes of messages that arrived, copies that were known not counted.
+    pub heard_bytes: AtomicU64,
+    /// Messages beyond a link's rate.
+    pub hurried: AtomicU64,
+    /// Links that are up.
+    pub links: AtomicU64,
+}
+
+enum Command {
+    Publish {
+        topic: String,
+        message: Bytes,
+    },
+    Tell {
+        peer: PeerId,
+        messages: Vec<(String, Bytes)>,
+    },
+    Dial {
+        peer: Option<PeerId>,
+        addresses: Vec<Multiaddr>,
+    },
+    ListenVia {
+        relay: Multiaddr,
+    },
+    Disconnect {
+        peer: PeerId,
+    },
+    Open {
+        peer: PeerId,
+        purpose: Purpose,
+        reply: Reply,
+    },
+    Find {
+        peer: PeerId,
+    },
+}
+
+/// The way to the swarm. Cheap to clone; the swarm ends with the last one.
+#[derive(Clone)]
+pub struct Overlay {
+    id: PeerId,
+    commands: mpsc::Sender<Command>,
+    counters: Arc<Counters>,
+}
+
+/// Streams on which peers send calls.
+pub type CallStreams = mpsc::Receiver<(PeerId, Stream)>;
+
+impl Overlay {
+    /// Starts the swarm of a node. What happens is told to `host`; streams with
+    /// calls arrive at the receiver.
+    ///
+    /// # Errors
+    /// Which step failed.
+    pub fn start(
+        config: Config,
+        host: Arc<dyn Host>,
+    ) -> Result<(Overlay, CallStreams), StartError> {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let (calls, call_streams) = mpsc::channel(CALL_STREAMS);
+        let counters = Arc::<Counters>::default();
+        let overlay = Overlay {
+            id: config.key.public().to_peer_id(),
+            commands,
+            counters: counters.clone(),
+        };
+        let (started, start) = std::sync::mpsc::channel();
+        let thread = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = started.send(Err(StartError::Thread(error)));
+                    return;
+                }
+            };
+            runtime.block_on(async {
+                let swarm = match swarm(&config, host.clone()) {
+                    Ok(swarm) => swarm,
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                        return;
+                    }
+                };
+                let _ = started.send(Ok(()));
+                let (told, hearing) = mpsc::channel(TOLD);
+                let node = Node {
+                    swarm,
+                    host,
+                    calls,
+                    counters,
+                    links: HashSet::new(),
+                    conduct: HashMap::new(),
+                    told,
+                };
+                node.run(receiver, hearing).await;
+            });
+        };
+        let spawned = std::thread::Builder::new()
+            .name("overlay".to_owned())
+            .spawn(thread);
+        spawned.map_err(StartError::Thread)?;
+        match start.recv() {
+            Ok(outcome) => outcome.map(|()| (overlay, call_streams)),
+            Err(_) => Err(StartError::Thread(io::Error::other("the thread ended"))),
+        }
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> PeerId {
+        self.id
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn say(&self, command: Command) {
+        // Each of these is said again by whoever needs it.
+        if self.commands.try_send(command).is_err() {
+            debug!("the overlay is busy, or has stopped: dropped a request");
+        }
+    }
+
+    /// Gossips a message.
+    pub fn publish(&self, topic: &str, message: Bytes) {
+        let topic = topic.to_owned();
+        self.say(Command::Publish { topic, message });
+    }
+
+    /// Tells a linked peer messages that it may have missed.
+    pub fn tell(&self, peer: PeerId, mut messages: Vec<(String, Bytes)>) {
+        messages.truncate(TOLD);
+        self.say(Command::Tell { peer, messages });
+    }
+
+    /// Tries to link to somebody at `addresses`; without any, where the
+    /// overlay believes the peer to be.
+    pub fn dial(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) {
+        self.say(Command::Dial { peer, addresses });
+    }
+
+    /// Asks a member to carry connections of those who cannot reach this node.
+    pub fn listen_via(&self, relay: Multiaddr) {
+        self.say(Command::ListenVia { relay });
+    }
+
+    /// Ends all connections to a peer.
+    pub fn disconnect(&self, peer: PeerId) {
+        self.say(Command::Disconnect { peer });
+    }
+
+    /// Looks for a peer's addresses among the members.
+    pub fn find(&self, peer: PeerId) {
+        self.say(Command::Find { peer });
+    }
+
+    /// Opens a stream for calls to a linked peer.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn open(&self, peer: PeerId) -> Result<Stream, Unreachable> {
+        let (reply, opened) = oneshot::channel();
+        let command = Command::Open {
+            peer,
+            purpose: Purpose::Calls,
+            reply,
+        };
+        self.commands
+            .try_send(command)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => Unreachable::Busy,
+                mpsc::error::TrySendError::Closed(_) => Unreachable::Stopped,
+            })?;
+        match tokio::time::timeout(OPENING, opened).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(_)) => Err(Unreachable::Stopped),
+            Err(_) => Err(Unreachable::Stream("the peer did not answer".to_owned())),
+        }
+    }
+}
+
+fn swarm(config: &Config, host: Arc<dyn Host>) -> Result<Swarm<Behaviour>, StartError> {
+    let id = config.key.public().to_peer_id();
+    let (relay, relayed) = relay::client::new(id);
+    let transport = transport::build(&config.key, host, relay).map_err(StartError::Transport)?;
+    let behaviour = Behaviour::new(config, relayed)?;
+    let settings = libp2p::swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(Duration::from_secs(30))
+        .with_max_negotiating_inbound_streams(128);
+    let mut swarm = Swarm::new(transport, behaviour, id, settings);
+    for address in &config.listen {
+        let listening = swarm.listen_on(address.clone());
+        listening.map_err(|source| StartError::Listen {
+            address: address.clone(),
+            source,
+        })?;
+    }
+    for address in &config.advertise {
+        swarm.add_external_address(address.clone());
+    }
+    for topic in &config.topics {
+        let subscribed = swarm
+            .behaviour_mut()
+            .gossip
+            .subscribe(&IdentTopic::new(topic));
+        subscribed.map_err(|error| StartError::Gossip(error.to_string()))?;
+    }
+    Ok(swarm)
+}
+
+/// How a link behaves.
+struct Conduct {
+    since: Instant,
+    messages: u32,
+    lies: u32,
+}
+
+struct Node {
+    swarm: Swarm<Behaviour>,
+    host: Arc<dyn Host>,
+    calls: mpsc::Sender<(PeerId, Stream)>,
+    counters: Arc<Counters>,
+    links: HashSet<PeerId>,
+    conduct: HashMap<PeerId, Conduct>,
+    /// Where streams of told messages are read to.
+    told: mpsc::Sender<(PeerId, String, Bytes)>,
+}
+
+impl Node {
+    async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut hearing: mpsc::Receiver<(PeerId, String, Bytes)>,
+    ) {
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                Some((peer, topic, message)) = hearing.recv() => {
+                    self.hear_told(peer, &topic, message);
+                }
+                event = self.swarm.select_next_some() => self.see(event),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Publish { topic, message } => {
+                let bytes = message.len() as u64;
+                self.counters
+                    .published_bytes
+                    .fetch_add(bytes, Ordering::Relaxed);
+                self.publish(&topic, message);
+            }
+            Command::Tell { peer, messages } => self.tell(peer, messages),
+            Command::Dial { peer, addresses } => self.dial(peer, addresses),
+            Command::ListenVia { relay } => {
+                let circuit = relay.with(Protocol::P2pCircuit);
+                if let Err(error) = self.swarm.listen_on(circuit.clone()) {
+                    warn!(%circuit, %error, "cannot be reached over this relay");
+                }
+            }
+            Command::Disconnect { peer } => {
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
+            Command::Open {
+                peer,
+                purpose,
+                reply,
+            } => self
+                .swarm
+                .behaviour_mut()
+                .streams
+                .open(peer, purpose, reply),
+            Command::Find { peer } => {
+                self.swarm.behaviour_mut().kad.get_closest_peers(peer);
+            }
+        }
+    }
+
+    fn publish(&mut self, topic: &str, message: Bytes) {
+        let topic = IdentTopic::new(topic);
+        let published = self.swarm.behaviour_mut().gossip.publish(topic, message);
+        match published {
+            // That nobody listens yet is no fault: who links is told.
+            Ok(_)
+            | Err(gossipsub::PublishError::Duplicate)
+            | Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => {}
+            Err(error) => debug!(%error, "a message was not published"),
+        }
+    }
+
+    fn dial(&mut self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) {
+        let failed = |reason: String| Event::DialFailed {
+            peer,
+            refused: false,
+            reason,
+        };
+        let options = match (peer, addresses.is_empty()) {
+            (Some(peer), true) => DialOpts::peer_id(peer).build(),
+            (Some(peer), false) => DialOpts::peer_id(peer)
+                .condition(PeerCondition::DisconnectedAndNotDialing)
+                .addresses(addresses)
+                .build(),
+            (None, false) => {
+                for address in addresses {
+                    if let Err(error) = self.swarm.dial(address) {
+                        self.host.happened(failed(error.to_string()));
+                    }
+                }
+                return;
+            }
+            (None, true) => return,
+        };
+        match self.swarm.dial(options) {
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => self.host.happened(failed(error.to_string())),
+        }
+    }
+
+    fn tell(&mut self, peer: PeerId, messages: Vec<(String, Bytes)>) {
+        let messages = Arc::new(messages);
+        let streams = &mut self.swarm.behaviour_mut().streams;
+        for opened in streams.open_all(peer, Purpose::Sync) {
+            let messages = messages.clone();
+            tokio::spawn(tokio::time::timeout(TELLING, async move {
+                let mut stream = opened.await.ok()?.ok()?;
+                for (topic, message) in &*messages {
+                    let head = [topic.len() as u32, message.len() as u32];
+                    let head = head.map(u32::to_be_bytes).concat();
+                    let framed = [&head, topic.as_bytes(), message].concat();
+                    stream.write_all(&framed).await.ok()?;
+                }
+                stream.close().await.ok()
+            }));
+        }
+    }
+
+    fn listen_to(&mut self, peer: PeerId, mut stream: Stream) {
+        let told = self.told.clone();
+        tokio::spawn(tokio::time::timeout(TELLING, async move {
+            for _ in 0..TOLD {
+                let mut head = [0; 8];
+                stream.read_exact(&mut head).await.ok()?;
+                let length = |at: usize| {
+                    let bytes = head[at..at + 4].try_into().expect("4 of 8 bytes");
+                    u32::from_be_bytes(bytes) as usize
+                };
+                let (topic, message) = (length(0), length(4));
+                if topic > TOPIC_BYTES || message > crate::proof::WORDS * 4 {
+                    return None;
+                }
+                let mut both = vec![0; topic + message];
+                stream.read_exact(&mut both).await.ok()?;
+                let message = Bytes::from(both.split_off(topic));
+                let topic = String::from_utf8(both).ok()?;
+                told.send((peer, topic, message)).await.ok()?;
+            }
+            Some(())
+        }));
+    }
+
+    /// A message that a link told us is passed on when it is new: others may
+    /// have missed it too.
+    fn hear_told(&mut self, peer: PeerId, topic: &str, message: Bytes) {
+        if self.hear(peer, &message) == Verdict::Accept {
+            self.publish(topic, message);
+        }
+    }
+
+    fn hear(&mut self, link: PeerId, message: &[u8]) -> Verdict {
+        let conduct = self.conduct.entry(link).or_insert_with(|| Conduct {
+            since: Instant::now(),
+            messages: 0,
+            lies: 0,
+        });
+        if conduct.since.elapsed() >= Duration::from_secs(1) {
+            (conduct.since, conduct.messages) = (Instant::now(), 0);
+        }
+        conduct.messages += 1;
+        if conduct.messages > MESSAGES_PER_SECOND {
+            self.counters.hurried.fetch_add(1, Ordering::Relaxed);
+            return Verdict::Ignore;
+        }
+        let bytes = message.len() as u64;
+        self.counters
+            .heard_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
+        let verdict = self.host.hear(message);
+        if verdict == Verdict::Reject {
+            conduct.lies += 1;
+            if conduct.lies >= LIES {
+                warn!(peer = %link, "cut a link that passes on what no honest member says");
+                let _ = self.swarm.disconnect_peer_id(link);
+            }
+        }
+        verdict
+    }
+
+    fn see(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.behave(event),
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.host.happened(Event::Listening(address));
+            }
+            SwarmEvent::ConnectionEstablished {
+                peer_id, endpoint, ..
+            } => {
+                let address = endpoint.get_remote_address().clone();
+                if !self.links.insert(peer_id) {
+                    self.host.happened(Event::LinkedAgain(peer_id));
+                    return;
+                }
+                self.counters.links.fetch_add(1, Ordering::Relaxed);
+                // One of the two, whoever dialled: both may have, at once.
+                if *self.swarm.local_peer_id() < peer_id {
+                    self.beat(peer_id);
+                }
+                self.host.happened(Event::LinkUp {
+                    peer: peer_id,
+                    address,
+                    dialled: endpoint.is_dialer(),
+                    relayed: endpoint.is_relayed(),
+                });
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                num_established: 0,
+                cause,
+                ..
+            } => {
+                self.links.remove(&peer_id);
+                self.conduct.remove(&peer_id);
+                self.counters.links.fetch_sub(1, Ordering::Relaxed);
+                let clean = matches!(cause, None | Some(ConnectionError::KeepAliveTimeout));
+                self.host.happened(Event::LinkDown {
+                    peer: peer_id,
+                    clean,
+                });
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+                let refused = is_refusal(&error);
+                self.host.happened(Event::DialFailed {
+                    peer: peer_id,
+                    refused,
+                    reason: chain(&error),
+                });
+            }
+            SwarmEvent::IncomingConnectionError {
+                send_back_addr,
+                error,
+                ..
+            } => {
+                // Refusals of proofs were told with more to say.
+                debug!(from = %send_back_addr, error = chain(&error), "a connection ended before it began");
+            }
+            SwarmEvent::ListenerError { error, .. } => warn!(%error, "a listener met an error"),
+            SwarmEvent::ListenerClosed {
+                addresses, reason, ..
+            } => {
+                if let Err(error) = reason {
+                    warn!(?addresses, %error, "a listener has ended");
+                }
+            }
+            // Many kinds, and more in each version.
+            _ => {}
+        }
+    }
+
+    fn beat(&mut self, peer: PeerId) {
+        let (reply, opened) = oneshot::channel();
+        let streams = &mut self.swarm.behaviour_mut().streams;
+        streams.open(peer, Purpose::Beat, reply);
+        let host = self.host.clone();
+        tokio::spawn(async move {
+            if let Ok(Ok(stream)) = opened.await {
+                let learned = |took| host.happened(Event::RoundTrip { peer, took });
+                if let End::Silent = beat::send(stream, learned).await {
+                    host.happened(Event::Silent(peer));
+                }
+            }
+        });
+    }
+
+    fn behave(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Gossip(gossipsub::Event::Message {
+                propagation_source,
+                message_id,
+                message,
+            }) => {
+                let acceptance = match self.hear(propagation_source, &message.data) {
+                    Verdict::Accept => MessageAcceptance::Accept,
+                    Verdict::Ignore => MessageAcceptance::Ignore,
+                    Verdict::Reject => MessageAcceptance::Reject,
+                };
+                let gossip = &mut self.swarm.behaviour_mut().gossip;
+                gossip.report_message_validation_result(
+                    &message_id,
+                    &propagation_source,
+                    acceptance,
+                );
+            }
+            BehaviourEvent::Streams(Opened {
+                peer,
+                purpose,
+                stream,
+            }) => match purpose {
+                Purpose::Beat => {
+                    let host = self.host.clone();
+                    tokio::spawn(async move {
+                        let learned = |took| host.happened(Event::RoundTrip { peer, took });
+                        if let End::Silent = beat::echo(stream, learned).await {
+                            host.happened(Event::Silent(peer));
+                        }
+                    });
+                }
+                Purpose::Sync => self.listen_to(peer, stream),
+                Purpose::Calls => {
+                    if self.calls.try_send((peer, stream)).is_err() {
+                        debug!(%peer, "too many streams with calls wait; dropped one");
+                    }
+                }
+            },
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                let kad = &mut self.swarm.behaviour_mut().kad;
+                for address in info.listen_addrs {
+                    kad.add_address(&peer_id, address);
+                }
+            }
+            BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
+                result: kad::QueryResult::GetClosestPeers(Ok(found)),
+                ..
+            }) => {
+                for info in found.peers {
+                    for address in info.addrs {
+                        let peer = info.peer_id;
+                        self.host.happened(Event::Found { peer, address });
+                    }
+                }
+            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, address) in found {
+                    self.host.happened(Event::Found { peer, address });
+                }
+            }
+            // Many kinds, and more in each version.
+            _ => {}
+        }
+    }
+}
+
+/// Whether something at the other end refused, which a machine does whose node
+/// has died; not one that is out of reach.
+fn is_refusal(error: &DialError) -> bool {
+    let DialError::Transport(tried) = error else {
+        return false;
+    };
+    let refused = |(_, error): &(Multiaddr, TransportError<io::Error>)| {
+        chain(error).contains("onnection refused")
+    };
+    !tried.is_empty() && tried.iter().any(refused)
+}
+
+/// An error with its causes: libp2p's own say little.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text.truncate(text.floor_char_boundary(600));
+    text
+}

@@ -1,0 +1,194 @@
+//! TCP, QUIC and relayed connections, each with the exchange of proofs.
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::future::Either;
+use futures_util::io::{AsyncRead, AsyncWrite};
+use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox};
+use libp2p::core::transport::Boxed;
+use libp2p::core::upgrade::{
+    InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version,
+};
+use libp2p::identity::Keypair;
+use libp2p::{PeerId, Transport as _, dns, noise, quic, relay, tcp, yamux};
+
+use crate::host::{Event, Host};
+use crate::proof::{self, ProofError};
+
+/// Longest time from the first byte of a connection to its membership.
+const SETUP: Duration = Duration::from_secs(10);
+
+/// Streams that a peer may have open on one connection.
+const STREAMS: usize = 512;
+
+/// The names under which the exchange is negotiated, the best first.
+const VERSIONS: [&str; 1] = ["/weir/1/noise"];
+
+/// Builds all transports for the node with `key`.
+pub(crate) fn build(
+    key: &Keypair,
+    host: Arc<dyn Host>,
+    relay: relay::client::Transport,
+) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
+    let noise = noise::Config::new(key).map_err(io::Error::other)?;
+    let admission = Admission {
+        noise,
+        host: host.clone(),
+    };
+    let mut muxer = yamux::Config::default();
+    muxer.set_max_num_streams(STREAMS);
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = match dns::tokio::Transport::system(tcp) {
+        Ok(named) => named,
+        // A machine that cannot look names up reaches addresses all the same.
+        Err(_) => dns::tokio::Transport::custom(
+            tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)),
+            dns::ResolverConfig::default(),
+            dns::ResolverOpts::default(),
+        ),
+    };
+    let streams = relay
+        .or_transport(tcp)
+        .upgrade(Version::V1Lazy)
+        .authenticate(admission)
+        .multiplex(muxer)
+        .timeout(SETUP);
+    let mut config = quic::Config::new(key);
+    config.handshake_timeout = SETUP;
+    let quic = quic::tokio::Transport::new(config);
+    let quic = quic.and_then(move |(peer, connection), endpoint| {
+        let host = host.clone();
+        Box::pin(over_quic(peer, connection, host, endpoint.is_dialer()))
+            as Pin<Box<dyn Future<Output = _> + Send>>
+    });
+    let quic = libp2p::core::transport::timeout::TransportTimeout::new(quic, SETUP);
+    let either = streams.or_transport(quic).map(|either, _| match either {
+        Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+        Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+    });
+    Ok(either.boxed())
+}
+
+/// QUIC proves identities itself; the exchange has a stream of its own there.
+async fn over_quic(
+    peer: PeerId,
+    mut connection: quic::Connection,
+    host: Arc<dyn Host>,
+    dialled: bool,
+) -> io::Result<(PeerId, quic::Connection)> {
+    let stream = std::future::poll_fn(|cx| {
+        if let Poll::Ready(Err(error)) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(Err(error));
+        }
+        match dialled {
+            true => Pin::new(&mut connection).poll_outbound(cx),
+            false => Pin::new(&mut connection).poll_inbound(cx),
+        }
+    });
+    let mut stream = stream.await.map_err(io::Error::other)?;
+    let mut proved = pin!(exchange(&mut stream, &*host, peer, dialled));
+    let proved = std::future::poll_fn(|cx| {
+        if let Poll::Ready(Err(error)) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(Err(io::Error::other(error)));
+        }
+        proved.as_mut().poll(cx).map_err(io::Error::other)
+    });
+    proved.await?;
+    Ok((peer, connection))
+}
+
+async fn exchange<S>(
+    stream: &mut S,
+    host: &dyn Host,
+    peer: PeerId,
+    dialled: bool,
+) -> Result<(), ProofError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let proved = match dialled {
+        true => proof::offer(stream, host, peer).await,
+        false => proof::check(stream, host, peer).await,
+    };
+    if let Err(ProofError::Refused(refusal)) = &proved {
+        host.happened(Event::Refused {
+            reason: refusal.reason,
+            text: format!("{peer}: {refusal}"),
+        });
+    }
+    proved
+}
+
+/// Noise, and then the exchange, as one upgrade: the swarm never sees a
+/// connection on which it failed.
+#[derive(Clone)]
+struct Admission {
+    noise: noise::Config,
+    host: Arc<dyn Host>,
+}
+
+/// Why a connection did not become a member's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdmissionError {
+    /// The identities could not be proved.
+    #[error("identities could not be proved")]
+    Identity(#[source] noise::Error),
+    /// Membership could not.
+    #[error(transparent)]
+    Membership(ProofError),
+}
+
+type Admitted<T> =
+    Pin<Box<dyn Future<Output = Result<(PeerId, noise::Output<T>), AdmissionError>> + Send>>;
+
+impl UpgradeInfo for Admission {
+    type Info = &'static str;
+    type InfoIter = [&'static str; VERSIONS.len()];
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        VERSIONS
+    }
+}
+
+impl<T> InboundConnectionUpgrade<T> for Admission
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = (PeerId, noise::Output<T>);
+    type Error = AdmissionError;
+    type Future = Admitted<T>;
+
+    fn upgrade_inbound(self, socket: T, name: Self::Info) -> Self::Future {
+        Box::pin(async move {
+            let identified = self.noise.upgrade_inbound(socket, name).await;
+            let (peer, mut stream) = identified.map_err(AdmissionError::Identity)?;
+            let proved = exchange(&mut stream, &*self.host, peer, false).await;
+            proved.map_err(AdmissionError::Membership)?;
+            Ok((peer, stream))
+        })
+    }
+}
+
+impl<T> OutboundConnectionUpgrade<T> for Admission
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = (PeerId, noise::Output<T>);
+    type Error = AdmissionError;
+    type Future = Admitted<T>;
+
+    fn upgrade_outbound(self, socket: T, name: Self::Info) -> Self::Future {
+        Box::pin(async move {
+            let identified = self.noise.upgrade_outbound(socket, name).await;
+            let (peer, mut stream) = identified.map_err(AdmissionError::Identity)?;
+            let proved = exchange(&mut stream, &*self.host, peer, true).await;
+            proved.map_err(AdmissionError::Membership)?;
+            Ok((peer, stream))
+        })
+    }
+}

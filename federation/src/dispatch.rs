@@ -1,0 +1,891 @@
+//! From a call to its answer: look, decide, act, and decide again when the
+//! world has moved.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use futures_util::future::BoxFuture;
+use http::{Request, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt as _, Full};
+use libp2p_identity::PeerId;
+use serde::Serialize;
+use serde_bytes::ByteBuf;
+use weir_node::Node;
+use weir_node::admission::Prospect;
+use weir_node::executor::{AnswerBody, Body, BodyError};
+use weir_node::function::FunctionSpec;
+use weir_node::id::FunctionName;
+use weir_node::invocation::{Answer, Invocation, InvokeError, Phase, Refusal};
+use weir_node::node::{Declined, Router};
+use weir_node::replay::Replay;
+use weir_node::time::Time;
+use weir_overlay::carriage::{SendError, Using};
+
+use crate::explain::Weighed;
+use crate::federated::{Federated, guest_room};
+use crate::peers::Met;
+use crate::policy::{self, Decision, Needs, Origin, Policy, Reach, Reason};
+use crate::report::{Load, Role};
+use crate::snapshot::{Here, Local, Reserved, Snapshot, View};
+use crate::wire::{self, ANSWER, Arrived, REFUSED, Travelling};
+
+/// Peers to which one call is offered.
+const OFFERED: usize = 6;
+
+/// Decisions about one call.
+const DECISIONS: usize = 12;
+
+/// Hops of a call, unless it says less.
+const HOPS: u8 = 3;
+
+/// Explanations that are kept; the oldest go first.
+const EXPLANATIONS: usize = 1_024;
+
+/// Longest text of a peer's error that is passed on.
+const ERROR_BYTES: usize = 4 << 10;
+
+/// The label by which a function chooses its policy.
+pub const POLICY_LABEL: &str = "weir.policy";
+
+/// How calls are placed.
+#[derive(Clone)]
+pub struct Rules {
+    /// Where nothing else is said.
+    pub default: &'static dyn Policy,
+    /// By QoS class.
+    pub by_class: BTreeMap<String, &'static dyn Policy>,
+}
+
+/// What was decided about one call, and why.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Explanation {
+    /// The function.
+    pub function: String,
+    /// The policy that decided.
+    pub policy: String,
+    /// Each decision in turn.
+    pub steps: Vec<Step>,
+    /// How the call ended.
+    pub outcome: String,
+}
+
+/// One decision.
+#[derive(Debug, Clone, Serialize)]
+pub struct Step {
+    /// What this node could do itself.
+    pub here: String,
+    /// Peers that were looked at.
+    pub candidates: Vec<Candidate>,
+    /// What was chosen.
+    pub choice: String,
+    /// What came of it.
+    pub result: String,
+}
+
+/// A peer that was looked at.
+#[derive(Debug, Clone, Serialize)]
+pub struct Candidate {
+    /// Who.
+    pub peer: String,
+    /// What speaks for or against it.
+    pub verdict: &'static str,
+    /// When the call would begin to run there, in milliseconds; its score: the
+    /// least is the best.
+    pub delay_ms: Option<f64>,
+    /// Calls that could be sent to it.
+    pub room: u32,
+    /// How old the newest word of its load was, in milliseconds.
+    pub age_ms: f64,
+    /// Expected round trip in milliseconds.
+    pub round_trip_ms: f64,
+}
+
+/// What was counted.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Calls sent to a peer, by peer and how that ended.
+    pub offloads: DashMap<(PeerId, &'static str), u64>,
+    /// Decisions, by what was chosen.
+    pub decisions: DashMap<&'static str, u64>,
+    /// Calls that were decided about again.
+    pub retries: AtomicU64,
+    /// Calls of peers, by how they ended.
+    pub guests: DashMap<&'static str, u64>,
+    /// Calls carried, by what carried them.
+    pub carried: DashMap<&'static str, u64>,
+}
+
+struct Inner {
+    node: Node,
+    federated: Federated,
+    rules: Rules,
+    counters: Counters,
+    explained: Mutex<Explained>,
+}
+
+#[derive(Default)]
+struct Explained {
+    by_call: HashMap<String, Arc<Explanation>>,
+    order: VecDeque<String>,
+}
+
+/// Places the calls of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Dispatch {
+    inner: Arc<Inner>,
+}
+
+/// How a call came here.
+struct Way {
+    origin: Origin,
+    /// Nodes that it visited, the last one last.
+    visited: Vec<PeerId>,
+    hops: u8,
+}
+
+impl Dispatch {
+    /// Places calls of `node`, alone or with its peers.
+    pub fn new(node: Node, federated: Federated, rules: Rules) -> Dispatch {
+        let dispatch = Dispatch {
+            inner: Arc::new(Inner {
+                node,
+                federated,
+                rules,
+                counters: Counters::default(),
+                explained: Mutex::default(),
+            }),
+        };
+        // Weakly, or node and dispatch would hold each other for ever.
+        let router = Weak(Arc::downgrade(&dispatch.inner));
+        dispatch.inner.node.route(Arc::new(router));
+        dispatch
+    }
+
+    /// Its place in the federation.
+    pub fn federated(&self) -> &Federated {
+        &self.inner.federated
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    /// Whether some peer says that it can run `function`.
+    pub fn is_known(&self, function: &FunctionName) -> bool {
+        let view = self.inner.federated.shared.view.load();
+        view.peers.iter().any(|p| p.offers.contains_key(function))
+    }
+
+    /// Runs a call of this node's own users, wherever that is best. With
+    /// `explain` it is kept why it went where, under that name.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn invoke(
+        &self,
+        invocation: Invocation,
+        explain: Option<String>,
+    ) -> Result<Answer, InvokeError> {
+        let way = Way {
+            origin: Origin::Here,
+            visited: Vec::new(),
+            hops: HOPS,
+        };
+        let Some(call) = explain else {
+            return self.inner.place(invocation, way, None).await;
+        };
+        let mut explanation = Explanation {
+            function: invocation.function.qualified(),
+            ..Explanation::default()
+        };
+        let placed = self
+            .inner
+            .place(invocation, way, Some(&mut explanation))
+            .await;
+        explanation.outcome = match &placed {
+            Ok(answer) => format!("answered with {}", answer.response.status()),
+            Err(error) => error.to_string(),
+        };
+        self.inner.keep(call, explanation);
+        placed
+    }
+
+    /// Why a call went where it went; `None` when nobody asked for that, or it
+    /// was too long ago.
+    pub fn explanation(&self, call: &str) -> Option<Arc<Explanation>> {
+        let explained = self.inner.explained.lock();
+        let explained = explained.unwrap_or_else(PoisonError::into_inner);
+        explained.by_call.get(call).cloned()
+    }
+
+    /// Runs a call that a member sent, or sends it on, or refuses it before its
+    /// body is read.
+    pub async fn receive(&self, from: PeerId, request: Request<Body>) -> Response<AnswerBody> {
+        let inner = &self.inner;
+        let load = || inner.load();
+        let (outcome, refused) = match inner.guest(from, request).await {
+            Ok(answer) => (Ok(answer), None),
+            Err((error, reason)) => (Err(error), reason),
+        };
+        match outcome {
+            Ok(answer) => {
+                inner.count_guest("answered");
+                let arrived = Arrived::answer(&answer, load());
+                let mut response = answer.response;
+                wire::put(response.headers_mut(), &arrived);
+                response
+            }
+            Err(error) => {
+                inner.count_guest(refused.unwrap_or(error.word()));
+                let arrived = Arrived::without(&error, load());
+                let mut response = Response::new(AnswerBody::Whole(Bytes::from(error.to_string())));
+                *response.status_mut() =
+                    StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+                wire::put(response.headers_mut(), &arrived);
+                response
+            }
+        }
+    }
+}
+
+struct Weak(std::sync::Weak<Inner>);
+
+impl Router for Weak {
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Result<Answer, InvokeError>> {
+        Box::pin(async move {
+            let Some(inner) = self.0.upgrade() else {
+                return Err(InvokeError::Refused {
+                    reason: Refusal::Draining,
+                    retry_after: Duration::from_secs(1),
+                });
+            };
+            let way = Way {
+                origin: Origin::Here,
+                visited: Vec::new(),
+                hops: HOPS,
+            };
+            inner.place(invocation, way, None).await
+        })
+    }
+}
+
+/// A call of a guest, counted until this is dropped.
+struct Guest(Arc<Inner>);
+
+impl Guest {
+    fn new(inner: &Arc<Inner>) -> Guest {
+        let guests = &inner.federated.shared.guests;
+        guests.fetch_add(1, Ordering::Relaxed);
+        Guest(inner.clone())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let guests: &AtomicU32 = &self.0.federated.shared.guests;
+        guests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What came of offering a call to a peer.
+enum Offered {
+    /// It was answered.
+    Answer(Answer),
+    /// It cannot have begun.
+    Declined(String),
+    /// It may have begun.
+    Lost(String),
+    /// It ended without an answer, there.
+    Failed(InvokeError),
+}
+
+impl Inner {
+    fn keep(&self, call: String, explanation: Explanation) {
+        let explained = self.explained.lock();
+        let mut explained = explained.unwrap_or_else(PoisonError::into_inner);
+        explained.order.push_back(call.clone());
+        explained.by_call.insert(call, Arc::new(explanation));
+        if explained.order.len() > EXPLANATIONS
+            && let Some(oldest) = explained.order.pop_front()
+        {
+            explained.by_call.remove(&oldest);
+        }
+    }
+
+    fn count_guest(&self, how: &'static str) {
+        *self.counters.guests.entry(how).or_default() += 1;
+    }
+
+    fn count_offload(&self, peer: PeerId, how: &'static str) {
+        *self.counters.offloads.entry((peer, how)).or_default() += 1;
+    }
+
+    /// How loaded this node is, for those who just sent it a call.
+    fn load(&self) -> Load {
+        let shared = &self.federated.shared;
+        let capability = self.node.capability();
+        let free = capability
+            .capacity
+            .checked_sub(capability.held)
+            .unwrap_or_default();
+        let said = self.federated.own_load();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        // The room that was said last, in proportion to what is free since:
+        // counting each function's would cost more than the call.
+        let open = capability.waiting == 0 && !shared.draining.load(Ordering::Relaxed);
+        let freed = u64::from(free.cpu.as_millicores());
+        let then = u64::from(said.cpu_free.max(1));
+        let room = u64::from(said.guests.max(1)) * freed / then;
+        Load {
+            cpu_total: capability.capacity.cpu.as_millicores(),
+            cpu_free: free.cpu.as_millicores(),
+            memory_total: capability.capacity.memory.as_bytes(),
+            memory_free: free.memory.as_bytes(),
+            running: count(capability.running),
+            waiting: count(capability.waiting),
+            guests: if open { room.min(1_000_000) as u32 } else { 0 },
+        }
+    }
+
+    /// Takes a guest's call in.
+    async fn guest(
+        self: &Arc<Self>,
+        from: PeerId,
+        mut request: Request<Body>,
+    ) -> Result<Answer, (InvokeError, Option<&'static str>)> {
+        let bad = |text: &str| (InvokeError::Body(text.into()), Some("malformed"));
+        let travelling: Travelling = wire::take(request.headers_mut())
+            .ok_or_else(|| bad("a call without the words that carry it"))?;
+        let (Some(name), Some(id), Some(mut visited)) =
+            (travelling.name(), travelling.id(), travelling.path())
+        else {
+            return Err(bad("a call whose function, id or path cannot be read"));
+        };
+        let own = self.federated.shared.id;
+        let refused = |reason, word| {
+            let error = InvokeError::Refused {
+                reason,
+                retry_after: Duration::from_secs(1),
+            };
+            Err((error, Some(word)))
+        };
+        if from == own || visited.contains(&own) {
+            return refused(Refusal::NoRoom, "visited");
+        }
+        if !self.federated.admits(&from) {
+            return refused(Refusal::NoRoom, "not-a-member");
+        }
+        visited.push(from);
+        let settings = self.federated.settings();
+        let origin = match self.federated.role() {
+            Role::Edge => Origin::Neighbour,
+            Role::Cloud => Origin::Region {
+                inside: travelling.region.is_some()
+                    && travelling.region.as_ref() == settings.regions.first(),
+            },
+        };
+        let guests = self.federated.shared.guests.load(Ordering::Relaxed);
+        if let Some(places) = self.node.places(&name) {
+            let room = guest_room(places.most, u32::MAX, guests, settings.guests);
+            if room == 0 {
+                return refused(Refusal::NoRoom, "guests");
+            }
+        }
+        let way = Way {
+            origin,
+            visited,
+            hops: travelling.hops.min(HOPS.saturating_sub(1)),
+        };
+        let invocation = Invocation {
+            id,
+            function: name,
+            request,
+            class: self.guest_class(travelling.class),
+            deadline: travelling.left.map(Duration::from_millis),
+        };
+        let guest = Guest::new(self);
+        let answer = self.place(invocation, way, None).await;
+        let mut answer = answer.map_err(|error| (error, None))?;
+        answer.response = answer.response.map(|body| match body {
+            AnswerBody::Whole(bytes) => AnswerBody::Whole(bytes),
+            AnswerBody::Stream(body) => {
+                AnswerBody::Stream(Kept { body, kept: guest }.boxed_unsync())
+            }
+        });
+        Ok(answer)
+    }
+
+    /// A guest's class where this node has one of that name; else its default.
+    fn guest_class(&self, class: Option<String>) -> Option<String> {
+        let classes = &self.node.config().classes;
+        class.filter(|name| classes.iter().any(|class| class.name == *name))
+    }
+
+    fn policy(&self, spec: Option<&FunctionSpec>, class: Option<&str>) -> &'static dyn Policy {
+        let chosen = spec.and_then(|spec| spec.labels.get(POLICY_LABEL));
+        let by_function = chosen.and_then(|name| policy::named(name));
+        let by_class = || class.and_then(|class| self.rules.by_class.get(class).copied());
+        by_function.or_else(by_class).unwrap_or(self.rules.default)
+    }
+
+    /// Runs a call here or elsewhere.
+    async fn place(
+        self: &Arc<Self>,
+        mut invocation: Invocation,
+        way: Way,
+        mut explain: Option<&mut Explanation>,
+    ) -> Result<Answer, InvokeError> {
+        let clock = self.node.clock();
+        let arrived = clock.now();
+        let deadline = invocation.deadline.map_or(Time::NEVER, |d| arrived + d);
+        let settings = self.federated.settings();
+        let spec = self.node.spec(&invocation.function);
+        let policy = self.policy(spec.as_deref(), invocation.class.as_deref());
+        if let Some(explain) = &mut explain {
+            explain.policy = policy.name().to_owned();
+        }
+        let constraints = spec.as_ref().map(|spec| constraints(spec));
+        let constraints = constraints.filter(|constraints| !constraints.is_empty());
+        let fits_here = constraints.as_ref().is_none_or(|wanted| {
+            let has = |(k, v): (&String, &String)| settings.labels.get(k) == Some(v);
+            wanted.iter().all(has)
+        });
+        let mut avoid = way.visited.clone();
+        let mut again: Option<Replay> = None;
+        let mut offered = 0;
+        let mut declined = String::new();
+        for _ in 0..DECISIONS {
+            let now = clock.now();
+            let prospect = self
+                .node
+                .prospect(&invocation.function, invocation.class.as_deref())?;
+            let (here, queue) = match prospect {
+                _ if !fits_here => (Here::Unable, None),
+                None => (Here::Unable, None),
+                Some((Prospect::Warm, _)) => (Here::Warm, Some(Duration::ZERO)),
+                Some((Prospect::Start, _)) => (Here::Startable, Some(Duration::ZERO)),
+                Some((Prospect::Wait { .. }, wait)) => (Here::Full, Some(wait)),
+                Some((Prospect::Refuse(_), _)) => (Here::Full, None),
+            };
+            let view = self.federated.shared.view.load_full();
+            if here == Here::Unable && prospect.is_none() && !is_offered(&view, &invocation) {
+                return Err(InvokeError::Unknown(invocation.function));
+            }
+            let request = policy::Request {
+                function: &invocation.function,
+                needs: Needs {
+                    constraints: constraints.as_ref(),
+                    ..Needs::default()
+                },
+                origin: way.origin,
+                avoid: &avoid,
+                hops: if offered < OFFERED { way.hops } else { 0 },
+                deadline,
+            };
+            let snapshot = Snapshot {
+                local: Local {
+                    here,
+                    queue,
+                    role: self.federated.role(),
+                    regions: &settings.regions,
+                },
+                view: &view,
+                now,
+                chance: rand::random(),
+            };
+            let decision = match &explain {
+                None => policy::decide(policy, &request, &snapshot, &mut ()),
+                Some(_) => {
+                    let mut weighed: Vec<Weighed> = Vec::new();
+                    let decision = policy::decide(policy, &request, &snapshot, &mut weighed);
+                    if let Some(explain) = &mut explain {
+                        explain.steps.push(step(here, &weighed, decision, &view));
+                    }
+                    decision
+                }
+            };
+            let mut note = |result: &str| {
+                if let Some(step) = explain.as_mut().and_then(|e| e.steps.last_mut()) {
+                    result.clone_into(&mut step.result);
+                }
+            };
+            self.count_decision(decision);
+            match decision {
+                Decision::Run => match self.node.invoke_now(invocation).await {
+                    Ok(answer) => {
+                        note("ran here");
+                        return Ok(answer);
+                    }
+                    Err(Declined::Failed(error)) => {
+                        note(&error.to_string());
+                        return Err(error);
+                    }
+                    Err(Declined::NoRoom(back)) => {
+                        note("another call took the place");
+                        invocation = *back;
+                    }
+                },
+                Decision::Enqueue { .. } => {
+                    note("waited here");
+                    return self.node.invoke(invocation).await;
+                }
+                Decision::Offload { to, .. } => {
+                    let peer = &view.peers[to];
+                    let Some(reserved) = peer.window.reserve() else {
+                        avoid.push(peer.id);
+                        note("its last place went to another call");
+                        continue;
+                    };
+                    offered += 1;
+                    let mut request = std::mem::take(&mut invocation.request);
+                    if again.is_none() {
+                        again = Some(Replay::keep(&mut request, self.node.kept()));
+                    }
+                    let to = To {
+                        peer: peer.id,
+                        addresses: peer.carriage.clone(),
+                        left: deadline.since(now),
+                        limited: deadline != Time::NEVER,
+                    };
+                    let travelling = self.travelling(&invocation, &way, &to);
+                    let outcome = self.offer(&to, request, &travelling, reserved).await;
+                    let idempotent = spec.as_ref().is_some_and(|spec| spec.idempotent);
+                    avoid.push(to.peer);
+                    let (reason, request) = match outcome {
+                        Offered::Answer(answer) => {
+                            note("answered");
+                            return Ok(answer);
+                        }
+                        Offered::Failed(error) => {
+                            note(&error.to_string());
+                            return Err(error);
+                        }
+                        Offered::Declined(reason) => {
+                            (reason, again.as_ref().and_then(Replay::request))
+                        }
+                        Offered::Lost(reason) if idempotent => {
+                            (reason, again.as_ref().and_then(Replay::request))
+                        }
+                        Offered::Lost(reason) => {
+                            note(&reason);
+                            let text = format!(
+                                "the node {} that had the call was lost ({reason}); it may have \
+                                 run there, and is not run again because {} is not declared \
+                                 idempotent",
+                                to.peer, invocation.function
+                            );
+                            return Err(InvokeError::PeerLost(text));
+                        }
+                    };
+                    note(&reason);
+                    let Some(request) = request else {
+                        let text = format!(
+                            "the node {} did not take the call ({reason}), and its body is too \
+                             long to be sent again",
+                            to.peer
+                        );
+                        return Err(InvokeError::PeerLost(text));
+                    };
+                    declined = reason;
+                    invocation.request = request;
+                    self.counters.retries.fetch_add(1, Ordering::Relaxed);
+                }
+                Decision::Reject(reason) => {
+                    let error = rejected(reason, &invocation, deadline.since(arrived), &declined);
+                    note(&error.to_string());
+                    return Err(error);
+                }
+            }
+        }
+        Err(InvokeError::Refused {
+            reason: Refusal::NobodyHasRoom,
+            retry_after: Duration::from_secs(1),
+        })
+    }
+
+    fn count_decision(&self, decision: Decision) {
+        let word = match decision {
+            Decision::Run => "run",
+            Decision::Enqueue { .. } => "enqueue",
+            Decision::Offload {
+                reach: Reach::Horizontal,
+                ..
+            } => "horizontal",
+            Decision::Offload {
+                reach: Reach::Vertical,
+                ..
+            } => "vertical",
+            Decision::Reject(_) => "reject",
+        };
+        *self.counters.decisions.entry(word).or_default() += 1;
+    }
+
+    fn travelling(&self, invocation: &Invocation, way: &Way, to: &To) -> Travelling {
+        let settings = self.federated.settings();
+        let cloud = self.federated.role() == Role::Cloud;
+        Travelling {
+            function: invocation.function.qualified(),
+            call: invocation.id.to_string(),
+            visited: way
+                .visited
+                .iter()
+                .map(|id| ByteBuf::from(id.to_bytes()))
+                .collect(),
+            hops: way.hops.saturating_sub(1),
+            left: to
+                .limited
+                .then(|| u64::try_from(to.left.as_millis()).unwrap_or(u64::MAX)),
+            class: invocation.class.clone(),
+            region: settings.regions.first().filter(|_| cloud).cloned(),
+            zone: (!cloud).then(|| settings.zone.clone()),
+        }
+    }
+
+    async fn offer(
+        &self,
+        to: &To,
+        mut request: Request<Body>,
+        travelling: &Travelling,
+        reserved: Reserved,
+    ) -> Offered {
+        wire::put(request.headers_mut(), travelling);
+        *request.version_mut() = http::Version::HTTP_2;
+        to_absolute(&mut request);
+        let sent = self
+            .federated
+            .carriage
+            .send(to.peer, &to.addresses, request);
+        // What is left of the deadline, and a little for the way back.
+        let sent = match to.limited {
+            true => tokio::time::timeout(to.left + LATE, sent).await,
+            false => Ok(sent.await),
+        };
+        let (response, kind, using) = match sent {
+            Ok(Ok(sent)) => sent,
+            Ok(Err(SendError::NotSent { reason, .. })) => {
+                self.count_offload(to.peer, "unreachable");
+                self.federated.met(to.peer, Met::Failure);
+                return Offered::Declined(format!("it cannot be reached: {reason}"));
+            }
+            Ok(Err(SendError::Lost { reason })) => {
+                self.count_offload(to.peer, "lost");
+                self.federated.met(to.peer, Met::Failure);
+                return Offered::Lost(reason);
+            }
+            Err(_) => {
+                self.count_offload(to.peer, "late");
+                return Offered::Failed(InvokeError::Late {
+                    phase: Phase::Run,
+                    after: to.left,
+                });
+            }
+        };
+        *self.counters.carried.entry(kind.as_str()).or_default() += 1;
+        self.arrived(to, response, (using, reserved)).await
+    }
+
+    async fn arrived(
+        &self,
+        to: &To,
+        response: Response<hyper::body::Incoming>,
+        kept: (Using, Reserved),
+    ) -> Offered {
+        let (mut head, body) = response.into_parts();
+        let Some(arrived) = wire::take::<Arrived>(&mut head.headers) else {
+            self.count_offload(to.peer, "malformed");
+            self.federated.met(to.peer, Met::Failure);
+            return Offered::Lost("it answered without the words that carry an answer".to_owned());
+        };
+        match arrived.kind.as_str() {
+            ANSWER => {
+                self.count_offload(to.peer, "answered");
+                self.federated.met(to.peer, Met::Answer(arrived.load));
+                let (start, timing) = arrived.timing();
+                let body = Kept {
+                    body: body.map_err(BodyError::from).boxed_unsync(),
+                    kept,
+                };
+                let ran_on = arrived.ran_on.unwrap_or_else(|| to.peer.to_string());
+                Offered::Answer(Answer {
+                    response: Response::from_parts(head, AnswerBody::Stream(body.boxed_unsync())),
+                    start,
+                    timing,
+                    ran_on: Some(ran_on.into()),
+                })
+            }
+            REFUSED => {
+                self.count_offload(to.peer, "refused");
+                self.federated.met(to.peer, Met::Refusal(arrived.load));
+                let text = text_of(body).await;
+                Offered::Declined(format!("it refused: {text}"))
+            }
+            _ => {
+                self.count_offload(to.peer, "failed");
+                self.federated.met(to.peer, Met::Answer(arrived.load));
+                let text = text_of(body).await;
+                Offered::Failed(arrived.error(text, to.left))
+            }
+        }
+    }
+}
+
+/// What an answer may take beyond its deadline on its way back: the peer's own
+/// word that it was late says more than a timeout here.
+const LATE: Duration = Duration::from_millis(500);
+
+/// Where a call goes.
+struct To {
+    peer: PeerId,
+    addresses: Arc<[SocketAddr]>,
+    left: Duration,
+    limited: bool,
+}
+
+/// HTTP/2 wants a whole address; only its path means something to the peer.
+fn to_absolute(request: &mut Request<Body>) {
+    let path = request.uri().path_and_query();
+    let path = path.map_or("/", |path| path.as_str());
+    let absolute = http::Uri::builder()
+        .scheme("https")
+        .authority("weir")
+        .path_and_query(path)
+        .build();
+    if let Ok(absolute) = absolute {
+        *request.uri_mut() = absolute;
+    }
+}
+
+async fn text_of(body: hyper::body::Incoming) -> String {
+    let limited = http_body_util::Limited::new(body, ERROR_BYTES);
+    match limited.collect().await {
+        Ok(collected) => String::from_utf8_lossy(&collected.to_bytes())
+            .trim()
+            .to_owned(),
+        Err(_) => "without saying why".to_owned(),
+    }
+}
+
+fn is_offered(view: &View, invocation: &Invocation) -> bool {
+    let offers = |peer: &crate::snapshot::PeerView| peer.offers.contains_key(&invocation.function);
+    view.neighbours(&invocation.function).is_some() || view.peers.iter().any(offers)
+}
+
+/// Labels that a function wants of its node: OpenFaaS's constraints.
+fn constraints(spec: &FunctionSpec) -> BTreeMap<String, String> {
+    let constraints = spec.as_deployed.constraints.iter();
+    let pairs = constraints.filter_map(|text| {
+        let (key, value) = text.split_once('=')?;
+        // OpenFaaS's own constraints are written `key == value`.
+        let value = value.trim_start_matches('=');
+        Some((key.trim().to_owned(), value.trim().to_owned()))
+    });
+    pairs.collect()
+}
+
+fn rejected(
+    reason: Reason,
+    invocation: &Invocation,
+    after: Duration,
+    declined: &str,
+) -> InvokeError {
+    let refused = |reason| InvokeError::Refused {
+        reason,
+        retry_after: Duration::from_secs(1),
+    };
+    match reason {
+        Reason::NoRoom => refused(Refusal::NoRoom),
+        Reason::NobodyHasRoom => refused(Refusal::NobodyHasRoom),
+        Reason::NoSuchPlace => InvokeError::CannotRun {
+            function: invocation.function.clone(),
+            reason: match declined.is_empty() {
+                true => "the policy wants a place that there is not: no peer that may be asked \
+                         can run it"
+                    .to_owned(),
+                false => format!("no peer took it; the last one: {declined}"),
+            },
+        },
+        Reason::TooLate => InvokeError::Late {
+            phase: Phase::Queue,
+            after,
+        },
+    }
+}
+
+fn step(here: Here, weighed: &[Weighed], decision: Decision, view: &View) -> Step {
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let candidates = weighed.iter().map(|weighed| Candidate {
+        peer: weighed.peer.to_string(),
+        verdict: weighed.verdict.as_str(),
+        delay_ms: weighed.verdict.delay().map(milliseconds),
+        room: weighed.room,
+        age_ms: milliseconds(weighed.age),
+        round_trip_ms: milliseconds(weighed.round_trip),
+    });
+    let here = match here {
+        Here::Warm => "warm",
+        Here::Startable => "could start it",
+        Here::Full => "full",
+        Here::Unable => "cannot run it",
+    };
+    let choice = match decision {
+        Decision::Run => "run here".to_owned(),
+        Decision::Enqueue { .. } => "wait here".to_owned(),
+        Decision::Offload { to, reach } => {
+            let way = match reach {
+                Reach::Horizontal => "horizontally",
+                Reach::Vertical => "vertically",
+            };
+            format!("offload {way} to {}", view.peers[to].id)
+        }
+        Decision::Reject(reason) => format!("reject: {reason:?}"),
+    };
+    Step {
+        here: here.to_owned(),
+        candidates: candidates.collect(),
+        choice,
+        result: String::new(),
+    }
+}
+
+/// A body, and what is held until it has ended.
+struct Kept<K> {
+    body: Body,
+    kept: K,
+}
+
+impl<K: Unpin> http_body::Body for Kept<K> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let _ = &self.kept;
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body of one piece.
+pub fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes)
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}

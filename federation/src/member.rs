@@ -1,0 +1,828 @@
+//! This node's own membership, on disk and towards others: the secret if it
+//! may invite, its certificate, who is denied, which invites were used; and
+//! the words by which two nodes prove to each other that they belong together.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use libp2p_identity::PeerId;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use weir_overlay::{Answer, Refusal};
+
+use crate::membership::{
+    Certificate, Denial, Federation, Refused, Rights, RootSecret, Token, UnixTime,
+};
+use crate::report::Role;
+
+/// The version of what nodes say to each other that this program speaks.
+const VERSION: u16 = 1;
+
+/// Certificates of others, and denials, that are remembered.
+const REMEMBERED: usize = 4_096;
+
+/// Denials that are said along with an answer.
+const TOLD_DENIALS: usize = 32;
+
+/// Largest file of those here.
+const FILE_BYTES: u64 = 8 << 20;
+
+/// What an opener says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Hello {
+    /// Versions that it speaks.
+    versions: Vec<u16>,
+    /// Its certificate, if it has one.
+    #[serde(default)]
+    certificate: Option<ByteBuf>,
+    /// The invite that it wants to trade for one.
+    #[serde(default)]
+    token: Option<String>,
+}
+
+/// What it is told.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Reply {
+    /// The version that both speak.
+    version: u16,
+    /// The certificate of whoever answers.
+    certificate: Option<ByteBuf>,
+    /// A new one for the opener.
+    issued: Option<ByteBuf>,
+    /// Why it is refused: the word, and more of it.
+    refused: Option<(String, String)>,
+    /// Who is denied, as the federation says.
+    denials: Vec<ByteBuf>,
+}
+
+/// Why this node's membership cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// A file cannot be used.
+    #[error("access {path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file holds something else.
+    #[error("{path} cannot be read: restore it, or remove it to join again with a token")]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The invite cannot be used.
+    #[error("the join token: {0}")]
+    Token(Refused),
+    /// This node holds no secret.
+    #[error(
+        "this node does not hold the federation's secret: ask one that does (the node that \
+         founded it)"
+    )]
+    NoSecret,
+}
+
+/// One who is denied.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Denied {
+    /// Since when.
+    at: UnixTime,
+    /// The federation's own word of it; `None` when only this node says so.
+    #[serde(default)]
+    statement: Option<String>,
+}
+
+/// An invite that was traded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Used {
+    by: String,
+    expires: UnixTime,
+}
+
+struct State {
+    federation: Federation,
+    certificate: Option<Certificate>,
+    token: Option<Token>,
+    denied: BTreeMap<String, Denied>,
+}
+
+/// A node as a member, or as one who wants to be.
+pub struct Member {
+    id: PeerId,
+    folder: PathBuf,
+    secret: Option<RootSecret>,
+    /// How long certificates that it issues are good.
+    life: Duration,
+    state: RwLock<State>,
+    used: Mutex<BTreeMap<String, Used>>,
+    /// Certificates of others, as they were shown.
+    known: RwLock<HashMap<PeerId, Certificate>>,
+}
+
+/// Seconds since 1970, by this machine's clock.
+pub fn unix_time() -> UnixTime {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Member {
+    /// Takes up what `folder` holds. Without a certificate there, the node
+    /// joins with `token`, or founds a federation of its own with the 32
+    /// random bytes of `chance`.
+    ///
+    /// # Errors
+    /// Which file cannot be used, or what is wrong with the token.
+    pub fn open(
+        folder: &Path,
+        id: PeerId,
+        rights: Rights,
+        token: Option<Token>,
+        life: Duration,
+        chance: [u8; 32],
+    ) -> Result<Member, MemberError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| MemberError::File { path, source }
+        };
+        fs::create_dir_all(folder).map_err(failed(folder))?;
+        let now = unix_time();
+        let path = folder.join("secret");
+        let mut secret = load(&path)?
+            .map(|bytes| match <[u8; 32]>::try_from(bytes) {
+                Ok(bytes) => Ok(RootSecret::new(bytes)),
+                Err(_) => Err(MemberError::Malformed { path: path.clone() }),
+            })
+            .transpose()?;
+        let path = folder.join("certificate");
+        let mut certificate = load(&path)?
+            .map(|bytes| Certificate::from_bytes(&bytes))
+            .transpose()
+            .map_err(|_| MemberError::Malformed { path: path.clone() })?;
+        let expired = |certificate: &Certificate| certificate.membership().expires <= now;
+        if secret.is_none() && certificate.as_ref().is_some_and(expired) && token.is_some() {
+            certificate = None;
+        }
+        if secret.is_none() && certificate.is_none() && token.is_none() {
+            save(&folder.join("secret"), &chance).map_err(failed(&folder.join("secret")))?;
+            secret = Some(RootSecret::new(chance));
+        }
+        // Whoever holds the secret certifies itself, with what it is now.
+        if let Some(secret) = &secret {
+            let own = secret.certify(id, rights, now, now + life.as_secs());
+            save(&path, &own.to_bytes()).map_err(failed(&path))?;
+            certificate = Some(own);
+        }
+        let federation = match (&certificate, &token) {
+            (Some(certificate), _) => certificate.membership().federation,
+            (None, Some(token)) => {
+                let federation = token.invite().federation;
+                token.check(&federation, now).map_err(MemberError::Token)?;
+                federation
+            }
+            (None, None) => unreachable!("a federation was founded"),
+        };
+        Ok(Member {
+            id,
+            folder: folder.to_owned(),
+            secret,
+            life,
+            state: RwLock::new(State {
+                federation,
+                token: token.filter(|_| certificate.is_none()),
+                certificate,
+                denied: load_list(&folder.join("denied"))?,
+            }),
+            used: Mutex::new(load_list(&folder.join("used"))?),
+            known: RwLock::default(),
+        })
+    }
+
+    /// Which federation this is.
+    pub fn federation(&self) -> Federation {
+        read(&self.state).federation
+    }
+
+    /// Whether it was let in, ever.
+    pub fn is_member(&self) -> bool {
+        read(&self.state).certificate.is_some()
+    }
+
+    /// What it may do: by its certificate, or by its invite until it has one.
+    pub fn own_rights(&self) -> Option<Rights> {
+        let state = read(&self.state);
+        let certified = state.certificate.as_ref().map(|c| c.membership().rights);
+        certified.or_else(|| state.token.as_ref().map(|t| t.invite().rights))
+    }
+
+    /// Whether it may invite.
+    pub fn may_invite(&self) -> bool {
+        self.secret.is_some()
+    }
+
+    /// Its certificate in bytes.
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        let state = read(&self.state);
+        state.certificate.as_ref().map(Certificate::to_bytes)
+    }
+
+    /// Whether it should ask for a new certificate soon.
+    pub fn wants_renewal(&self) -> bool {
+        let now = unix_time();
+        let state = read(&self.state);
+        let certificate = state.certificate.as_ref();
+        certificate.is_some_and(|c| is_worn(c, now))
+    }
+
+    /// How long its certificate is good from the first to the last moment.
+    pub fn life(&self) -> Option<Duration> {
+        let state = read(&self.state);
+        let membership = state.certificate.as_ref()?.membership();
+        let seconds = membership.expires.saturating_sub(membership.issued);
+        Some(Duration::from_secs(seconds))
+    }
+
+    /// Renews its own certificate, where it holds the secret.
+    pub fn renew_own(&self) {
+        let now = unix_time();
+        let mut state = write(&self.state);
+        if let (Some(secret), Some(own)) = (&self.secret, &state.certificate) {
+            let rights = own.membership().rights;
+            let renewed = secret.certify(self.id, rights, now, now + self.life.as_secs());
+            self.keep_certificate(&renewed);
+            state.certificate = Some(renewed);
+        }
+    }
+
+    /// Makes an invite. `chance` is random.
+    ///
+    /// # Errors
+    /// When this node holds no secret.
+    pub fn invite(
+        &self,
+        chance: [u8; 16],
+        life: Duration,
+        rights: Rights,
+        bootstrap: Vec<String>,
+    ) -> Result<Token, MemberError> {
+        let secret = self.secret.as_ref().ok_or(MemberError::NoSecret)?;
+        let expires = unix_time().saturating_add(life.as_secs());
+        Ok(secret.invite(chance, expires, rights, bootstrap))
+    }
+
+    /// Denies a member: on this node, durably, and in the whole federation
+    /// where `everywhere`; then the bytes to pass on.
+    ///
+    /// # Errors
+    /// When it should be everywhere and this node holds no secret, or nothing
+    /// can be written.
+    pub fn deny(&self, peer: PeerId, everywhere: bool) -> Result<Option<Vec<u8>>, MemberError> {
+        let at = unix_time();
+        let statement = match (everywhere, &self.secret) {
+            (false, _) => None,
+            (true, Some(secret)) => Some(secret.deny(peer, at)),
+            (true, None) => return Err(MemberError::NoSecret),
+        };
+        let denied = Denied {
+            at,
+            statement: statement.as_ref().map(|bytes| STANDARD.encode(bytes)),
+        };
+        let mut state = write(&self.state);
+        state.denied.insert(peer.to_string(), denied);
+        self.keep_denied(&state)?;
+        Ok(statement)
+    }
+
+    /// Takes back a denial that only this node knows.
+    ///
+    /// # Errors
+    /// When nothing can be written.
+    pub fn allow(&self, peer: PeerId) -> Result<bool, MemberError> {
+        let mut state = write(&self.state);
+        let gone = state.denied.remove(&peer.to_string()).is_some();
+        self.keep_denied(&state)?;
+        Ok(gone)
+    }
+
+    /// Takes the federation's word that somebody is denied; `true` when that
+    /// is news.
+    pub fn hear_denial(&self, bytes: &[u8]) -> Result<Option<PeerId>, Refused> {
+        let denial = Denial::from_bytes(bytes, &self.federation())?;
+        let peer = denial.member().ok_or(Refused::Malformed)?;
+        let mut state = write(&self.state);
+        let known = state.denied.get(&peer.to_string());
+        if known.is_some_and(|known| known.statement.is_some() && known.at >= denial.at) {
+            return Ok(None);
+        }
+        if state.denied.len() >= REMEMBERED {
+            return Ok(None);
+        }
+        let denied = Denied {
+            at: denial.at,
+            statement: Some(STANDARD.encode(bytes)),
+        };
+        state.denied.insert(peer.to_string(), denied);
+        if let Err(error) = self.keep_denied(&state) {
+            tracing::error!(%error, "a denial is not kept over a restart");
+        }
+        Ok(Some(peer))
+    }
+
+    /// All denials that the federation made, to be passed on.
+    pub fn denials(&self) -> Vec<Vec<u8>> {
+        let state = read(&self.state);
+        let statements = state.denied.values().filter_map(|d| d.statement.as_ref());
+        statements
+            .filter_map(|text| STANDARD.decode(text).ok())
+            .collect()
+    }
+
+    /// Whether somebody is denied now, by the certificate that was shown.
+    pub fn is_denied(&self, peer: &PeerId) -> bool {
+        let state = read(&self.state);
+        let Some(denied) = state.denied.get(&peer.to_string()) else {
+            return false;
+        };
+        // A certificate that is later than the federation's word holds again.
+        denied.statement.is_none()
+            || read(&self.known)
+                .get(peer)
+                .is_none_or(|c| c.membership().issued <= denied.at)
+    }
+
+    /// What a member may do; `None` when it is none, or none any more.
+    pub fn rights(&self, peer: &PeerId) -> Option<Rights> {
+        if self.is_denied(peer) {
+            return None;
+        }
+        let known = read(&self.known);
+        let certificate = known.get(peer)?;
+        let checked = certificate.check(&self.federation(), *peer, unix_time());
+        checked.ok()
+    }
+
+    /// Remembers the certificate of a peer, if it is good.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn introduce(&self, peer: PeerId, bytes: &[u8]) -> Result<Rights, Refused> {
+        let certificate = Certificate::from_bytes(bytes)?;
+        let rights = certificate.check(&self.federation(), peer, unix_time())?;
+        let mut known = write(&self.known);
+        let later = known
+            .get(&peer)
+            .is_none_or(|old| old.membership().issued < certificate.membership().issued);
+        if later && (known.len() < REMEMBERED || known.contains_key(&peer)) {
+            known.insert(peer, certificate);
+        }
+        Ok(rights)
+    }
+
+    /// The first words to `to`.
+    pub fn hello(&self) -> Vec<u8> {
+        let state = read(&self.state);
+        encode(&Hello {
+            versions: vec![VERSION],
+            certificate: state
+                .certificate
+                .as_ref()
+                .map(|certificate| ByteBuf::from(certificate.to_bytes())),
+            token: state.token.as_ref().map(ToString::to_string),
+        })
+    }
+
+    /// The answer to the first words of `from`, whose identity is proved.
+    pub fn answer(&self, from: PeerId, hello: &[u8]) -> Answer {
+        match self.admit(from, hello) {
+            Ok(issued) => {
+                let denials = self.denials().into_iter().take(TOLD_DENIALS);
+                let reply = Reply {
+                    version: VERSION,
+                    certificate: self.certificate().map(ByteBuf::from),
+                    issued: issued.map(|certificate| ByteBuf::from(certificate.to_bytes())),
+                    refused: None,
+                    denials: denials.map(ByteBuf::from).collect(),
+                };
+                Answer {
+                    bytes: encode(&reply),
+                    verdict: Ok(()),
+                }
+            }
+            Err(refusal) => {
+                let reply = Reply {
+                    version: VERSION,
+                    refused: Some((refusal.reason.to_owned(), refusal.text.clone())),
+                    ..Reply::default()
+                };
+                Answer {
+                    bytes: encode(&reply),
+                    verdict: Err(refusal),
+                }
+            }
+        }
+    }
+
+    fn admit(&self, from: PeerId, hello: &[u8]) -> Result<Option<Certificate>, Refusal> {
+        let hello: Hello = cbor4ii::serde::from_slice(hello)
+            .map_err(|_| refusal("malformed", "what it says is not what Weir says"))?;
+        if !hello.versions.contains(&VERSION) {
+            let text = format!(
+                "it speaks versions {:?}, this node {VERSION}",
+                hello.versions
+            );
+            return Err(refusal("version", text));
+        }
+        let shown = hello.certificate.as_ref().map(|bytes| {
+            let introduced = self.introduce(from, bytes);
+            introduced.map(|rights| (rights, Certificate::from_bytes(bytes).ok()))
+        });
+        if self.is_denied(&from) {
+            return Err(refusal("denied", "it is denied"));
+        }
+        match shown {
+            Some(Ok((rights, certificate))) => {
+                let now = unix_time();
+                let worn = certificate.is_some_and(|c| is_worn(&c, now));
+                let secret = self.secret.as_ref().filter(|_| worn);
+                Ok(secret.map(|s| s.certify(from, rights, now, now + self.life.as_secs())))
+            }
+            Some(Err(refused)) if hello.token.is_none() => Err(refusal(
+                refused.reason(),
+                format!("its certificate: {refused}"),
+            )),
+            Some(Err(_)) | None => match &hello.token {
+                Some(token) => self.trade(from, token).map(Some),
+                None => Err(refusal(
+                    "no-proof",
+                    "it shows neither certificate nor token: join with one from `weir token`",
+                )),
+            },
+        }
+    }
+
+    fn trade(&self, from: PeerId, token: &str) -> Result<Certificate, Refusal> {
+        let refused = |refused: Refused| refusal(refused.reason(), format!("its token: {refused}"));
+        let token: Token = token.parse().map_err(refused)?;
+        let secret = self.secret.as_ref().ok_or_else(|| {
+            let text = "this node may not let anybody in: join at the node that made the token";
+            refusal("not-inviting", text)
+        })?;
+        let now = unix_time();
+        let mut used = lock(&self.used);
+        used.retain(|_, used| used.expires > now);
+        let id = STANDARD.encode(token.invite().id);
+        // The same node again: its first answer may have been lost.
+        let by_another = used
+            .get(&id)
+            .is_some_and(|used| used.by != from.to_string());
+        let certificate = secret
+            .admit(&token, from, by_another, now, now + self.life.as_secs())
+            .map_err(refused)?;
+        let traded = Used {
+            by: from.to_string(),
+            expires: token.invite().expires,
+        };
+        used.insert(id, traded);
+        // Only what is on disk was used: a crash must not let a second one in.
+        save_list(&self.folder.join("used"), &*used).map_err(|error| {
+            tracing::error!(%error, "a node cannot be let in");
+            refusal("disk", "this node cannot write its list of used tokens")
+        })?;
+        drop(used);
+        write(&self.known).insert(from, certificate.clone());
+        Ok(certificate)
+    }
+
+    /// Judges the answer of `from` to this node's first words.
+    ///
+    /// # Errors
+    /// Why it is no member, or did not take this node for one.
+    pub fn judge(&self, from: PeerId, answer: &[u8]) -> Result<(), Refusal> {
+        let reply: Reply = cbor4ii::serde::from_slice(answer)
+            .map_err(|_| refusal("malformed", "what it answers is not what Weir says"))?;
+        if let Some((reason, text)) = reply.refused {
+            let text: String = text.chars().take(300).collect();
+            return Err(refusal(
+                "refused-by-peer",
+                format!("it refused this node ({reason}): {text}"),
+            ));
+        }
+        if reply.version != VERSION {
+            let text = format!("it speaks version {}, this node {VERSION}", reply.version);
+            return Err(refusal("version", text));
+        }
+        let certificate = reply
+            .certificate
+            .ok_or_else(|| refusal("no-proof", "it shows no certificate"))?;
+        self.introduce(from, &certificate)
+            .map_err(|refused| refusal(refused.reason(), format!("its certificate: {refused}")))?;
+        for denial in reply.denials.iter().take(TOLD_DENIALS) {
+            let _ = self.hear_denial(denial);
+        }
+        if self.is_denied(&from) {
+            return Err(refusal("denied", "it is denied"));
+        }
+        if let Some(issued) = reply.issued {
+            self.take_certificate(&issued)
+                .map_err(|refused| refusal(refused.reason(), refused.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn take_certificate(&self, bytes: &[u8]) -> Result<(), Refused> {
+        let certificate = Certificate::from_bytes(bytes)?;
+        certificate.check(&self.federation(), self.id, unix_time())?;
+        self.keep_certificate(&certificate);
+        let mut state = write(&self.state);
+        let joined = state.certificate.is_none();
+        state.certificate = Some(certificate);
+        state.token = None;
+        drop(state);
+        match joined {
+            true => tracing::info!(federation = %self.federation(), "joined the federation"),
+            false => tracing::info!("membership renewed"),
+        }
+        Ok(())
+    }
+
+    fn keep_certificate(&self, certificate: &Certificate) {
+        let path = self.folder.join("certificate");
+        if let Err(error) = save(&path, &certificate.to_bytes()) {
+            tracing::error!(path = %path.display(), %error, "the membership is lost at the next start");
+        }
+    }
+
+    /// Forgets its membership: the next start needs a token, or founds anew.
+    ///
+    /// # Errors
+    /// When nothing can be removed.
+    pub fn forget_membership(&self) -> Result<(), MemberError> {
+        for name in ["certificate", "secret", "used", "denied", "addresses"] {
+            let path = self.folder.join(name);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(MemberError::File { path, source });
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_denied(&self, state: &State) -> Result<(), MemberError> {
+        let path = self.folder.join("denied");
+        save_list(&path, &state.denied).map_err(|source| MemberError::File { path, source })
+    }
+}
+
+/// Whether less than half of a certificate's life is left.
+fn is_worn(certificate: &Certificate, now: UnixTime) -> bool {
+    let membership = certificate.membership();
+    let life = membership.expires.saturating_sub(membership.issued);
+    membership.expires.saturating_sub(now) < life / 2
+}
+
+fn refusal(reason: &'static str, text: impl Into<String>) -> Refusal {
+    Refusal {
+        reason,
+        text: text.into(),
+    }
+}
+
+fn encode<T: Serialize>(words: &T) -> Vec<u8> {
+    cbor4ii::serde::to_vec(Vec::new(), words).expect("plain values can be encoded")
+}
+
+/// The bytes of a file; `None` where there is none.
+fn load(path: &Path) -> Result<Option<Vec<u8>>, MemberError> {
+    let failed = |source| MemberError::File {
+        path: path.to_owned(),
+        source,
+    };
+    match File::open(path) {
+        Ok(file) => {
+            let mut bytes = Vec::new();
+            file.take(FILE_BYTES)
+                .read_to_end(&mut bytes)
+                .map_err(failed)?;
+            Ok(Some(bytes))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Writes a file, whole or not at all, for its owner alone.
+pub(crate) fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)
+}
+
+fn load_list<T: serde::de::DeserializeOwned>(
+    path: &Path,
+) -> Result<BTreeMap<String, T>, MemberError> {
+    let Some(bytes) = load(path)? else {
+        return Ok(BTreeMap::new());
+    };
+    serde_json::from_slice(&bytes).map_err(|_| MemberError::Malformed {
+        path: path.to_owned(),
+    })
+}
+
+fn save_list<T: Serialize>(path: &Path, list: &BTreeMap<String, T>) -> io::Result<()> {
+    save(path, &serde_json::to_vec_pretty(list)?)
+}
+
+/// What a role is called in settings.
+impl std::str::FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Role, String> {
+        match text {
+            "edge" => Ok(Role::Edge),
+            "cloud" => Ok(Role::Cloud),
+            other => Err(format!("{other:?} is no role: write edge or cloud")),
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Role::Edge => "edge",
+            Role::Cloud => "cloud",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u8) -> PeerId {
+        let mut seed = [number; 32];
+        let key = libp2p_identity::Keypair::ed25519_from_bytes(&mut seed).expect("32 bytes");
+        key.public().to_peer_id()
+    }
+
+    const EDGE: Rights = Rights {
+        role: Role::Edge,
+        deploy: true,
+    };
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    struct Node {
+        member: Member,
+        folder: tempfile::TempDir,
+        number: u8,
+    }
+
+    fn open(folder: tempfile::TempDir, number: u8, token: Option<Token>, life: Duration) -> Node {
+        let opened = Member::open(folder.path(), id(number), EDGE, token, life, [number; 32]);
+        Node {
+            member: opened.expect("it opens"),
+            folder,
+            number,
+        }
+    }
+
+    fn node(number: u8, token: Option<Token>) -> Node {
+        open(tempfile::tempdir().expect("a folder"), number, token, DAY)
+    }
+
+    impl Node {
+        fn token(&self) -> Token {
+            let made = self.member.invite([self.number; 16], DAY, EDGE, Vec::new());
+            made.expect("it holds the secret")
+        }
+
+        /// Says hello to `other`; what both made of it.
+        fn meet(&self, other: &Node) -> (Result<(), &'static str>, Result<(), &'static str>) {
+            let answer = other.member.answer(id(self.number), &self.member.hello());
+            let judged = self.member.judge(id(other.number), &answer.bytes);
+            let word = |refusal: Refusal| refusal.reason;
+            (answer.verdict.map_err(word), judged.map_err(word))
+        }
+
+        fn restart(self) -> Node {
+            open(self.folder, self.number, None, DAY)
+        }
+    }
+
+    const BOTH: (Result<(), &str>, Result<(), &str>) = (Ok(()), Ok(()));
+
+    #[test]
+    fn a_token_makes_a_member_that_stays_one() {
+        let founder = node(1, None);
+        let second = node(2, Some(founder.token()));
+        assert!(!second.member.is_member());
+        assert_eq!(second.meet(&founder), BOTH);
+        assert!(second.member.is_member());
+        let second = second.restart();
+        assert_eq!(second.meet(&founder), BOTH);
+        assert!(!second.member.may_invite());
+        // And those whom it never met believe it too.
+        let token = founder.member.invite([9; 16], DAY, EDGE, Vec::new());
+        let third = node(3, token.ok());
+        assert_eq!(third.meet(&founder), BOTH);
+        assert_eq!(third.meet(&second), BOTH);
+    }
+
+    #[test]
+    fn whoever_does_not_belong_is_refused_by_name() {
+        let founder = node(1, None);
+        let refused = |word| (Err(word), Err("refused-by-peer"));
+        let token = founder.token();
+        let second = node(2, Some(token.clone()));
+        assert_eq!(second.meet(&founder), BOTH);
+        assert_eq!(node(3, Some(token.clone())).meet(&founder), refused("used"));
+        assert_eq!(node(4, None).meet(&founder), refused("wrong-federation"));
+        let at_the_wrong_node = node(5, Some(token));
+        assert_eq!(at_the_wrong_node.meet(&second), refused("not-inviting"));
+        // One who shows what it saw of another.
+        let answer = founder.member.answer(id(6), &second.member.hello());
+        assert_eq!(answer.verdict.expect_err("replayed").reason, "wrong-member");
+        let answer = founder.member.answer(id(6), b"what?");
+        assert_eq!(answer.verdict.expect_err("malformed").reason, "malformed");
+        let old = encode(&Hello {
+            versions: vec![99],
+            certificate: None,
+            token: None,
+        });
+        let answer = founder.member.answer(id(6), &old);
+        assert_eq!(answer.verdict.expect_err("too new").reason, "version");
+    }
+
+    #[test]
+    fn an_expired_certificate_is_refused_and_a_worn_one_renewed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let founder = open(folder, 1, None, Duration::from_secs(1));
+        let second = node(2, Some(founder.token()));
+        assert_eq!(second.meet(&founder), BOTH);
+        let issued = unix_time();
+        // Until its time is over, by the clock that certificates are held to.
+        while unix_time() <= issued + 1 {
+            std::thread::yield_now();
+        }
+        let (verdict, _) = second.meet(&founder);
+        assert_eq!(verdict, Err("expired"));
+        let founder = open(founder.folder, 1, None, DAY);
+        let renewed = node(3, Some(founder.token()));
+        assert_eq!(renewed.meet(&founder), BOTH);
+        assert!(!renewed.member.wants_renewal());
+    }
+
+    #[test]
+    fn the_denied_are_out_here_and_everywhere() {
+        let founder = node(1, None);
+        let second = node(2, Some(founder.token()));
+        assert_eq!(second.meet(&founder), BOTH);
+        let statement = founder
+            .member
+            .deny(id(2), true)
+            .expect("it holds the secret");
+        assert_eq!(second.meet(&founder).0, Err("denied"));
+        let token = founder.member.invite([9; 16], DAY, EDGE, Vec::new());
+        let third = node(3, token.ok());
+        // It is told when it joins, and by others later.
+        assert_eq!(third.meet(&founder), BOTH);
+        assert!(third.member.is_denied(&id(2)));
+        let told = third.member.hear_denial(&statement.expect("a statement"));
+        assert_eq!(told, Ok(None));
+        assert!(matches!(
+            third.member.deny(id(1), true),
+            Err(MemberError::NoSecret)
+        ));
+        let third = third.restart();
+        assert_eq!(second.meet(&third).0, Err("denied"));
+    }
+}

@@ -1,0 +1,261 @@
+//! What two nodes say to each other about a call, beside the call itself. It
+//! travels in one header of its own, which no client may send.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+use libp2p_identity::PeerId;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use weir_node::id::{CallId, FunctionName};
+use weir_node::invocation::{Answer, InvokeError, Phase, Refusal, Start, Timing};
+
+use crate::report::Load;
+
+/// The header; its name begins as all do that the door takes from clients.
+pub const CARRIAGE: HeaderName = HeaderName::from_static("x-weir-carriage");
+
+/// Longest such header in bytes.
+const BYTES: usize = 4 << 10;
+
+/// Nodes that a call may have visited.
+pub const PATH: usize = 16;
+
+/// A call on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Travelling {
+    /// The function, as `name.namespace`.
+    pub function: String,
+    /// The id that the first node gave it.
+    pub call: String,
+    /// Nodes that it visited, the sender not included: its connection says
+    /// who that is.
+    #[serde(default)]
+    pub visited: Vec<ByteBuf>,
+    /// How many more nodes it may visit after this one.
+    pub hops: u8,
+    /// Milliseconds that are left of its deadline; `None` for no deadline.
+    #[serde(default)]
+    pub left: Option<u64>,
+    /// Its QoS class.
+    #[serde(default)]
+    pub class: Option<String>,
+    /// The sender's region, where it is a cloud node.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// The sender's zone, where it is an edge node.
+    #[serde(default)]
+    pub zone: Option<String>,
+}
+
+/// How a call went, with how loaded the node is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrived {
+    /// `answer`, `refused`, or the word of an error.
+    pub kind: String,
+    /// How loaded the node is.
+    #[serde(default)]
+    pub load: Option<Load>,
+    /// Whether it was a cold start.
+    #[serde(default)]
+    pub cold: bool,
+    /// Microseconds that it waited, was started for and ran.
+    #[serde(default)]
+    pub micros: [u64; 3],
+    /// The node that ran it, where that is not the one that answers.
+    #[serde(default)]
+    pub ran_on: Option<String>,
+}
+
+/// The word of an answer that a function gave.
+pub const ANSWER: &str = "answer";
+/// The word of a refusal: the call cannot have begun.
+pub const REFUSED: &str = "refused";
+
+impl Travelling {
+    /// The id that the first node gave the call.
+    pub fn id(&self) -> Option<CallId> {
+        self.call.parse().ok()
+    }
+
+    /// Which function; `None` when that is no name.
+    pub fn name(&self) -> Option<FunctionName> {
+        self.function.parse().ok()
+    }
+
+    /// Nodes that it visited; `None` when those are too many, or no ids.
+    pub fn path(&self) -> Option<Vec<PeerId>> {
+        if self.visited.len() > PATH {
+            return None;
+        }
+        let ids = self.visited.iter().map(|id| PeerId::from_bytes(id).ok());
+        ids.collect()
+    }
+}
+
+impl Arrived {
+    /// What is said of an answer.
+    pub fn answer(answer: &Answer, load: Load) -> Arrived {
+        let Timing {
+            queued,
+            started,
+            ran,
+        } = answer.timing;
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Arrived {
+            kind: ANSWER.to_owned(),
+            load: Some(load),
+            cold: answer.start == Start::Cold,
+            micros: [queued, started, ran].map(micros),
+            ran_on: answer.ran_on.as_deref().map(str::to_owned),
+        }
+    }
+
+    /// What is said of a call that has no answer.
+    pub fn without(error: &InvokeError, load: Load) -> Arrived {
+        let kind = match error {
+            // None of these has begun.
+            InvokeError::Refused { .. }
+            | InvokeError::CannotRun { .. }
+            | InvokeError::Unknown(_)
+            | InvokeError::Class(_) => REFUSED,
+            InvokeError::Late {
+                phase: Phase::Queue | Phase::Start,
+                ..
+            } => REFUSED,
+            InvokeError::Late {
+                phase: Phase::Run, ..
+            } => "late",
+            InvokeError::Failed(_) => "function-failed",
+            InvokeError::PeerLost(_) => "peer-lost",
+            InvokeError::Body(_) => "body",
+        };
+        Arrived {
+            kind: kind.to_owned(),
+            load: Some(load),
+            cold: false,
+            micros: [0; 3],
+            ran_on: None,
+        }
+    }
+
+    /// Where the time went.
+    pub fn timing(&self) -> (Start, Timing) {
+        let [queued, started, ran] = self.micros.map(Duration::from_micros);
+        let timing = Timing {
+            queued,
+            started,
+            ran,
+        };
+        let start = if self.cold { Start::Cold } else { Start::Warm };
+        (start, timing)
+    }
+
+    /// The error that `text` explains, for kinds other than `answer` and
+    /// `refused`.
+    pub fn error(&self, text: String, left: Duration) -> InvokeError {
+        match self.kind.as_str() {
+            "late" => InvokeError::Late {
+                phase: Phase::Run,
+                after: left,
+            },
+            "peer-lost" => InvokeError::PeerLost(text),
+            "body" => InvokeError::Body(text.into()),
+            REFUSED => InvokeError::Refused {
+                reason: Refusal::NobodyHasRoom,
+                retry_after: Duration::from_secs(1),
+            },
+            _ => InvokeError::Failed(text),
+        }
+    }
+}
+
+/// Writes the header.
+pub fn put<T: Serialize>(headers: &mut HeaderMap, words: &T) {
+    let bytes = cbor4ii::serde::to_vec(Vec::with_capacity(256), words);
+    let bytes = bytes.expect("plain values can be encoded");
+    let text = URL_SAFE_NO_PAD.encode(bytes);
+    let value = HeaderValue::try_from(text).expect("base64 is plain text");
+    headers.insert(CARRIAGE, value);
+}
+
+/// Takes the header out; `None` when there is none, or it cannot be read.
+pub fn take<T: DeserializeOwned>(headers: &mut HeaderMap) -> Option<T> {
+    let value = headers.remove(CARRIAGE)?;
+    if value.len() > BYTES {
+        return None;
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(value.as_bytes()).ok()?;
+    cbor4ii::serde::from_slice(&bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn travelling() -> Travelling {
+        Travelling {
+            function: "shout.openfaas-fn".to_owned(),
+            call: CallId::new([7; 16]).to_string(),
+            visited: vec![ByteBuf::from(PeerId::random().to_bytes())],
+            hops: 2,
+            left: Some(1_500),
+            class: Some("gold".to_owned()),
+            region: None,
+            zone: Some("lab".to_owned()),
+        }
+    }
+
+    #[test]
+    fn what_is_put_is_taken_once() {
+        let mut headers = HeaderMap::new();
+        put(&mut headers, &travelling());
+        assert_eq!(take(&mut headers), Some(travelling()));
+        assert_eq!(take::<Travelling>(&mut headers), None);
+        let words = travelling();
+        assert_eq!(words.id(), Some(CallId::new([7; 16])));
+        assert_eq!(words.path().map(|path| path.len()), Some(1));
+    }
+
+    #[test]
+    fn paths_are_bounded() {
+        let mut words = travelling();
+        words.visited = vec![words.visited[0].clone(); PATH + 1];
+        assert_eq!(words.path(), None);
+        words.visited = vec![ByteBuf::from(vec![1, 2, 3])];
+        assert_eq!(words.path(), None);
+    }
+
+    #[test]
+    fn only_what_cannot_have_begun_counts_as_refused() {
+        let kind = |error| Arrived::without(&error, Load::default()).kind;
+        let late = |phase| InvokeError::Late {
+            phase,
+            after: Duration::ZERO,
+        };
+        assert_eq!(kind(late(Phase::Queue)), REFUSED);
+        assert_eq!(kind(late(Phase::Run)), "late");
+        assert_eq!(
+            kind(InvokeError::Failed("trap".to_owned())),
+            "function-failed"
+        );
+        assert_eq!(kind(InvokeError::PeerLost("gone".to_owned())), "peer-lost");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_arrives_ends_the_reader(text in "[ -~]{0,300}") {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = HeaderValue::try_from(text) {
+                headers.insert(CARRIAGE, value);
+            }
+            let _ = take::<Travelling>(&mut headers);
+        }
+    }
+}

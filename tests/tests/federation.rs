@@ -1,0 +1,713 @@
+//! Nodes that find each other, and run each other's overflow.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use weir_tests::client::Reply;
+use weir_tests::eventually;
+use weir_tests::federation::{Member, all_meet, deploy_everywhere, federation, member};
+use weir_tests::node::{Function, Node, Setup, text};
+
+/// A function that holds half of a node's one core as long as its body says.
+fn half() -> Function {
+    Function::new("half", "sleep").cpu("500m").timeout("60s")
+}
+
+/// Calls of a node that run at once; their answers.
+fn calls(node: &Node, name: &str, body: &str, count: usize) -> Vec<tokio::task::JoinHandle<Reply>> {
+    let ask = || {
+        node.post(&format!("/function/{name}"))
+            .body(body.to_owned())
+    };
+    (0..count).map(|_| tokio::spawn(ask().send())).collect()
+}
+
+async fn answers(calls: Vec<tokio::task::JoinHandle<Reply>>) -> Vec<Reply> {
+    let mut replies = Vec::new();
+    for call in calls {
+        replies.push(call.await.expect("a call does not panic"));
+    }
+    replies
+}
+
+/// Where an answer came from.
+fn ran_on(reply: &Reply) -> Option<&str> {
+    reply.headers.get("x-weir-ran-on")?.to_str().ok()
+}
+
+/// Clients that call as soon as they are answered, until they are stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: Vec<tokio::task::JoinHandle<Vec<Reply>>>,
+}
+
+impl Load {
+    fn start(node: &Node, name: &str, body: &str, clients: usize) -> Load {
+        let (stop, answered) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::<AtomicUsize>::default(),
+        );
+        let clients = (0..clients).map(|_| {
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            let (address, path) = (node.address, format!("/function/{name}"));
+            let body = body.to_owned();
+            tokio::spawn(async move {
+                let mut bad = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let ask = weir_tests::client::Ask::new(address, "POST", &path);
+                    let reply = ask.body(body.clone()).send().await;
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    if reply.status != 200 {
+                        bad.push(reply);
+                    }
+                }
+                bad
+            })
+        });
+        let clients = clients.collect();
+        Load {
+            stop,
+            answered,
+            clients,
+        }
+    }
+
+    /// Waits for so many more answers.
+    async fn more(&self, count: usize) {
+        let enough = self.answered.load(Ordering::Relaxed) + count;
+        eventually("clients are answered", async || {
+            (self.answered.load(Ordering::Relaxed) >= enough).then_some(())
+        })
+        .await;
+    }
+
+    /// Stops; the answers that were no success.
+    async fn stop(self) -> Vec<Reply> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut bad = Vec::new();
+        for client in self.clients {
+            bad.extend(client.await.expect("a client does not panic"));
+        }
+        bad
+    }
+}
+
+fn told(replies: &[Reply]) -> Vec<String> {
+    let told = replies.iter();
+    told.map(|reply| format!("{}: {}", reply.status, reply.text()))
+        .collect()
+}
+
+#[tokio::test]
+async fn five_nodes_join_by_token_and_see_each_other() {
+    let members = federation(5).await;
+    let peers = members[4].peers().await;
+    assert_eq!(peers.len(), 4);
+    for peer in &peers {
+        assert_eq!(
+            (&peer["role"], &peer["zone"]),
+            (&json!("edge"), &json!("default"))
+        );
+        assert_eq!(peer["cpu_total"], 1.0);
+        assert_eq!(peer["memory_total"], 1_u64 << 30);
+        assert!(
+            peer["executors"]
+                .as_array()
+                .expect("a list")
+                .contains(&json!("wasm"))
+        );
+    }
+    let output = members[2].node.weir(["peers"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let listed = text(&output.stdout);
+    for member in members.iter().filter(|member| member.id != members[2].id) {
+        assert!(listed.contains(&member.id), "{listed}");
+    }
+    let output = members[0].node.weir(["ping", &members[3].id]).await;
+    let ways = text(&output.stdout);
+    assert!(
+        ways.contains("direct 127.0.0.1") && ways.contains("stream"),
+        "{ways}"
+    );
+    assert!(!ways.contains("direct 127.0.0.1: failed"), "{ways}");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_runs_at_a_neighbour_and_no_client_sees_an_error() {
+    let members = federation(3).await;
+    deploy_everywhere(&members, &half()).await;
+    let replies = answers(calls(&members[0].node, "half", "1500", 6)).await;
+    let failed: Vec<_> = replies.iter().filter(|reply| reply.status != 200).collect();
+    assert!(failed.is_empty(), "{:?}", told(&replies));
+    let elsewhere = replies
+        .iter()
+        .filter(|reply| ran_on(reply).is_some())
+        .count();
+    assert!(elsewhere >= 2, "only {elsewhere} of 6 ran elsewhere");
+    for reply in &replies {
+        let node = ran_on(reply).unwrap_or(&members[0].id);
+        assert_eq!(reply.header("dfaas-node-id"), node);
+        assert_eq!(reply.header("x-server"), "127.0.0.1");
+        assert_eq!(reply.header("x-weir-node"), members[0].id);
+    }
+    let sent = members[0]
+        .node
+        .metric("weir_offloads_total", &["outcome=\"answered\""])
+        .await;
+    assert_eq!(sent as usize, elsewhere);
+    let carried = members[0]
+        .node
+        .metric("weir_carried_calls_total", &["direct"])
+        .await;
+    assert!(carried as usize >= elsewhere);
+}
+
+#[tokio::test]
+async fn more_than_all_can_hold_waits_and_is_answered() {
+    let members = federation(2).await;
+    deploy_everywhere(&members, &half()).await;
+    let load = Load::start(&members[0].node, "half", "20", 12);
+    load.more(200).await;
+    let bad = load.stop().await;
+    assert!(bad.is_empty(), "{:?}", told(&bad));
+    let sent = members[0]
+        .node
+        .metric("weir_offloads_total", &["answered"])
+        .await;
+    assert!(sent > 10.0, "{sent}");
+}
+
+#[tokio::test]
+async fn a_function_that_only_a_neighbour_has_is_called_there() {
+    let members = federation(2).await;
+    members[1]
+        .node
+        .deploy(Function::new("theirs", "echo"))
+        .await;
+    members[0].sees_function(&members[1].id, "theirs").await;
+    let reply = members[0]
+        .node
+        .call("theirs", "hello")
+        .await
+        .expect_status(200);
+    assert_eq!(
+        (reply.text().as_str(), ran_on(&reply)),
+        ("hello", Some(members[1].id.as_str()))
+    );
+    members[0]
+        .node
+        .call("nobodys", "x")
+        .await
+        .expect_status(404);
+}
+
+#[tokio::test]
+async fn bodies_of_a_megabyte_go_there_and_back_whole() {
+    let members = federation(2).await;
+    members[1]
+        .node
+        .deploy(Function::new("theirs", "echo").memory("64Mi"))
+        .await;
+    members[0].sees_function(&members[1].id, "theirs").await;
+    let body: Vec<u8> = (0..1 << 20_u32).map(|n| (n % 251) as u8).collect();
+    let body = Bytes::from(body);
+    let reply = members[0]
+        .node
+        .call("theirs", body.clone())
+        .await
+        .expect_status(200);
+    assert!(reply.body == body, "{} bytes came back", reply.body.len());
+}
+
+#[tokio::test]
+async fn a_killed_peer_costs_idempotent_calls_nothing_and_is_out_of_all_tables() {
+    let mut members = federation(3).await;
+    deploy_everywhere(&members, &half().setting("idempotent", "true")).await;
+    let load = Load::start(&members[0].node, "half", "50", 8);
+    load.more(60).await;
+    let mut killed = members.pop().expect("there are three");
+    killed.node.kill().await;
+    for member in &members {
+        eventually("it is out", async || {
+            let peer = member.peer(&killed.id).await?;
+            (peer["state"] != "in").then_some(())
+        })
+        .await;
+        member.sees(&killed.id, "dead").await;
+    }
+    load.more(60).await;
+    let bad = load.stop().await;
+    assert!(bad.is_empty(), "{:?}", told(&bad));
+    // It comes back, and is believed again.
+    let back = killed.restart().await;
+    for member in &members {
+        member.sees(&back.id, "in").await;
+    }
+}
+
+#[tokio::test]
+async fn a_killed_peer_costs_other_calls_no_more_than_it_held() {
+    let mut members = federation(2).await;
+    deploy_everywhere(&members, &half()).await;
+    let held = calls(&members[0].node, "half", "2000", 4);
+    let mut killed = members.pop().expect("there are two");
+    killed.node.running(2).await;
+    killed.node.kill().await;
+    let replies = answers(held).await;
+    let lost: Vec<_> = replies.iter().filter(|reply| reply.status != 200).collect();
+    assert_eq!(lost.len(), 2, "{:?}", told(&replies));
+    for reply in lost {
+        assert_eq!(
+            (reply.status, reply.header("x-weir-error")),
+            (502, "peer-lost")
+        );
+        let text = reply.text();
+        assert!(
+            text.contains(&killed.id) && text.contains("idempotent"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_bootstrap_node_dies_and_comes_back_and_all_find_each_other() {
+    let mut members = federation(4).await;
+    let mut first = members.remove(0);
+    first.node.kill().await;
+    for member in &members {
+        member.sees(&first.id, "dead").await;
+    }
+    all_meet(&members.iter().collect::<Vec<_>>()).await;
+    let first = first.restart().await;
+    let mut all: Vec<&Member> = members.iter().collect();
+    all.push(&first);
+    all_meet(&all).await;
+}
+
+#[tokio::test]
+async fn a_power_cut_of_all_and_the_address_book_brings_them_together_without_the_first() {
+    let mut members = federation(4).await;
+    for member in &members {
+        // What the book holds is on disk before the lights go out.
+        let book = member.node.data().join("federation/addresses");
+        eventually("the address book is written", async || {
+            let book = std::fs::read_to_string(&book).ok()?;
+            let all = members.iter().filter(|other| other.id != member.id);
+            all.map(|other| &other.id)
+                .all(|id| book.contains(id))
+                .then_some(())
+        })
+        .await;
+    }
+    for member in &mut members {
+        member.node.kill().await;
+    }
+    let mut back = Vec::new();
+    // The one that all joined by never returns.
+    for member in members.drain(1..) {
+        back.push(member.restart().await);
+    }
+    all_meet(&back.iter().collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn who_leaves_is_gone_at_once_and_a_drained_node_takes_no_calls() {
+    let mut members = federation(3).await;
+    deploy_everywhere(&members, &half()).await;
+    let output = members[1].node.weir(["drain"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    eventually("it is seen to drain", async || {
+        let peer = members[0].peer(&members[1].id).await?;
+        (peer["draining"] == true).then_some(())
+    })
+    .await;
+    let replies = answers(calls(&members[0].node, "half", "500", 4)).await;
+    assert!(
+        replies.iter().all(|reply| reply.status == 200),
+        "{:?}",
+        told(&replies)
+    );
+    assert!(
+        replies
+            .iter()
+            .all(|reply| ran_on(reply) != Some(members[1].id.as_str()))
+    );
+    // A clean end is a farewell.
+    let mut last = members.pop().expect("there are three");
+    last.node.terminate();
+    assert!(last.node.ended().await.success());
+    members[0].sees(&last.id, "left").await;
+}
+
+#[tokio::test]
+async fn strangers_are_refused_by_name_and_learn_nothing() {
+    let first = Member::found().await;
+    // No token, and a federation of its own.
+    let address = first.node.status().await["federation"]["addresses"][0]
+        .as_str()
+        .expect("it listens")
+        .to_owned();
+    let stranger = Member::start(member().variable("WEIR_FEDERATION_PEERS", &address)).await;
+    let refused = async |reason: &str, count: f64| {
+        let reason = format!("reason=\"{reason}\"");
+        eventually(&format!("{reason} is counted"), async || {
+            let counted = first
+                .node
+                .metric("weir_refused_connections_total", &[&reason])
+                .await;
+            (counted >= count).then_some(())
+        })
+        .await;
+    };
+    refused("wrong-federation", 1.0).await;
+    assert!(first.peers().await.is_empty() && stranger.peers().await.is_empty());
+    // A token that was used.
+    let token = first.token(&[]).await;
+    let used = member().variable("WEIR_FEDERATION_JOIN", &token);
+    let second = Member::start(used).await;
+    first.sees(&second.id, "in").await;
+    let third = Member::start(member().variable("WEIR_FEDERATION_JOIN", &token)).await;
+    refused("used", 1.0).await;
+    eventually("the refused node says why", async || {
+        third
+            .node
+            .log()
+            .contains("it was used before")
+            .then_some(())
+    })
+    .await;
+    assert!(third.peers().await.is_empty());
+    // One that is too old.
+    let token = first.token(&["--ttl", "1s"]).await;
+    eventually("the token expires", async || {
+        let output = member()
+            .variable("WEIR_FEDERATION_JOIN", &token)
+            .command(weir_tests::node::free_address())
+            .output();
+        // It ends by itself once the token is too old.
+        let ended = tokio::time::timeout(std::time::Duration::from_millis(500), output).await;
+        let output = ended.ok()?.ok()?;
+        text(&output.stderr).contains("expired").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_flood_of_strangers_leaves_room_for_members() {
+    let first = Member::found().await;
+    let status = first.node.status().await;
+    let links = status["federation"]["addresses"][0]
+        .as_str()
+        .expect("it listens");
+    let port = links.split('/').nth(4).expect("a port");
+    let calls = status["federation"]["carriage"][0]
+        .as_str()
+        .expect("it listens")
+        .to_owned();
+    let links = format!("127.0.0.1:{port}");
+    let mut silent = Vec::new();
+    for number in 0..200 {
+        let address = if number % 2 == 0 { &links } else { &calls };
+        if let Ok(mut stream) = TcpStream::connect(address).await {
+            let _ = stream.write_all(b"let me in").await;
+            silent.push(stream);
+        }
+    }
+    let second = first.invite(member()).await;
+    all_meet(&[&first, &second]).await;
+    // And each of them is cut, sooner or later, without a word.
+    for stream in &mut silent {
+        let mut rest = Vec::new();
+        let _ = weir_tests::within("it is cut", stream.read_to_end(&mut rest)).await;
+        assert!(!text(&rest).contains("12D3KooW"), "{}", text(&rest));
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_denied_is_out_everywhere() {
+    let members = federation(3).await;
+    let [first, second, third] = members.as_slice() else {
+        panic!("there are three");
+    };
+    let refused = second.node.weir(["deny", &third.id, "--federation"]).await;
+    assert!(!refused.status.success());
+    assert!(text(&refused.stderr).contains("does not hold the federation's secret"));
+    let output = first.node.weir(["deny", &third.id, "--federation"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    first.sees(&third.id, "denied").await;
+    second.sees(&third.id, "denied").await;
+    eventually("no link is left", async || {
+        let linked = |peer: serde_json::Value| peer["linked"] == true;
+        let first = first.peer(&third.id).await.is_some_and(linked);
+        let second = second.peer(&third.id).await.is_some_and(linked);
+        (!first && !second).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn memberships_are_renewed_before_they_end() {
+    let setup = member().variable("WEIR_FEDERATION_CERTIFICATE_LIFE", "4s");
+    let first = Member::start(setup).await;
+    let second = first.invite(member()).await;
+    all_meet(&[&first, &second]).await;
+    for _ in 0..2 {
+        let before = second.node.log().matches("membership renewed").count();
+        eventually("the membership is renewed", async || {
+            (second.node.log().matches("membership renewed").count() > before).then_some(())
+        })
+        .await;
+    }
+    all_meet(&[&first, &second]).await;
+}
+
+#[tokio::test]
+async fn forged_headers_change_nothing() {
+    let members = federation(2).await;
+    deploy_everywhere(&members, &half()).await;
+    let reply = members[0]
+        .node
+        .post("/function/half")
+        .header("dfaas-node-id", &members[1].id)
+        .header("x-weir-carriage", "oWZmdW5jdGlvbg")
+        .header("x-weir-ran-on", "somebody")
+        .header("x-weir-node", &members[1].id)
+        .body("0")
+        .send()
+        .await
+        .expect_status(200);
+    assert_eq!(ran_on(&reply), None);
+    assert_eq!(reply.header("x-weir-node"), members[0].id);
+    assert_eq!(reply.header("dfaas-node-id"), members[0].id);
+}
+
+#[tokio::test]
+async fn what_spills_goes_up_to_the_first_region_that_has_room() {
+    let first = Member::found().await;
+    let mut clouds = Vec::new();
+    for region in ["east", "west"] {
+        let token = first.token(&["--role", "cloud"]).await;
+        let setup = member()
+            .variable("WEIR_FEDERATION_JOIN", &token)
+            .variable("WEIR_FEDERATION_REGIONS", region);
+        clouds.push(Member::start(setup).await);
+    }
+    let edge = member()
+        .variable("WEIR_FEDERATION_ZONE", "far")
+        .variable("WEIR_FEDERATION_REGIONS", "west,east");
+    let edge = first.invite(edge).await;
+    for cloud in &clouds {
+        cloud.node.deploy(half()).await;
+        edge.sees(&cloud.id, "in").await;
+        edge.sees_function(&cloud.id, "half").await;
+        let seen = edge.peer(&cloud.id).await.expect("it is seen");
+        assert_eq!(seen["role"], "cloud");
+    }
+    edge.node.deploy(half()).await;
+    let replies = answers(calls(&edge.node, "half", "1500", 6)).await;
+    assert!(
+        replies.iter().all(|reply| reply.status == 200),
+        "{:?}",
+        told(&replies)
+    );
+    let at = |member: &Member| {
+        let ran = replies
+            .iter()
+            .filter(|reply| ran_on(reply) == Some(member.id.as_str()));
+        ran.count()
+    };
+    // Two here, two in the west, and the rest wait or go east.
+    assert!(at(&clouds[1]) >= 1, "nothing went west");
+    let vertical = edge
+        .node
+        .metric("weir_decisions_total", &["vertical"])
+        .await;
+    assert!(vertical >= 2.0, "{vertical}");
+    // A node of another zone is no neighbour.
+    assert_eq!(at(&first), 0);
+}
+
+#[tokio::test]
+async fn policies_are_chosen_by_configuration_class_and_function() {
+    let first = Member::found().await;
+    let setup = member()
+        .variable("WEIR_FEDERATION_POLICY", "local-only")
+        .config("[[qos]]\nname = \"plain\"\n[[qos]]\nname = \"away\"\npolicy = \"edge-only\"\n");
+    let second = first.invite(setup).await;
+    let members = [first, second];
+    let classes = half().setting("qos", "plain,away");
+    members[0].node.deploy(half()).await;
+    members[1].node.deploy(classes).await;
+    members[1].sees_function(&members[0].id, "half").await;
+    let [first, second] = &members;
+    // By configuration: nobody else is asked.
+    let replies = answers(calls(&second.node, "half", "300", 4)).await;
+    assert!(replies.iter().all(|reply| ran_on(reply).is_none()));
+    // By class: a neighbour first.
+    let ask = second
+        .node
+        .post("/function/half")
+        .header("x-weir-qos", "away");
+    let reply = ask.body("0").send().await.expect_status(200);
+    assert_eq!(ran_on(&reply), Some(first.id.as_str()));
+    // By function.
+    let function = Function::new("mine", "echo").label("weir.policy", "cloud-only");
+    second.node.deploy(function).await;
+    let reply = second.node.call("mine", "x").await;
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert!(reply.text().contains("policy"), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn constraints_are_kept_wherever_a_call_goes() {
+    let first = Member::found().await;
+    let setup = member().variable("WEIR_FEDERATION_LABELS", "disk=ssd");
+    let second = first.invite(setup).await;
+    let members = [first, second];
+    let picky = Function::new("picky", "echo").field("constraints", json!(["disk=ssd"]));
+    deploy_everywhere(&members, &picky).await;
+    let reply = members[0].node.call("picky", "x").await.expect_status(200);
+    assert_eq!(ran_on(&reply), Some(members[1].id.as_str()));
+    let reply = members[1].node.call("picky", "x").await.expect_status(200);
+    assert_eq!(ran_on(&reply), None);
+}
+
+#[tokio::test]
+async fn it_can_be_read_why_a_call_went_where_it_went() {
+    let members = federation(2).await;
+    deploy_everywhere(&members, &half()).await;
+    let busy = calls(&members[0].node, "half", "2000", 2);
+    members[0].node.running(2).await;
+    let output = members[0]
+        .node
+        .weir(["invoke", "half", "-d", "0", "--explain"])
+        .await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let why: serde_json::Value = serde_json::from_str(&text(&output.stderr)).expect("JSON");
+    assert_eq!(
+        (&why["policy"], &why["function"]),
+        (&json!("spill"), &json!("half.openfaas-fn"))
+    );
+    let step = &why["steps"][0];
+    assert_eq!(step["here"], "full", "{why}");
+    assert!(
+        step["choice"]
+            .as_str()
+            .expect("text")
+            .contains(&members[1].id),
+        "{why}"
+    );
+    let candidate = &step["candidates"][0];
+    assert_eq!(
+        (&candidate["peer"], &candidate["verdict"]),
+        (&json!(members[1].id), &json!("fits"))
+    );
+    assert!(candidate["age_ms"].as_f64().expect("a number") >= 0.0);
+    answers(busy).await;
+}
+
+#[tokio::test]
+async fn an_asynchronous_call_may_run_elsewhere_and_its_result_is_found_here() {
+    let mut members = federation(2).await;
+    let function = half();
+    members[1].node.deploy(function.clone()).await;
+    members[0].node.deploy(function.cpu("1")).await;
+    members[0].sees_function(&members[1].id, "half").await;
+    // This node is full; the runner dies with the call, which is run again.
+    let busy = calls(&members[0].node, "half", "3000", 1);
+    members[0].node.running(1).await;
+    let location = members[0].node.submit("half", "1000").await;
+    let mut runner = members.pop().expect("there are two");
+    runner.node.running(1).await;
+    runner.node.kill().await;
+    let result = members[0].node.result(&location).await;
+    assert_eq!(
+        result.header("x-weir-call-status"),
+        "200",
+        "{}",
+        result.text()
+    );
+    assert_eq!(result.text(), "awake\n");
+    answers(busy).await;
+}
+
+#[tokio::test]
+async fn a_call_whose_client_leaves_is_cancelled_where_it_runs() {
+    let members = federation(2).await;
+    members[1].node.deploy(half()).await;
+    members[0].sees_function(&members[1].id, "half").await;
+    let call = calls(&members[0].node, "half", "60000", 1).remove(0);
+    members[1].node.running(1).await;
+    call.abort();
+    members[1].node.running(0).await;
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_be_dialled_is_called_over_its_link() {
+    let first = Member::found().await;
+    let token = first.token(&[]).await;
+    let hidden = Setup::new()
+        .variable("WEIR_FEDERATION_LISTEN", "/ip4/127.0.0.1/tcp/0")
+        .variable("WEIR_FEDERATION_RELAYED", "true")
+        .variable("WEIR_FEDERATION_JOIN", &token);
+    let hidden = Member::start(hidden).await;
+    first.sees(&hidden.id, "in").await;
+    hidden.node.deploy(Function::new("theirs", "echo")).await;
+    first.sees_function(&hidden.id, "theirs").await;
+    let body = Bytes::from(vec![7; 1 << 20]);
+    let reply = first
+        .node
+        .call("theirs", body.clone())
+        .await
+        .expect_status(200);
+    assert!(reply.body == body);
+    let carried = first
+        .node
+        .metric("weir_carried_calls_total", &["stream"])
+        .await;
+    assert!(carried >= 1.0);
+}
+
+#[tokio::test]
+async fn a_copy_of_a_nodes_identity_is_named_on_both_sides() {
+    let members = federation(2).await;
+    let token = members[0].token(&[]).await;
+    let copy = tempfile::tempdir().expect("a folder");
+    std::fs::copy(
+        members[1].node.data().join("identity"),
+        copy.path().join("identity"),
+    )
+    .expect("it can be copied");
+    let setup = member()
+        .data(copy.path())
+        .variable("WEIR_FEDERATION_JOIN", &token);
+    let copied = Member::start(setup).await;
+    assert_eq!(copied.id, members[1].id);
+    for node in [&copied.node, &members[1].node] {
+        eventually("the copy is named", async || {
+            node.log()
+                .contains("another node runs with this node")
+                .then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn twenty_nodes_started_at_once_see_each_other() {
+    let first = Member::found().await;
+    let mut starting = Vec::new();
+    for _ in 1..20 {
+        let token = first.token(&[]).await;
+        let setup = member().variable("WEIR_FEDERATION_JOIN", &token);
+        starting.push(Member::start(setup));
+    }
+    let mut members = futures_util::future::join_all(starting).await;
+    members.push(first);
+    all_meet(&members.iter().collect::<Vec<_>>()).await;
+}
