@@ -36,7 +36,7 @@ const REASONS: [&str; 19] = [
     "unauthorized",
     "disk-full",
     "no-room",
-    "nobody-has-room",
+    "no-room-anywhere",
     "peer-lost",
     "other",
 ];

@@ -200,17 +200,17 @@ impl Dispatch {
             visited: Vec::new(),
             hops: HOPS,
         };
-        let Some(call) = explain else {
-            return self.inner.place(invocation, way, None).await;
-        };
-        let mut explanation = Explanation {
+        let mut explanation = explain.as_ref().map(|_| Explanation {
             function: invocation.function.qualified(),
             ..Explanation::default()
-        };
+        });
         let placed = self
             .inner
-            .place(invocation, way, Some(&mut explanation))
+            .place(invocation, way, explanation.as_mut())
             .await;
+        let (Some(call), Some(mut explanation)) = (explain, explanation) else {
+            return placed;
+        };
         explanation.outcome = match &placed {
             Ok(answer) => format!("answered with {}", answer.response.status()),
             Err(error) => error.to_string(),
@@ -536,7 +536,7 @@ impl Inner {
                 },
                 Decision::Enqueue { .. } => {
                     note("waited here");
-                    return self.node.invoke(invocation).await;
+                    return Box::pin(self.node.invoke(invocation)).await;
                 }
                 Decision::Offload { to, .. } => {
                     let peer = &view.peers[to];
@@ -557,7 +557,9 @@ impl Inner {
                         limited: deadline != Time::NEVER,
                     };
                     let travelling = self.travelling(&invocation, &way, &to);
-                    let outcome = self.offer(&to, request, &travelling, reserved).await;
+                    // Boxed, so that calls which run here do not carry its room.
+                    let offer = self.offer(&to, request, &travelling, reserved);
+                    let outcome = Box::pin(offer).await;
                     let idempotent = spec.as_ref().is_some_and(|spec| spec.idempotent);
                     avoid.push(to.peer);
                     let (reason, request) = match outcome {

@@ -1469,7 +1469,8 @@ impl Keeper {
                 || reports
                     .get(&peer)
                     .is_some_and(|k| matches!(k.standing, Standing::Gone { left: false, .. }));
-            if !wants && !(stray && lost) {
+            let tries = wants || (stray && lost);
+            if !tries {
                 continue;
             }
             if !wants {
@@ -1514,8 +1515,8 @@ impl Keeper {
         self.last_renewal = now;
         let mut links: Vec<PeerId> = shared.links.iter().map(|link| *link.key()).collect();
         shuffle(&mut links);
-        let inviters = self.bootstrap.iter().filter_map(|(peer, _)| *peer);
-        let inviter = inviters.filter(|peer| links.contains(peer)).next();
+        let mut inviters = self.bootstrap.iter().filter_map(|(peer, _)| *peer);
+        let inviter = inviters.find(|peer| links.contains(peer));
         if let Some(peer) = inviter.or(links.first().copied()) {
             debug!(%peer, "connects anew, to have its membership renewed");
             self.overlay().disconnect(peer);

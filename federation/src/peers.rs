@@ -4,8 +4,8 @@
 //! decisions read the [`View`] that is made of it now and then. What a peer
 //! says of itself is a claim; what calls to it met overrides that.
 
+use core::net::SocketAddr;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -486,7 +486,7 @@ mod tests {
         assert_eq!(table.hear(id(1), say(1, 5), at(0)), Heard::New);
         assert_eq!(table.hear(id(1), say(1, 5), at(1)), Heard::Old);
         assert_eq!(table.hear(id(1), say(1, 4), at(1)), Heard::Old);
-        assert_eq!(table.hear(id(1), say(0, 9), at(1)), Heard::Old);
+        assert_eq!(table.hear(id(1), say(0, 9), at(1)), Heard::Past);
         assert_eq!(table.hear(id(1), say(1, 6), at(2)), Heard::Newer);
         assert_eq!(table.known(at(5))[0].age, Duration::from_millis(3));
     }
@@ -529,8 +529,10 @@ mod tests {
         assert_eq!(table.suspect(id(0), u64::MAX, at(0)), Suspicion::Old);
         assert_eq!(table.suspect(id(0), 10, at(0)), Suspicion::Refute);
         assert_eq!(table.epoch(), 11);
-        // Its own report from an earlier life is no twin's.
+        // Its own report is no twin's, from an earlier life or from this one.
         assert_eq!(table.hear(id(0), say(10, 3), at(0)), Heard::Old);
+        table.said(7);
+        assert_eq!(table.hear(id(0), say(11, 7), at(0)), Heard::Old);
         assert_eq!(
             table.hear(id(0), say(40, 3), at(0)),
             Heard::Own { times: 1 }

@@ -4,8 +4,8 @@
 //! changed. Only the [`Window`] of a peer moves under it: what was sent to the
 //! peer since its last word counts against the room that it has.
 
+use core::net::SocketAddr;
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

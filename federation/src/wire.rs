@@ -200,10 +200,12 @@ mod tests {
     use super::*;
 
     fn travelling() -> Travelling {
+        let key = libp2p_identity::Keypair::ed25519_from_bytes([7; 32]).expect("32 bytes");
+        let id = key.public().to_peer_id();
         Travelling {
             function: "shout.openfaas-fn".to_owned(),
             call: CallId::new([7; 16]).to_string(),
-            visited: vec![ByteBuf::from(PeerId::random().to_bytes())],
+            visited: vec![ByteBuf::from(id.to_bytes())],
             hops: 2,
             left: Some(1_500),
             class: Some("gold".to_owned()),

@@ -92,7 +92,7 @@ impl Refusal {
             Refusal::BacklogFull => "backlog-full",
             Refusal::Draining => "draining",
             Refusal::NoRoom => "no-room",
-            Refusal::NobodyHasRoom => "nobody-has-room",
+            Refusal::NobodyHasRoom => "no-room-anywhere",
         }
     }
 }

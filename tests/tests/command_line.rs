@@ -345,7 +345,16 @@ async fn the_demo_needs_nothing_and_succeeds() {
         .await
         .expect("weir can be started");
     let shown = done(&output);
-    for word in ["cold", "warm", "429", "504", "202"] {
+    for word in [
+        "cold",
+        "warm",
+        "429",
+        "504",
+        "202",
+        "edge-3",
+        "cloud",
+        "errors           0",
+    ] {
         assert!(shown.contains(word), "{word} is not in:\n{shown}");
     }
 }

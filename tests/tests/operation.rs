@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use weir_tests::client::Reply;
 use weir_tests::eventually;
+use weir_tests::federation::federation;
 use weir_tests::node::{Function, Node, Setup, text, weir};
 
 #[tokio::test]
@@ -92,18 +94,8 @@ async fn traffic(node: &Node) {
     node.result(&location).await;
 }
 
-#[tokio::test]
-async fn metrics_are_clean_to_promtool() {
-    let node = Node::start().await;
-    traffic(&node).await;
-    let reply = node.get("/metrics").send().await.expect_status(200);
-    assert!(
-        reply
-            .header("content-type")
-            .starts_with("text/plain; version=0.0.4"),
-        "{:?}",
-        reply.headers
-    );
+/// Has promtool look at metrics.
+fn clean(reply: &Reply) {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -125,6 +117,47 @@ async fn metrics_are_clean_to_promtool() {
         text(&output.stderr),
         reply.text()
     );
+}
+
+#[tokio::test]
+async fn metrics_of_a_member_are_clean_to_promtool_too() {
+    let members = federation(2).await;
+    members[1]
+        .node
+        .deploy(Function::new("theirs", "echo"))
+        .await;
+    members[0].sees_function(&members[1].id, "theirs").await;
+    members[0].node.call("theirs", "x").await.expect_status(200);
+    let reply = members[0].node.get("/metrics").send().await;
+    clean(&reply);
+    let sent = members[0]
+        .node
+        .metric("weir_offloads_total", &[&members[1].id])
+        .await;
+    assert_eq!(sent, 1.0, "{}", reply.text());
+    for name in [
+        "weir_links",
+        "weir_peers",
+        "weir_reports_total",
+        "weir_gossip_heard_bytes_total",
+    ] {
+        assert!(members[0].node.metric(name, &[]).await > 0.0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_clean_to_promtool() {
+    let node = Node::start().await;
+    traffic(&node).await;
+    let reply = node.get("/metrics").send().await.expect_status(200);
+    assert!(
+        reply
+            .header("content-type")
+            .starts_with("text/plain; version=0.0.4"),
+        "{:?}",
+        reply.headers
+    );
+    clean(&reply);
     assert!(
         !reply.text().contains("gateway_"),
         "OpenFaaS's names are off by default"

@@ -1,5 +1,7 @@
 //! `weir demo`: a node for a moment, in this process, called through its front
-//! door, and a table of what happened.
+//! door, and a table of what happened; then a federation of four processes.
+
+mod federation;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -146,6 +148,7 @@ pub(super) async fn demo(global: &Global, arguments: &DemoArguments) -> anyhow::
     let steps = Box::pin(play(&client)).await?;
     show(global, &steps)?;
     let failed = steps.iter().filter(|step| !step.expected).count();
+    let spilled = Box::pin(federation::play(global, folder.path())).await?;
     if arguments.keep {
         let at = client.node();
         let token = token_file.display();
@@ -166,6 +169,10 @@ pub(super) async fn demo(global: &Global, arguments: &DemoArguments) -> anyhow::
             "{failed} of {} steps did not go as expected",
             steps.len()
         ));
+        return Ok(ExitCode::FAILURE);
+    }
+    if !spilled {
+        output::note("the federation lost calls, or ran all of them at one node");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

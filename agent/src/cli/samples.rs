@@ -7,9 +7,11 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use weir_node::id::FunctionName;
 use weir_node::resources::Memory;
 
 use super::{Global, deploy};
+use crate::client::Client;
 use crate::output;
 use crate::project::{Code, Deployment, Settings};
 
@@ -117,6 +119,56 @@ fn list(global: &Global) -> anyhow::Result<()> {
     ))?)
 }
 
+/// Deploys one sample, each call of which holds a share of the processors.
+pub(super) async fn deploy_with_share(
+    client: &Client,
+    name: &str,
+    share: &str,
+) -> anyhow::Result<()> {
+    let sample = SAMPLES.iter().find(|sample| sample.name == name);
+    let sample = sample.with_context(|| format!("there is no sample {name:?}"))?;
+    let settings = Settings {
+        cpu: Some(share.parse()?),
+        ..sample.settings()
+    };
+    sample.deploy(client, settings, None).await.map(drop)
+}
+
+impl Sample {
+    fn settings(&self) -> Settings {
+        Settings {
+            memory: Some(self.memory),
+            timeout: Some(self.timeout),
+            // Each answers the same question with the same answer.
+            idempotent: true,
+            ..Settings::default()
+        }
+    }
+
+    /// Deploys it and waits until it can be called.
+    async fn deploy(
+        &self,
+        client: &Client,
+        settings: Settings,
+        namespace: Option<&str>,
+    ) -> anyhow::Result<FunctionName> {
+        let doing = || format!("deploy the sample {}", self.name);
+        let mut file = tempfile::NamedTempFile::new().with_context(doing)?;
+        file.write_all(self.code).with_context(doing)?;
+        let deployment = Deployment {
+            name: self.name.to_owned(),
+            code: Code::File(file.path().to_owned()),
+            settings,
+        };
+        let placed = deploy::place(client, &deployment, namespace).await;
+        let (name, _) = placed.with_context(doing)?;
+        deploy::ready(client, &name, READY)
+            .await
+            .with_context(doing)?;
+        Ok(name)
+    }
+}
+
 async fn place(global: &Global, names: &[String]) -> anyhow::Result<()> {
     let known = |name: &&String| SAMPLES.iter().any(|sample| sample.name == name.as_str());
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
@@ -131,25 +183,9 @@ async fn place(global: &Global, names: &[String]) -> anyhow::Result<()> {
     let namespace = global.namespace.as_ref().map(ToString::to_string);
     let mut deployed = Vec::new();
     for sample in SAMPLES.iter().filter(wanted) {
-        let doing = || format!("deploy the sample {}", sample.name);
-        let mut file = tempfile::NamedTempFile::new().with_context(doing)?;
-        file.write_all(sample.code).with_context(doing)?;
-        let deployment = Deployment {
-            name: sample.name.to_owned(),
-            code: Code::File(file.path().to_owned()),
-            settings: Settings {
-                memory: Some(sample.memory),
-                timeout: Some(sample.timeout),
-                // Each answers the same question with the same answer.
-                idempotent: true,
-                ..Settings::default()
-            },
-        };
-        let placed = deploy::place(&client, &deployment, namespace.as_deref()).await;
-        let (name, _) = placed.with_context(doing)?;
-        deploy::ready(&client, &name, READY)
-            .await
-            .with_context(doing)?;
+        let name = sample
+            .deploy(&client, sample.settings(), namespace.as_deref())
+            .await?;
         let url = format!("{}/function/{name}", client.node());
         if global.json() {
             deployed.push(json!({ "name": name.name(), "url": url }));

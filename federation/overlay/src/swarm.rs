@@ -183,7 +183,7 @@ impl Overlay {
             commands,
             counters: counters.clone(),
         };
-        let (started, start) = std::sync::mpsc::channel();
+        let (started, start) = std::sync::mpsc::sync_channel(1);
         let thread = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -214,7 +214,7 @@ impl Overlay {
                     conduct: HashMap::new(),
                     told,
                 };
-                node.run(receiver, hearing).await;
+                Box::pin(node.run(receiver, hearing)).await;
             });
         };
         let spawned = std::thread::Builder::new()
@@ -582,12 +582,10 @@ impl Node {
             }
             SwarmEvent::ListenerError { error, .. } => warn!(%error, "a listener met an error"),
             SwarmEvent::ListenerClosed {
-                addresses, reason, ..
-            } => {
-                if let Err(error) = reason {
-                    warn!(?addresses, %error, "a listener has ended");
-                }
-            }
+                addresses,
+                reason: Err(error),
+                ..
+            } => warn!(?addresses, %error, "a listener has ended"),
             // Many kinds, and more in each version.
             _ => {}
         }

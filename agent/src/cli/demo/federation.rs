@@ -1,0 +1,286 @@
+//! The second half of the demo: three edge nodes and a cloud node, each a
+//! process of its own, one of them overloaded and one killed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use futures_util::future::join_all;
+use http::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+use super::super::{Global, samples};
+use crate::client::{self, Client, CredentialSources, Credentials};
+use crate::config;
+use crate::output;
+
+/// Longest that a node may take to start, or all to see each other.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether they do.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Clients that call one node as fast as they are answered: more than it can
+/// hold, fewer than all can.
+const CLIENTS: usize = 5;
+
+/// Calls of each client before the kill, and after it.
+const CALLS: usize = 20;
+
+/// How long a call takes, in milliseconds.
+const CALL: &str = "50";
+
+/// The function that is called.
+const FUNCTION: &str = "sleep";
+
+/// One node of the demo. It ends with this.
+struct Process {
+    name: &'static str,
+    id: String,
+    client: Client,
+    child: Child,
+    /// Kept, or the node would write its log to nobody.
+    _log: tokio::task::JoinHandle<()>,
+}
+
+/// What all calls came to.
+#[derive(Default)]
+struct Tally {
+    by_node: BTreeMap<String, Vec<Duration>>,
+    errors: Vec<String>,
+}
+
+/// Plays it, prints the table, and tells whether all went as expected.
+pub(super) async fn play(global: &Global, folder: &Path) -> anyhow::Result<bool> {
+    let mut nodes = vec![start(folder, "edge-1", &[]).await?];
+    for (name, role) in [("edge-2", "edge"), ("edge-3", "edge"), ("cloud", "cloud")] {
+        let token = token(&nodes[0].client, role).await?;
+        let mut told = vec![("WEIR_FEDERATION_JOIN", token)];
+        if role == "cloud" {
+            told.push(("WEIR_FEDERATION_REGIONS", "sky".to_owned()));
+        }
+        nodes.push(start(folder, name, &told).await?);
+    }
+    for node in &nodes {
+        samples::deploy_with_share(&node.client, FUNCTION, "500m").await?;
+    }
+    see_each_other(&nodes).await?;
+    output::note("three edge nodes and a cloud node see each other; the first is overloaded");
+    let mut tally = Tally::default();
+    call(&nodes[0].client, &nodes, &mut tally).await;
+    output::note("and again, while the third edge node is killed");
+    let mut killed = nodes.remove(2);
+    let survivors: Vec<String> = nodes.iter().map(|node| node.id.clone()).collect();
+    let first = nodes[0].client.clone();
+    let mut all: Vec<(String, &str)> = nodes
+        .iter()
+        .map(|node| (node.id.clone(), node.name))
+        .collect();
+    all.push((killed.id.clone(), killed.name));
+    let (_, killing) = tokio::join!(call(&first, &nodes, &mut tally), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        killed.child.kill().await
+    });
+    killing.context("kill a node")?;
+    show(global, &all, &tally)?;
+    let spilled = tally.by_node.keys().filter(|id| survivors.contains(id));
+    let fine = tally.errors.is_empty() && spilled.count() >= 2;
+    for error in tally.errors.iter().take(3) {
+        output::note(&format!("a call failed: {error}"));
+    }
+    // As an operator would, so that they leave nothing.
+    for node in &mut nodes {
+        if let Some(process) = node.child.id().and_then(|id| i32::try_from(id).ok())
+            && let Some(process) = rustix::process::Pid::from_raw(process)
+        {
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
+        }
+    }
+    for node in &mut nodes {
+        let _ = tokio::time::timeout(PATIENCE, node.child.wait()).await;
+    }
+    Ok(fine)
+}
+
+async fn start(
+    folder: &Path,
+    name: &'static str,
+    told: &[(&str, String)],
+) -> anyhow::Result<Process> {
+    let doing = || format!("start the node {name}");
+    let data = folder.join(name);
+    let program = std::env::current_exe().with_context(doing)?;
+    let mut command = Command::new(program);
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("WEIR_") {
+            command.env_remove(variable);
+        }
+    }
+    command
+        .args([
+            "run",
+            "--http",
+            "127.0.0.1:0",
+            "--peer-listen",
+            "127.0.0.1:0",
+        ])
+        .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--region", "sky"])
+        .args([
+            "--set",
+            "resources.cpu=1",
+            "--set",
+            "resources.memory=512MiB",
+        ])
+        .args(["--set", "log.format=json", "--data-dir"])
+        .arg(&data)
+        .envs(told.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn().with_context(doing)?;
+    let log = child.stderr.take().context("the node has no log")?;
+    let mut lines = BufReader::new(log).lines();
+    let listening = tokio::time::timeout(PATIENCE, listening(&mut lines)).await;
+    let address = listening
+        .with_context(doing)?
+        .with_context(|| format!("{}: it ended", doing()))?;
+    // Its log must go somewhere, or the node would wait for a reader.
+    let log = tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    let client = client_of(&address, config::token_file(&data))?;
+    let request = client.request(Method::GET, "/weir/v1/status");
+    let status: Value = client.ask_json("read the node's status", request).await?;
+    Ok(Process {
+        name,
+        id: status["node"].as_str().unwrap_or_default().to_owned(),
+        client,
+        child,
+        _log: log,
+    })
+}
+
+/// Where a node says that it listens; `None` when it ends instead.
+async fn listening(lines: &mut Lines<BufReader<ChildStderr>>) -> Option<String> {
+    while let Ok(Some(line)) = lines.next_line().await {
+        let said: Value = serde_json::from_str(&line).unwrap_or_default();
+        if said["message"] == "listening" {
+            return Some(format!("http://{}", said["address"].as_str()?));
+        }
+        if said.is_null() {
+            output::note(&line);
+        }
+    }
+    None
+}
+
+fn client_of(address: &str, token_file: PathBuf) -> anyhow::Result<Client> {
+    let address = client::node_address(address)?;
+    let sources = CredentialSources {
+        token_file: Some(token_file),
+        ..CredentialSources::default()
+    };
+    let credentials = Credentials::resolve(&sources, &address)?;
+    Ok(Client::new(&address, &credentials, None)?)
+}
+
+async fn token(client: &Client, role: &str) -> anyhow::Result<String> {
+    let request = client
+        .request(Method::POST, "/weir/v1/tokens")
+        .body(json!({ "role": role }).to_string());
+    let made: Value = client.ask_json("make a token", request).await?;
+    Ok(made["token"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Waits until the first node knows of the function at all others.
+async fn see_each_other(nodes: &[Process]) -> anyhow::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let client = &nodes[0].client;
+        let request = client.request(Method::GET, "/weir/v1/peers");
+        let peers: Vec<Value> = client.ask_json("list the peers", request).await?;
+        let able = peers.iter().filter(|peer| {
+            let functions = peer["functions"].as_array();
+            peer["state"] == "in" && functions.is_some_and(|list| !list.is_empty())
+        });
+        if able.count() == nodes.len() - 1 {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            bail!("the nodes do not see each other: {peers:?}");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Overloads the first node.
+async fn call(first: &Client, nodes: &[Process], tally: &mut Tally) {
+    let here = nodes[0].id.clone();
+    let clients = (0..CLIENTS).map(|_| async {
+        let mut answers = Vec::with_capacity(CALLS);
+        for _ in 0..CALLS {
+            let began = Instant::now();
+            let path = format!("/function/{FUNCTION}");
+            let request = first.call(Method::POST, &path).body(CALL);
+            let answer = first.send(request).await;
+            answers.push((began.elapsed(), answer));
+        }
+        answers
+    });
+    for (took, answer) in join_all(clients).await.into_iter().flatten() {
+        match answer {
+            Ok(response) if response.status().is_success() => {
+                let ran = response.headers().get("x-weir-ran-on");
+                let ran = ran.and_then(|value| value.to_str().ok()).unwrap_or(&here);
+                tally.by_node.entry(ran.to_owned()).or_default().push(took);
+            }
+            Ok(response) => tally.errors.push(response.status().to_string()),
+            Err(error) => tally.errors.push(error.to_string()),
+        }
+    }
+}
+
+fn show(global: &Global, nodes: &[(String, &str)], tally: &Tally) -> anyhow::Result<()> {
+    let percentile = |sorted: &[Duration], percent: usize| {
+        let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+        sorted.get(at).copied().unwrap_or_default()
+    };
+    let rows = nodes.iter().map(|(id, name)| {
+        let mut took = tally.by_node.get(id).cloned().unwrap_or_default();
+        took.sort();
+        (
+            name,
+            took.len(),
+            percentile(&took, 50),
+            percentile(&took, 99),
+        )
+    });
+    if global.json() {
+        let rows = rows.map(|(name, calls, median, worst)| {
+            json!({ "node": name, "calls": calls, "p50_seconds": median.as_secs_f64(),
+                "p99_seconds": worst.as_secs_f64() })
+        });
+        return Ok(output::json(&json!({
+            "nodes": rows.collect::<Vec<_>>(), "errors": tally.errors.len(),
+        }))?);
+    }
+    let mut table: Vec<_> = rows
+        .map(|(name, calls, median, worst)| {
+            [
+                (*name).to_owned(),
+                calls.to_string(),
+                output::short_duration(median),
+                output::short_duration(worst),
+            ]
+        })
+        .collect();
+    let errors = tally.errors.len().to_string();
+    table.push(["errors".to_owned(), errors, String::new(), String::new()]);
+    Ok(output::line(&output::table(
+        ["where calls ran", "calls", "p50", "p99"],
+        &table,
+    ))?)
+}
