@@ -24,7 +24,7 @@ pub enum LogError {
 }
 
 /// Libraries that are kept quieter than the configured level.
-const QUIET: [&str; 6] = [
+const QUIET: [&str; 7] = [
     // Below this it writes whole requests to the container engine down, and so
     // the environment of functions.
     "bollard=info",
@@ -36,6 +36,7 @@ const QUIET: [&str; 6] = [
     // Its news are told again, with more to say, by what uses it.
     "libp2p_swarm=warn",
     "libp2p_kad=error",
+    "libp2p_gossipsub=error",
 ];
 
 /// Writes the log to standard error from now on: for people on a terminal, as

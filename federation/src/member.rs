@@ -130,8 +130,13 @@ pub struct Member {
 
 /// Seconds since 1970, by this machine's clock.
 pub fn unix_time() -> UnixTime {
+    unix_millis() / 1_000
+}
+
+/// Milliseconds since 1970, by this machine's clock.
+pub(crate) fn unix_millis() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.unwrap_or_default().as_secs()
+    u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

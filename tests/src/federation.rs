@@ -1,10 +1,11 @@
 //! Nodes that belong together: founded, joined, looked at.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
 use crate::eventually;
+use crate::network::Host;
 use crate::node::{Function, Node, Setup, free_address, text};
 
 /// A member, and where others link to it.
@@ -31,10 +32,14 @@ pub fn member_at(links: SocketAddr, calls: SocketAddr) -> Setup {
         .variable("WEIR_RESOURCES_MEMORY", "1GiB")
 }
 
-/// A UDP port of loopback that nothing listened on a moment ago.
-pub fn free_udp_port() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
-    socket.local_addr().expect("it is bound").port()
+/// A member on a host of its own; it is managed from the hub.
+pub fn member_on(host: &Host) -> Setup {
+    let at = |port: u16| SocketAddr::new(host.address().parse().expect("an address"), port);
+    member_at(at(4001), at(4002))
+        .host(&host.name)
+        .address(at(8080))
+        .variable("WEIR_HTTP_INSECURE", "true")
+        .variable("WEIR_HTTP_ALLOWED_HOSTS", &host.address())
 }
 
 impl Member {

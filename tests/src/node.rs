@@ -101,6 +101,7 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     address: Option<SocketAddr>,
     bound: bool,
+    host: Option<String>,
 }
 
 /// Where a node keeps what must survive.
@@ -130,6 +131,7 @@ impl Default for Setup {
             environment: Vec::new(),
             address: None,
             bound: false,
+            host: None,
         }
     }
 }
@@ -166,6 +168,12 @@ impl Setup {
         self
     }
 
+    /// Runs in the network namespace of this name.
+    pub fn host(mut self, name: &str) -> Setup {
+        self.host = Some(name.to_owned());
+        self
+    }
+
     /// Listens on this address instead of a free loopback port.
     pub fn address(mut self, address: SocketAddr) -> Setup {
         self.address = Some(address);
@@ -184,6 +192,11 @@ impl Setup {
             command
                 .arg("--bounding-set=-dac_override,-dac_read_search")
                 .arg(program);
+        }
+        if let Some(host) = &self.host {
+            let program = command.as_std().get_program().to_owned();
+            command = started("ip");
+            command.args(["netns", "exec", host]).arg(program);
         }
         command.arg("run");
         command

@@ -1,5 +1,6 @@
 //! Nodes that find each other, and run each other's overflow.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -9,7 +10,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use weir_tests::client::Reply;
 use weir_tests::eventually;
-use weir_tests::federation::{Member, all_meet, deploy_everywhere, federation, member};
+use weir_tests::federation::{
+    Member, all_meet, deploy_everywhere, federation, member, member_at, member_on,
+};
+use weir_tests::network::{self, Host};
 use weir_tests::node::{Function, Node, Setup, text};
 
 /// A function that holds half of a node's one core as long as its body says.
@@ -710,4 +714,77 @@ async fn twenty_nodes_started_at_once_see_each_other() {
     let mut members = futures_util::future::join_all(starting).await;
     members.push(first);
     all_meet(&members.iter().collect::<Vec<_>>()).await;
+}
+
+#[test]
+fn a_node_behind_another_is_called_over_a_relay() {
+    network::inside("a_node_behind_another_is_called_over_a_relay", async {
+        let (here, there) = (Host::new(1), Host::new(2));
+        // The hub reaches both, and neither the other.
+        let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let relay = Member::start(member_at(everywhere(4001), everywhere(4002))).await;
+        let left = relay.invite(member_on(&here)).await;
+        let hidden = member_on(&there).variable("WEIR_FEDERATION_RELAYED", "true");
+        let right = relay.invite(hidden).await;
+        left.sees(&right.id, "in").await;
+        right.node.deploy(Function::new("theirs", "echo")).await;
+        left.sees_function(&right.id, "theirs").await;
+        eventually("there is a link over the relay", async || {
+            (left.peer(&right.id).await?["linked"] == true).then_some(())
+        })
+        .await;
+        let body = Bytes::from(vec![7; 1 << 20]);
+        let reply = left
+            .node
+            .call("theirs", body.clone())
+            .await
+            .expect_status(200);
+        assert!(reply.body == body, "{} bytes came back", reply.body.len());
+        assert_eq!(ran_on(&reply), Some(right.id.as_str()));
+        let output = left.node.weir(["ping", &right.id]).await;
+        assert!(
+            text(&output.stdout).contains("over a relay"),
+            "{}",
+            text(&output.stdout)
+        );
+    });
+}
+
+#[test]
+fn a_zone_that_is_cut_in_two_works_on_and_heals() {
+    network::inside("a_zone_that_is_cut_in_two_works_on_and_heals", async {
+        let hosts = [Host::new(1), Host::new(2)];
+        let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let hub = Member::start(member_at(everywhere(4001), everywhere(4002))).await;
+        let mut members = vec![hub];
+        for host in &hosts {
+            let joined = members[0].invite(member_on(host)).await;
+            members.push(joined);
+        }
+        for member in &members {
+            member.node.deploy(half()).await;
+        }
+        let [hub, first, second] = members.as_slice() else {
+            panic!("there are three");
+        };
+        for member in [first, second] {
+            hub.sees(&member.id, "in").await;
+            member.sees(&hub.id, "in").await;
+        }
+        let location = first.node.submit("half", "0").await;
+        first.node.result(&location).await;
+        // Packets are lost, and nobody is told: what is silent is dead.
+        let (log, link) = (first.node.log(), &hosts[0]);
+        link.cut();
+        hub.sees(&first.id, "dead").await;
+        hub.node.call("half", "0").await.expect_status(200);
+        assert!(!log.contains("panicked"));
+        link.mend();
+        hub.sees(&first.id, "in").await;
+        first.sees(&hub.id, "in").await;
+        let kept = first.node.result(&location).await;
+        assert_eq!(kept.header("x-weir-call-status"), "200");
+        first.node.call("half", "0").await.expect_status(200);
+        hub.sees(&second.id, "in").await;
+    });
 }

@@ -527,6 +527,9 @@ impl Node {
         match event {
             SwarmEvent::Behaviour(event) => self.behave(event),
             SwarmEvent::NewListenAddr { address, .. } => {
+                // Members are told all of them, and a relay that knows none of
+                // its own takes no reservations.
+                self.swarm.add_external_address(address.clone());
                 self.host.happened(Event::Listening(address));
             }
             SwarmEvent::ConnectionEstablished {

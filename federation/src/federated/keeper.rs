@@ -1,0 +1,830 @@
+//! The loop that looks after a node's place in its federation: what it says of
+//! itself, the links that it keeps, and what becomes of those who fall silent.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use libp2p_identity::PeerId;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+use weir_node::Node;
+use weir_node::time::Time;
+use weir_overlay::{Event as Happening, Multiaddr, Overlay};
+
+use super::{EVERYBODY, Federated, Link, Shared, guest_room, lock};
+use crate::book::Book;
+use crate::member::unix_time;
+use crate::message::{self, Message, Suspicion as Suspecting};
+use crate::peers::{Event, Known, Standing, Suspicion};
+use crate::report::{ADDRESSES, Load, OFFERS, Offer, Report};
+use crate::snapshot::View;
+
+/// Links that a node keeps to its own zone or region.
+const LINKS: usize = 8;
+
+/// Links that it keeps to each region that it spills to.
+const REGION_LINKS: usize = 2;
+
+/// Members that carry connections to a node that needs it.
+const RELAYS: usize = 2;
+
+/// Links that one look around begins.
+const DIALS: usize = 4;
+
+/// How often links are looked after.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How often the node looks at itself, and time passes in the table.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How often a node that was lost, or that nobody links to, is tried though
+/// there are links enough: a healed partition has to be found.
+const STRAY: Duration = Duration::from_secs(5);
+
+/// Reports at the least, in a second, and at the most.
+const RATE: (f64, f64) = (0.2, 5.0);
+
+/// Reports that all nodes of a zone may send together, in a second.
+const ZONE_RATE: f64 = 60.0;
+
+/// How often other zones hear of this node.
+const BRIEF: Duration = Duration::from_secs(7);
+
+/// How often a node proves anew that it belongs here, for those who missed it.
+const INTRODUCE: Duration = Duration::from_secs(60);
+
+/// A view is made at most so often.
+const VIEW: Duration = Duration::from_millis(10);
+
+/// How often a node asks for a new certificate, once it wants one.
+const RENEWAL: Duration = Duration::from_secs(10);
+
+/// How often the address book is written, if it changed.
+const BOOK: Duration = Duration::from_secs(2);
+
+/// Share of its room by which a node must differ from what it said last.
+const THRESHOLD: f64 = 0.1;
+
+/// The loop that looks after everything.
+pub(super) struct Keeper {
+    federated: Federated,
+    node: Node,
+    book: Book,
+    /// Members named by invite and settings; dialled for ever.
+    bootstrap: Vec<(Option<PeerId>, Multiaddr)>,
+    bootstrap_next: Time,
+    bootstrap_failures: u32,
+    /// Links that were lost and are being dialled again.
+    lost: BTreeMap<PeerId, Lost>,
+    listening: BTreeSet<String>,
+    last_relay: Time,
+    published: Option<Report>,
+    sequence: u64,
+    /// Reports that may be sent now.
+    tokens: f64,
+    last_tick: Time,
+    last_report: Time,
+    last_brief: Time,
+    last_introduction: Time,
+    /// The certificate that others know.
+    introduced: Option<Vec<u8>>,
+    last_look: Time,
+    last_stray: Time,
+    last_book: Time,
+    last_view: Time,
+    last_renewal: Time,
+    view_due: bool,
+}
+
+#[derive(Debug)]
+struct Lost {
+    clean: bool,
+}
+
+impl Keeper {
+    pub(super) fn new(federated: Federated, node: Node) -> Keeper {
+        let settings = federated.settings();
+        let invited = settings.join.iter().flat_map(|t| &t.invite().bootstrap);
+        let invited = invited.filter_map(|text| text.parse().ok());
+        let named = settings.peers.iter().cloned().chain(invited);
+        let bootstrap = named.map(|address| (peer_in(&address), address));
+        let bootstrap = bootstrap.filter(|(peer, _)| *peer != Some(federated.shared.id));
+        let now = federated.shared.clock.now();
+        Keeper {
+            book: Book::open(settings.folder.join("addresses")),
+            bootstrap: bootstrap.collect(),
+            bootstrap_next: Time::ZERO,
+            bootstrap_failures: 0,
+            lost: BTreeMap::new(),
+            listening: BTreeSet::new(),
+            last_relay: Time::ZERO,
+            published: None,
+            sequence: 0,
+            tokens: 1.0,
+            last_tick: now,
+            last_report: Time::ZERO,
+            last_brief: Time::ZERO,
+            last_introduction: Time::ZERO,
+            introduced: None,
+            last_look: Time::ZERO,
+            last_stray: now,
+            last_book: now,
+            last_view: Time::ZERO,
+            last_renewal: Time::ZERO,
+            view_due: true,
+            federated,
+            node,
+        }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.federated.shared
+    }
+
+    fn overlay(&self) -> &Overlay {
+        &self.federated.overlay
+    }
+
+    pub(super) async fn run(mut self, mut happened: mpsc::Receiver<Happening>) {
+        let shared = self.federated.shared.clone();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.look_around(shared.clock.now());
+        loop {
+            tokio::select! {
+                event = happened.recv() => match event {
+                    Some(event) => self.see(event),
+                    None => return,
+                },
+                () = shared.stale.notified() => self.view_due = true,
+                () = shared.speak.notified() => {
+                    let now = shared.clock.now();
+                    self.report(now, true);
+                    self.say_to_links();
+                }
+                _ = tick.tick() => self.tick(),
+            }
+            let now = shared.clock.now();
+            if self.view_due && now.since(self.last_view) >= VIEW {
+                self.make_view(now);
+            }
+        }
+    }
+
+    fn make_view(&mut self, now: Time) {
+        (self.view_due, self.last_view) = (false, now);
+        let shared = self.shared();
+        let own = lock(&shared.own).clone();
+        let mut view = lock(&shared.table).view(&own, now);
+        for peer in &mut view.peers {
+            if let Some(measured) = shared.round_trips.get(&peer.id) {
+                peer.round_trip = *measured;
+            }
+        }
+        let denied = |peer: &PeerId| shared.member.is_denied(peer);
+        if view.peers.iter().any(|peer| denied(&peer.id)) {
+            let peers = std::mem::take(&mut view.peers);
+            let left = peers.into_iter().filter(|peer| !denied(&peer.id));
+            view = View::new(&own, left.collect());
+        }
+        shared.view.store(Arc::new(view));
+    }
+
+    fn tick(&mut self) {
+        let now = self.shared().clock.now();
+        let passed = now.since(self.last_tick).as_secs_f64();
+        self.last_tick = now;
+        let events = lock(&self.shared().table).tick(now);
+        for event in events {
+            self.view_due = true;
+            match event {
+                Event::Died(peer) => {
+                    info!(%peer, "a member is dead");
+                    let counters = &self.shared().counters;
+                    counters.deaths.fetch_add(1, Ordering::Relaxed);
+                    self.federated.carriage.close(&peer);
+                    lock(&self.shared().said).remove(&peer);
+                }
+                Event::Silent(peer) => warn!(%peer, "nothing was heard of a member for long"),
+                Event::Forgotten(peer) => {
+                    self.shared().round_trips.remove(&peer);
+                    lock(&self.shared().said).remove(&peer);
+                }
+            }
+        }
+        // One that is out becomes a candidate again by time alone.
+        self.view_due |= now.since(self.last_view) >= Duration::from_millis(250);
+        let nodes = self.neighbours();
+        let (least, most) = RATE;
+        let rate = (ZONE_RATE / nodes as f64).clamp(least, most);
+        self.tokens = (self.tokens + passed * rate).min(2.0);
+        self.report(now, false);
+        if now.since(self.last_look) >= LOOK {
+            self.last_look = now;
+            self.look_around(now);
+        }
+        if now.since(self.last_book) >= BOOK {
+            self.last_book = now;
+            self.book.save();
+            self.learn_distances();
+        }
+    }
+
+    /// Nodes that share the zone or region, this one included.
+    fn neighbours(&self) -> usize {
+        let shared = self.shared();
+        let view = shared.view.load();
+        let near = |report: &&Report| report.role == shared.role && shared.is_near(report);
+        view.peers.iter().map(|p| &*p.report).filter(near).count() + 1
+    }
+
+    // What this node says of itself.
+
+    fn current_report(&self) -> Report {
+        let shared = self.shared();
+        let capability = self.node.capability();
+        let functions = self.node.function_capabilities(OFFERS);
+        let share = shared.settings.guests;
+        let draining = shared.draining.load(Ordering::Relaxed);
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let guests = shared.guests.load(Ordering::Relaxed);
+        let rooms = functions.iter().map(|f| {
+            let free = f.places.warm.saturating_add(f.places.startable);
+            guest_room(f.places.most, free, guests, share)
+        });
+        // Own users first: while any of them wait, nobody else is asked in.
+        let open = !draining && capability.waiting == 0;
+        let room = rooms.max().filter(|_| open).unwrap_or(0);
+        let offers = functions.iter().map(|f| Offer {
+            function: f.spec.name.qualified(),
+            warm: f.places.warm,
+            startable: f.places.startable,
+            running: f.running,
+            service_micros: micros(f.service),
+            start_micros: micros(f.start),
+        });
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let free = capability
+            .capacity
+            .checked_sub(capability.held)
+            .unwrap_or_default();
+        let own = lock(&shared.own);
+        let executors = self.node.executors();
+        Report {
+            executors: executors.into_iter().map(str::to_owned).collect(),
+            draining,
+            load: Load {
+                cpu_total: capability.capacity.cpu.as_millicores(),
+                cpu_free: free.cpu.as_millicores(),
+                memory_total: capability.capacity.memory.as_bytes(),
+                memory_free: free.memory.as_bytes(),
+                running: count(capability.running),
+                waiting: count(capability.waiting),
+                guests: room.min(1_000_000),
+            },
+            coordinate: *lock(&shared.coordinate),
+            offers: offers.collect(),
+            ..own.clone()
+        }
+    }
+
+    fn report(&mut self, now: Time, at_once: bool) {
+        if !self.shared().member.is_member() {
+            return;
+        }
+        let mut report = self.current_report();
+        let silent = now.since(self.last_report) >= Duration::from_secs_f64(1.0 / RATE.0);
+        let changed = match &self.published {
+            None => true,
+            Some(said) => silent || differs(said, &report),
+        };
+        if !at_once && (!changed || self.tokens < 1.0) {
+            return;
+        }
+        self.tokens = (self.tokens - 1.0).max(0.0);
+        self.last_report = now;
+        self.introduce(now);
+        self.say(&mut report, false);
+        let brief = now.since(self.last_brief) >= BRIEF;
+        if brief && self.has_others() {
+            self.last_brief = now;
+            let mut short = Report {
+                brief: true,
+                offers: Vec::new(),
+                labels: BTreeMap::new(),
+                ..report.clone()
+            };
+            self.say(&mut short, true);
+        }
+        self.published = Some(report);
+        let counters = &self.shared().counters;
+        counters.reports.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells each link directly what was just said, where that matters.
+    fn say_to_links(&self) {
+        let shared = self.shared();
+        if !shared.aloud.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let said = lock(&shared.said)
+            .get(&shared.id)
+            .and_then(|s| s.report.clone());
+        let Some(report) = said else {
+            return;
+        };
+        let links: Vec<PeerId> = shared.links.iter().map(|link| *link.key()).collect();
+        for link in links {
+            self.overlay().tell(link, vec![report.clone()]);
+        }
+    }
+
+    fn introduce(&mut self, now: Time) {
+        let Some(certificate) = self.shared().member.certificate() else {
+            return;
+        };
+        let known = self.introduced.as_ref() == Some(&certificate);
+        if known && now.since(self.last_introduction) < INTRODUCE {
+            return;
+        }
+        self.last_introduction = now;
+        self.introduced = Some(certificate.clone());
+        match message::seal(&Message::Introduction(certificate), &self.shared().key) {
+            Ok(sealed) => self.overlay().publish(EVERYBODY, sealed.into()),
+            Err(error) => warn!(%error, "an introduction cannot be sent"),
+        }
+    }
+
+    fn say(&mut self, report: &mut Report, everybody: bool) {
+        let shared = self.federated.shared.clone();
+        self.sequence += 1;
+        report.epoch = {
+            let mut table = lock(&shared.table);
+            table.said(self.sequence);
+            table.epoch()
+        };
+        report.sequence = self.sequence;
+        let sealed = match message::seal(&Message::Report(Box::new(report.clone())), &shared.key) {
+            Ok(sealed) => Bytes::from(sealed),
+            Err(error) => {
+                warn!(%error, "this node cannot say how it is");
+                return;
+            }
+        };
+        let topic = match everybody {
+            true => EVERYBODY.to_owned(),
+            false => shared.topic(),
+        };
+        self.overlay().publish(&topic, sealed.clone());
+        if !everybody {
+            lock(&shared.said).entry(shared.id).or_default().report = Some((topic, sealed));
+            *lock(&shared.own) = report.clone();
+        }
+    }
+
+    /// Whether there are nodes that do not hear this node's full reports.
+    fn has_others(&self) -> bool {
+        let shared = self.shared();
+        let known = lock(&shared.table).known(shared.clock.now());
+        known.iter().any(|known| {
+            let same = known.report.role == shared.role && shared.is_near(&known.report);
+            !same && !matches!(known.standing, Standing::Gone { .. })
+        })
+    }
+
+    fn learn_distances(&mut self) {
+        let shared = self.federated.shared.clone();
+        let known = lock(&shared.table).known(shared.clock.now());
+        let mut coordinate = lock(&shared.coordinate);
+        for known in known {
+            if let Some(took) = shared.round_trips.get(&known.id) {
+                coordinate.learn(&known.report.coordinate, *took, rand::random());
+            }
+        }
+    }
+
+    // Links.
+
+    fn see(&mut self, event: Happening) {
+        match event {
+            Happening::Listening(address) => self.listen_address(&address),
+            Happening::LinkUp {
+                peer,
+                address,
+                dialled,
+                relayed,
+            } => self.link_up(peer, &address, dialled, relayed),
+            Happening::LinkedAgain(peer) => {
+                self.shared().twice.insert(peer, ());
+                self.shared().behind.insert(peer, ());
+            }
+            Happening::LinkDown { peer, clean } => self.link_down(peer, clean),
+            Happening::Silent(peer) => {
+                self.federated.cut(peer);
+                if !self.shared().member.is_denied(&peer) {
+                    self.suspect(peer, "it fell silent");
+                }
+            }
+            Happening::DialFailed {
+                peer,
+                refused,
+                reason,
+            } => self.dial_failed(peer, refused, &reason),
+            Happening::Found { peer, address } if address.is_empty() => self.book.forget(&peer),
+            Happening::Found { peer, address } => {
+                if peer != self.shared().id {
+                    self.book.note(peer, &[address], unix_time());
+                }
+            }
+            Happening::RoundTrip { .. } | Happening::Refused { .. } => {}
+        }
+    }
+
+    /// Takes an address at which this node listens; the first ones are what
+    /// others are told, unless somebody chose what they are.
+    fn listen_address(&mut self, address: &Multiaddr) {
+        info!(%address, "the overlay listens");
+        self.listening.insert(address.to_string());
+        let settings = &self.shared().settings;
+        // Others are not told of loopback where there is more.
+        let is_local = |text: &&String| text.contains("/127.0.0.1/") || text.contains("/::1/");
+        let all_local = self.listening.iter().all(|text| is_local(&text));
+        let told = self
+            .listening
+            .iter()
+            .filter(|text| all_local || !is_local(text));
+        let told: Vec<String> = told.take(ADDRESSES).cloned().collect();
+        let mut own = lock(&self.shared().own);
+        if settings.peer_advertise.is_empty()
+            && !settings.relayed
+            && let Some(listen) = settings.peer_listen
+        {
+            own.carriage = carriage(listen, &told);
+        }
+        if settings.advertise.is_empty() {
+            own.addresses = told;
+        }
+        drop(own);
+        self.shared().speak.notify_one();
+    }
+
+    fn link_up(&mut self, peer: PeerId, address: &Multiaddr, dialled: bool, relayed: bool) {
+        debug!(%peer, %address, "linked");
+        self.lost.remove(&peer);
+        if dialled {
+            self.book
+                .note(peer, std::slice::from_ref(address), unix_time());
+        }
+        self.book.reached(&peer);
+        let shared = self.federated.shared.clone();
+        let address = address.clone();
+        shared.links.insert(peer, Link { relayed, address });
+        // The first link may be what made this node a member.
+        if self.published.is_none() {
+            self.report(shared.clock.now(), true);
+        }
+        self.overlay().tell(peer, shared.news_for(peer));
+        self.be_relayed(shared.clock.now());
+    }
+
+    /// Asks members to carry connections to this node, where it needs that and
+    /// none does.
+    fn be_relayed(&mut self, now: Time) {
+        let shared = self.federated.shared.clone();
+        let carried = self
+            .listening
+            .iter()
+            .any(|text| text.contains("p2p-circuit"));
+        let asked = self.last_relay != Time::ZERO && now.since(self.last_relay) < STRAY;
+        if !shared.settings.relayed || carried || asked {
+            return;
+        }
+        let links = shared.links.iter().filter(|link| !link.relayed);
+        let links: Vec<(PeerId, Multiaddr)> = links
+            .map(|link| (*link.key(), link.address.clone()))
+            .take(RELAYS)
+            .collect();
+        for (peer, address) in links {
+            self.last_relay = now;
+            let via = address.with_p2p(peer).unwrap_or_else(|same| same);
+            self.overlay().listen_via(via);
+        }
+    }
+
+    fn link_down(&mut self, peer: PeerId, clean: bool) {
+        debug!(%peer, clean, "a link ended");
+        let shared = self.federated.shared.clone();
+        shared.links.remove(&peer);
+        shared.twice.remove(&peer);
+        shared.round_trips.remove(&peer);
+        if shared.member.is_denied(&peer) {
+            return;
+        }
+        let known = lock(&shared.table).known(shared.clock.now());
+        let gone = known
+            .iter()
+            .any(|k| k.id == peer && matches!(k.standing, Standing::Gone { .. }));
+        if gone {
+            return;
+        }
+        let addresses = self.addresses(&peer);
+        match addresses.is_empty() {
+            true if clean => {}
+            // It cannot be dialled; it would come back by itself.
+            true => self.suspect(peer, "its link broke"),
+            false => {
+                self.lost.insert(peer, Lost { clean });
+                self.overlay().dial(Some(peer), addresses);
+            }
+        }
+    }
+
+    fn dial_failed(&mut self, peer: Option<PeerId>, refused: bool, reason: &str) {
+        debug!(?peer, reason, "a member cannot be linked to");
+        let Some(peer) = peer else {
+            return;
+        };
+        if self.shared().links.contains_key(&peer) {
+            return;
+        }
+        if let Some(lost) = self.lost.remove(&peer)
+            && (refused || !lost.clean)
+        {
+            self.suspect(peer, reason);
+        }
+    }
+
+    /// Says to all that a member seems to be dead.
+    fn suspect(&mut self, peer: PeerId, why: &str) {
+        let shared = self.federated.shared.clone();
+        let now = shared.clock.now();
+        let epoch = {
+            let mut table = lock(&shared.table);
+            let known = table.known(now).into_iter().find(|known| known.id == peer);
+            let Some(known) = known else {
+                return;
+            };
+            let epoch = known.report.epoch;
+            if table.suspect(peer, epoch, now) != Suspicion::Noted {
+                return;
+            }
+            epoch
+        };
+        info!(%peer, why, "suspects a member");
+        shared.counters.suspicions.fetch_add(1, Ordering::Relaxed);
+        let suspicion = Suspecting::new(peer, epoch);
+        shared.publish(self.overlay(), &Message::Suspicion(suspicion));
+        self.view_due = true;
+    }
+
+    /// Where a peer may be: what it says itself, and what the book knows.
+    fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        let shared = self.shared();
+        let known = lock(&shared.table).known(shared.clock.now());
+        let report = known.into_iter().find(|known| known.id == *peer);
+        let said = report.map(|known| known.report.addresses.clone());
+        let said = said.unwrap_or_default().into_iter();
+        let mut addresses: Vec<Multiaddr> = said.filter_map(|text| text.parse().ok()).collect();
+        for address in self.book.addresses(peer) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses.truncate(2 * ADDRESSES);
+        addresses
+    }
+
+    fn look_around(&mut self, now: Time) {
+        let shared = self.federated.shared.clone();
+        self.renew(now);
+        for link in shared
+            .links
+            .iter()
+            .map(|link| *link.key())
+            .collect::<Vec<_>>()
+        {
+            if shared.member.rights(&link).is_none() {
+                info!(peer = %link, "cut a link: its membership is over");
+                self.federated.cut(link);
+            }
+        }
+        let known = lock(&shared.table).known(now);
+        for known in &known {
+            let addresses = known.report.addresses.iter();
+            let addresses: Vec<Multiaddr> = addresses.filter_map(|a| a.parse().ok()).collect();
+            if !addresses.is_empty() && !matches!(known.standing, Standing::Gone { .. }) {
+                self.book.note(known.id, &addresses, unix_time());
+            }
+        }
+        self.introduce(now);
+        self.catch_up();
+        self.be_relayed(now);
+        self.bootstrap(now);
+        if !shared.member.is_member() {
+            return;
+        }
+        let reports: HashMap<PeerId, &Known> = known.iter().map(|k| (k.id, k)).collect();
+        let mut wanted = LINKS.saturating_sub(self.links_where(&reports, |report| {
+            report.role == shared.role && shared.is_near(report)
+        }));
+        let mut regions: BTreeMap<String, usize> = shared
+            .settings
+            .regions
+            .iter()
+            .map(|region| {
+                let there = self.links_where(&reports, |r| r.region.as_ref() == Some(region));
+                (region.clone(), REGION_LINKS.saturating_sub(there))
+            })
+            .collect();
+        let mut due = self.book.due(now);
+        due.retain(|peer| {
+            *peer != shared.id && !shared.links.contains_key(peer) && !shared.member.is_denied(peer)
+        });
+        shuffle(&mut due);
+        let stray = now.since(self.last_stray) >= STRAY;
+        let mut dials = 0;
+        for peer in due {
+            if dials == DIALS {
+                break;
+            }
+            let report = reports.get(&peer).map(|known| &known.report);
+            let left = reports
+                .get(&peer)
+                .is_some_and(|k| matches!(k.standing, Standing::Gone { left: true, .. }));
+            let wants = match report {
+                Some(_) if left => false,
+                Some(r) if r.role == shared.role && shared.is_near(r) => take_one(&mut wanted),
+                Some(r) => r
+                    .region
+                    .as_ref()
+                    .and_then(|region| regions.get_mut(region))
+                    .is_some_and(take_one),
+                // Nobody knows where it belongs until it is asked.
+                None => wanted > 0 || regions.values().any(|n| *n > 0),
+            };
+            let lost = report.is_none()
+                || reports
+                    .get(&peer)
+                    .is_some_and(|k| matches!(k.standing, Standing::Gone { left: false, .. }));
+            let tries = wants || (stray && lost);
+            if !tries {
+                continue;
+            }
+            if !wants {
+                self.last_stray = now;
+            }
+            dials += 1;
+            self.book.dialled(&peer, now, rand::random());
+            let addresses = self.addresses(&peer);
+            self.overlay().dial(Some(peer), addresses);
+        }
+    }
+
+    /// Tells those who speak from an earlier life what they said since: their
+    /// clock went back, or they are two.
+    fn catch_up(&self) {
+        let shared = self.shared();
+        let behind: Vec<PeerId> = shared.behind.iter().map(|peer| *peer.key()).collect();
+        shared.behind.clear();
+        for peer in behind {
+            let said = lock(&shared.said).get(&peer).and_then(|s| s.report.clone());
+            if let Some(report) = said.filter(|_| shared.links.contains_key(&peer)) {
+                self.overlay().tell(peer, vec![report]);
+            }
+        }
+    }
+
+    /// Asks for a new certificate in time: whoever can, gives one with every
+    /// new connection.
+    fn renew(&mut self, now: Time) {
+        let shared = self.federated.shared.clone();
+        if !shared.member.wants_renewal() {
+            return;
+        }
+        if shared.member.may_invite() {
+            shared.member.renew_own();
+            return;
+        }
+        let pause = RENEWAL.min(shared.member.life().unwrap_or(RENEWAL) / 8);
+        if now.since(self.last_renewal) < pause {
+            return;
+        }
+        self.last_renewal = now;
+        let mut links: Vec<PeerId> = shared.links.iter().map(|link| *link.key()).collect();
+        shuffle(&mut links);
+        let mut inviters = self.bootstrap.iter().filter_map(|(peer, _)| *peer);
+        let inviter = inviters.find(|peer| links.contains(peer));
+        if let Some(peer) = inviter.or(links.first().copied()) {
+            debug!(%peer, "connects anew, to have its membership renewed");
+            self.overlay().disconnect(peer);
+        }
+    }
+
+    fn links_where(
+        &self,
+        reports: &HashMap<PeerId, &Known>,
+        is: impl Fn(&Report) -> bool,
+    ) -> usize {
+        let links = self.shared().links.iter();
+        let matching = links.filter(|link| reports.get(link.key()).is_some_and(|k| is(&k.report)));
+        matching.count()
+    }
+
+    /// Dials those that settings and invite name, with pauses, for ever.
+    fn bootstrap(&mut self, now: Time) {
+        let shared = self.federated.shared.clone();
+        let linked =
+            |peer: &Option<PeerId>| peer.is_some_and(|peer| shared.links.contains_key(&peer));
+        let missing = self.bootstrap.iter().filter(|(peer, _)| !linked(peer));
+        let missing: Vec<Multiaddr> = missing.map(|(_, address)| address.clone()).collect();
+        if missing.is_empty() {
+            self.bootstrap_failures = 0;
+            return;
+        }
+        if now < self.bootstrap_next {
+            return;
+        }
+        // The same pauses as for everybody else, together for all of them.
+        let pause = Duration::from_millis(500) * (1 << self.bootstrap_failures.min(6));
+        let pause = pause.min(Duration::from_secs(30));
+        let pause = pause.mul_f64(0.5 + rand::random::<f64>());
+        self.bootstrap_next = now + pause;
+        self.bootstrap_failures = self.bootstrap_failures.saturating_add(1);
+        // One dial for all addresses of a member: a second one would be
+        // dropped while the first is under way.
+        let mut by_peer: BTreeMap<Option<PeerId>, Vec<Multiaddr>> = BTreeMap::new();
+        for address in missing.into_iter().take(2 * ADDRESSES) {
+            by_peer.entry(peer_in(&address)).or_default().push(address);
+        }
+        for (peer, addresses) in by_peer {
+            self.overlay().dial(peer, addresses);
+        }
+    }
+}
+
+fn take_one(count: &mut usize) -> bool {
+    let some = *count > 0;
+    *count = count.saturating_sub(1);
+    some
+}
+
+/// Where calls are taken: where the listener is, or, when that is everywhere,
+/// at each address of the machine.
+fn carriage(listen: SocketAddr, addresses: &[String]) -> Vec<String> {
+    if !listen.ip().is_unspecified() {
+        return vec![listen.to_string()];
+    }
+    let ips = addresses.iter().filter_map(|text| {
+        let mut parts = text.split('/').skip(1);
+        let kind = parts.next()?;
+        let ip: std::net::IpAddr = parts.next()?.parse().ok()?;
+        (matches!(kind, "ip4" | "ip6") && !text.contains("p2p-circuit")).then_some(ip)
+    });
+    let ips: BTreeSet<std::net::IpAddr> = ips.collect();
+    let at = ips.into_iter().map(|ip| SocketAddr::new(ip, listen.port()));
+    at.map(|address| address.to_string())
+        .take(ADDRESSES)
+        .collect()
+}
+
+/// Whom a multiaddress names last.
+fn peer_in(address: &Multiaddr) -> Option<PeerId> {
+    let text = address.to_string();
+    let (_, id) = text.rsplit_once("/p2p/")?;
+    id.parse().ok()
+}
+
+fn shuffle(peers: &mut [PeerId]) {
+    use rand::seq::SliceRandom as _;
+    peers.shuffle(&mut rand::rng());
+}
+
+/// Whether a report says something else than `said`, by more than a threshold.
+fn differs(said: &Report, now: &Report) -> bool {
+    let part = |a: u64, b: u64| {
+        let most = a.max(b);
+        most > 0 && (a == 0 || b == 0 || (a.abs_diff(b) as f64) > most as f64 * THRESHOLD)
+    };
+    let count = |a: u32, b: u32| part(a.into(), b.into());
+    let (old, new) = (&said.load, &now.load);
+    let load = count(old.guests, new.guests)
+        || count(old.waiting, new.waiting)
+        || count(old.cpu_free, new.cpu_free)
+        || part(old.memory_free, new.memory_free);
+    let offers = said.offers.len() != now.offers.len()
+        || said.offers.iter().zip(&now.offers).any(|(old, new)| {
+            old.function != new.function
+                || (old.warm == 0) != (new.warm == 0)
+                || (old.startable == 0) != (new.startable == 0)
+        });
+    load || offers
+        || said.draining != now.draining
+        || said.executors != now.executors
+        || said.addresses != now.addresses
+        || said.carriage != now.carriage
+        || said.epoch != now.epoch
+}

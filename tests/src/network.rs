@@ -1,0 +1,106 @@
+//! Hosts of a test's own: network namespaces with links that can be cut.
+//!
+//! A test runs in a namespace of its own, as the hub that all its hosts hang
+//! on; nothing of it touches the machine's network.
+
+use std::process::Command;
+
+/// Says that a test is in its namespace.
+const INSIDE: &str = "WEIR_TEST_INSIDE";
+
+/// Runs the test of this name in a network namespace of its own.
+///
+/// # Panics
+/// When that cannot be had (it takes root), or the test fails there.
+pub fn inside(name: &str, body: impl Future<Output = ()>) {
+    if std::env::var_os(INSIDE).is_none() {
+        let program = std::env::current_exe().expect("a running program has a path");
+        let status = Command::new("unshare")
+            .arg("--net")
+            .arg(program)
+            .args(["--exact", name, "--nocapture"])
+            .env(INSIDE, "1")
+            .status()
+            .expect("unshare is installed (Debian: util-linux)");
+        assert!(status.success(), "{name} failed in its namespace");
+        return;
+    }
+    ip(&["link", "set", "lo", "up"]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime can be built");
+    runtime.block_on(body);
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip")
+        .args(arguments)
+        .output()
+        .expect("ip is installed (Debian: iproute2)");
+    assert!(
+        output.status.success(),
+        "ip {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A host on a link to the hub. It goes when this is dropped.
+#[derive(Debug)]
+pub struct Host {
+    /// The name of its namespace.
+    pub name: String,
+    number: u8,
+    link: String,
+}
+
+impl Host {
+    /// Makes host number `number`, with addresses of its own.
+    pub fn new(number: u8) -> Host {
+        let host = Host {
+            name: format!("weir-{}-{number}", std::process::id()),
+            number,
+            link: format!("weir{number}"),
+        };
+        ip(&["netns", "add", &host.name]);
+        let (link, name) = (host.link.as_str(), host.name.as_str());
+        ip(&[
+            "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name,
+        ]);
+        ip(&["address", "add", &format!("{}/24", host.hub()), "dev", link]);
+        ip(&["link", "set", link, "up"]);
+        let address = format!("{}/24", host.address());
+        ip(&["-n", name, "address", "add", &address, "dev", "eth0"]);
+        ip(&["-n", name, "link", "set", "eth0", "up"]);
+        ip(&["-n", name, "link", "set", "lo", "up"]);
+        host
+    }
+
+    /// Its address.
+    pub fn address(&self) -> String {
+        format!("10.77.{}.2", self.number)
+    }
+
+    /// The hub's address on its link.
+    pub fn hub(&self) -> String {
+        format!("10.77.{}.1", self.number)
+    }
+
+    /// Cuts its link: what is sent is lost, and nobody is told.
+    pub fn cut(&self) {
+        ip(&["-n", &self.name, "link", "set", "eth0", "down"]);
+    }
+
+    /// Mends its link.
+    pub fn mend(&self) {
+        ip(&["-n", &self.name, "link", "set", "eth0", "up"]);
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = Command::new("ip")
+            .args(["netns", "delete", &self.name])
+            .status();
+    }
+}
