@@ -40,6 +40,9 @@ use crate::snapshot::View;
 /// the next look around.
 const HAPPENINGS: usize = 4_096;
 
+/// How long a node may take to know where it listens.
+const SETTLING: Duration = Duration::from_secs(5);
+
 /// Where everybody hears everybody, in brief.
 const EVERYBODY: &str = "weir/1/all";
 
@@ -397,6 +400,23 @@ impl Federated {
             .collect()
     }
 
+    /// The same, once there is any: a node that has just started may not know
+    /// yet where it listens. Empty when it does not come to know.
+    pub async fn settled_bootstrap(&self) -> Vec<String> {
+        let known = async {
+            loop {
+                let bootstrap = self.bootstrap();
+                if !bootstrap.is_empty() {
+                    return bootstrap;
+                }
+                tokio::time::sleep(SETTLING / 500).await;
+            }
+        };
+        tokio::time::timeout(SETTLING, known)
+            .await
+            .unwrap_or_default()
+    }
+
     /// All that is known of others.
     pub fn peers(&self) -> Vec<PeerStatus> {
         let now = self.shared.clock.now();
@@ -471,11 +491,11 @@ impl Federated {
         let link = self.shared.links.get(&peer).map(|link| link.relayed);
         let beat = self.shared.round_trips.get(&peer).map(|took| *took);
         tried.push(match (link, beat) {
-            (Some(relayed), Some(took)) => {
+            (Some(relayed), beat) => {
                 let way = if relayed { "over a relay" } else { "direct" };
-                (format!("link ({way}), last heartbeat"), Ok(took))
+                let beat = beat.ok_or_else(|| "no heartbeat yet".to_owned());
+                (format!("link ({way}), last heartbeat"), beat)
             }
-            (Some(_), None) => ("link".to_owned(), Err("no heartbeat yet".to_owned())),
             (None, _) => ("link".to_owned(), Err("there is none".to_owned())),
         });
         let addresses = known.map(|known| known.report.carriage.clone());

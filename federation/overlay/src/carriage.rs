@@ -191,7 +191,8 @@ impl Carriage {
             .next()
     }
 
-    /// Ends all connections to a peer. Calls on them are cut.
+    /// Makes new connections to a peer from now on. Calls on the old ones end
+    /// when they are answered, or when the peer misses a ping.
     pub fn close(&self, peer: &PeerId) {
         lock(&self.peers).remove(peer);
     }

@@ -79,7 +79,7 @@ pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<
         (&Method::GET, ["peers"]) => Ok(json!(dispatch.federated().peers())),
         (&Method::DELETE, ["peers", id]) => forget(dispatch, id),
         (&Method::POST, ["peers", id, "ping"]) => ping(dispatch, id).await,
-        (&Method::POST, ["tokens"]) => token(dispatch, &text),
+        (&Method::POST, ["tokens"]) => token(dispatch, &text).await,
         (&Method::POST, ["denials"]) => deny(dispatch, &text),
         (&Method::DELETE, ["denials", id]) => allow(dispatch, id),
         (&Method::POST, ["drain"]) => {
@@ -141,7 +141,7 @@ fn read<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
         .map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}")))
 }
 
-fn token(dispatch: &Dispatch, text: &[u8]) -> Result<Value, Problem> {
+async fn token(dispatch: &Dispatch, text: &[u8]) -> Result<Value, Problem> {
     let invite: Invite = match text.is_empty() {
         true => Invite::default(),
         false => read(text)?,
@@ -161,9 +161,19 @@ fn token(dispatch: &Dispatch, text: &[u8]) -> Result<Value, Problem> {
     };
     let rights = Rights { role, deploy: true };
     let federated = dispatch.federated();
+    let bootstrap = federated.settled_bootstrap().await;
+    if bootstrap.is_empty() {
+        let text = "this node does not know where it can be linked to, and a token would lead \
+                    nowhere: give federation.listen or federation.advertise";
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "cannot-run",
+            text,
+        ));
+    }
     let made = federated
         .member()
-        .invite(rand::random(), life, rights, federated.bootstrap());
+        .invite(rand::random(), life, rights, bootstrap);
     let token = made.map_err(|error| refused(&error))?;
     Ok(json!({
         "token": token.to_string(),
