@@ -46,7 +46,13 @@ impl Member {
     /// Starts a node; without a token it founds a federation.
     pub async fn start(setup: Setup) -> Member {
         let node = setup.start().await;
-        let id = node.status().await["node"]
+        let status = eventually("it knows where it listens", async || {
+            let status = node.status().await;
+            let addresses = status["federation"]["addresses"].as_array()?;
+            (!addresses.is_empty()).then_some(status)
+        })
+        .await;
+        let id = status["node"]
             .as_str()
             .expect("a node has an id")
             .to_owned();
