@@ -39,6 +39,7 @@ use weir_federation::carriage::{CONNECTION_WINDOW, STREAM_WINDOW};
 
 use self::activity::{Activity, Overdue, Watched};
 use self::reply::{Reply, Tracked};
+use crate::telemetry::chain;
 
 /// Connections that the kernel holds until a thread takes them. A burst of
 /// clients beyond it sees retransmissions, not refusals.
@@ -530,17 +531,6 @@ impl Drop for Greeted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 impl<H> Shared<H> {

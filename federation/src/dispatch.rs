@@ -31,7 +31,7 @@ use weir_overlay::carriage::{SendError, Using};
 
 use crate::explain::Weighed;
 use crate::federated::{Federated, guest_room};
-use crate::peers::Met;
+use crate::peers::{Met, PEERS};
 use crate::policy::{self, Decision, Needs, Origin, Policy, Reach, Reason};
 use crate::report::{Load, Role};
 use crate::snapshot::{Here, Local, Reserved, Snapshot, View};
@@ -48,6 +48,10 @@ const HOPS: u8 = 3;
 
 /// Explanations that are kept; the oldest go first.
 const EXPLANATIONS: usize = 1_024;
+
+/// Peers and outcomes that are counted apart; members come and go, and each
+/// would leave its series behind.
+const OFFLOAD_SERIES: usize = 8 * PEERS;
 
 /// Longest text of a peer's error that is passed on.
 const ERROR_BYTES: usize = 4 << 10;
@@ -326,7 +330,12 @@ impl Inner {
     }
 
     fn count_offload(&self, peer: PeerId, how: &'static str) {
-        *self.counters.offloads.entry((peer, how)).or_default() += 1;
+        let offloads = &self.counters.offloads;
+        if let Some(mut count) = offloads.get_mut(&(peer, how)) {
+            *count += 1;
+        } else if offloads.len() < OFFLOAD_SERIES {
+            *offloads.entry((peer, how)).or_default() += 1;
+        }
     }
 
     /// How loaded this node is, for those who just sent it a call.

@@ -30,9 +30,9 @@ use weir_overlay::{
 use self::keeper::Keeper;
 use crate::coordinates::Coordinate;
 use crate::member::{Member, MemberError, unix_millis};
-use crate::membership::{Rights, Token};
+use crate::membership::{Refused, Rights, Token};
 use crate::message::{self, ENVELOPE_BYTES, Message, Suspicion as Suspecting};
-use crate::peers::{Heard, Known, Met, Peers, Standing, Suspicion};
+use crate::peers::{Heard, Known, Met, PEERS, Peers, Standing, Suspicion};
 use crate::report::{ADDRESSES, Load, Report, Role};
 use crate::snapshot::View;
 
@@ -620,12 +620,22 @@ impl Shared {
         let (from, message) = message::open(bytes).map_err(|invalid| invalid.reason())?;
         let now = self.clock.now();
         if let Message::Introduction(certificate) = &message {
-            self.member
-                .introduce(from, certificate)
-                .map_err(|refused| refused.reason())?;
-            let mut said = lock(&self.said);
-            said.entry(from).or_default().introduction = Some(Bytes::copy_from_slice(bytes));
-            return Ok(Verdict::Accept);
+            return match self.member.introduce(from, certificate) {
+                Ok(_) => {
+                    let introduction = Some(Bytes::copy_from_slice(bytes));
+                    let mut said = lock(&self.said);
+                    if said.len() < PEERS || said.contains_key(&from) {
+                        said.entry(from).or_default().introduction = introduction;
+                    }
+                    Ok(Verdict::Accept)
+                }
+                // It was good when it was said: nobody lied.
+                Err(refused @ (Refused::Expired | Refused::Early)) => {
+                    self.count_rejected(refused.reason());
+                    Ok(Verdict::Ignore)
+                }
+                Err(refused) => Err(refused.reason()),
+            };
         }
         // One who was not introduced yet may be honest: not believed, not
         // passed on, and not held against whoever did.
@@ -750,7 +760,9 @@ impl Shared {
         }
         let denials = self.member.denials().into_iter();
         news.extend(denials.filter_map(|d| Some((all(), seal(&Message::Denial(d))?))));
-        let said = lock(&self.said).clone();
+        let mut said = lock(&self.said).clone();
+        // What is not believed any more is not passed on.
+        said.retain(|id, _| *id == self.id || self.member.rights(id).is_some());
         let introductions = said.iter().filter(|(id, _)| **id != peer);
         news.extend(introductions.filter_map(|(_, s)| Some((all(), s.introduction.clone()?))));
         let reports = said.iter().filter(|(id, _)| **id != peer);

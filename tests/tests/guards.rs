@@ -244,6 +244,8 @@ fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
                 "peers",
                 "report",
                 "membership",
+                "message",
+                "wire",
                 "snapshot",
                 "estimate",
                 "coordinates",

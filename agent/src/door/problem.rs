@@ -13,6 +13,7 @@ use weir_node::store::StoreError;
 
 use crate::http::body::BodyFault;
 use crate::http::reply::Reply;
+use crate::telemetry::chain;
 
 /// The word of an error, for programs.
 pub const ERROR: HeaderName = HeaderName::from_static("x-weir-error");
@@ -127,18 +128,6 @@ impl Problem {
         }
         response
     }
-}
-
-/// `error` and its causes in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn fault(error: &(dyn Error + Send + Sync + 'static)) -> BodyFault {

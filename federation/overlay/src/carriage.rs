@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tracing::debug;
 
-use crate::swarm::Overlay;
+use crate::swarm::{Overlay, chain};
 use crate::tls::{Connector, TlsError};
 
 /// What a request carries.
@@ -376,15 +376,4 @@ where
         }
     });
     Ok(lane)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -52,7 +52,9 @@ impl Doorkeeper {
         };
         if !self.known.contains(&ip) {
             self.known.push_back(ip);
-            self.known.truncate(KNOWN);
+            if self.known.len() > KNOWN {
+                self.known.pop_front();
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::swarm::Unreachable;
 
-/// Streams that may wait to be opened on one connection.
+/// Streams that may be in the making on one connection.
 const WAITING: usize = 256;
 
 /// What a stream is for.
@@ -204,7 +204,7 @@ impl ConnectionHandler for Handler {
     }
 
     fn on_behaviour_event(&mut self, open: Open) {
-        match self.asked.len() < WAITING {
+        match self.asked.len() + self.begun.len() < WAITING {
             true => self.asked.push_back(open),
             false => {
                 let _ = open.reply.send(Err(Unreachable::Busy));

@@ -210,6 +210,8 @@ impl Overlay {
                     host,
                     calls,
                     counters,
+                    topics: config.topics.iter().cloned().collect(),
+                    message_bytes: config.message_bytes,
                     links: HashSet::new(),
                     conduct: HashMap::new(),
                     told,
@@ -343,6 +345,9 @@ struct Node {
     host: Arc<dyn Host>,
     calls: mpsc::Sender<(PeerId, Stream)>,
     counters: Arc<Counters>,
+    /// What is heard and passed on here, and nothing else.
+    topics: HashSet<String>,
+    message_bytes: usize,
     links: HashSet<PeerId>,
     conduct: HashMap<PeerId, Conduct>,
     /// Where streams of told messages are read to.
@@ -463,7 +468,7 @@ impl Node {
     }
 
     fn listen_to(&mut self, peer: PeerId, mut stream: Stream) {
-        let told = self.told.clone();
+        let (told, longest) = (self.told.clone(), self.message_bytes);
         tokio::spawn(tokio::time::timeout(TELLING, async move {
             for _ in 0..TOLD {
                 let mut head = [0; 8];
@@ -473,7 +478,7 @@ impl Node {
                     u32::from_be_bytes(bytes) as usize
                 };
                 let (topic, message) = (length(0), length(4));
-                if topic > TOPIC_BYTES || message > crate::proof::WORDS * 4 {
+                if topic > TOPIC_BYTES || message > longest {
                     return None;
                 }
                 let mut both = vec![0; topic + message];
@@ -489,7 +494,8 @@ impl Node {
     /// A message that a link told us is passed on when it is new: others may
     /// have missed it too.
     fn hear_told(&mut self, peer: PeerId, topic: &str, message: Bytes) {
-        if self.hear(peer, &message) == Verdict::Accept {
+        // A topic of the teller's choice would be one more for each to keep.
+        if self.hear(peer, &message) == Verdict::Accept && self.topics.contains(topic) {
             self.publish(topic, message);
         }
     }
@@ -690,7 +696,7 @@ fn is_refusal(error: &DialError) -> bool {
 }
 
 /// An error with its causes: libp2p's own say little.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

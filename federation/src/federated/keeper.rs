@@ -211,6 +211,7 @@ impl Keeper {
                 }
                 Event::Silent(peer) => warn!(%peer, "nothing was heard of a member for long"),
                 Event::Forgotten(peer) => {
+                    self.federated.carriage.close(&peer);
                     self.shared().round_trips.remove(&peer);
                     lock(&self.shared().said).remove(&peer);
                 }

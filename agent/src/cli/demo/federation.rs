@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -21,7 +22,7 @@ use crate::output;
 /// Longest that a node may take to start, or all to see each other.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often it is looked whether they do.
+/// How often it is looked whether something has come about.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Clients that call one node as fast as they are answered: more than it can
@@ -71,7 +72,8 @@ pub(super) async fn play(global: &Global, folder: &Path) -> anyhow::Result<bool>
     see_each_other(&nodes).await?;
     output::note("three edge nodes and a cloud node see each other; the first is overloaded");
     let mut tally = Tally::default();
-    call(&nodes[0].client, &nodes, &mut tally).await;
+    let answered = AtomicUsize::new(0);
+    call(&nodes[0].client, &nodes, &mut tally, &answered).await;
     output::note("and again, while the third edge node is killed");
     let mut killed = nodes.remove(2);
     let survivors: Vec<String> = nodes.iter().map(|node| node.id.clone()).collect();
@@ -81,8 +83,12 @@ pub(super) async fn play(global: &Global, folder: &Path) -> anyhow::Result<bool>
         .map(|node| (node.id.clone(), node.name))
         .collect();
     all.push((killed.id.clone(), killed.name));
-    let (_, killing) = tokio::join!(call(&first, &nodes, &mut tally), async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    // In the middle of it, however fast this machine is.
+    let middle = answered.load(Ordering::Relaxed) + CLIENTS * CALLS / 4;
+    let (_, killing) = tokio::join!(call(&first, &nodes, &mut tally, &answered), async {
+        while answered.load(Ordering::Relaxed) < middle {
+            tokio::time::sleep(LOOK / 10).await;
+        }
         killed.child.kill().await
     });
     killing.context("kill a node")?;
@@ -216,8 +222,8 @@ async fn see_each_other(nodes: &[Process]) -> anyhow::Result<()> {
     }
 }
 
-/// Overloads the first node.
-async fn call(first: &Client, nodes: &[Process], tally: &mut Tally) {
+/// Overloads the first node; `answered` counts while that goes on.
+async fn call(first: &Client, nodes: &[Process], tally: &mut Tally, answered: &AtomicUsize) {
     let here = nodes[0].id.clone();
     let clients = (0..CLIENTS).map(|_| async {
         let mut answers = Vec::with_capacity(CALLS);
@@ -226,6 +232,7 @@ async fn call(first: &Client, nodes: &[Process], tally: &mut Tally) {
             let path = format!("/function/{FUNCTION}");
             let request = first.call(Method::POST, &path).body(CALL);
             let answer = first.send(request).await;
+            answered.fetch_add(1, Ordering::Relaxed);
             answers.push((began.elapsed(), answer));
         }
         answers
