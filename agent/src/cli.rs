@@ -115,10 +115,13 @@ enum Command {
     Peers(federation::PeersArguments),
     /// Try every way to another node
     Ping(federation::PeerArguments),
-    /// Have peers send no more calls to the node
-    Drain,
+    /// Have the node take no calls of peers, and give its own to them
+    Drain(federation::DrainArguments),
     /// Have the node leave its federation
     Leave,
+    /// Change the federation's secret
+    #[command(subcommand)]
+    Secret(federation::SecretCommand),
     /// Let another node in no more
     Deny(federation::DenyArguments),
     /// Forget another node and where it was
@@ -185,7 +188,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Token(arguments) => block_on(federation::token(global, &arguments))?,
         Command::Peers(arguments) => block_on(federation::peers(global, &arguments))?,
         Command::Ping(arguments) => block_on(federation::ping(global, &arguments))?,
-        Command::Drain => block_on(federation::drain(global))?,
+        Command::Drain(arguments) => block_on(federation::drain(global, &arguments))?,
+        Command::Secret(federation::SecretCommand::Rotate) => {
+            block_on(federation::rotate(global))?
+        }
         Command::Leave => block_on(federation::leave(global))?,
         Command::Deny(arguments) => block_on(federation::deny(global, &arguments))?,
         Command::Forget(arguments) => block_on(federation::forget(global, &arguments))?,

@@ -505,10 +505,14 @@ async fn connect<H: Handler>(
             let accepted = acceptor.accept(stream).await;
             drop(greeting);
             match accepted {
-                Ok((member, stream)) => {
+                Ok((accepted, stream)) => {
                     activity.head_read();
-                    let connection = shared.connection(peer, activity, Some(member), slot);
-                    serve(stream, connection, &shared).await;
+                    let member = Some(accepted.member);
+                    let connection = shared.connection(peer, activity, member, slot);
+                    tokio::select! {
+                        () = serve(stream, connection, &shared) => {}
+                        () = accepted.is_cut() => debug!(%peer, "cut a member's connection"),
+                    }
                 }
                 Err(error) => debug!(%peer, error = chain(&error), "no member"),
             }

@@ -73,7 +73,7 @@ impl RunningNode {
         let until = tokio::time::Instant::now() + self.grace;
         let federated = self.door.dispatch.as_ref().map(Dispatch::federated);
         if let Some(federated) = federated {
-            federated.drain();
+            federated.drain(true);
         }
         self.server.stop_accepting();
         self.door.stopping.cancel();

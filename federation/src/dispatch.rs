@@ -393,6 +393,9 @@ impl Inner {
         if !self.federated.admits(&from) {
             return refused(Refusal::NoRoom, "not-a-member");
         }
+        if self.federated.is_draining() {
+            return refused(Refusal::Draining, "draining");
+        }
         visited.push(from);
         let settings = self.federated.settings();
         let origin = match self.federated.role() {
@@ -472,6 +475,9 @@ impl Inner {
         let mut again: Option<Replay> = None;
         let mut offered = 0;
         let mut declined = String::new();
+        // What others can run is theirs from now on, what was accepted before
+        // included; the rest still runs here.
+        let drains = self.federated.is_draining();
         for _ in 0..DECISIONS {
             let now = clock.now();
             let prospect = self
@@ -480,6 +486,9 @@ impl Inner {
             let (here, queue) = match prospect {
                 _ if !fits_here => (Here::Unable, None),
                 None => (Here::Unable, None),
+                Some((Prospect::Warm | Prospect::Start, _)) if drains => {
+                    (Here::Full, Some(Duration::ZERO))
+                }
                 Some((Prospect::Warm, _)) => (Here::Warm, Some(Duration::ZERO)),
                 Some((Prospect::Start, _)) => (Here::Startable, Some(Duration::ZERO)),
                 Some((Prospect::Wait { .. }, wait)) => (Here::Full, Some(wait)),

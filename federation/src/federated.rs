@@ -529,6 +529,27 @@ impl Federated {
         Ok(())
     }
 
+    /// Changes the federation's secret, and tells everybody: to how many
+    /// members it was handed over.
+    ///
+    /// # Errors
+    /// When this node holds no secret, or cannot write.
+    pub fn rotate(&self) -> Result<usize, MemberError> {
+        let handovers = self.shared.member.rotate(rand::random())?;
+        let count = handovers.len();
+        for handover in handovers {
+            match message::seal(&Message::Handover(handover), &self.shared.key) {
+                Ok(sealed) => self.overlay.publish(EVERYBODY, sealed.into()),
+                Err(error) => warn!(%error, "a member is not told of the new secret"),
+            }
+        }
+        for denial in self.shared.member.denials() {
+            self.shared.pass_denial_on(&self.overlay, denial);
+        }
+        self.shared.say_aloud();
+        Ok(count)
+    }
+
     /// Takes back what [`Federated::deny`] said here.
     ///
     /// # Errors
@@ -537,16 +558,24 @@ impl Federated {
         self.shared.member.allow(peer)
     }
 
+    /// Ends all connections with a peer, both ways, with the calls on them.
     fn cut(&self, peer: PeerId) {
         self.overlay.disconnect(peer);
-        self.carriage.close(&peer);
+        self.carriage.cut(&peer);
+        self.acceptor.cut(&peer);
         self.shared.stale.notify_one();
     }
 
-    /// Takes no new calls from now on, and says so.
-    pub fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Relaxed);
+    /// Takes no calls of peers from now on, and gives its own to those who can
+    /// run them; or ends that again.
+    pub fn drain(&self, drains: bool) {
+        self.shared.draining.store(drains, Ordering::Relaxed);
         self.shared.speak.notify_one();
+    }
+
+    /// Whether it was told to drain.
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Relaxed)
     }
 
     /// Says farewell: others take this node out at once.
@@ -629,12 +658,33 @@ impl Shared {
                     }
                     Ok(Verdict::Accept)
                 }
-                // It was good when it was said: nobody lied.
-                Err(refused @ (Refused::Expired | Refused::Early)) => {
+                // It was good when it was said, or is where the secret was
+                // changed already: nobody lied.
+                Err(
+                    refused @ (Refused::Expired
+                    | Refused::Early
+                    | Refused::Superseded
+                    | Refused::WrongFederation),
+                ) => {
                     self.count_rejected(refused.reason());
                     Ok(Verdict::Ignore)
                 }
                 Err(refused) => Err(refused.reason()),
+            };
+        }
+        // The old secret's word is enough, whoever brings it.
+        if let Message::Handover(handover) = &message {
+            return match self.member.hear_handover(handover) {
+                Ok(true) => {
+                    self.stale.notify_one();
+                    self.speak.notify_one();
+                    Ok(Verdict::Accept)
+                }
+                Ok(false) => Ok(Verdict::Ignore),
+                Err(refused) => {
+                    self.count_rejected(refused.reason());
+                    Ok(Verdict::Ignore)
+                }
             };
         }
         // One who was not introduced yet may be honest: not believed, not
@@ -682,7 +732,7 @@ impl Shared {
                 }
             }
             Message::Unknown => Ok(Verdict::Accept),
-            Message::Introduction(_) => unreachable!("answered above"),
+            Message::Introduction(_) | Message::Handover(_) => unreachable!("answered above"),
         }
     }
 
@@ -757,6 +807,9 @@ impl Shared {
         let seal = |message: &Message| message::seal(message, &self.key).ok().map(Bytes::from);
         if let Some(certificate) = self.member.certificate() {
             news.extend(seal(&Message::Introduction(certificate)).map(|m| (all(), m)));
+        }
+        if let Some(handover) = self.member.handover_for(&peer) {
+            news.extend(seal(&Message::Handover(handover)).map(|m| (all(), m)));
         }
         let denials = self.member.denials().into_iter();
         news.extend(denials.filter_map(|d| Some((all(), seal(&Message::Denial(d))?))));

@@ -22,6 +22,8 @@ use crate::membership::{
 };
 use crate::report::Role;
 
+mod rotation;
+
 /// The version of what nodes say to each other that this program speaks.
 const VERSION: u16 = 1;
 
@@ -45,6 +47,9 @@ struct Hello {
     /// The invite that it wants to trade for one.
     #[serde(default)]
     token: Option<String>,
+    /// Changes of the federation's secret, the oldest first.
+    #[serde(default)]
+    successions: Vec<ByteBuf>,
 }
 
 /// What it is told.
@@ -61,6 +66,8 @@ struct Reply {
     refused: Option<(String, String)>,
     /// Who is denied, as the federation says.
     denials: Vec<ByteBuf>,
+    /// Changes of the federation's secret, the oldest first.
+    successions: Vec<ByteBuf>,
 }
 
 /// Why this node's membership cannot be used.
@@ -110,6 +117,12 @@ struct Used {
 
 struct State {
     federation: Federation,
+    /// The secret if it may invite.
+    secret: Option<RootSecret>,
+    /// Changes of the secret that it knows, the oldest first.
+    successions: Vec<Vec<u8>>,
+    /// What the last of them leads to, until it is certified there too.
+    next: Option<Federation>,
     certificate: Option<Certificate>,
     token: Option<Token>,
     denied: BTreeMap<String, Denied>,
@@ -119,13 +132,14 @@ struct State {
 pub struct Member {
     id: PeerId,
     folder: PathBuf,
-    secret: Option<RootSecret>,
     /// How long certificates that it issues are good.
     life: Duration,
     state: RwLock<State>,
     used: Mutex<BTreeMap<String, Used>>,
     /// Certificates of others, as they were shown.
     known: RwLock<HashMap<PeerId, Certificate>>,
+    /// The same, of the federation that follows.
+    coming: RwLock<HashMap<PeerId, Certificate>>,
 }
 
 /// Seconds since 1970, by this machine's clock.
@@ -172,18 +186,16 @@ impl Member {
         };
         fs::create_dir_all(folder).map_err(failed(folder))?;
         let now = unix_time();
-        let path = folder.join("secret");
-        let mut secret = load(&path)?
-            .map(|bytes| match <[u8; 32]>::try_from(bytes) {
-                Ok(bytes) => Ok(RootSecret::new(bytes)),
-                Err(_) => Err(MemberError::Malformed { path: path.clone() }),
-            })
-            .transpose()?;
         let path = folder.join("certificate");
         let mut certificate = load(&path)?
             .map(|bytes| Certificate::from_bytes(&bytes))
             .transpose()
             .map_err(|_| MemberError::Malformed { path: path.clone() })?;
+        let (mut secret, rotated) = rotation::load(folder)?;
+        // Somebody else changed the secret since this one was written.
+        if secret.as_ref().is_some_and(|s| rotated.replaced(s)) {
+            secret = None;
+        }
         let expired = |certificate: &Certificate| certificate.membership().expires <= now;
         if secret.is_none() && certificate.as_ref().is_some_and(expired) && token.is_some() {
             certificate = None;
@@ -207,19 +219,23 @@ impl Member {
             }
             (None, None) => unreachable!("a federation was founded"),
         };
+        let next = rotated.next(federation);
         Ok(Member {
             id,
             folder: folder.to_owned(),
-            secret,
             life,
             state: RwLock::new(State {
                 federation,
+                secret,
+                successions: rotated.successions,
+                next,
                 token: token.filter(|_| certificate.is_none()),
                 certificate,
                 denied: load_list(&folder.join("denied"))?,
             }),
             used: Mutex::new(load_list(&folder.join("used"))?),
-            known: RwLock::default(),
+            known: RwLock::new(rotated.certified),
+            coming: RwLock::default(),
         })
     }
 
@@ -242,7 +258,7 @@ impl Member {
 
     /// Whether it may invite.
     pub fn may_invite(&self) -> bool {
-        self.secret.is_some()
+        read(&self.state).secret.is_some()
     }
 
     /// Its certificate in bytes.
@@ -256,7 +272,7 @@ impl Member {
         let now = unix_time();
         let state = read(&self.state);
         let certificate = state.certificate.as_ref();
-        certificate.is_some_and(|c| is_worn(c, now))
+        state.next.is_some() || certificate.is_some_and(|c| is_worn(c, now))
     }
 
     /// How long its certificate is good from the first to the last moment.
@@ -271,7 +287,7 @@ impl Member {
     pub fn renew_own(&self) {
         let now = unix_time();
         let mut state = write(&self.state);
-        if let (Some(secret), Some(own)) = (&self.secret, &state.certificate) {
+        if let (Some(secret), Some(own)) = (&state.secret, &state.certificate) {
             let rights = own.membership().rights;
             let renewed = secret.certify(self.id, rights, now, now + self.life.as_secs());
             self.keep_certificate(&renewed);
@@ -290,7 +306,8 @@ impl Member {
         rights: Rights,
         bootstrap: Vec<String>,
     ) -> Result<Token, MemberError> {
-        let secret = self.secret.as_ref().ok_or(MemberError::NoSecret)?;
+        let state = read(&self.state);
+        let secret = state.secret.as_ref().ok_or(MemberError::NoSecret)?;
         let expires = unix_time().saturating_add(life.as_secs());
         Ok(secret.invite(chance, expires, rights, bootstrap))
     }
@@ -303,7 +320,8 @@ impl Member {
     /// can be written.
     pub fn deny(&self, peer: PeerId, everywhere: bool) -> Result<Option<Vec<u8>>, MemberError> {
         let at = unix_time();
-        let statement = match (everywhere, &self.secret) {
+        let mut state = write(&self.state);
+        let statement = match (everywhere, &state.secret) {
             (false, _) => None,
             (true, Some(secret)) => Some(secret.deny(peer, at)),
             (true, None) => return Err(MemberError::NoSecret),
@@ -312,7 +330,6 @@ impl Member {
             at,
             statement: statement.as_ref().map(|bytes| STANDARD.encode(bytes)),
         };
-        let mut state = write(&self.state);
         state.denied.insert(peer.to_string(), denied);
         self.keep_denied(&state)?;
         Ok(statement)
@@ -332,11 +349,18 @@ impl Member {
     /// Takes the federation's word that somebody is denied; `true` when that
     /// is news.
     pub fn hear_denial(&self, bytes: &[u8]) -> Result<Option<PeerId>, Refused> {
-        let denial = Denial::from_bytes(bytes, &self.federation())?;
+        let denial = match Denial::from_bytes(bytes, &self.federation()) {
+            // Said before the secret was changed; whoever changed it says it anew.
+            Err(Refused::WrongFederation) if self.is_past(bytes) => return Ok(None),
+            read => read?,
+        };
         let peer = denial.member().ok_or(Refused::Malformed)?;
         let mut state = write(&self.state);
         let known = state.denied.get(&peer.to_string());
-        if known.is_some_and(|known| known.statement.is_some() && known.at >= denial.at) {
+        let as_new = |known: &Denied| {
+            known.at >= denial.at && self.is_current(&state.federation, known.statement.as_deref())
+        };
+        if known.is_some_and(as_new) {
             return Ok(None);
         }
         if state.denied.len() >= REMEMBERED {
@@ -359,6 +383,7 @@ impl Member {
         let statements = state.denied.values().filter_map(|d| d.statement.as_ref());
         statements
             .filter_map(|text| STANDARD.decode(text).ok())
+            .filter(|bytes| Denial::from_bytes(bytes, &state.federation).is_ok())
             .collect()
     }
 
@@ -380,9 +405,14 @@ impl Member {
         if self.is_denied(peer) {
             return None;
         }
+        self.certified(peer)
+    }
+
+    fn certified(&self, peer: &PeerId) -> Option<Rights> {
+        let federation = self.federation();
         let known = read(&self.known);
         let certificate = known.get(peer)?;
-        let checked = certificate.check(&self.federation(), *peer, unix_time());
+        let checked = certificate.check(&federation, *peer, unix_time());
         checked.ok()
     }
 
@@ -392,15 +422,31 @@ impl Member {
     /// Why it is not.
     pub fn introduce(&self, peer: PeerId, bytes: &[u8]) -> Result<Rights, Refused> {
         let certificate = Certificate::from_bytes(bytes)?;
-        let rights = certificate.check(&self.federation(), peer, unix_time())?;
-        let mut known = write(&self.known);
-        let later = known
-            .get(&peer)
-            .is_none_or(|old| old.membership().issued < certificate.membership().issued);
-        if later && (known.len() < REMEMBERED || known.contains_key(&peer)) {
-            known.insert(peer, certificate);
+        let now = unix_time();
+        let (federation, next) = {
+            let state = read(&self.state);
+            (state.federation, state.next)
+        };
+        match certificate.check(&federation, peer, now) {
+            Ok(rights) => {
+                remember(&mut write(&self.known), peer, certificate);
+                Ok(rights)
+            }
+            Err(Refused::WrongFederation) => {
+                let theirs = certificate.membership().federation;
+                if let Some(next) = next.filter(|next| *next == theirs) {
+                    let rights = certificate.check(&next, peer, now)?;
+                    remember(&mut write(&self.coming), peer, certificate);
+                    return Ok(rights);
+                }
+                match self.follows(&theirs) {
+                    // It was taken over, and has not heard of that yet.
+                    true => self.certified(&peer).ok_or(Refused::Superseded),
+                    false => Err(Refused::WrongFederation),
+                }
+            }
+            Err(refused) => Err(refused),
         }
-        Ok(rights)
     }
 
     /// The first words to `to`.
@@ -413,6 +459,7 @@ impl Member {
                 .as_ref()
                 .map(|certificate| ByteBuf::from(certificate.to_bytes())),
             token: state.token.as_ref().map(ToString::to_string),
+            successions: bytes_of(&state.successions),
         })
     }
 
@@ -427,6 +474,7 @@ impl Member {
                     issued: issued.map(|certificate| ByteBuf::from(certificate.to_bytes())),
                     refused: None,
                     denials: denials.map(ByteBuf::from).collect(),
+                    successions: bytes_of(&read(&self.state).successions),
                 };
                 Answer {
                     bytes: encode(&reply),
@@ -457,6 +505,7 @@ impl Member {
             );
             return Err(refusal("version", text));
         }
+        self.hear_successions(&hello.successions);
         let shown = hello.certificate.as_ref().map(|bytes| {
             let introduced = self.introduce(from, bytes);
             introduced.map(|rights| (rights, Certificate::from_bytes(bytes).ok()))
@@ -467,9 +516,18 @@ impl Member {
         match shown {
             Some(Ok((rights, certificate))) => {
                 let now = unix_time();
+                let state = read(&self.state);
+                let is_past = |c: &Certificate| {
+                    let theirs = c.membership().federation;
+                    theirs != state.federation && Some(theirs) != state.next
+                };
+                let past = certificate.as_ref().is_some_and(is_past);
                 let worn = certificate.is_some_and(|c| is_worn(&c, now));
-                let secret = self.secret.as_ref().filter(|_| worn);
-                Ok(secret.map(|s| s.certify(from, rights, now, now + self.life.as_secs())))
+                let secret = state.secret.as_ref().filter(|_| worn || past);
+                let anew = secret.map(|s| s.certify(from, rights, now, now + self.life.as_secs()));
+                // Anybody may pass on what whoever changed the secret issued.
+                let issued = || read(&self.known).get(&from).filter(|_| past).cloned();
+                Ok(anew.or_else(issued))
             }
             Some(Err(refused)) if hello.token.is_none() => Err(refusal(
                 refused.reason(),
@@ -488,7 +546,7 @@ impl Member {
     fn trade(&self, from: PeerId, token: &str) -> Result<Certificate, Refusal> {
         let refused = |refused: Refused| refusal(refused.reason(), format!("its token: {refused}"));
         let token: Token = token.parse().map_err(refused)?;
-        let secret = self.secret.as_ref().ok_or_else(|| {
+        let secret = read(&self.state).secret.clone().ok_or_else(|| {
             let text = "this node may not let anybody in: join at the node that made the token";
             refusal("not-inviting", text)
         })?;
@@ -536,6 +594,7 @@ impl Member {
             let text = format!("it speaks version {}, this node {VERSION}", reply.version);
             return Err(refusal("version", text));
         }
+        self.hear_successions(&reply.successions);
         let certificate = reply
             .certificate
             .ok_or_else(|| refusal("no-proof", "it shows no certificate"))?;
@@ -556,6 +615,9 @@ impl Member {
 
     fn take_certificate(&self, bytes: &[u8]) -> Result<(), Refused> {
         let certificate = Certificate::from_bytes(bytes)?;
+        if self.take_over(&certificate)? {
+            return Ok(());
+        }
         certificate.check(&self.federation(), self.id, unix_time())?;
         self.keep_certificate(&certificate);
         let mut state = write(&self.state);
@@ -582,7 +644,16 @@ impl Member {
     /// # Errors
     /// When nothing can be removed.
     pub fn forget_membership(&self) -> Result<(), MemberError> {
-        for name in ["certificate", "secret", "used", "denied", "addresses"] {
+        let files = [
+            "certificate",
+            "secret",
+            "rotation",
+            "successions",
+            "used",
+            "denied",
+            "addresses",
+        ];
+        for name in files {
             let path = self.folder.join(name);
             match fs::remove_file(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -597,6 +668,26 @@ impl Member {
     fn keep_denied(&self, state: &State) -> Result<(), MemberError> {
         let path = self.folder.join("denied");
         save_list(&path, &state.denied).map_err(|source| MemberError::File { path, source })
+    }
+}
+
+fn bytes_of(statements: &[Vec<u8>]) -> Vec<ByteBuf> {
+    statements.iter().cloned().map(ByteBuf::from).collect()
+}
+
+/// Keeps the later of two certificates, as far as there is room.
+fn remember(known: &mut HashMap<PeerId, Certificate>, peer: PeerId, certificate: Certificate) {
+    let issued = |certificate: &Certificate| {
+        let membership = certificate.membership();
+        (membership.federation, membership.issued)
+    };
+    let (federation, later) = issued(&certificate);
+    let is_news = known.get(&peer).map(issued).is_none_or(|(whose, since)| {
+        // What another secret signed does not count here any more.
+        whose != federation || since < later
+    });
+    if is_news && (known.len() < REMEMBERED || known.contains_key(&peer)) {
+        known.insert(peer, certificate);
     }
 }
 
@@ -692,22 +783,22 @@ impl std::fmt::Display for Role {
 mod tests {
     use super::*;
 
-    fn id(number: u8) -> PeerId {
+    pub(super) fn id(number: u8) -> PeerId {
         let mut seed = [number; 32];
         let key = libp2p_identity::Keypair::ed25519_from_bytes(&mut seed).expect("32 bytes");
         key.public().to_peer_id()
     }
 
-    const EDGE: Rights = Rights {
+    pub(super) const EDGE: Rights = Rights {
         role: Role::Edge,
         deploy: true,
     };
 
-    const DAY: Duration = Duration::from_secs(86_400);
+    pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
-    struct Node {
-        member: Member,
-        folder: tempfile::TempDir,
+    pub(super) struct Node {
+        pub(super) member: Member,
+        pub(super) folder: tempfile::TempDir,
         number: u8,
     }
 
@@ -720,30 +811,30 @@ mod tests {
         }
     }
 
-    fn node(number: u8, token: Option<Token>) -> Node {
+    pub(super) fn node(number: u8, token: Option<Token>) -> Node {
         open(tempfile::tempdir().expect("a folder"), number, token, DAY)
     }
 
     impl Node {
-        fn token(&self) -> Token {
+        pub(super) fn token(&self) -> Token {
             let made = self.member.invite([self.number; 16], DAY, EDGE, Vec::new());
             made.expect("it holds the secret")
         }
 
         /// Says hello to `other`; what both made of it.
-        fn meet(&self, other: &Node) -> (Result<(), &'static str>, Result<(), &'static str>) {
+        pub(super) fn meet(&self, other: &Node) -> (Result<(), &'static str>, Result<(), &'static str>) {
             let answer = other.member.answer(id(self.number), &self.member.hello());
             let judged = self.member.judge(id(other.number), &answer.bytes);
             let word = |refusal: Refusal| refusal.reason;
             (answer.verdict.map_err(word), judged.map_err(word))
         }
 
-        fn restart(self) -> Node {
+        pub(super) fn restart(self) -> Node {
             open(self.folder, self.number, None, DAY)
         }
     }
 
-    const BOTH: (Result<(), &str>, Result<(), &str>) = (Ok(()), Ok(()));
+    pub(super) const BOTH: (Result<(), &str>, Result<(), &str>) = (Ok(()), Ok(()));
 
     #[test]
     fn a_token_makes_a_member_that_stays_one() {
@@ -782,6 +873,7 @@ mod tests {
             versions: vec![99],
             certificate: None,
             token: None,
+            successions: Vec::new(),
         });
         let answer = founder.member.answer(id(6), &old);
         assert_eq!(answer.verdict.expect_err("too new").reason, "version");

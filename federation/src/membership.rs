@@ -139,6 +139,16 @@ pub struct Denial {
     pub at: UnixTime,
 }
 
+/// The federation's word that its secret was changed: members of the old one
+/// are members of the new one, as far as that certifies them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Succession {
+    federation: Federation,
+    successor: Federation,
+    /// Since when.
+    pub at: UnixTime,
+}
+
 /// Why a statement is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -163,6 +173,12 @@ pub enum Refused {
     /// It was traded before.
     #[error("it was used before: ask for a new one")]
     Used,
+    /// The secret that signed it was changed since.
+    #[error(
+        "the federation's secret was changed since: link to the node that changed it, or join \
+         with a new token"
+    )]
+    Superseded,
 }
 
 impl Refused {
@@ -176,6 +192,7 @@ impl Refused {
             Refused::Early => "early",
             Refused::WrongMember => "wrong-member",
             Refused::Used => "used",
+            Refused::Superseded => "superseded",
         }
     }
 }
@@ -202,6 +219,13 @@ impl Statement for Membership {
 
 impl Statement for Denial {
     const WORD: &'static [u8] = b"weir denial 1\0";
+    fn federation(&self) -> &Federation {
+        &self.federation
+    }
+}
+
+impl Statement for Succession {
+    const WORD: &'static [u8] = b"weir succession 1\0";
     fn federation(&self) -> &Federation {
         &self.federation
     }
@@ -306,6 +330,15 @@ impl RootSecret {
             signed: self.sign(&membership),
             membership,
         }
+    }
+
+    /// Hands the federation over to another secret, as bytes for everybody.
+    pub fn hand_over(&self, successor: Federation, at: UnixTime) -> Vec<u8> {
+        encode(&self.sign(&Succession {
+            federation: self.federation(),
+            successor,
+            at,
+        }))
     }
 
     /// Denies a member, as bytes for everybody.
@@ -457,6 +490,27 @@ impl Denial {
     /// Who is denied; `None` when those bytes are no PeerId.
     pub fn member(&self) -> Option<PeerId> {
         PeerId::from_bytes(&self.member).ok()
+    }
+}
+
+impl Succession {
+    /// Reads what was passed on; the signature of the old secret holds then.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is forged.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Succession, Refused> {
+        let signed: Signed = decode(bytes)?;
+        signed.open()
+    }
+
+    /// The federation that it ends.
+    pub fn predecessor(&self) -> Federation {
+        self.federation
+    }
+
+    /// The one that follows.
+    pub fn successor(&self) -> Federation {
+        self.successor
     }
 }
 

@@ -32,6 +32,9 @@ pub enum Message {
     /// That somebody belongs here no more, as [`crate::membership::Denial`]
     /// has it in bytes.
     Denial(Vec<u8>),
+    /// That the federation's secret was changed, and the new certificate of
+    /// one member.
+    Handover(Handover),
     /// What a later version of Weir knows: passed on, and not read.
     Unknown,
 }
@@ -52,12 +55,25 @@ pub struct Leave {
     pub epoch: u64,
 }
 
+/// A member is taken over into a federation whose secret was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// The word of the old secret, as [`crate::membership::Succession`] has it
+    /// in bytes.
+    #[serde(with = "serde_bytes")]
+    pub succession: Vec<u8>,
+    /// The member's certificate by the new one.
+    #[serde(with = "serde_bytes")]
+    pub certificate: Vec<u8>,
+}
+
 /// Kinds by their numbers on the wire.
 const REPORT: u8 = 1;
 const SUSPICION: u8 = 2;
 const LEAVE: u8 = 3;
 const INTRODUCTION: u8 = 4;
 const DENIAL: u8 = 5;
+const HANDOVER: u8 = 6;
 
 #[derive(Serialize, Deserialize)]
 struct Envelope {
@@ -138,6 +154,10 @@ pub fn seal(message: &Message, key: &Keypair) -> Result<Vec<u8>, Invalid> {
         Message::Leave(leave) => (LEAVE, plain(cbor4ii::serde::to_vec(Vec::new(), leave))?),
         Message::Introduction(certificate) => (INTRODUCTION, certificate.clone()),
         Message::Denial(denial) => (DENIAL, denial.clone()),
+        Message::Handover(handover) => (
+            HANDOVER,
+            plain(cbor4ii::serde::to_vec(Vec::new(), handover))?,
+        ),
         Message::Unknown => return Err(Invalid::Shape),
     };
     let signature = key.sign(&signed_bytes(kind, &payload));
@@ -178,6 +198,7 @@ pub fn open(bytes: &[u8]) -> Result<(PeerId, Message), Invalid> {
         LEAVE => Message::Leave(payload(&envelope.payload)?),
         INTRODUCTION => Message::Introduction(envelope.payload),
         DENIAL => Message::Denial(envelope.payload),
+        HANDOVER => Message::Handover(payload(&envelope.payload)?),
         _ => Message::Unknown,
     };
     Ok((from, message))
@@ -212,13 +233,17 @@ mod tests {
         key(number).public().to_peer_id()
     }
 
-    fn messages() -> [Message; 5] {
+    fn messages() -> [Message; 6] {
         [
             Message::Report(Box::new(report())),
             Message::Suspicion(Suspicion::new(id(9), 4)),
             Message::Leave(Leave { epoch: 7 }),
             Message::Introduction(vec![1, 2, 3]),
             Message::Denial(vec![4, 5]),
+            Message::Handover(Handover {
+                succession: vec![6],
+                certificate: vec![7, 8],
+            }),
         ]
     }
 

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -38,6 +38,22 @@ pub(super) struct PeersArguments {
     /// Show them again and again
     #[arg(long)]
     watch: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SecretCommand {
+    /// Make a new secret: who is a member stays one, tokens are void
+    Rotate,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrainArguments {
+    /// Return when nothing runs or waits on the node any more
+    #[arg(long)]
+    wait: bool,
+    /// Take calls of peers again
+    #[arg(long, conflicts_with = "wait")]
+    undo: bool,
 }
 
 #[derive(Debug, Args)]
@@ -192,16 +208,46 @@ pub(super) async fn ping(global: &Global, arguments: &PeerArguments) -> anyhow::
     ))?)
 }
 
-pub(super) async fn drain(global: &Global) -> anyhow::Result<()> {
-    tell(
-        global,
-        Method::POST,
-        "/weir/v1/drain",
-        None,
-        "drain the node",
-    )
-    .await?;
-    Ok(output::line("drains: peers send no more calls here")?)
+pub(super) async fn drain(global: &Global, arguments: &DrainArguments) -> anyhow::Result<()> {
+    let path = "/weir/v1/drain";
+    if arguments.undo {
+        tell(global, Method::DELETE, path, None, "end the draining").await?;
+        return Ok(output::line("drains no more: peers may send calls here")?);
+    }
+    tell(global, Method::POST, path, None, "drain the node").await?;
+    let client = global.client()?;
+    loop {
+        let request = client.request(Method::GET, "/weir/v1/status");
+        let status: Value = client.ask_json("read the node's status", request).await?;
+        let count = |field: &str| status[field].as_u64().unwrap_or(0);
+        let classes = status["classes"].as_array().into_iter().flatten();
+        let waiting: u64 = classes.filter_map(|class| class["waiting"].as_u64()).sum();
+        let (running, accepted) = (count("running") + waiting, count("backlog"));
+        if !arguments.wait {
+            return Ok(output::line(&format!(
+                "drains: takes no calls of peers and gives them its own; {running} run or wait \
+                 here, {accepted} accepted ones have no result yet"
+            ))?);
+        }
+        if running == 0 && accepted == 0 {
+            return Ok(output::line("drained: nothing runs or waits here")?);
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+pub(super) async fn rotate(global: &Global) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let request = client.request(Method::POST, "/weir/v1/secret/rotate");
+    let rotated: Value = client.ask_json("change the secret", request).await?;
+    if global.json() {
+        return Ok(output::json(&rotated)?);
+    }
+    Ok(output::line(&format!(
+        "the federation is {} now; {} other members were handed over, tokens made before are void",
+        rotated["federation"].as_str().unwrap_or_default(),
+        rotated["handed_over"]
+    ))?)
 }
 
 pub(super) async fn leave(global: &Global) -> anyhow::Result<()> {

@@ -14,11 +14,13 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use libp2p::PeerId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::swarm::{Overlay, chain};
@@ -95,10 +97,25 @@ pub struct Carriage {
 }
 
 struct Peer {
-    lanes: [tokio::sync::Mutex<Option<Lane>>; LANES],
+    /// Held by whoever makes a connection.
+    making: [tokio::sync::Mutex<()>; LANES],
     ready: [Mutex<Option<Lane>>; LANES],
     /// Until when the overlay is used without trying to dial.
     detour: Mutex<Option<Instant>>,
+    /// Ends its connections at once.
+    cut: CancellationToken,
+}
+
+/// Drives connections to one peer until they are cut: whoever waits for an
+/// answer on one learns at once that none will come.
+#[derive(Clone)]
+struct Driver(CancellationToken);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Driver {
+    fn execute(&self, future: F) {
+        let driven = self.0.clone().run_until_cancelled_owned(future);
+        tokio::spawn(async { _ = driven.await });
+    }
 }
 
 #[derive(Clone)]
@@ -194,7 +211,18 @@ impl Carriage {
     /// Makes new connections to a peer from now on. Calls on the old ones end
     /// when they are answered, or when the peer misses a ping.
     pub fn close(&self, peer: &PeerId) {
-        lock(&self.peers).remove(peer);
+        if let Some(peer) = lock(&self.peers).get(peer) {
+            for ready in &peer.ready {
+                *lock(ready) = None;
+            }
+        }
+    }
+
+    /// Ends all connections to a peer, with the calls on them.
+    pub fn cut(&self, peer: &PeerId) {
+        if let Some(peer) = lock(&self.peers).remove(peer) {
+            peer.cut.cancel();
+        }
     }
 
     /// Tries to reach a peer directly: how long that took.
@@ -229,12 +257,11 @@ impl Carriage {
             return Ok(lane);
         }
         // Whoever comes meanwhile waits for this one.
-        let mut held = peer.lanes[at].lock().await;
+        let _making = peer.making[at].lock().await;
         if let Some(lane) = peer.ready(at) {
             return Ok(lane);
         }
         let made = self.connect(to, addresses, &peer).await?;
-        *held = Some(made.clone());
         *lock(&peer.ready[at]) = Some(made.clone());
         Ok(made)
     }
@@ -294,9 +321,10 @@ impl Carriage {
 impl Peer {
     fn new() -> Peer {
         Peer {
-            lanes: Default::default(),
+            making: Default::default(),
             ready: Default::default(),
             detour: Mutex::default(),
+            cut: CancellationToken::new(),
         }
     }
 
@@ -318,7 +346,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (every, within) = ALIVE;
-    let made = http2::Builder::new(TokioExecutor::new())
+    let made = http2::Builder::new(Driver(peer.cut.clone()))
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -352,9 +380,6 @@ where
                 let mut ready = lock(&peer.ready[at]);
                 if ready.as_ref().is_some_and(|l| Arc::ptr_eq(&l.used, &used)) {
                     *ready = None;
-                    if let Ok(mut held) = peer.lanes[at].try_lock() {
-                        *held = None;
-                    }
                 }
             }
         }

@@ -2,8 +2,9 @@
 //! on the overlay (libp2p's TLS specification); no authority signs them. The
 //! exchange of proofs follows on each connection, and no session is resumed.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use libp2p::PeerId;
@@ -22,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::host::{Event, Host};
 use crate::proof::{self, ProofError};
@@ -57,6 +59,39 @@ pub enum TlsError {
 pub struct Acceptor {
     tls: TlsAcceptor,
     host: Arc<dyn Host>,
+    /// What ends the connections of each member that has some.
+    members: Arc<Mutex<HashMap<PeerId, (usize, CancellationToken)>>>,
+}
+
+/// A connection that a member opened. It counts as one of that member's until
+/// this is dropped.
+pub struct Accepted {
+    /// Who.
+    pub member: PeerId,
+    acceptor: Acceptor,
+    cut: CancellationToken,
+}
+
+impl Accepted {
+    /// Waits until the connection must end, whatever it carries.
+    pub async fn is_cut(&self) {
+        self.cut.cancelled().await;
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        let mut members = self.acceptor.members();
+        // After a cut there may be a newer entry, which is not this one's.
+        if let Some((connections, _)) = members.get_mut(&self.member)
+            && !self.cut.is_cancelled()
+        {
+            *connections -= 1;
+            if *connections == 0 {
+                members.remove(&self.member);
+            }
+        }
+    }
 }
 
 /// Connects to members.
@@ -122,14 +157,37 @@ impl Acceptor {
         Ok(Acceptor {
             tls: TlsAcceptor::from(Arc::new(config)),
             host,
+            members: Arc::default(),
         })
+    }
+
+    fn members(&self) -> MutexGuard<'_, HashMap<PeerId, (usize, CancellationToken)>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all connections that a member opened, with the calls on them.
+    pub fn cut(&self, member: &PeerId) {
+        if let Some((_, cut)) = self.members().remove(member) {
+            cut.cancel();
+        }
+    }
+
+    fn count(&self, member: PeerId) -> Accepted {
+        let mut members = self.members();
+        let (connections, cut) = members.entry(member).or_default();
+        *connections += 1;
+        Accepted {
+            member,
+            cut: cut.clone(),
+            acceptor: self.clone(),
+        }
     }
 
     /// Makes a connection that was accepted a member's.
     ///
     /// # Errors
     /// Why it is none.
-    pub async fn accept<S>(&self, stream: S) -> Result<(PeerId, server::TlsStream<S>), TlsError>
+    pub async fn accept<S>(&self, stream: S) -> Result<(Accepted, server::TlsStream<S>), TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -140,7 +198,7 @@ impl Acceptor {
             let proved = proof::check(&mut stream, &*self.host, peer).await;
             tell(&*self.host, peer, &proved);
             proved?;
-            Ok((peer, stream.into_inner()))
+            Ok((self.count(peer), stream.into_inner()))
         };
         tokio::time::timeout(SETUP, accepted)
             .await

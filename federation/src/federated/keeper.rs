@@ -206,12 +206,15 @@ impl Keeper {
                     info!(%peer, "a member is dead");
                     let counters = &self.shared().counters;
                     counters.deaths.fetch_add(1, Ordering::Relaxed);
-                    self.federated.carriage.close(&peer);
+                    // Not what this node hears itself: others may be wrong.
+                    if !self.shared().links.contains_key(&peer) {
+                        self.federated.cut(peer);
+                    }
                     lock(&self.shared().said).remove(&peer);
                 }
                 Event::Silent(peer) => warn!(%peer, "nothing was heard of a member for long"),
                 Event::Forgotten(peer) => {
-                    self.federated.carriage.close(&peer);
+                    self.federated.carriage.cut(&peer);
                     self.shared().round_trips.remove(&peer);
                     lock(&self.shared().said).remove(&peer);
                 }
@@ -425,10 +428,15 @@ impl Keeper {
             }
             Happening::LinkDown { peer, clean } => self.link_down(peer, clean),
             Happening::Silent(peer) => {
-                self.federated.cut(peer);
-                if !self.shared().member.is_denied(&peer) {
-                    self.suspect(peer, "it fell silent");
+                if self.shared().member.is_denied(&peer) {
+                    self.federated.cut(peer);
+                    return;
                 }
+                // Calls that it holds may still be answered: it can refute.
+                self.overlay().disconnect(peer);
+                self.federated.carriage.close(&peer);
+                self.view_due = true;
+                self.suspect(peer, "it fell silent");
             }
             Happening::DialFailed {
                 peer,

@@ -33,7 +33,7 @@ const INVITE: (Duration, Duration) = (
 pub(super) fn speaks(route: &str) -> bool {
     matches!(
         route,
-        "peers" | "tokens" | "drain" | "leave" | "denials" | "explain"
+        "peers" | "tokens" | "drain" | "leave" | "denials" | "explain" | "secret"
     )
 }
 
@@ -82,11 +82,13 @@ pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<
         (&Method::POST, ["tokens"]) => token(dispatch, &text).await,
         (&Method::POST, ["denials"]) => deny(dispatch, &text),
         (&Method::DELETE, ["denials", id]) => allow(dispatch, id),
-        (&Method::POST, ["drain"]) => {
-            dispatch.federated().drain();
-            Ok(json!({ "draining": true }))
+        (method @ (&Method::POST | &Method::DELETE), ["drain"]) => {
+            let drains = method == Method::POST;
+            dispatch.federated().drain(drains);
+            Ok(json!({ "draining": drains }))
         }
         (&Method::POST, ["leave"]) => leave(dispatch),
+        (&Method::POST, ["secret", "rotate"]) => rotate(dispatch),
         (&Method::GET, ["explain", call]) => explain(dispatch, call),
         _ => Err(Problem::not_found(format!(
             "there is nothing at {} {:?}",
@@ -217,11 +219,20 @@ async fn ping(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
 
 fn leave(dispatch: &Dispatch) -> Result<Value, Problem> {
     let federated = dispatch.federated();
-    federated.drain();
+    federated.drain(true);
     federated.leave();
     let forgotten = federated.member().forget_membership();
     forgotten.map_err(|error| refused(&error))?;
     Ok(json!({ "left": true }))
+}
+
+fn rotate(dispatch: &Dispatch) -> Result<Value, Problem> {
+    let federated = dispatch.federated();
+    let members = federated.rotate().map_err(|error| refused(&error))?;
+    Ok(json!({
+        "federation": federated.member().federation().to_string(),
+        "handed_over": members,
+    }))
 }
 
 fn explain(dispatch: &Dispatch, call: &str) -> Result<Value, Problem> {
