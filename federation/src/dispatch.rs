@@ -185,8 +185,7 @@ impl Dispatch {
 
     /// Whether some peer says that it can run `function`.
     pub fn is_known(&self, function: &FunctionName) -> bool {
-        let view = self.inner.federated.shared.view.load();
-        view.peers.iter().any(|p| p.offers.contains_key(function))
+        self.inner.federated.shared.view.load().knows(function)
     }
 
     /// Runs a call of this node's own users, wherever that is best. With
@@ -495,7 +494,7 @@ impl Inner {
                 Some((Prospect::Refuse(_), _)) => (Here::Full, None),
             };
             let view = self.federated.shared.view.load_full();
-            if here == Here::Unable && prospect.is_none() && !is_offered(&view, &invocation) {
+            if here == Here::Unable && prospect.is_none() && !view.knows(&invocation.function) {
                 return Err(InvokeError::Unknown(invocation.function));
             }
             let request = policy::Request {
@@ -696,9 +695,13 @@ impl Inner {
                 self.federated.met(to.peer, Met::Failure);
                 return Offered::Declined(format!("it cannot be reached: {reason}"));
             }
-            Ok(Err(SendError::Lost { reason })) => {
+            Ok(Err(SendError::Lost { reason, excused })) => {
                 self.count_offload(to.peer, "lost");
-                self.federated.met(to.peer, Met::Failure);
+                // A peer that is heard may have lost its listener only: what
+                // comes now goes over its link.
+                if !(excused && self.federated.is_linked(&to.peer)) {
+                    self.federated.met(to.peer, Met::Failure);
+                }
                 return Offered::Lost(reason);
             }
             Err(_) => {
@@ -792,11 +795,6 @@ async fn text_of(body: hyper::body::Incoming) -> String {
             .to_owned(),
         Err(_) => "without saying why".to_owned(),
     }
-}
-
-fn is_offered(view: &View, invocation: &Invocation) -> bool {
-    let offers = |peer: &crate::snapshot::PeerView| peer.offers.contains_key(&invocation.function);
-    view.neighbours(&invocation.function).is_some() || view.peers.iter().any(offers)
 }
 
 /// Labels that a function wants of its node: OpenFaaS's constraints.

@@ -597,6 +597,11 @@ impl Federated {
         known
     }
 
+    /// Whether there is a link to a peer, on which it is heard.
+    pub(crate) fn is_linked(&self, peer: &PeerId) -> bool {
+        self.shared.links.contains_key(peer)
+    }
+
     /// Takes what a call to a peer met.
     pub(crate) fn met(&self, peer: PeerId, met: Met) {
         let now = self.shared.clock.now();

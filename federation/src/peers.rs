@@ -5,7 +5,7 @@
 //! says of itself is a claim; what calls to it met overrides that.
 
 use core::net::SocketAddr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -325,6 +325,10 @@ impl Peers {
                 peer.window.renew(0);
             }
             Met::Failure => {
+                // Calls that it already had say nothing new.
+                if matches!(peer.standing, Standing::Out { probe_at, .. } if now < probe_at) {
+                    return;
+                }
                 let failures = match peer.standing {
                     Standing::Out { failures, .. } => failures.saturating_add(1),
                     Standing::In | Standing::Suspected { .. } | Standing::Gone { .. } => 1,
@@ -396,6 +400,7 @@ impl Peers {
     /// What decisions see: peers that may take calls now, as `own`'s report
     /// looks at them.
     pub fn view(&self, own: &Report, now: Time) -> View {
+        let mut away = HashSet::new();
         let peers = self.peers.iter().filter_map(|(&id, peer)| {
             let takes = match peer.standing {
                 Standing::In => true,
@@ -403,6 +408,9 @@ impl Peers {
                 Standing::Suspected { .. } | Standing::Gone { .. } => false,
             };
             let may = takes && !peer.silent && !peer.report.draining;
+            if !may && !matches!(peer.standing, Standing::Gone { .. }) {
+                away.extend(peer.offers.keys().cloned());
+            }
             may.then(|| PeerView {
                 id,
                 report: peer.report.clone(),
@@ -415,7 +423,8 @@ impl Peers {
                 window: peer.window.clone(),
             })
         });
-        View::new(own, peers.collect())
+        let view = View::new(own, peers.collect());
+        view.with_away(away)
     }
 }
 

@@ -5,7 +5,7 @@
 //! peer since its last word counts against the room that it has.
 
 use core::net::SocketAddr;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -170,9 +170,34 @@ pub struct View {
     neighbours: HashMap<FunctionName, Pool>,
     /// Members of a region by its name.
     regions: BTreeMap<String, Pool>,
+    /// Functions of peers that take no calls now, and are not gone.
+    away: HashSet<FunctionName>,
 }
 
 impl View {
+    /// Adds what peers offer that take no calls now.
+    pub fn with_away(mut self, functions: HashSet<FunctionName>) -> View {
+        self.away = functions;
+        self
+    }
+
+    /// The peers of this view but those for whom `out` holds.
+    pub fn without(mut self, own: &Report, out: impl Fn(&PeerId) -> bool) -> View {
+        if self.peers.iter().any(|peer| out(&peer.id)) {
+            self.peers.retain(|peer| !out(&peer.id));
+            return View::new(own, self.peers).with_away(self.away);
+        }
+        self
+    }
+
+    /// Whether some peer has a function, be it that it takes no calls now.
+    pub fn knows(&self, function: &FunctionName) -> bool {
+        let offers = |peer: &PeerView| peer.offers.contains_key(function);
+        self.neighbours.contains_key(function)
+            || self.peers.iter().any(offers)
+            || self.away.contains(function)
+    }
+
     /// Sorts peers by what they are to the node whose report is `own`.
     pub fn new(own: &Report, peers: Vec<PeerView>) -> View {
         let mut view = View {

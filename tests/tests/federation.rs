@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use weir_tests::client::Reply;
 use weir_tests::eventually;
 use weir_tests::federation::{
     Member, all_meet, deploy_everywhere, federation, member, member_at, member_on,
 };
 use weir_tests::network::{self, Host};
-use weir_tests::node::{Function, Node, Setup, text};
+use weir_tests::node::{Function, Node, Setup, free_address, text};
 
 /// A function that holds half of a node's one core as long as its body says.
 fn half() -> Function {
@@ -391,7 +391,7 @@ async fn strangers_are_refused_by_name_and_learn_nothing() {
     eventually("the token expires", async || {
         let output = member()
             .variable("WEIR_FEDERATION_JOIN", &token)
-            .command(weir_tests::node::free_address())
+            .command(free_address())
             .output();
         // It ends by itself once the token is too old.
         let ended = tokio::time::timeout(std::time::Duration::from_millis(500), output).await;
@@ -452,6 +452,219 @@ async fn whoever_is_denied_is_out_everywhere() {
         (!first && !second).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn calls_of_a_member_that_is_denied_end_at_once() {
+    let members = federation(2).await;
+    let [first, second] = members.as_slice() else {
+        panic!("there are two");
+    };
+    first.node.deploy(half()).await;
+    second.sees_function(&first.id, "half").await;
+    // It sends a call over a connection that it opened itself.
+    let call = calls(&second.node, "half", "60000", 1).remove(0);
+    first.node.running(1).await;
+    let output = first.node.weir(["deny", &second.id]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    first.node.running(0).await;
+    let reply = call.await.expect("a call does not panic");
+    assert_eq!(
+        (reply.status, reply.header("x-weir-error")),
+        (502, "peer-lost"),
+        "{}",
+        reply.text()
+    );
+}
+
+#[tokio::test]
+async fn the_secret_is_changed_and_members_stay_members() {
+    let mut members = federation(4).await;
+    let old = members[1].node.status().await["federation"]["id"].clone();
+    let void = members[0].token(&[]).await;
+    // One is away, and one may not change it.
+    let mut away = members.pop().expect("there are four");
+    away.node.kill().await;
+    let refused = members[1].node.weir(["secret", "rotate"]).await;
+    assert!(!refused.status.success());
+    assert!(text(&refused.stderr).contains("does not hold the federation's secret"));
+    let output = members[0].node.weir(["secret", "rotate"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let new = members[0].node.status().await["federation"]["id"].clone();
+    assert_ne!(new, old);
+    assert!(text(&output.stdout).contains(new.as_str().expect("text")));
+    let goes_over = async |member: &Member| {
+        let fact = format!("{} goes over\n{}", member.id, member.node.log());
+        eventually(&fact, async || {
+            let status = member.node.status().await;
+            (status["federation"]["id"] == new).then_some(())
+        })
+        .await;
+    };
+    for member in &members {
+        goes_over(member).await;
+    }
+    let away = away.restart().await;
+    goes_over(&away).await;
+    members.push(away);
+    all_meet(&members.iter().collect::<Vec<_>>()).await;
+    members[3].node.deploy(Function::new("theirs", "echo")).await;
+    members[1].sees_function(&members[3].id, "theirs").await;
+    let reply = members[1].node.call("theirs", "x").await.expect_status(200);
+    assert_eq!(ran_on(&reply), Some(members[3].id.as_str()));
+    // What was handed out before is void, and new ones are good.
+    let late = Member::start(member().variable("WEIR_FEDERATION_JOIN", &void)).await;
+    eventually("the void token is refused", async || {
+        let reason = "reason=\"wrong-federation\"";
+        let name = "weir_refused_connections_total";
+        (members[0].node.metric(name, &[reason]).await >= 1.0).then_some(())
+    })
+    .await;
+    assert!(late.peers().await.is_empty());
+    let newcomer = members[0].invite(member()).await;
+    members[2].sees(&newcomer.id, "in").await;
+}
+
+#[tokio::test]
+async fn a_drained_node_hands_its_accepted_calls_over() {
+    let members = federation(2).await;
+    deploy_everywhere(&members, &half()).await;
+    let [first, second] = members.as_slice() else {
+        panic!("there are two");
+    };
+    let busy = calls(&first.node, "half", "1000", 2);
+    first.node.running(2).await;
+    let mut locations = Vec::new();
+    for _ in 0..6 {
+        locations.push(first.node.submit("half", "200").await);
+    }
+    let output = first.node.weir(["drain", "--wait"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("drained"));
+    let status = first.node.status().await;
+    assert_eq!(
+        (&status["running"], &status["backlog"]),
+        (&json!(0), &json!(0))
+    );
+    for location in &locations {
+        let result = first.node.result(location).await;
+        assert_eq!(result.header("x-weir-call-status"), "200");
+    }
+    answers(busy).await;
+    // Its own users are served on, elsewhere while that can be.
+    let reply = first.node.call("half", "0").await.expect_status(200);
+    assert_eq!(ran_on(&reply), Some(second.id.as_str()));
+    let output = first.node.weir(["drain", "--undo"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let reply = first.node.call("half", "0").await.expect_status(200);
+    assert_eq!(ran_on(&reply), None);
+}
+
+/// Links over QUIC alone.
+fn over_quic() -> Setup {
+    let links = free_address();
+    let listen = format!("/ip4/127.0.0.1/udp/{}/quic-v1", links.port());
+    member().variable("WEIR_FEDERATION_LISTEN", &listen)
+}
+
+#[tokio::test]
+async fn members_link_over_quic_and_strangers_are_refused_there_too() {
+    let first = Member::start(over_quic()).await;
+    let second = first.invite(over_quic()).await;
+    // It takes calls over its link alone.
+    let hidden = Setup::new()
+        .variable("WEIR_FEDERATION_LISTEN", "/ip4/127.0.0.1/udp/0/quic-v1")
+        .variable("WEIR_FEDERATION_RELAYED", "true");
+    let hidden = first.invite(hidden).await;
+    all_meet(&[&first, &second, &hidden]).await;
+    hidden.node.deploy(Function::new("theirs", "echo")).await;
+    first.sees_function(&hidden.id, "theirs").await;
+    let body = Bytes::from(vec![7; 1 << 20]);
+    let reply = first.node.call("theirs", body.clone()).await;
+    assert!(reply.expect_status(200).body == body);
+    let name = "weir_carried_calls_total";
+    assert!(first.node.metric(name, &["stream"]).await >= 1.0);
+    let address = first.node.status().await["federation"]["addresses"][0].clone();
+    let address = address.as_str().expect("it listens");
+    assert!(address.contains("/quic-v1"), "{address}");
+    let stranger = over_quic().variable("WEIR_FEDERATION_PEERS", address);
+    let stranger = Member::start(stranger).await;
+    refused(&first, "wrong-federation").await;
+    let token = first.token(&[]).await;
+    let third = Member::start(over_quic().variable("WEIR_FEDERATION_JOIN", &token)).await;
+    first.sees(&third.id, "in").await;
+    let fourth = Member::start(over_quic().variable("WEIR_FEDERATION_JOIN", &token)).await;
+    refused(&first, "used").await;
+    let output = first.node.weir(["deny", &third.id]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    refused(&first, "denied").await;
+    assert!(stranger.peers().await.is_empty() && fourth.peers().await.is_empty());
+}
+
+/// Waits until a connection was refused for this reason.
+async fn refused(member: &Member, reason: &str) {
+    let label = format!("reason=\"{reason}\"");
+    eventually(&format!("{reason} is counted"), async || {
+        let name = "weir_refused_connections_total";
+        (member.node.metric(name, &[&label]).await >= 1.0).then_some(())
+    })
+    .await;
+}
+
+/// What passes bytes on between callers and a member until it is shut.
+struct Passage {
+    address: SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Passage {
+    async fn to(target: SocketAddr) -> Passage {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("it binds");
+        let address = listener.local_addr().expect("it is bound");
+        let task = tokio::spawn(async move {
+            let mut passing = tokio::task::JoinSet::new();
+            while let Ok((mut here, _)) = listener.accept().await {
+                passing.spawn(async move {
+                    if let Ok(mut there) = TcpStream::connect(target).await {
+                        let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+                    }
+                });
+            }
+        });
+        Passage { address, task }
+    }
+
+    /// Ends all connections, and takes no more.
+    async fn shut(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+#[tokio::test]
+async fn when_one_carriage_breaks_in_a_burst_the_other_goes_on_at_once() {
+    let first = Member::found().await;
+    let calls = free_address();
+    let passage = Passage::to(calls).await;
+    let setup = member_at(free_address(), calls)
+        .variable("WEIR_FEDERATION_PEER_ADVERTISE", &passage.address.to_string());
+    let second = first.invite(setup).await;
+    all_meet(&[&first, &second]).await;
+    let function = Function::new("theirs", "echo").setting("idempotent", "true");
+    second.node.deploy(function).await;
+    first.sees_function(&second.id, "theirs").await;
+    let load = Load::start(&first.node, "theirs", "x", 4);
+    load.more(100).await;
+    passage.shut().await;
+    load.more(200).await;
+    let bad = load.stop().await;
+    // Nobody else has the function: a call that was under way may be lost, and
+    // those that come after go over the link.
+    assert!(bad.len() <= 4, "{:?}", told(&bad));
+    let name = "weir_carried_calls_total";
+    for kind in ["direct", "stream"] {
+        assert!(first.node.metric(name, &[kind]).await >= 50.0, "{kind}");
+    }
 }
 
 #[tokio::test]

@@ -40,6 +40,11 @@ const DIAL: Duration = Duration::from_millis(700);
 /// without another try.
 const DETOUR: Duration = Duration::from_secs(10);
 
+/// How often a broken connection is excused, and how long its calls may take to
+/// notice.
+const EXCUSE: Duration = Duration::from_secs(60);
+const TOGETHER: Duration = Duration::from_secs(1);
+
 /// A connection that nobody uses for so long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -86,6 +91,9 @@ pub enum SendError {
     Lost {
         /// What happened.
         reason: String,
+        /// Whether a direct connection broke for the first time in long, so
+        /// that the overlay may do better.
+        excused: bool,
     },
 }
 
@@ -100,10 +108,34 @@ struct Peer {
     /// Held by whoever makes a connection.
     making: [tokio::sync::Mutex<()>; LANES],
     ready: [Mutex<Option<Lane>>; LANES],
-    /// Until when the overlay is used without trying to dial.
-    detour: Mutex<Option<Instant>>,
+    detour: Mutex<Detour>,
     /// Ends its connections at once.
     cut: CancellationToken,
+}
+
+/// When a peer is reached over the overlay though it names an address.
+#[derive(Default)]
+struct Detour {
+    /// Until when nobody tries to dial.
+    until: Option<Instant>,
+    /// When a connection broke that was excused.
+    broke: Option<Instant>,
+}
+
+impl Detour {
+    /// A direct connection broke: whether that is excused. Calls that were on
+    /// it end together, and count once.
+    fn broke(&mut self, now: Instant) -> bool {
+        self.until = Some(now + DETOUR);
+        match self.broke {
+            Some(at) if now < at + TOGETHER => true,
+            Some(at) if now < at + EXCUSE => false,
+            Some(_) | None => {
+                self.broke = Some(now);
+                true
+            }
+        }
+    }
 }
 
 /// Drives connections to one peer until they are cut: whoever waits for an
@@ -193,9 +225,25 @@ impl Carriage {
                 }),
                 None => Err(SendError::Lost {
                     reason: chain(failed.error()),
+                    excused: lane.kind == Kind::Direct && self.turn_away(&to),
                 }),
             },
         }
+    }
+
+    /// Reaches a peer over the overlay for a while, after a direct connection
+    /// broke; whether that is excused.
+    fn turn_away(&self, peer: &PeerId) -> bool {
+        let Some(peer) = lock(&self.peers).get(peer).cloned() else {
+            return false;
+        };
+        for ready in &peer.ready {
+            let mut ready = lock(ready);
+            if ready.as_ref().is_some_and(|lane| lane.kind == Kind::Direct) {
+                *ready = None;
+            }
+        }
+        lock(&peer.detour).broke(Instant::now())
     }
 
     /// What carries calls to a peer now; `None` before the first.
@@ -272,7 +320,8 @@ impl Carriage {
         addresses: &[SocketAddr],
         peer: &Arc<Peer>,
     ) -> Result<Lane, String> {
-        let detour = lock(&peer.detour).is_some_and(|until| Instant::now() < until);
+        let detour = lock(&peer.detour).until;
+        let detour = detour.is_some_and(|until| Instant::now() < until);
         let mut reasons = Vec::new();
         if !detour && !addresses.is_empty() {
             match self.direct(to, addresses).await {
@@ -283,7 +332,7 @@ impl Carriage {
         match self.overlay.open(to).await {
             Ok(stream) => {
                 // Only now: without a way around, the next call tries again.
-                *lock(&peer.detour) = Some(Instant::now() + DETOUR);
+                lock(&peer.detour).until = Some(Instant::now() + DETOUR);
                 if let Some(reason) = reasons.first() {
                     debug!(peer = %to, reason, "carries calls over the overlay");
                 }
@@ -401,4 +450,23 @@ where
         }
     });
     Ok(lane)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_breaks_is_excused_once_in_a_while() {
+        let mut detour = Detour::default();
+        let began = Instant::now();
+        let at = |milliseconds| began + Duration::from_millis(milliseconds);
+        assert!(detour.broke(at(0)));
+        // The other calls that it carried.
+        assert!(detour.broke(at(900)));
+        assert!(!detour.broke(at(12_000)));
+        assert!(!detour.broke(at(59_000)));
+        assert!(detour.broke(at(61_000)));
+        assert_eq!(detour.until, Some(at(61_000) + DETOUR));
+    }
 }

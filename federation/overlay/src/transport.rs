@@ -11,6 +11,7 @@ use futures_util::future::Either;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox};
 use libp2p::core::transport::Boxed;
+use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::upgrade::{
     InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version,
 };
@@ -42,22 +43,36 @@ pub(crate) fn build(
     };
     let mut muxer = yamux::Config::default();
     muxer.set_max_num_streams(STREAMS);
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-    let tcp = match dns::tokio::Transport::system(tcp) {
+    let relayed = relay
+        .upgrade(Version::V1Lazy)
+        .authenticate(admission.clone())
+        .multiplex(muxer.clone())
+        .timeout(SETUP);
+    let direct = || direct(key, host.clone(), admission.clone(), muxer.clone());
+    // Around both kinds: it takes every address for its own to look up.
+    let named = match dns::tokio::Transport::system(direct()) {
         Ok(named) => named,
         // A machine that cannot look names up reaches addresses all the same.
         Err(_) => dns::tokio::Transport::custom(
-            tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)),
+            direct(),
             dns::ResolverConfig::default(),
             dns::ResolverOpts::default(),
         ),
     };
-    let streams = relay
-        .or_transport(tcp)
-        .upgrade(Version::V1Lazy)
-        .authenticate(admission)
-        .multiplex(muxer)
-        .timeout(SETUP);
+    let all = relayed.or_transport(named).map(|either, _| match either {
+        Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+        Either::Right(linked) => linked,
+    });
+    Ok(all.boxed())
+}
+
+/// QUIC and TCP.
+fn direct(
+    key: &Keypair,
+    host: Arc<dyn Host>,
+    admission: Admission,
+    muxer: yamux::Config,
+) -> Boxed<(PeerId, StreamMuxerBox)> {
     let mut config = quic::Config::new(key);
     config.handshake_timeout = SETUP;
     let quic = quic::tokio::Transport::new(config);
@@ -66,12 +81,18 @@ pub(crate) fn build(
         Box::pin(over_quic(peer, connection, host, endpoint.is_dialer()))
             as Pin<Box<dyn Future<Output = _> + Send>>
     });
-    let quic = libp2p::core::transport::timeout::TransportTimeout::new(quic, SETUP);
-    let either = streams.or_transport(quic).map(|either, _| match either {
+    let quic = TransportTimeout::new(quic, SETUP);
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = tcp
+        .upgrade(Version::V1Lazy)
+        .authenticate(admission)
+        .multiplex(muxer)
+        .timeout(SETUP);
+    let either = quic.or_transport(tcp).map(|either, _| match either {
         Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
         Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
     });
-    Ok(either.boxed())
+    either.boxed()
 }
 
 /// QUIC proves identities itself; the exchange has a stream of its own there.

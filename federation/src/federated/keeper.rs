@@ -21,7 +21,6 @@ use crate::member::unix_time;
 use crate::message::{self, Message, Suspicion as Suspecting};
 use crate::peers::{Event, Known, Standing, Suspicion};
 use crate::report::{ADDRESSES, Load, OFFERS, Offer, Report};
-use crate::snapshot::View;
 
 /// Links that a node keeps to its own zone or region.
 const LINKS: usize = 8;
@@ -185,12 +184,7 @@ impl Keeper {
                 peer.round_trip = *measured;
             }
         }
-        let denied = |peer: &PeerId| shared.member.is_denied(peer);
-        if view.peers.iter().any(|peer| denied(&peer.id)) {
-            let peers = std::mem::take(&mut view.peers);
-            let left = peers.into_iter().filter(|peer| !denied(&peer.id));
-            view = View::new(&own, left.collect());
-        }
+        let view = view.without(&own, |peer| shared.member.is_denied(peer));
         shared.view.store(Arc::new(view));
     }
 
