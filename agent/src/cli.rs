@@ -189,9 +189,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Peers(arguments) => block_on(federation::peers(global, &arguments))?,
         Command::Ping(arguments) => block_on(federation::ping(global, &arguments))?,
         Command::Drain(arguments) => block_on(federation::drain(global, &arguments))?,
-        Command::Secret(federation::SecretCommand::Rotate) => {
-            block_on(federation::rotate(global))?
-        }
+        Command::Secret(federation::SecretCommand::Rotate) => block_on(federation::rotate(global))?,
         Command::Leave => block_on(federation::leave(global))?,
         Command::Deny(arguments) => block_on(federation::deny(global, &arguments))?,
         Command::Forget(arguments) => block_on(federation::forget(global, &arguments))?,

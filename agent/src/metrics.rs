@@ -19,12 +19,13 @@ use crate::http::Traffic;
 
 /// Why calls are refused or fail before code runs, as the label `reason` has
 /// it; the words of `X-Weir-Error`. Any other word is counted as `other`.
-const REASONS: [&str; 19] = [
+const REASONS: [&str; 20] = [
     "queue-full",
     "too-many-calls",
     "waited-too-long",
     "backlog-full",
     "draining",
+    "rate-limit",
     "unknown-function",
     "class",
     "cannot-run",

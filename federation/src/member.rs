@@ -822,7 +822,10 @@ mod tests {
         }
 
         /// Says hello to `other`; what both made of it.
-        pub(super) fn meet(&self, other: &Node) -> (Result<(), &'static str>, Result<(), &'static str>) {
+        pub(super) fn meet(
+            &self,
+            other: &Node,
+        ) -> (Result<(), &'static str>, Result<(), &'static str>) {
             let answer = other.member.answer(id(self.number), &self.member.hello());
             let judged = self.member.judge(id(other.number), &answer.bytes);
             let word = |refusal: Refusal| refusal.reason;

@@ -394,6 +394,9 @@ pub struct FunctionSpec {
     pub as_deployed: AsDeployed,
 }
 
+/// DFaaS's label of how often a node may run a function in a second.
+pub const MAX_RATE_LABEL: &str = "dfaas.maxrate";
+
 impl FunctionSpec {
     /// Memory of a function that names none.
     pub const DEFAULT_MEMORY: Memory = Memory::mebibytes(64);
@@ -406,6 +409,12 @@ impl FunctionSpec {
     /// a tenth of a core, so that calls which wait for their client or for
     /// others do not fill the node.
     pub const UNDECLARED_CPU: Cpu = Cpu::millicores(100);
+
+    /// Calls in a second that one node may run of it, by DFaaS's label; more
+    /// are for others, or refused. `None` without that label.
+    pub fn max_rate(&self) -> Option<u32> {
+        self.labels.get(MAX_RATE_LABEL)?.trim().parse().ok()
+    }
 
     /// A function with nothing but defaults.
     pub fn new(

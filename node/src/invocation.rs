@@ -76,6 +76,8 @@ pub enum Refusal {
     BacklogFull,
     /// The node is shutting down.
     Draining,
+    /// The function is called more often than its label allows.
+    RateLimit,
     /// There is no room here, and nobody else is asked.
     NoRoom,
     /// Neither this node nor any that may be asked has room.
@@ -91,6 +93,7 @@ impl Refusal {
             Refusal::WaitedTooLong => "waited-too-long",
             Refusal::BacklogFull => "backlog-full",
             Refusal::Draining => "draining",
+            Refusal::RateLimit => "rate-limit",
             Refusal::NoRoom => "no-room",
             Refusal::NobodyHasRoom => "no-room-anywhere",
         }

@@ -11,6 +11,7 @@ mod functions;
 mod housekeeping;
 mod instances;
 mod invoke;
+mod rate;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use tempfile::TempDir;
 
 use crate::eventually;
-use crate::node::{Function, Node, Setup};
+use crate::node::{Function, Node, Setup, program};
 
 /// The image with the test's own server.
 pub const SERVER: &str = "weir-test/server:1";
@@ -123,6 +123,32 @@ pub fn python_at(socket: &Path) {
         "{}",
         String::from_utf8_lossy(&built.stderr)
     );
+}
+
+/// Makes the image of the node itself, of the program that the tests run.
+pub fn agent() -> &'static str {
+    const AGENT: &str = "weir-test/agent:1";
+    static MADE: LazyLock<()> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().expect("the temporary folder can be written");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/agent/build");
+        let built = Command::new(script)
+            .arg("--binary")
+            .arg(program())
+            .arg("--output")
+            .arg(folder.path().join("agent.tar"))
+            .args(["--import", AGENT])
+            .env("DOCKER_HOST", format!("unix://{}", socket().display()))
+            .stdin(Stdio::null())
+            .output()
+            .expect("the script runs");
+        assert!(
+            built.status.success(),
+            "{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+    });
+    *MADE;
+    AGENT
 }
 
 /// An engine that a test may stop, with nothing in it.

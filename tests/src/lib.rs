@@ -68,6 +68,11 @@ pub async fn eventually_every<T>(
     }
 }
 
+/// Lets time pass, where time itself is what is tested.
+pub async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// Waits for `future`, and panics with `fact` when [`PATIENCE`] ends.
 pub async fn within<T>(fact: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {

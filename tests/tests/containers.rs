@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use weir_tests::client::read_until;
 use weir_tests::engine::{self, OwnEngine, containers, docker, docker_at, instances};
-use weir_tests::node::{Function, Node, Setup, free_address, program, text, weir};
+use weir_tests::node::{Function, Node, Setup, free_address, text, weir};
 use weir_tests::{eventually, within};
 
 async fn node() -> Node {
@@ -739,7 +739,7 @@ async fn a_log_flood_is_bounded() {
 
 #[tokio::test]
 async fn the_node_itself_is_an_image_that_drives_its_hosts_engine() {
-    let image = "weir-test/agent:1";
+    let image = engine::agent();
     let data = tempfile::Builder::new().prefix("weir-test-").tempdir();
     let data = data.expect("the temporary folder can be written");
     let folder = data.path().display().to_string();
@@ -747,22 +747,6 @@ async fn the_node_itself_is_an_image_that_drives_its_hosts_engine() {
     std::fs::write(&token, "open-sesame-open-sesame-open-sesame").expect("a file can be written");
     let owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&token, owner).expect("modes can be set");
-    let archive = tempfile::NamedTempFile::new().expect("the temporary folder can be written");
-    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/agent/build");
-    let built = std::process::Command::new(script)
-        .arg("--binary")
-        .arg(program())
-        .arg("--output")
-        .arg(archive.path())
-        .args(["--import", image])
-        .env(
-            "DOCKER_HOST",
-            format!("unix://{}", engine::socket().display()),
-        )
-        .output()
-        .expect("the script runs");
-    assert!(built.status.success(), "{}", text(&built.stderr));
-
     // The README's own line, with this test's places for the usual ones.
     let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
     let readme = std::fs::read_to_string(readme).expect("the README is there");

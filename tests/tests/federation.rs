@@ -1,4 +1,17 @@
 //! Nodes that find each other, and run each other's overflow.
+//!
+//! What the ancestors are known to do wrong here has tests of its own name,
+//! `serverledge_...` and `dfaas_...`; these others show more of it:
+//!
+//! | weakness | test |
+//! | --- | --- |
+//! | Serverledge: asynchronous calls lose their results when they are offloaded, and mix under load | `an_asynchronous_call_may_run_elsewhere_and_its_result_is_found_here`, `a_drained_node_hands_its_accepted_calls_over` |
+//! | Serverledge: a lost reply is retried blindly; no draining | `a_killed_peer_costs_other_calls_no_more_than_it_held`, `a_drained_node_hands_its_accepted_calls_over` |
+//! | Serverledge: a lost reply freezes monitoring for ever | `a_zone_that_is_cut_in_two_works_on_and_heals` |
+//! | DFaaS: overload is met a period late, with 503 until then; no retry, no queue | `what_does_not_fit_runs_at_a_neighbour_and_no_client_sees_an_error`, `more_than_all_can_hold_waits_and_is_answered` |
+//! | DFaaS: links are not dialled again, an identity changes at a restart | `the_bootstrap_node_dies_and_comes_back_and_all_find_each_other` |
+//! | DFaaS: a peer is whoever a header says | `forged_headers_change_nothing` |
+//! | DFaaS: plain HTTP between nodes, an open topic | `strangers_are_refused_by_name_and_learn_nothing` |
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -508,7 +521,10 @@ async fn the_secret_is_changed_and_members_stay_members() {
     goes_over(&away).await;
     members.push(away);
     all_meet(&members.iter().collect::<Vec<_>>()).await;
-    members[3].node.deploy(Function::new("theirs", "echo")).await;
+    members[3]
+        .node
+        .deploy(Function::new("theirs", "echo"))
+        .await;
     members[1].sees_function(&members[3].id, "theirs").await;
     let reply = members[1].node.call("theirs", "x").await.expect_status(200);
     assert_eq!(ran_on(&reply), Some(members[3].id.as_str()));
@@ -558,6 +574,108 @@ async fn a_drained_node_hands_its_accepted_calls_over() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let reply = first.node.call("half", "0").await.expect_status(200);
     assert_eq!(ran_on(&reply), None);
+}
+
+#[tokio::test]
+async fn serverledge_overflow_goes_to_each_of_several_neighbours() {
+    let members = federation(4).await;
+    deploy_everywhere(&members, &half()).await;
+    let replies = answers(calls(&members[0].node, "half", "1500", 8)).await;
+    assert!(
+        replies.iter().all(|reply| reply.status == 200),
+        "{:?}",
+        told(&replies)
+    );
+    for neighbour in &members[1..] {
+        let here = replies
+            .iter()
+            .filter(|reply| ran_on(reply) == Some(neighbour.id.as_str()));
+        assert_eq!(here.count(), 2, "at {}", neighbour.id);
+    }
+}
+
+#[tokio::test]
+async fn serverledge_a_hundred_functions_of_long_names_do_not_hide_a_peer() {
+    let members = federation(2).await;
+    let name = |number: usize| format!("a-function-with-quite-a-long-name-{number:03}");
+    for number in 0..100 {
+        members[1]
+            .node
+            .create(&Function::new(&name(number), "echo"))
+            .await
+            .expect_status(202);
+    }
+    for number in [0, 50, 99] {
+        members[0]
+            .sees_function(&members[1].id, &name(number))
+            .await;
+        let reply = members[0].node.call(&name(number), "x").await;
+        assert_eq!(
+            ran_on(&reply.expect_status(200)),
+            Some(members[1].id.as_str())
+        );
+    }
+    members[0].sees(&members[1].id, "in").await;
+}
+
+#[tokio::test]
+async fn serverledge_many_asynchronous_calls_keep_their_own_answers() {
+    let members = federation(2).await;
+    deploy_everywhere(&members, &Function::new("back", "echo").cpu("500m")).await;
+    let mut locations = Vec::new();
+    for number in 0..40 {
+        let location = members[0].node.submit("back", number.to_string()).await;
+        locations.push(location);
+    }
+    for (number, location) in locations.iter().enumerate() {
+        let result = members[0].node.result(location).await;
+        assert_eq!(result.text(), number.to_string());
+    }
+}
+
+#[tokio::test]
+async fn dfaas_names_match_whole_and_calls_go_only_where_the_function_is() {
+    let members = federation(3).await;
+    members[1].node.deploy(Function::new("fig", "echo")).await;
+    members[2]
+        .node
+        .deploy(Function::new("figlet", "variables"))
+        .await;
+    members[0].sees_function(&members[1].id, "fig").await;
+    members[0].sees_function(&members[2].id, "figlet").await;
+    for _ in 0..5 {
+        for (name, place) in [("fig", 1), ("figlet", 2)] {
+            let reply = members[0].node.call(name, "x").await.expect_status(200);
+            assert_eq!(ran_on(&reply), Some(members[place].id.as_str()));
+        }
+    }
+    members[0].node.call("figl", "x").await.expect_status(404);
+}
+
+#[tokio::test]
+async fn a_trace_goes_on_where_the_call_goes() {
+    let members = federation(2).await;
+    members[1]
+        .node
+        .deploy(Function::new("see", "variables"))
+        .await;
+    members[0].sees_function(&members[1].id, "see").await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let reply = members[0]
+        .node
+        .get("/function/see")
+        .header("traceparent", &format!("00-{trace}-00f067aa0ba902b7-01"))
+        .header("tracestate", "a=1,b=2")
+        .send()
+        .await
+        .expect_status(200);
+    assert_eq!(ran_on(&reply), Some(members[1].id.as_str()));
+    let seen = reply.text();
+    assert!(
+        seen.contains(&format!("HTTP_TRACEPARENT=00-{trace}-")),
+        "{seen}"
+    );
+    assert!(seen.contains("HTTP_TRACESTATE=a=1,b=2"), "{seen}");
 }
 
 /// Links over QUIC alone.
@@ -646,8 +764,10 @@ async fn when_one_carriage_breaks_in_a_burst_the_other_goes_on_at_once() {
     let first = Member::found().await;
     let calls = free_address();
     let passage = Passage::to(calls).await;
-    let setup = member_at(free_address(), calls)
-        .variable("WEIR_FEDERATION_PEER_ADVERTISE", &passage.address.to_string());
+    let setup = member_at(free_address(), calls).variable(
+        "WEIR_FEDERATION_PEER_ADVERTISE",
+        &passage.address.to_string(),
+    );
     let second = first.invite(setup).await;
     all_meet(&[&first, &second]).await;
     let function = Function::new("theirs", "echo").setting("idempotent", "true");
@@ -778,6 +898,45 @@ async fn policies_are_chosen_by_configuration_class_and_function() {
     let reply = second.node.call("mine", "x").await;
     assert_eq!(reply.status, 503, "{}", reply.text());
     assert!(reply.text().contains("policy"), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn labels_of_dfaas_bound_rate_and_time() {
+    let members = federation(2).await;
+    let function = Function::new("rated", "echo").label("dfaas.maxrate", "5");
+    members[0].node.deploy(function.clone()).await;
+    // Alone with it, a node refuses what is beyond the rate.
+    let replies = answers(calls(&members[0].node, "rated", "x", 12)).await;
+    let refused: Vec<_> = replies.iter().filter(|reply| reply.status != 200).collect();
+    assert!(!refused.is_empty(), "{:?}", told(&replies));
+    for reply in refused {
+        assert_eq!(reply.status, 429, "{}", reply.text());
+        assert!(reply.headers.contains_key("retry-after"));
+    }
+    // With a neighbour, that runs them.
+    members[1].node.deploy(function).await;
+    members[0].sees_function(&members[1].id, "rated").await;
+    eventually("some run there", async || {
+        let replies = answers(calls(&members[0].node, "rated", "x", 8)).await;
+        replies
+            .iter()
+            .any(|reply| ran_on(reply) == Some(members[1].id.as_str()))
+            .then_some(())
+    })
+    .await;
+    let slow = Function::new("slow", "sleep").label("dfaas.timeout_ms", "200");
+    members[0].node.deploy(slow).await;
+    let reply = members[0].node.call("slow", "60000").await;
+    assert_eq!((reply.status, reply.header("x-weir-error")), (504, "late"));
+    let wrong = Function::new("wrong", "echo").label("dfaas.maxrate", "many");
+    let reply = members[0]
+        .node
+        .manage("POST", "/system/functions")
+        .json(&wrong.body)
+        .send()
+        .await;
+    assert_eq!(reply.status, 400);
+    assert!(reply.text().contains("dfaas.maxrate"), "{}", reply.text());
 }
 
 #[tokio::test]
@@ -960,7 +1119,38 @@ fn a_node_behind_another_is_called_over_a_relay() {
             "{}",
             text(&output.stdout)
         );
+        // The proof is asked for over the relay too.
+        let output = right.node.weir(["deny", &left.id]).await;
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        refused(&right, "denied").await;
+        let linked = right
+            .peer(&left.id)
+            .await
+            .map(|peer| peer["linked"].clone());
+        assert_eq!(linked, Some(json!(false)));
     });
+}
+
+#[test]
+fn members_of_one_network_find_each_other_by_multicast() {
+    network::inside(
+        "members_of_one_network_find_each_other_by_multicast",
+        async {
+            let host = Host::new(1);
+            // Where the token leads, nobody is.
+            let hub = member_at(
+                SocketAddr::from(([0, 0, 0, 0], 4001)),
+                SocketAddr::from(([0, 0, 0, 0], 4002)),
+            );
+            let hub = hub
+                .variable("WEIR_FEDERATION_MDNS", "true")
+                .variable("WEIR_FEDERATION_ADVERTISE", "/ip4/10.99.99.99/tcp/4001");
+            let hub = Member::start(hub).await;
+            let found = member_on(&host).variable("WEIR_FEDERATION_MDNS", "true");
+            let found = hub.invite(found).await;
+            all_meet(&[&hub, &found]).await;
+        },
+    );
 }
 
 #[test]
@@ -1000,4 +1190,63 @@ fn a_zone_that_is_cut_in_two_works_on_and_heals() {
         first.node.call("half", "0").await.expect_status(200);
         hub.sees(&second.id, "in").await;
     });
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_zone_that_is_cut_for_a_minute_heals() {
+    network::inside("a_zone_that_is_cut_for_a_minute_heals", async {
+        let hosts = [Host::new(1), Host::new(2), Host::new(3)];
+        let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let hub = Member::start(member_at(everywhere(4001), everywhere(4002))).await;
+        let mut members = vec![hub];
+        for host in &hosts {
+            let joined = members[0].invite(member_on(host)).await;
+            members.push(joined);
+        }
+        for member in &members {
+            member.node.deploy(half()).await;
+        }
+        let (hub, away) = (&members[0], &members[1]);
+        for member in &members[1..] {
+            hub.sees(&member.id, "in").await;
+            member.sees(&hub.id, "in").await;
+        }
+        let location = away.node.submit("half", "0").await;
+        away.node.result(&location).await;
+        let log = away.node.log();
+        hosts[0].cut();
+        let load = Load::start(&hub.node, "half", "20", 3);
+        weir_tests::pass(std::time::Duration::from_secs(60)).await;
+        let bad = load.stop().await;
+        assert!(bad.is_empty(), "{:?}", told(&bad));
+        hub.sees(&away.id, "dead").await;
+        hosts[0].mend();
+        hub.sees(&away.id, "in").await;
+        away.sees(&hub.id, "in").await;
+        away.node.result(&location).await;
+        assert!(!log.contains("panicked"));
+    });
+}
+
+#[tokio::test]
+#[ignore = "takes ten minutes, and all processors"]
+async fn nobody_is_taken_for_dead_while_the_machine_is_busy() {
+    let members = federation(6).await;
+    deploy_everywhere(&members, &half()).await;
+    let spinning = (0..4 * std::thread::available_parallelism().map_or(1, usize::from)).map(|_| {
+        let mut spin = tokio::process::Command::new("sh");
+        spin.args(["-c", "while :; do :; done"]).kill_on_drop(true);
+        spin.spawn().expect("a shell can be started")
+    });
+    let spinning: Vec<_> = spinning.collect();
+    let load = Load::start(&members[0].node, "half", "20", 6);
+    weir_tests::pass(std::time::Duration::from_secs(600)).await;
+    let bad = load.stop().await;
+    drop(spinning);
+    assert!(bad.is_empty(), "{:?}", told(&bad));
+    for member in &members {
+        let deaths = member.node.metric("weir_peer_deaths_total", &[]).await;
+        assert_eq!(deaths, 0.0, "{}", member.id);
+    }
 }

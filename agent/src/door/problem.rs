@@ -158,6 +158,7 @@ impl From<InvokeError> for Problem {
                     | Refusal::TooManyCalls
                     | Refusal::WaitedTooLong
                     | Refusal::BacklogFull
+                    | Refusal::RateLimit
                     | Refusal::NoRoom
                     | Refusal::NobodyHasRoom => StatusCode::TOO_MANY_REQUESTS,
                     // Not its load: it will not come back.

@@ -628,6 +628,14 @@ impl Keeper {
         self.be_relayed(now);
         self.bootstrap(now);
         if !shared.member.is_member() {
+            // Whoever was found on the network may be who made the token.
+            let mut found = self.book.due(now);
+            found.retain(|peer| *peer != shared.id && !shared.links.contains_key(peer));
+            shuffle(&mut found);
+            for peer in found.into_iter().take(DIALS) {
+                self.book.dialled(&peer, now, rand::random());
+                self.overlay().dial(Some(peer), self.addresses(&peer));
+            }
             return;
         }
         let reports: HashMap<PeerId, &Known> = known.iter().map(|k| (k.id, k)).collect();

@@ -199,7 +199,8 @@ impl Member {
         if member == self.id {
             return self.take_over(&certificate);
         }
-        let is_known = |known: &HashMap<PeerId, Certificate>| known.get(&member) == Some(&certificate);
+        let is_known =
+            |known: &HashMap<PeerId, Certificate>| known.get(&member) == Some(&certificate);
         if is_known(&read(&self.known)) || is_known(&read(&self.coming)) {
             return Ok(false);
         }
@@ -273,8 +274,7 @@ impl Member {
     /// Whether a denial is by a secret that was changed since.
     pub(super) fn is_past(&self, denial: &[u8]) -> bool {
         let state = read(&self.state);
-        read_all(&state.successions)
-            .any(|s| Denial::from_bytes(denial, &s.predecessor()).is_ok())
+        read_all(&state.successions).any(|s| Denial::from_bytes(denial, &s.predecessor()).is_ok())
     }
 
     /// Whether a denial that is kept is by the secret that there is now.
@@ -319,7 +319,10 @@ mod tests {
     }
 
     fn rotated(founder: &Node) -> Vec<Handover> {
-        founder.member.rotate([77; 32]).expect("it holds the secret")
+        founder
+            .member
+            .rotate([77; 32])
+            .expect("it holds the secret")
     }
 
     #[test]
@@ -403,7 +406,10 @@ mod tests {
     #[test]
     fn the_denied_are_not_handed_over() {
         let [founder, second, third] = three();
-        founder.member.deny(id(3), true).expect("it holds the secret");
+        founder
+            .member
+            .deny(id(3), true)
+            .expect("it holds the secret");
         let handovers = rotated(&founder);
         assert_eq!(handovers.len(), 1);
         assert_eq!(third.meet(&founder).0, Err("denied"));

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+use super::rate::Rate;
 use super::{
     ChangeError, DeployMode, FunctionState, FunctionStatus, Inner, NamespaceInfo, Node, stored,
 };
@@ -23,6 +24,8 @@ pub(super) struct Function {
     pub(super) current: ArcSwap<Version>,
     pub(super) log: Arc<FunctionLog>,
     pub(super) invocations: AtomicU64,
+    /// Calls of the last second, where its label bounds them.
+    pub(super) rate: Rate,
     /// How long its calls run.
     pub(super) service: Expected,
     /// How long its starts take.
@@ -66,6 +69,8 @@ pub(super) struct Version {
     pub(super) executor: Arc<dyn Executor>,
     /// QoS classes that callers may name, as indices; the first is the default.
     pub(super) classes: Vec<usize>,
+    /// Calls in a second that this node may run of it.
+    pub(super) max_rate: Option<u32>,
     version: u64,
     created_at: Timestamp,
     state: Mutex<FunctionState>,
@@ -360,6 +365,7 @@ impl Inner {
     fn version(&self, record: FunctionRecord, code: Code, executor: Arc<dyn Executor>) -> Version {
         Version {
             classes: self.classes(&record.spec),
+            max_rate: record.spec.max_rate(),
             spec: Arc::new(record.spec),
             code,
             executor,
@@ -529,6 +535,7 @@ impl Inner {
                 self.config.log_bytes_per_second,
             )),
             invocations: AtomicU64::new(0),
+            rate: Rate::default(),
             service: Expected::default(),
             start: Expected::default(),
         });

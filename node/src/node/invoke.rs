@@ -53,7 +53,14 @@ impl Node {
         let Some(function) = inner.functions.get(name).map(|found| found.clone()) else {
             return Ok(None);
         };
-        let class = inner.class(&function.current.load(), class)?;
+        let (class, max_rate) = {
+            let version = function.current.load();
+            (inner.class(&version, class)?, version.max_rate)
+        };
+        if max_rate.is_some_and(|most| !function.rate.has_room(inner.clock.now(), most)) {
+            let refused = Prospect::Refuse(Refusal::RateLimit);
+            return Ok(Some((refused, Duration::ZERO)));
+        }
         let (prospect, running) = {
             let admission = inner.admission();
             (admission.prospect(function.key, class), admission.running())
@@ -112,7 +119,17 @@ impl Inner {
         let Some(function) = found else {
             return Err(InvokeError::Unknown(invocation.function).into());
         };
-        let class = self.class(&function.current.load(), invocation.class.as_deref())?;
+        let (class, max_rate) = {
+            let version = function.current.load();
+            let class = self.class(&version, invocation.class.as_deref())?;
+            (class, version.max_rate)
+        };
+        if max_rate.is_some_and(|most| !function.rate.take(arrived, most)) {
+            return Err(match patient {
+                true => self.refused(Refusal::RateLimit).into(),
+                false => Declined::NoRoom(Box::new(invocation)),
+            });
+        }
         let deadline = match invocation.deadline.or(self.config.classes[class].deadline) {
             Some(deadline) => arrived + deadline,
             None => Time::NEVER,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use weir_node::function::{ArtifactKind, AsDeployed, CodeSource, FunctionSpec, Protocol};
+use weir_node::function::{
+    ArtifactKind, AsDeployed, CodeSource, FunctionSpec, MAX_RATE_LABEL, Protocol,
+};
 use weir_node::id::{FunctionName, Namespace};
 use weir_node::node::{FunctionState, FunctionStatus};
 use weir_node::resources::Memory;
@@ -39,6 +41,8 @@ pub(super) struct FunctionDeployment {
 const PREFIX: &str = "weir.";
 const PROTOCOL: &str = "weir.protocol";
 const TIMEOUT: &str = "weir.timeout";
+/// DFaaS's label of a timeout, in milliseconds.
+const TIMEOUT_LABEL: &str = "dfaas.timeout_ms";
 const CONCURRENCY: &str = "weir.concurrency";
 const KEEP_ALIVE: &str = "weir.keep-alive";
 const IDEMPOTENT: &str = "weir.idempotent";
@@ -128,12 +132,11 @@ impl FunctionDeployment {
             FunctionName::new("invalid", Namespace::default()).expect("a plain word")
         });
         let mut spec = FunctionSpec::new(name, code, kind, usual_protocol(kind));
-        settings(
-            &mut spec,
-            self.annotations.unwrap_or_default(),
-            &mut mistakes,
-        );
+        let annotations = self.annotations.unwrap_or_default();
+        let timed = annotations.contains_key(TIMEOUT);
+        settings(&mut spec, annotations, &mut mistakes);
         spec.labels = self.labels.unwrap_or_default();
+        dfaas(&mut spec, timed, &mut mistakes);
         scale(&mut spec, &mut mistakes);
         let limits = self.limits.unwrap_or_default();
         let requests = self.requests.unwrap_or_default();
@@ -250,6 +253,24 @@ fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes
             _ => {
                 spec.annotations.insert(key, text);
             }
+        }
+    }
+}
+
+/// Reads DFaaS's labels; Weir's own setting of a timeout comes first.
+fn dfaas(spec: &mut FunctionSpec, timed: bool, mistakes: &mut Mistakes) {
+    if let Some(text) = spec.labels.get(MAX_RATE_LABEL) {
+        mistakes.take(MAX_RATE_LABEL, count(text));
+    }
+    if let Some(text) = spec.labels.get(TIMEOUT_LABEL) {
+        match mistakes.take(TIMEOUT_LABEL, count(text)) {
+            Some(0) => mistakes
+                .0
+                .push(format!("{TIMEOUT_LABEL}: no call can end in no time")),
+            Some(milliseconds) if !timed => {
+                spec.timeout = Duration::from_millis(milliseconds.into());
+            }
+            Some(_) | None => {}
         }
     }
 }
