@@ -208,6 +208,8 @@ pub(crate) struct Shared {
     round_trips: DashMap<PeerId, Duration>,
     links: DashMap<PeerId, Link>,
     happenings: mpsc::Sender<Happening>,
+    /// Reports that members of the same zone or region sent.
+    reports_near: AtomicU64,
     /// Members that speak from an earlier life than the one that is known.
     behind: DashMap<PeerId, ()>,
     /// Members with more than one connection, which may be two.
@@ -300,6 +302,7 @@ impl Federated {
             coordinate: Mutex::default(),
             round_trips: DashMap::new(),
             links: DashMap::new(),
+            reports_near: AtomicU64::new(0),
             behind: DashMap::new(),
             twice: DashMap::new(),
             aloud: AtomicBool::new(false),
@@ -426,6 +429,14 @@ impl Federated {
             .iter()
             .map(|known| self.peer_status(known, &own))
             .collect()
+    }
+
+    /// What is known of one of them.
+    pub fn peer(&self, id: PeerId) -> Option<PeerStatus> {
+        let now = self.shared.clock.now();
+        let own = *lock(&self.shared.coordinate);
+        let known = lock(&self.shared.table).one(&id, now)?;
+        Some(self.peer_status(&known, &own))
     }
 
     fn peer_status(&self, known: &Known, own: &Coordinate) -> PeerStatus {
@@ -756,6 +767,9 @@ impl Shared {
             (Role::Cloud, _, Some(region)) => region_topic(region),
             (Role::Edge, None, _) | (Role::Cloud, _, None) => EVERYBODY.to_owned(),
         };
+        if !report.brief && self.is_near(&report) {
+            self.reports_near.fetch_add(1, Ordering::Relaxed);
+        }
         let heard = lock(&self.table).hear(from, report, now);
         match heard {
             Heard::New | Heard::Newer => {

@@ -382,19 +382,13 @@ impl Peers {
 
     /// What is known of everybody, in the order of their ids.
     pub fn known(&self, now: Time) -> Vec<Known> {
-        let known = |(&id, peer): (&PeerId, &Peer)| Known {
-            id,
-            report: peer.report.clone(),
-            age: now.since(peer.heard),
-            load: peer.load,
-            load_age: now.since(peer.loaded),
-            standing: peer.standing,
-            silent: peer.silent,
-            contradicted: peer.refusals >= CONTRADICTIONS,
-            allowance: peer.allowance,
-            held: peer.window.held(),
-        };
-        self.peers.iter().map(known).collect()
+        let known = self.peers.iter().map(|(id, peer)| peer.known(*id, now));
+        known.collect()
+    }
+
+    /// What is known of one.
+    pub fn one(&self, id: &PeerId, now: Time) -> Option<Known> {
+        Some(self.peers.get(id)?.known(*id, now))
     }
 
     /// What decisions see: peers that may take calls now, as `own`'s report
@@ -442,6 +436,21 @@ impl Peer {
             silent: false,
             allowance: FIRST_ALLOWANCE,
             refusals: 0,
+        }
+    }
+
+    fn known(&self, id: PeerId, now: Time) -> Known {
+        Known {
+            id,
+            report: self.report.clone(),
+            age: now.since(self.heard),
+            load: self.load,
+            load_age: now.since(self.loaded),
+            standing: self.standing,
+            silent: self.silent,
+            contradicted: self.refusals >= CONTRADICTIONS,
+            allowance: self.allowance,
+            held: self.window.held(),
         }
     }
 

@@ -261,6 +261,8 @@ struct Inner {
     secrets: SecretFolders,
     callbacks: Callbacks,
     backlog: Backlog,
+    /// What the node can do has changed since somebody looked.
+    changed: Notify,
     /// Held while the registry of functions changes, so that store, admission
     /// and map change together.
     change: tokio::sync::Mutex<()>,
@@ -395,6 +397,7 @@ impl Node {
             secrets,
             callbacks: Callbacks::new(resolver, &config.asynchronous),
             backlog: Backlog::default(),
+            changed: Notify::new(),
             change: tokio::sync::Mutex::new(()),
             starts: Semaphore::new(parallel_starts()),
             kept: crate::replay::Budget::default(),
@@ -480,6 +483,12 @@ impl Node {
             running: admission.running(),
             waiting: admission.waiting(),
         }
+    }
+
+    /// Waits until what it can do may have changed since this was last waited
+    /// for. One at a time.
+    pub async fn changed(&self) {
+        self.inner.changed.notified().await;
     }
 
     /// Names of its executors that work.

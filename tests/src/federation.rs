@@ -87,8 +87,12 @@ impl Member {
 
     /// What it knows of one.
     pub async fn peer(&self, id: &str) -> Option<Value> {
-        let peers = self.peers().await;
-        peers.into_iter().find(|peer| peer["id"] == id)
+        let path = format!("/weir/v1/peers/{id}");
+        let reply = self.node.manage("GET", &path).send().await;
+        match reply.status {
+            404 => None,
+            _ => Some(reply.expect_status(200).json()),
+        }
     }
 
     /// Waits until a peer is in this state.

@@ -37,8 +37,21 @@ const DIALS: usize = 4;
 /// How often links are looked after.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How often the node looks at itself, and time passes in the table.
-const TICK: Duration = Duration::from_millis(50);
+/// How often time passes in the table.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long after a change the node looks at itself: more of them come together.
+const SETTLE: Duration = Duration::from_millis(4);
+
+/// How often it looks at itself though nothing says that it has changed.
+const IDLE_LOOK: Duration = Duration::from_millis(500);
+
+/// How many times longer than a look at itself takes the node waits until the
+/// next.
+const LOOK_SHARE: u32 = 20;
+
+/// Time over which the reports of others are averaged, in seconds.
+const HEARD_OVER: f64 = 1.0;
 
 /// How often a node that was lost, or that nobody links to, is tried though
 /// there are links enough: a healed partition has to be found.
@@ -83,8 +96,16 @@ pub(super) struct Keeper {
     last_relay: Time,
     published: Option<Report>,
     sequence: u64,
-    /// Reports that may be sent now.
+    /// Reports that may be sent now, and when that was so.
     tokens: f64,
+    last_refill: Time,
+    /// Reports of neighbours in a second, and how many there were.
+    heard_rate: f64,
+    heard: u64,
+    /// The node may have changed: when it looks at itself.
+    next_look: Option<tokio::time::Instant>,
+    last_self_look: tokio::time::Instant,
+    look_cost: Duration,
     last_tick: Time,
     last_report: Time,
     last_brief: Time,
@@ -124,6 +145,12 @@ impl Keeper {
             published: None,
             sequence: 0,
             tokens: 1.0,
+            last_refill: now,
+            heard_rate: 0.0,
+            heard: 0,
+            next_look: None,
+            last_self_look: tokio::time::Instant::now(),
+            look_cost: Duration::ZERO,
             last_tick: now,
             last_report: Time::ZERO,
             last_brief: Time::ZERO,
@@ -153,7 +180,15 @@ impl Keeper {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.look_around(shared.clock.now());
+        let node = self.node.clone();
         loop {
+            let look = self.next_look;
+            let look_due = async move {
+                match look {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 event = happened.recv() => match event {
                     Some(event) => self.see(event),
@@ -165,6 +200,14 @@ impl Keeper {
                     self.report(now, true);
                     self.say_to_links();
                 }
+                // Under load the node changes all the time: who looks soon
+                // need not be woken.
+                () = node.changed(), if look.is_none() => {
+                    let now = tokio::time::Instant::now();
+                    let rested = self.last_self_look + self.look_cost * LOOK_SHARE;
+                    self.next_look = Some(rested.max(now + SETTLE));
+                }
+                () = look_due => self.look_at_itself(),
                 _ = tick.tick() => self.tick(),
             }
             let now = shared.clock.now();
@@ -216,11 +259,16 @@ impl Keeper {
         }
         // One that is out becomes a candidate again by time alone.
         self.view_due |= now.since(self.last_view) >= Duration::from_millis(250);
-        let nodes = self.neighbours();
-        let (least, most) = RATE;
-        let rate = (ZONE_RATE / nodes as f64).clamp(least, most);
-        self.tokens = (self.tokens + passed * rate).min(2.0);
-        self.report(now, false);
+        let heard = self.shared().reports_near.load(Ordering::Relaxed);
+        let came = (heard - std::mem::replace(&mut self.heard, heard)) as f64;
+        let weight = (passed / HEARD_OVER).min(1.0);
+        if passed > 0.0 {
+            self.heard_rate += (came / passed - self.heard_rate) * weight;
+        }
+        let rest = IDLE_LOOK.max(self.look_cost * LOOK_SHARE);
+        if self.next_look.is_none() && self.last_self_look.elapsed() >= rest {
+            self.look_at_itself();
+        }
         if now.since(self.last_look) >= LOOK {
             self.last_look = now;
             self.look_around(now);
@@ -230,6 +278,31 @@ impl Keeper {
             self.book.save();
             self.learn_distances();
         }
+    }
+
+    /// Says how the node is if that has changed and may be said; else looks
+    /// again when it may.
+    fn look_at_itself(&mut self) {
+        let began = tokio::time::Instant::now();
+        self.next_look = None;
+        let now = self.shared().clock.now();
+        self.report(now, false);
+        self.last_self_look = tokio::time::Instant::now();
+        self.look_cost = self.last_self_look - began;
+    }
+
+    /// Reports that this node may send in a second: its share of what the zone
+    /// may send, or what the others leave of that.
+    fn rate(&self) -> f64 {
+        let (least, most) = RATE;
+        let share = ZONE_RATE / self.neighbours() as f64;
+        share.max(ZONE_RATE - self.heard_rate).clamp(least, most)
+    }
+
+    fn refill(&mut self, now: Time) {
+        let passed = now.since(self.last_refill).as_secs_f64();
+        self.last_refill = now;
+        self.tokens = (self.tokens + passed * self.rate()).min(2.0);
     }
 
     /// Nodes that share the zone or region, this one included.
@@ -300,7 +373,13 @@ impl Keeper {
             None => true,
             Some(said) => silent || differs(said, &report),
         };
-        if !at_once && (!changed || self.tokens < 1.0) {
+        self.refill(now);
+        if !at_once && !changed {
+            return;
+        }
+        if !at_once && self.tokens < 1.0 {
+            let wait = Duration::from_secs_f64((1.0 - self.tokens) / self.rate());
+            self.next_look = Some(tokio::time::Instant::now() + wait.max(SETTLE));
             return;
         }
         self.tokens = (self.tokens - 1.0).max(0.0);

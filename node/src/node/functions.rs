@@ -196,9 +196,11 @@ impl Node {
             None => inner.admit_new(&version),
         }
         // The client waits, if it wants to, by looking at the state.
+        let told = inner.clone();
         inner.tasks.spawn_on(
             async move {
                 let _ = version.prepare().await;
+                told.changed.notify_one();
             },
             &inner.runtime,
         );

@@ -100,6 +100,8 @@ impl Inner {
         actions: Vec<Action<Waiter>>,
         failure: Option<&StartFailure<'_>>,
     ) {
+        // Whatever asks for this has changed what the node can do.
+        self.changed.notify_one();
         for action in actions {
             // Whoever stopped waiting has dropped the receiver; a place that
             // comes too late is given back by the drop of what was sent.

@@ -4,6 +4,8 @@ mod acceptances;
 mod at_rest;
 mod cold_start;
 mod containers;
+mod crowd;
+mod hop;
 mod restart;
 mod runaway;
 mod throughput;
@@ -97,5 +99,15 @@ pub const CASES: &[Case] = &[
         letter: 'm',
         what: "neighbours of bad containers",
         run: |bench| Box::pin(containers::neighbours(bench)),
+    },
+    Case {
+        letter: 'n',
+        what: "one hop between nodes against one between two HAProxies",
+        run: |bench| Box::pin(hop::hop(bench)),
+    },
+    Case {
+        letter: 'o',
+        what: "many nodes in one zone, beside serf",
+        run: |bench| Box::pin(crowd::crowd(bench)),
     },
 ];

@@ -132,6 +132,110 @@ backend room
     Peer::start(command, address, Some(folder)).await
 }
 
+/// Starts two HAProxies, the second before this server: between them they speak
+/// HTTP/2 over mutual TLS 1.3. The first is where clients come.
+pub async fn haproxy_pair(server: SocketAddr) -> Result<(Peer, Peer)> {
+    let threads = std::thread::available_parallelism()?;
+    let (outer, inner) = (free_address(), free_address());
+    // As much under way as our own carriage allows.
+    let common = format!(
+        "global
+    nbthread {threads}
+    maxconn 4096
+    tune.h2.initial-window-size 1048576
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    http-reuse always
+"
+    );
+    let folder = tempfile::tempdir()?;
+    let (key, certificate) = (folder.path().join("key"), folder.path().join("certificate"));
+    let mut made = Command::new(found("openssl")?);
+    made.args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
+        .args(["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=localhost", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate);
+    let made = made.output().await?;
+    anyhow::ensure!(made.status.success(), "openssl made no certificate");
+    let both = folder.path().join("both.pem");
+    fs::write(&both, [fs::read(&certificate)?, fs::read(&key)?].concat())?;
+    let (both, authority) = (both.display(), certificate.display());
+    let tls = format!("ssl crt {both} ca-file {authority} verify required alpn h2");
+    let first = format!(
+        "{common}frontend door
+    bind {outer}
+    default_backend room
+backend room
+    server one {inner} {tls} ssl-min-ver TLSv1.3
+"
+    );
+    let second = format!(
+        "{common}frontend door
+    bind {inner} {tls} ssl-min-ver TLSv1.3
+    default_backend room
+backend room
+    server one {server}
+"
+    );
+    let start = async |name: &str, text: String, address, folder: Option<TempDir>, at: &Path| {
+        let file = at.join(name);
+        fs::write(&file, text)?;
+        let mut command = Command::new(found("haproxy")?);
+        command.arg("-db").arg("-f").arg(file);
+        Peer::start(command, address, folder).await
+    };
+    let at = folder.path().to_owned();
+    let second = start("inner.cfg", second, inner, None, &at).await?;
+    let first = start("outer.cfg", first, outer, Some(folder), &at).await?;
+    Ok((first, second))
+}
+
+/// An agent of HashiCorp's serf.
+#[derive(Debug)]
+pub struct Serf {
+    peer: Peer,
+    /// Where other agents reach it.
+    pub address: SocketAddr,
+}
+
+impl Serf {
+    /// Starts one, which joins the agent at `join`.
+    pub async fn start(number: usize, join: Option<SocketAddr>) -> Result<Serf> {
+        let (address, rpc) = (free_address(), free_address());
+        let mut command = Command::new(found("serf")?);
+        command
+            .arg("agent")
+            .arg(format!("-node=agent{number}"))
+            .arg(format!("-bind={address}"))
+            .arg(format!("-rpc-addr={rpc}"));
+        if let Some(join) = join {
+            command.arg(format!("-join={join}"));
+        }
+        let peer = Peer::start(command, rpc, None).await?;
+        Ok(Serf { peer, address })
+    }
+
+    /// Its process.
+    pub fn process(&self) -> Result<u32> {
+        self.peer.process()
+    }
+
+    /// How many agents it believes to be there, itself included.
+    pub async fn alive(&self) -> Result<usize> {
+        let mut command = Command::new(found("serf")?);
+        command
+            .args(["members", "-status=alive"])
+            .arg(format!("-rpc-addr={}", self.peer.address));
+        let output = command.output().await?;
+        Ok(String::from_utf8_lossy(&output.stdout).lines().count())
+    }
+}
+
 /// Starts `wasmtime serve` with this component.
 pub async fn wasmtime(component: &Path) -> Result<Peer> {
     let address = free_address();
@@ -143,7 +247,7 @@ pub async fn wasmtime(component: &Path) -> Result<Peer> {
 }
 
 /// A program in the `PATH`.
-fn found(program: &str) -> Result<impl AsRef<OsStr>> {
+pub(super) fn found(program: &str) -> Result<impl AsRef<OsStr>> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&folders)
         .map(|folder| folder.join(program))

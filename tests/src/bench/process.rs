@@ -43,3 +43,26 @@ pub fn resident(process: u32) -> Result<Resident> {
         own: megabytes("RssAnon:")?,
     })
 }
+
+/// Memory of a process in megabytes, with what it shares with others divided
+/// among all who share it.
+pub fn proportional(process: u32) -> Result<f64> {
+    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kibibytes
+        .context("a process has memory")?
+        .trim()
+        .parse::<f64>()?
+        * 1024.0
+        / 1e6)
+}
+
+/// Bytes that went over the loopback interface so far, headers included.
+pub fn loopback() -> Result<u64> {
+    let devices = fs::read_to_string("/proc/net/dev")?;
+    let mut lines = devices.lines();
+    let line = lines.find_map(|line| line.trim().strip_prefix("lo:"));
+    let received = line.and_then(|line| line.split_whitespace().next());
+    Ok(received.context("there is a loopback interface")?.parse()?)
+}

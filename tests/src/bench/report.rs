@@ -22,6 +22,8 @@ pub enum Unit {
     Milliseconds,
     /// Megabytes, of 10^6 bytes.
     Megabytes,
+    /// Kilobytes, of 10^3 bytes.
+    Kilobytes,
 }
 
 impl Unit {
@@ -31,6 +33,7 @@ impl Unit {
             Unit::Milliseconds if value < 10.0 => format!("{value:.3} ms"),
             Unit::Milliseconds => format!("{value:.1} ms"),
             Unit::Megabytes => format!("{value:.1} MB"),
+            Unit::Kilobytes => format!("{value:.1} kB"),
         }
     }
 }

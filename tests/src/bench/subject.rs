@@ -100,8 +100,8 @@ pub async fn ensure_same_answer(ours: &Subject, theirs: &Subject) -> Result<()> 
 /// What a comparison is to show.
 #[derive(Debug, Clone, Copy)]
 pub struct Targets {
-    /// Of the ratio of throughputs.
-    pub throughput: Target,
+    /// Of the ratio of throughputs, at few connections and at many.
+    pub throughput: [Target; 2],
     /// Of the ratio of 99th percentiles of latency.
     pub tail: Target,
 }
@@ -116,7 +116,7 @@ pub async fn compare(
     targets: Targets,
 ) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for connections in CONNECTIONS {
+    for (connections, least) in CONNECTIONS.into_iter().zip(targets.throughput) {
         // Not counted: code is loaded, connections and pools are filled.
         ours.run(connections, plan).await?;
         theirs.run(connections, plan).await?;
@@ -143,7 +143,7 @@ pub async fn compare(
         let [_, my_cpu, other_cpu] = pairs(|turn| turn.cpu_microseconds);
         let name = format!("{what}: throughput, {connections} connections");
         rows.push(
-            Row::median(name, Unit::Ratio, &throughput, targets.throughput).beside(format!(
+            Row::median(name, Unit::Ratio, &throughput, least).beside(format!(
                 "{:.0}/s against {:.0}/s; CPU {:.1} us a request against {:.1}",
                 middle(&mine),
                 middle(&other),

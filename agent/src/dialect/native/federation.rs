@@ -77,6 +77,7 @@ pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<
     };
     let answered = match (&parts.method, path.as_slice()) {
         (&Method::GET, ["peers"]) => Ok(json!(dispatch.federated().peers())),
+        (&Method::GET, ["peers", id]) => one_peer(dispatch, id),
         (&Method::DELETE, ["peers", id]) => forget(dispatch, id),
         (&Method::POST, ["peers", id, "ping"]) => ping(dispatch, id).await,
         (&Method::POST, ["tokens"]) => token(dispatch, &text).await,
@@ -199,6 +200,13 @@ fn allow(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
         true => Ok(json!({ "allowed": id })),
         false => Err(Problem::not_found(format!("{id} is not denied"))),
     }
+}
+
+fn one_peer(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
+    let known = dispatch.federated().peer(peer(id)?);
+    known
+        .map(|known| json!(known))
+        .ok_or_else(|| Problem::not_found(format!("{id} is not known")))
 }
 
 fn forget(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {

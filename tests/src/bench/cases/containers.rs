@@ -2,6 +2,7 @@
 //! beside the engine's bare calls, Python beside a bare loop, and what a
 //! neighbour notices of bad ones.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -82,23 +83,6 @@ impl Ground {
         docker_at(&self.engine.socket(), arguments)
     }
 
-    /// Deploys the server as a runtime over the node's Unix socket.
-    async fn deploy_runtime(&self, name: &str, more: &[&str]) -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        std::fs::write(folder.path().join("code"), "none is needed")?;
-        let source = folder.path().display().to_string();
-        let mut arguments = vec!["deploy", name, "--runtime", "python", "--handler", "a.b"];
-        arguments.extend(["--src", &source]);
-        arguments.extend(more);
-        let output = self.node.weir(&arguments).await;
-        ensure!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
-    }
-
     /// The engine itself, to make containers as the node makes them: in the
     /// network namespace of one that is there already.
     fn bare(&self) -> Bare {
@@ -127,25 +111,28 @@ impl Ground {
     }
 }
 
-pub(super) async fn warm(bench: Rc<Bench>) -> Result<Vec<Row>> {
-    let ground = Ground::prepare().await?;
-    let many = [
-        "--concurrency",
-        CONCURRENCY,
-        "--max",
-        "1",
-        "--memory",
-        "1GiB",
-    ];
-    ground.deploy_runtime("dialled", &many).await?;
-    let image = Ground::image("listening").setting("concurrency", CONCURRENCY);
-    let image = image.memory(WARM_MEMORY);
-    ground
-        .node
-        .deploy(image.label("com.openfaas.scale.max", "1"))
-        .await;
-    // The same server, as others run it: on the bridge, behind a proxy.
-    let bare = ground.docker(&[
+/// Deploys the server as a runtime over the node's Unix socket.
+pub(super) async fn deploy_runtime(node: &Node, name: &str, more: &[&str]) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("code"), "none is needed")?;
+    let source = folder.path().display().to_string();
+    let mut arguments = vec!["deploy", name, "--runtime", "python", "--handler", "a.b"];
+    arguments.extend(["--src", &source]);
+    arguments.extend(more);
+    let output = node.weir(&arguments).await;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// The same server as others run it, in a container on the bridge: its id, and
+/// where it listens.
+pub(super) async fn bare_server(engine: &OwnEngine) -> Result<(String, SocketAddr)> {
+    let docker = |arguments: &[&str]| docker_at(&engine.socket(), arguments);
+    let bare = docker(&[
         "run",
         "--detach",
         "--memory",
@@ -163,17 +150,34 @@ pub(super) async fn warm(bench: Rc<Bench>) -> Result<Vec<Row>> {
         "none",
         SERVER,
     ]);
-    let address = ground.docker(&[
-        "inspect",
-        "--format",
-        "{{.NetworkSettings.IPAddress}}",
-        &bare,
-    ]);
+    let inspect = ["inspect", "--format", "{{.NetworkSettings.IPAddress}}"];
+    let address = docker(&[inspect.as_slice(), &[&bare]].concat());
     let address = format!("{address}:8080").parse()?;
     eventually("the bare server listens", async || {
         TcpStream::connect(address).await.ok()
     })
     .await;
+    Ok((bare, address))
+}
+
+pub(super) async fn warm(bench: Rc<Bench>) -> Result<Vec<Row>> {
+    let ground = Ground::prepare().await?;
+    let many = [
+        "--concurrency",
+        CONCURRENCY,
+        "--max",
+        "1",
+        "--memory",
+        "1GiB",
+    ];
+    deploy_runtime(&ground.node, "dialled", &many).await?;
+    let image = Ground::image("listening").setting("concurrency", CONCURRENCY);
+    let image = image.memory(WARM_MEMORY);
+    ground
+        .node
+        .deploy(image.label("com.openfaas.scale.max", "1"))
+        .await;
+    let (bare, address) = bare_server(&ground.engine).await?;
     let proxy = peers::haproxy(address).await?;
     let mut rows = Vec::new();
     for (bytes, dialled, listening) in BODIES {
@@ -193,7 +197,7 @@ pub(super) async fn warm(bench: Rc<Bench>) -> Result<Vec<Row>> {
                 .await?;
             ours.processes.extend(ground.processes(name).await?);
             let targets = Targets {
-                throughput: Target::AtLeast(least),
+                throughput: [Target::AtLeast(least); 2],
                 tail: Target::AtMost(1.25),
             };
             let over = if name == "dialled" {
@@ -351,9 +355,7 @@ fn beside(ours: &[Vec<Duration>], theirs: &[Vec<Duration>]) -> String {
 
 pub(super) async fn cold(bench: Rc<Bench>) -> Result<Vec<Row>> {
     let ground = Ground::prepare().await?;
-    ground
-        .deploy_runtime("cold", &["--keep-alive", "0s"])
-        .await?;
+    deploy_runtime(&ground.node, "cold", &["--keep-alive", "0s"]).await?;
     let bare = ground.bare();
     // The tenant's namespace is made once.
     call(&ground.node, "/function/cold").await?;
@@ -400,9 +402,7 @@ pub(super) async fn together(bench: Rc<Bench>) -> Result<Vec<Row>> {
     let ground = Ground::prepare().await?;
     for number in 0..TOGETHER {
         let name = format!("cold{number}");
-        ground
-            .deploy_runtime(&name, &["--keep-alive", "0s"])
-            .await?;
+        deploy_runtime(&ground.node, &name, &["--keep-alive", "0s"]).await?;
     }
     let bare = ground.bare();
     call(&ground.node, "/function/cold0").await?;

@@ -30,7 +30,7 @@ pub(super) async fn module_against_proxy(bench: Rc<Bench>) -> Result<Vec<Row>> {
     };
     ensure_same_answer(&ours, &theirs).await?;
     let targets = Targets {
-        throughput: Target::AtLeast(1.0),
+        throughput: [Target::AtLeast(1.0); 2],
         tail: Target::AtMost(1.25),
     };
     compare("C module / HAProxy", &ours, &theirs, &bench.plan, targets).await
@@ -39,11 +39,11 @@ pub(super) async fn module_against_proxy(bench: Rc<Bench>) -> Result<Vec<Row>> {
 pub(super) async fn component_against_wasmtime(bench: Rc<Bench>) -> Result<Vec<Row>> {
     let node = Node::start().await;
     let compiled = Targets {
-        throughput: Target::AtLeast(2.0),
+        throughput: [Target::AtLeast(2.0); 2],
         tail: Target::Reported,
     };
     let interpreted = Targets {
-        throughput: Target::Reported,
+        throughput: [Target::Reported; 2],
         tail: Target::Reported,
     };
     let mut rows = Vec::new();
@@ -96,7 +96,7 @@ pub(super) async fn many_against_one(bench: Rc<Bench>) -> Result<Vec<Row>> {
         ..one.clone()
     };
     let targets = Targets {
-        throughput: Target::AtLeast(0.7),
+        throughput: [Target::AtLeast(0.7); 2],
         tail: Target::Reported,
     };
     let what = format!("{} functions / one", many.count());
