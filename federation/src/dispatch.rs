@@ -234,22 +234,26 @@ impl Dispatch {
     /// body is read.
     pub async fn receive(&self, from: PeerId, request: Request<Body>) -> Response<AnswerBody> {
         let inner = &self.inner;
-        let load = || inner.load();
-        let (outcome, refused) = match inner.guest(from, request).await {
+        let mut called = None;
+        let guest = inner.guest(from, request, &mut called);
+        let (outcome, refused) = match guest.await {
             Ok(answer) => (Ok(answer), None),
             Err((error, reason)) => (Err(error), reason),
         };
         match outcome {
             Ok(answer) => {
                 inner.count_guest("answered");
-                let arrived = Arrived::answer(&answer, load());
+                let mut load = inner.load(called.as_ref());
+                // The place of this call, which it is about to leave.
+                load.guests = load.guests.saturating_add(u32::from(called.is_some()));
+                let arrived = Arrived::answer(&answer, load);
                 let mut response = answer.response;
                 wire::put(response.headers_mut(), &arrived);
                 response
             }
             Err(error) => {
                 inner.count_guest(refused.unwrap_or(error.word()));
-                let arrived = Arrived::without(&error, load());
+                let arrived = Arrived::without(&error, inner.load(called.as_ref()));
                 let mut response = Response::new(AnswerBody::Whole(Bytes::from(error.to_string())));
                 *response.status_mut() =
                     StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -337,22 +341,24 @@ impl Inner {
         }
     }
 
-    /// How loaded this node is, for those who just sent it a call.
-    fn load(&self) -> Load {
+    /// How loaded this node is, for those who just sent it a call of a function.
+    fn load(&self, called: Option<&FunctionName>) -> Load {
         let shared = &self.federated.shared;
         let capability = self.node.capability();
         let free = capability
             .capacity
             .checked_sub(capability.held)
             .unwrap_or_default();
-        let said = self.federated.own_load();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        // The room that was said last, in proportion to what is free since:
-        // counting each function's would cost more than the call.
-        let open = capability.waiting == 0 && !shared.draining.load(Ordering::Relaxed);
-        let freed = u64::from(free.cpu.as_millicores());
-        let then = u64::from(said.cpu_free.max(1));
-        let room = u64::from(said.guests.max(1)) * freed / then;
+        // Own users first, and each kind of call by its own room: whoever
+        // sends more sends the same, most likely.
+        let open = capability.waiting == 0 && !self.federated.is_draining();
+        let places = called.filter(|_| open).and_then(|f| self.node.places(f));
+        let room = places.map_or(0, |places| {
+            let free = places.warm.saturating_add(places.startable);
+            let guests = shared.guests.load(Ordering::Relaxed);
+            guest_room(places.most, free, guests, shared.settings.guests)
+        });
         Load {
             cpu_total: capability.capacity.cpu.as_millicores(),
             cpu_free: free.cpu.as_millicores(),
@@ -360,7 +366,7 @@ impl Inner {
             memory_free: free.memory.as_bytes(),
             running: count(capability.running),
             waiting: count(capability.waiting),
-            guests: if open { room.min(1_000_000) as u32 } else { 0 },
+            guests: room.min(1_000_000),
         }
     }
 
@@ -369,6 +375,7 @@ impl Inner {
         self: &Arc<Self>,
         from: PeerId,
         mut request: Request<Body>,
+        called: &mut Option<FunctionName>,
     ) -> Result<Answer, (InvokeError, Option<&'static str>)> {
         let bad = |text: &str| (InvokeError::Body(text.into()), Some("malformed"));
         let travelling: Travelling = wire::take(request.headers_mut())
@@ -378,6 +385,7 @@ impl Inner {
         else {
             return Err(bad("a call whose function, id or path cannot be read"));
         };
+        *called = Some(name.clone());
         let own = self.federated.shared.id;
         let refused = |reason, word| {
             let error = InvokeError::Refused {
@@ -691,11 +699,13 @@ impl Inner {
         let (response, kind, using) = match sent {
             Ok(Ok(sent)) => sent,
             Ok(Err(SendError::NotSent { reason, .. })) => {
+                reserved.give_back();
                 self.count_offload(to.peer, "unreachable");
                 self.federated.met(to.peer, Met::Failure);
                 return Offered::Declined(format!("it cannot be reached: {reason}"));
             }
             Ok(Err(SendError::Lost { reason, excused })) => {
+                reserved.give_back();
                 self.count_offload(to.peer, "lost");
                 // A peer that is heard may have lost its listener only: what
                 // comes now goes over its link.

@@ -235,6 +235,8 @@ struct Said {
 #[derive(Debug, Clone)]
 struct Link {
     relayed: bool,
+    /// Whether it is heard, and stays.
+    kept: bool,
     /// Where the peer is, as seen from here.
     address: Multiaddr,
 }
@@ -385,10 +387,6 @@ impl Federated {
     /// This node's own report, as it was said last.
     pub fn own(&self) -> Report {
         lock(&self.shared.own).clone()
-    }
-
-    pub(crate) fn own_load(&self) -> Load {
-        lock(&self.shared.own).load
     }
 
     /// Where it can be linked to, with its id, for invites.
@@ -610,7 +608,7 @@ impl Federated {
 
     /// Whether there is a link to a peer, on which it is heard.
     pub(crate) fn is_linked(&self, peer: &PeerId) -> bool {
-        self.shared.links.contains_key(peer)
+        self.shared.is_kept(peer)
     }
 
     /// Takes what a call to a peer met.
@@ -625,6 +623,10 @@ impl Federated {
 }
 
 impl Shared {
+    fn is_kept(&self, peer: &PeerId) -> bool {
+        self.links.get(peer).is_some_and(|link| link.kept)
+    }
+
     fn topic(&self) -> String {
         match self.role {
             Role::Edge => zone_topic(&self.settings.zone),
@@ -879,6 +881,13 @@ impl Host for Shared {
                 Verdict::Reject
             }
         }
+    }
+
+    fn addresses(&self, of: PeerId) -> Vec<Multiaddr> {
+        let known = lock(&self.table).one(&of, self.clock.now());
+        let said = known.map(|known| known.report.addresses.clone());
+        let said = said.unwrap_or_default().into_iter();
+        said.filter_map(|text| text.parse().ok()).collect()
     }
 
     fn happened(&self, event: Happening) {

@@ -23,7 +23,11 @@ pub const REFUTE_WITHIN: Duration = Duration::from_millis(1_500);
 
 /// A peer that says nothing for so long is no candidate: several of the
 /// slowest reports were lost.
-pub const SILENT_AFTER: Duration = Duration::from_secs(20);
+pub const SILENT_AFTER: Duration = Duration::from_secs(60);
+
+/// A peer that refused a call is taken to be full for so long at the least, and
+/// twice as long each time that it refuses what it claims to have room for.
+const FULL_FOR: Duration = Duration::from_millis(250);
 
 /// The dead, and those who left, are remembered so long, so that an old report
 /// that still travels does not raise them.
@@ -151,6 +155,8 @@ struct Peer {
     silent: bool,
     allowance: u32,
     refusals: u32,
+    /// Until when it is taken to be full after a refusal.
+    full_until: Option<Time>,
     window: Arc<Window>,
 }
 
@@ -321,8 +327,11 @@ impl Peers {
                     peer.refusals = peer.refusals.saturating_add(1);
                 }
                 peer.learn(load, now);
-                // Whatever it claims: until it says otherwise, it is full.
+                // Whatever it claims: until it says otherwise, or a while has
+                // passed in which it had no reason to, it is full.
                 peer.window.renew(0);
+                let pause = FULL_FOR * (1 << peer.refusals.min(4));
+                peer.full_until = Some(now + pause);
             }
             Met::Failure => {
                 // Calls that it already had say nothing new.
@@ -350,6 +359,10 @@ impl Peers {
     pub fn tick(&mut self, now: Time) -> Vec<Event> {
         let mut events = Vec::new();
         for (&id, peer) in &mut self.peers {
+            if peer.full_until.is_some_and(|until| now >= until) {
+                peer.full_until = None;
+                peer.window.renew(peer.load.guests);
+            }
             if let Standing::Suspected { since } = peer.standing
                 && now.since(since) >= REFUTE_WITHIN
             {
@@ -436,6 +449,7 @@ impl Peer {
             silent: false,
             allowance: FIRST_ALLOWANCE,
             refusals: 0,
+            full_until: None,
         }
     }
 
@@ -458,6 +472,7 @@ impl Peer {
         if let Some(load) = load {
             self.load = load;
             self.loaded = now;
+            self.full_until = None;
             self.window.renew(load.guests);
         }
     }
@@ -619,6 +634,27 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_taken_to_be_over_after_a_while() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        let room = |table: &Peers| table.view(&report(), at(1)).peers[0].window.room();
+        let claimed = room(&table);
+        assert!(claimed > 0);
+        table.met(id(1), Met::Refusal(None), at(10));
+        assert_eq!(room(&table), 0);
+        table.tick(at(400));
+        assert_eq!(room(&table), 0);
+        table.tick(at(510));
+        assert_eq!(room(&table), claimed);
+        // Each refusal of what it claims to have room for counts for longer.
+        table.met(id(1), Met::Refusal(None), at(600));
+        table.tick(at(1_590));
+        assert_eq!(room(&table), 0);
+        table.tick(at(1_600));
+        assert_eq!(room(&table), claimed);
+    }
+
+    #[test]
     fn trust_grows_with_answers_and_ends_with_a_failure() {
         let mut table = table();
         table.hear(id(1), say(1, 1), at(0));
@@ -636,9 +672,9 @@ mod tests {
     fn the_silent_are_no_candidates_and_later_forgotten() {
         let mut table = table();
         table.hear(id(1), say(1, 1), at(0));
-        assert_eq!(table.tick(at(20_000)), [Event::Silent(id(1))]);
-        assert!(table.tick(at(21_000)).is_empty());
-        assert!(!is_candidate(&table, at(21_000)));
+        assert_eq!(table.tick(at(60_000)), [Event::Silent(id(1))]);
+        assert!(table.tick(at(61_000)).is_empty());
+        assert!(!is_candidate(&table, at(61_000)));
         assert_eq!(table.tick(at(600_000)), [Event::Forgotten(id(1))]);
         assert!(table.known(at(600_000)).is_empty());
     }

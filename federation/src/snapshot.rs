@@ -80,6 +80,13 @@ impl Window {
 #[derive(Debug)]
 pub struct Reserved(Arc<Window>);
 
+impl Reserved {
+    /// Gives the room back too: no word of the peer will, for it did not answer.
+    pub fn give_back(self) {
+        self.0.room.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Reserved {
     fn drop(&mut self) {
         // Its room comes back with the peer's next word, not before.

@@ -11,6 +11,7 @@ use libp2p::{
 };
 
 use crate::doorkeeper::Doorkeeper;
+use crate::finder::Finder;
 use crate::streams::Streams;
 use crate::swarm::{Config, StartError};
 
@@ -38,7 +39,7 @@ pub(crate) struct Behaviour {
     pub(crate) gossip: gossipsub::Behaviour,
     pub(crate) streams: Streams,
     pub(crate) identify: identify::Behaviour,
-    pub(crate) kad: kad::Behaviour<MemoryStore>,
+    pub(crate) kad: Finder,
     mdns: Toggle<mdns::tokio::Behaviour>,
     relay: relay::Behaviour,
     relayed: relay::client::Behaviour,
@@ -72,7 +73,7 @@ impl Behaviour {
             gossip: gossip(config)?,
             streams: Streams::default(),
             identify: identify::Behaviour::new(identify),
-            kad: kad(id),
+            kad: Finder::new(kad(id)),
             mdns: mdns.into(),
             relay: relay::Behaviour::new(id, circuits()),
             relayed,
@@ -111,6 +112,7 @@ fn gossip(config: &Config) -> Result<gossipsub::Behaviour, StartError> {
 fn kad(id: PeerId) -> kad::Behaviour<MemoryStore> {
     let mut config = kad::Config::new(StreamProtocol::new("/weir/kad/1"));
     config.set_record_filtering(kad::StoreInserts::FilterBoth);
+    config.set_periodic_bootstrap_interval(None);
     let nothing = MemoryStoreConfig {
         max_records: 0,
         max_provided_keys: 0,

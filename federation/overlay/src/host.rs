@@ -23,6 +23,9 @@ pub trait Host: Send + Sync + 'static {
     /// Hears a message that was gossiped, or told by a neighbour on a link.
     fn hear(&self, message: &[u8]) -> Verdict;
 
+    /// Where a member may be linked to, for a stream that somebody needs.
+    fn addresses(&self, of: PeerId) -> Vec<Multiaddr>;
+
     /// Takes note of what happened. Must return at once.
     fn happened(&self, event: Event);
 }
@@ -80,6 +83,8 @@ pub enum Event {
         /// Whether a relay carries it.
         relayed: bool,
     },
+    /// A link is one that a side asked for: it is heard, and stays.
+    Kept(PeerId),
     /// A member that is linked has one more connection: two nodes with one
     /// identity look like that too.
     LinkedAgain(PeerId),
@@ -87,7 +92,7 @@ pub enum Event {
     LinkDown {
         /// Who.
         peer: PeerId,
-        /// Whether one side meant it.
+        /// Whether one side meant it, or nobody needed it.
         clean: bool,
     },
     /// A member says nothing, though its connection stands.

@@ -25,6 +25,7 @@ mod beat;
 mod behaviour;
 pub mod carriage;
 mod doorkeeper;
+mod finder;
 pub mod host;
 pub mod proof;
 mod streams;

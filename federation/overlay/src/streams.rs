@@ -79,6 +79,11 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
+    /// Whether there is a connection to a peer.
+    pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.connections.contains_key(peer)
+    }
+
     /// Opens a stream to a connected peer, directly where that can be.
     pub(crate) fn open(&mut self, peer_id: PeerId, purpose: Purpose, reply: Reply) {
         let connections = self.connections.get(&peer_id).map(Vec::as_slice);

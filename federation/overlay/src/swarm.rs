@@ -15,7 +15,7 @@ use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance};
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionError, DialError, Stream, SwarmEvent};
+use libp2p::swarm::{ConnectionError, ConnectionId, DialError, Stream, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, kad, mdns, relay};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
@@ -39,6 +39,9 @@ const MESSAGES_PER_SECOND: u32 = 2_000;
 /// Messages that no honest member says, after which a link is cut.
 const LIES: u32 = 16;
 
+/// Links whose first beat was not noted yet.
+const BEATS: usize = 256;
+
 /// Messages that are told to a newly linked peer.
 const TOLD: usize = 4_096;
 
@@ -47,6 +50,12 @@ const TELLING: Duration = Duration::from_secs(30);
 
 /// Longest topic in bytes.
 const TOPIC_BYTES: usize = 256;
+
+/// Streams that wait for a connection to one peer.
+const AWAITING: usize = 64;
+
+/// How long a connection stays that nothing uses.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Longest wait for a stream to be opened.
 const OPENING: Duration = Duration::from_secs(5);
@@ -205,6 +214,7 @@ impl Overlay {
                 };
                 let _ = started.send(Ok(()));
                 let (told, hearing) = mpsc::channel(TOLD);
+                let (beats, beating) = mpsc::channel(BEATS);
                 let node = Node {
                     swarm,
                     host,
@@ -213,10 +223,14 @@ impl Overlay {
                     topics: config.topics.iter().cloned().collect(),
                     message_bytes: config.message_bytes,
                     links: HashSet::new(),
+                    kept: HashSet::new(),
+                    wanted: HashSet::new(),
+                    awaiting: HashMap::new(),
+                    beats,
                     conduct: HashMap::new(),
                     told,
                 };
-                Box::pin(node.run(receiver, hearing)).await;
+                Box::pin(node.run(receiver, hearing, beating)).await;
             });
         };
         let spawned = std::thread::Builder::new()
@@ -258,8 +272,8 @@ impl Overlay {
         self.say(Command::Tell { peer, messages });
     }
 
-    /// Tries to link to somebody at `addresses`; without any, where the
-    /// overlay believes the peer to be.
+    /// Tries to link to somebody at `addresses`, and to keep that link; without
+    /// any, where the overlay believes the peer to be.
     pub fn dial(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) {
         self.say(Command::Dial { peer, addresses });
     }
@@ -279,7 +293,7 @@ impl Overlay {
         self.say(Command::Find { peer });
     }
 
-    /// Opens a stream for calls to a linked peer.
+    /// Opens a stream for calls to a peer, linking to it for that if need be.
     ///
     /// # Errors
     /// Why there is none.
@@ -310,7 +324,7 @@ fn swarm(config: &Config, host: Arc<dyn Host>) -> Result<Swarm<Behaviour>, Start
     let transport = transport::build(&config.key, host, relay).map_err(StartError::Transport)?;
     let behaviour = Behaviour::new(config, relayed)?;
     let settings = libp2p::swarm::Config::with_tokio_executor()
-        .with_idle_connection_timeout(Duration::from_secs(30))
+        .with_idle_connection_timeout(IDLE)
         .with_max_negotiating_inbound_streams(128);
     let mut swarm = Swarm::new(transport, behaviour, id, settings);
     for address in &config.listen {
@@ -349,6 +363,14 @@ struct Node {
     topics: HashSet<String>,
     message_bytes: usize,
     links: HashSet<PeerId>,
+    /// Those that beat: a side asked for them. The others end when nothing
+    /// uses them.
+    kept: HashSet<PeerId>,
+    /// Connections under way that this node asked for.
+    wanted: HashSet<ConnectionId>,
+    /// Streams that wait for a connection.
+    awaiting: HashMap<PeerId, Vec<(Purpose, Reply)>>,
+    beats: mpsc::Sender<PeerId>,
     conduct: HashMap<PeerId, Conduct>,
     /// Where streams of told messages are read to.
     told: mpsc::Sender<(PeerId, String, Bytes)>,
@@ -359,6 +381,7 @@ impl Node {
         mut self,
         mut commands: mpsc::Receiver<Command>,
         mut hearing: mpsc::Receiver<(PeerId, String, Bytes)>,
+        mut beating: mpsc::Receiver<PeerId>,
     ) {
         loop {
             tokio::select! {
@@ -369,6 +392,7 @@ impl Node {
                 Some((peer, topic, message)) = hearing.recv() => {
                     self.hear_told(peer, &topic, message);
                 }
+                Some(peer) = beating.recv() => self.keep(peer),
                 event = self.swarm.select_next_some() => self.see(event),
             }
         }
@@ -398,13 +422,9 @@ impl Node {
                 peer,
                 purpose,
                 reply,
-            } => self
-                .swarm
-                .behaviour_mut()
-                .streams
-                .open(peer, purpose, reply),
+            } => self.open(peer, purpose, reply),
             Command::Find { peer } => {
-                self.swarm.behaviour_mut().kad.get_closest_peers(peer);
+                self.swarm.behaviour_mut().kad.find(peer);
             }
         }
     }
@@ -427,6 +447,12 @@ impl Node {
             refused: false,
             reason,
         };
+        if let Some(peer) = peer.filter(|peer| self.links.contains(peer)) {
+            if !self.kept.contains(&peer) {
+                self.beat(peer);
+            }
+            return;
+        }
         let options = match (peer, addresses.is_empty()) {
             (Some(peer), true) => DialOpts::peer_id(peer).build(),
             (Some(peer), false) => DialOpts::peer_id(peer)
@@ -435,17 +461,64 @@ impl Node {
                 .build(),
             (None, false) => {
                 for address in addresses {
-                    if let Err(error) = self.swarm.dial(address) {
-                        self.host.happened(failed(error.to_string()));
+                    let options = DialOpts::from(address);
+                    let connection = options.connection_id();
+                    match self.swarm.dial(options) {
+                        Ok(()) => {
+                            self.wanted.insert(connection);
+                        }
+                        Err(error) => self.host.happened(failed(error.to_string())),
                     }
                 }
                 return;
             }
             (None, true) => return,
         };
+        let connection = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => {
+                self.wanted.insert(connection);
+            }
+            Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => self.host.happened(failed(error.to_string())),
+        }
+    }
+
+    /// Opens a stream now, or once there is a connection.
+    fn open(&mut self, peer: PeerId, purpose: Purpose, reply: Reply) {
+        let streams = &mut self.swarm.behaviour_mut().streams;
+        if streams.is_connected(&peer) {
+            streams.open(peer, purpose, reply);
+            return;
+        }
+        let awaiting = self.awaiting.entry(peer).or_default();
+        if awaiting.len() >= AWAITING {
+            let _ = reply.send(Err(Unreachable::Busy));
+            return;
+        }
+        awaiting.push((purpose, reply));
+        let addresses = self.host.addresses(peer);
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(addresses)
+            .build();
         match self.swarm.dial(options) {
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => self.host.happened(failed(error.to_string())),
+            Err(error) => self.give_up(peer, &chain(&error)),
+        }
+    }
+
+    /// Tells those who wait for a connection that there is none.
+    fn give_up(&mut self, peer: PeerId, reason: &str) {
+        for (_, reply) in self.awaiting.remove(&peer).unwrap_or_default() {
+            let _ = reply.send(Err(Unreachable::Stream(reason.to_owned())));
+        }
+    }
+
+    /// Notes that a link is heard.
+    fn keep(&mut self, peer: PeerId) {
+        if self.links.contains(&peer) && self.kept.insert(peer) {
+            self.host.happened(Event::Kept(peer));
         }
     }
 
@@ -539,16 +612,22 @@ impl Node {
                 self.host.happened(Event::Listening(address));
             }
             SwarmEvent::ConnectionEstablished {
-                peer_id, endpoint, ..
+                peer_id,
+                endpoint,
+                connection_id,
+                ..
             } => {
+                let wanted = self.wanted.remove(&connection_id);
+                for (purpose, reply) in self.awaiting.remove(&peer_id).unwrap_or_default() {
+                    self.open(peer_id, purpose, reply);
+                }
                 let address = endpoint.get_remote_address().clone();
                 if !self.links.insert(peer_id) {
                     self.host.happened(Event::LinkedAgain(peer_id));
                     return;
                 }
                 self.counters.links.fetch_add(1, Ordering::Relaxed);
-                // One of the two, whoever dialled: both may have, at once.
-                if *self.swarm.local_peer_id() < peer_id {
+                if wanted {
                     self.beat(peer_id);
                 }
                 self.host.happened(Event::LinkUp {
@@ -566,14 +645,24 @@ impl Node {
             } => {
                 self.links.remove(&peer_id);
                 self.conduct.remove(&peer_id);
+                let kept = self.kept.remove(&peer_id);
                 self.counters.links.fetch_sub(1, Ordering::Relaxed);
-                let clean = matches!(cause, None | Some(ConnectionError::KeepAliveTimeout));
+                let meant = matches!(cause, None | Some(ConnectionError::KeepAliveTimeout));
+                let clean = meant || !kept;
                 self.host.happened(Event::LinkDown {
                     peer: peer_id,
                     clean,
                 });
             }
-            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+            SwarmEvent::OutgoingConnectionError {
+                peer_id,
+                error,
+                connection_id,
+            } => {
+                self.wanted.remove(&connection_id);
+                if let Some(peer) = peer_id {
+                    self.give_up(peer, &chain(&error));
+                }
                 let refused = is_refusal(&error);
                 self.host.happened(Event::DialFailed {
                     peer: peer_id,
@@ -604,9 +693,10 @@ impl Node {
         let (reply, opened) = oneshot::channel();
         let streams = &mut self.swarm.behaviour_mut().streams;
         streams.open(peer, Purpose::Beat, reply);
-        let host = self.host.clone();
+        let (host, beats) = (self.host.clone(), self.beats.clone());
         tokio::spawn(async move {
             if let Ok(Ok(stream)) = opened.await {
+                let _ = beats.send(peer).await;
                 let learned = |took| host.happened(Event::RoundTrip { peer, took });
                 if let End::Silent = beat::send(stream, learned).await {
                     host.happened(Event::Silent(peer));
@@ -640,6 +730,7 @@ impl Node {
                 stream,
             }) => match purpose {
                 Purpose::Beat => {
+                    self.keep(peer);
                     let host = self.host.clone();
                     tokio::spawn(async move {
                         let learned = |took| host.happened(Event::RoundTrip { peer, took });
@@ -658,7 +749,7 @@ impl Node {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 let kad = &mut self.swarm.behaviour_mut().kad;
                 for address in info.listen_addrs {
-                    kad.add_address(&peer_id, address);
+                    kad.note(&peer_id, address);
                 }
             }
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {

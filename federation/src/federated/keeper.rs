@@ -22,8 +22,9 @@ use crate::message::{self, Message, Suspicion as Suspecting};
 use crate::peers::{Event, Known, Standing, Suspicion};
 use crate::report::{ADDRESSES, Load, OFFERS, Offer, Report};
 
-/// Links that a node keeps to its own zone or region.
-const LINKS: usize = 8;
+/// Links that a node keeps to its own zone or region, at the least: with those
+/// that others keep to it, twice as many.
+const LINKS: usize = 5;
 
 /// Links that it keeps to each region that it spills to.
 const REGION_LINKS: usize = 2;
@@ -33,6 +34,9 @@ const RELAYS: usize = 2;
 
 /// Links that one look around begins.
 const DIALS: usize = 4;
+
+/// How often a node with few links asks those that it has for more members.
+const SEARCH: Duration = Duration::from_secs(60);
 
 /// How often links are looked after.
 const LOOK: Duration = Duration::from_millis(500);
@@ -66,8 +70,12 @@ const ZONE_RATE: f64 = 60.0;
 /// How often other zones hear of this node.
 const BRIEF: Duration = Duration::from_secs(7);
 
-/// How often a node proves anew that it belongs here, for those who missed it.
-const INTRODUCE: Duration = Duration::from_secs(60);
+/// How often a node says how it is though nothing has changed.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How often a node proves anew that it belongs here, for those who missed it:
+/// often at first, seldom when all have had their chances.
+const INTRODUCE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
 
 /// A view is made at most so often.
 const VIEW: Duration = Duration::from_millis(10);
@@ -91,11 +99,12 @@ pub(super) struct Keeper {
     bootstrap_next: Time,
     bootstrap_failures: u32,
     /// Links that were lost and are being dialled again.
-    lost: BTreeMap<PeerId, Lost>,
+    lost: BTreeSet<PeerId>,
     listening: BTreeSet<String>,
     last_relay: Time,
     published: Option<Report>,
     sequence: u64,
+    began: Time,
     /// Reports that may be sent now, and when that was so.
     tokens: f64,
     last_refill: Time,
@@ -114,15 +123,13 @@ pub(super) struct Keeper {
     introduced: Option<Vec<u8>>,
     last_look: Time,
     last_stray: Time,
+    last_search: Time,
     last_book: Time,
     last_view: Time,
     last_renewal: Time,
+    /// Whom this node connects to anew.
+    renewing: Option<PeerId>,
     view_due: bool,
-}
-
-#[derive(Debug)]
-struct Lost {
-    clean: bool,
 }
 
 impl Keeper {
@@ -139,11 +146,12 @@ impl Keeper {
             bootstrap: bootstrap.collect(),
             bootstrap_next: Time::ZERO,
             bootstrap_failures: 0,
-            lost: BTreeMap::new(),
+            lost: BTreeSet::new(),
             listening: BTreeSet::new(),
             last_relay: Time::ZERO,
             published: None,
             sequence: 0,
+            began: now,
             tokens: 1.0,
             last_refill: now,
             heard_rate: 0.0,
@@ -158,9 +166,11 @@ impl Keeper {
             introduced: None,
             last_look: Time::ZERO,
             last_stray: now,
+            last_search: now,
             last_book: now,
             last_view: Time::ZERO,
             last_renewal: Time::ZERO,
+            renewing: None,
             view_due: true,
             federated,
             node,
@@ -244,7 +254,7 @@ impl Keeper {
                     let counters = &self.shared().counters;
                     counters.deaths.fetch_add(1, Ordering::Relaxed);
                     // Not what this node hears itself: others may be wrong.
-                    if !self.shared().links.contains_key(&peer) {
+                    if !self.shared().is_kept(&peer) {
                         self.federated.cut(peer);
                     }
                     lock(&self.shared().said).remove(&peer);
@@ -368,7 +378,7 @@ impl Keeper {
             return;
         }
         let mut report = self.current_report();
-        let silent = now.since(self.last_report) >= Duration::from_secs_f64(1.0 / RATE.0);
+        let silent = now.since(self.last_report) >= KEEP_ALIVE;
         let changed = match &self.published {
             None => true,
             Some(said) => silent || differs(said, &report),
@@ -425,7 +435,9 @@ impl Keeper {
             return;
         };
         let known = self.introduced.as_ref() == Some(&certificate);
-        if known && now.since(self.last_introduction) < INTRODUCE {
+        let (first, longest) = INTRODUCE;
+        let pause = (now.since(self.began) / 4).clamp(first, longest);
+        if known && now.since(self.last_introduction) < pause {
             return;
         }
         self.last_introduction = now;
@@ -495,6 +507,13 @@ impl Keeper {
                 dialled,
                 relayed,
             } => self.link_up(peer, &address, dialled, relayed),
+            Happening::Kept(peer) => {
+                if let Some(mut link) = self.shared().links.get_mut(&peer) {
+                    link.kept = true;
+                }
+                self.overlay().tell(peer, self.shared().news_for(peer));
+                self.be_relayed(self.shared().clock.now());
+            }
             Happening::LinkedAgain(peer) => {
                 self.shared().twice.insert(peer, ());
                 self.shared().behind.insert(peer, ());
@@ -564,13 +583,16 @@ impl Keeper {
         self.book.reached(&peer);
         let shared = self.federated.shared.clone();
         let address = address.clone();
-        shared.links.insert(peer, Link { relayed, address });
+        let link = Link {
+            relayed,
+            kept: false,
+            address,
+        };
+        shared.links.insert(peer, link);
         // The first link may be what made this node a member.
         if self.published.is_none() {
             self.report(shared.clock.now(), true);
         }
-        self.overlay().tell(peer, shared.news_for(peer));
-        self.be_relayed(shared.clock.now());
     }
 
     /// Asks members to carry connections to this node, where it needs that and
@@ -585,7 +607,8 @@ impl Keeper {
         if !shared.settings.relayed || carried || asked {
             return;
         }
-        let links = shared.links.iter().filter(|link| !link.relayed);
+        let direct = |link: &Link| link.kept && !link.relayed;
+        let links = shared.links.iter().filter(|link| direct(link.value()));
         let links: Vec<(PeerId, Multiaddr)> = links
             .map(|link| (*link.key(), link.address.clone()))
             .take(RELAYS)
@@ -614,12 +637,21 @@ impl Keeper {
             return;
         }
         let addresses = self.addresses(&peer);
+        if self
+            .renewing
+            .take_if(|renewing| *renewing == peer)
+            .is_some()
+        {
+            // Before the other side does: who dials is who is renewed.
+            self.overlay().dial(Some(peer), addresses);
+            return;
+        }
         match addresses.is_empty() {
-            true if clean => {}
+            _ if clean => {}
             // It cannot be dialled; it would come back by itself.
             true => self.suspect(peer, "its link broke"),
             false => {
-                self.lost.insert(peer, Lost { clean });
+                self.lost.insert(peer);
                 self.overlay().dial(Some(peer), addresses);
             }
         }
@@ -633,10 +665,12 @@ impl Keeper {
         if self.shared().links.contains_key(&peer) {
             return;
         }
-        if let Some(lost) = self.lost.remove(&peer)
-            && (refused || !lost.clean)
-        {
-            self.suspect(peer, reason);
+        if self.lost.remove(&peer) {
+            let what = if refused { "refused, " } else { "" };
+            self.suspect(
+                peer,
+                &format!("its link broke and it is not reached: {what}{reason}"),
+            );
         }
     }
 
@@ -732,9 +766,14 @@ impl Keeper {
             .collect();
         let mut due = self.book.due(now);
         due.retain(|peer| {
-            *peer != shared.id && !shared.links.contains_key(peer) && !shared.member.is_denied(peer)
+            *peer != shared.id && !shared.is_kept(peer) && !shared.member.is_denied(peer)
         });
         shuffle(&mut due);
+        let links = shared.links.iter().filter(|link| link.kept).count();
+        if (1..LINKS / 2).contains(&links) && now.since(self.last_search) >= SEARCH {
+            self.last_search = now;
+            self.overlay().find(shared.id);
+        }
         let stray = now.since(self.last_stray) >= STRAY;
         let mut dials = 0;
         for peer in due {
@@ -810,6 +849,7 @@ impl Keeper {
         let inviter = inviters.find(|peer| links.contains(peer));
         if let Some(peer) = inviter.or(links.first().copied()) {
             debug!(%peer, "connects anew, to have its membership renewed");
+            self.renewing = Some(peer);
             self.overlay().disconnect(peer);
         }
     }
@@ -819,7 +859,7 @@ impl Keeper {
         reports: &HashMap<PeerId, &Known>,
         is: impl Fn(&Report) -> bool,
     ) -> usize {
-        let links = self.shared().links.iter();
+        let links = self.shared().links.iter().filter(|link| link.kept);
         let matching = links.filter(|link| reports.get(link.key()).is_some_and(|k| is(&k.report)));
         matching.count()
     }
