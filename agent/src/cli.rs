@@ -95,8 +95,8 @@ enum Command {
     Run(run::RunArguments),
     /// Deploy a function, or all functions of a file
     Deploy(Box<deploy::DeployArguments>),
-    /// List the functions of a node
-    List,
+    /// List the functions of a node, or of the federation
+    List(functions::ListArguments),
     /// Show one function
     Describe(functions::Named),
     /// Call a function
@@ -178,7 +178,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(arguments) => run::run(&arguments)?,
         Command::Deploy(arguments) => block_on(deploy::deploy(global, &arguments))?,
-        Command::List => block_on(functions::list(global))?,
+        Command::List(arguments) => block_on(functions::list(global, &arguments))?,
         Command::Describe(arguments) => block_on(functions::describe(global, &arguments))?,
         Command::Invoke(arguments) => block_on(invoke::invoke(global, arguments))?,
         Command::Remove(arguments) => block_on(functions::remove(global, &arguments))?,

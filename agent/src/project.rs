@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
-use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull};
+use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull, Scope};
 use weir_node::id::{DEFAULT_NAMESPACE, ImageName};
 use weir_node::resources::{Cpu, Memory};
 
@@ -100,6 +100,8 @@ pub struct Settings {
     pub image_user: bool,
     /// Whether a container may write to its root, within a bound.
     pub read_write: bool,
+    /// Who knows of it.
+    pub scope: Option<Scope>,
 }
 
 /// One `[functions.NAME]` of a project file while it is read.
@@ -168,6 +170,11 @@ static PROJECT_KEYS: &[Key<Entry>] = &[
         path: "read-write",
         field: |e| &mut e.settings.read_write,
         help: "A root that may be written to, within a bound.",
+    },
+    Key {
+        path: "scope",
+        field: |e| &mut e.settings.scope,
+        help: "Who knows of it: node, zone or federation.",
     },
     Key {
         path: "namespace",
@@ -644,6 +651,7 @@ impl WireDeployment {
                 "weir.read-write",
                 settings.read_write.then(|| "true".to_owned()),
             ),
+            ("weir.scope", settings.scope.map(|scope| scope.to_string())),
         ];
         let given = |(key, value): (&str, Option<String>)| Some((key.to_owned(), value?));
         annotations.extend(ours.into_iter().filter_map(given));

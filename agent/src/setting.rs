@@ -12,7 +12,7 @@ use weir_federation::Multiaddr;
 use weir_federation::membership::Token;
 use weir_federation::policy::{self, Policy};
 use weir_federation::report::Role;
-use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull};
+use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull, Scope};
 use weir_node::id::ImageName;
 use weir_node::resources::{Cpu, Memory};
 
@@ -245,7 +245,7 @@ macro_rules! parsed_scalars {
 parsed_scalars!(
     Token: "token", Role: "role", PolicyName: "policy",
     Memory: "size", Cpu: "cores", Protocol: "protocol", CodeSource: "image", ImageName: "image",
-    Pull: "word", Network: "network"
+    Pull: "word", Network: "network", Scope: "scope"
 );
 
 /// The name of a policy that exists.

@@ -24,7 +24,7 @@ use weir_node::executor::{AnswerBody, Body, BodyError};
 use weir_node::function::FunctionSpec;
 use weir_node::id::FunctionName;
 use weir_node::invocation::{Answer, Invocation, InvokeError, Phase, Refusal};
-use weir_node::node::{Declined, Router};
+use weir_node::node::{ChangeError, Declined, Router};
 use weir_node::replay::Replay;
 use weir_node::time::Time;
 use weir_overlay::carriage::{SendError, Using};
@@ -35,6 +35,7 @@ use crate::peers::{Met, PEERS};
 use crate::policy::{self, Decision, Needs, Origin, Policy, Reach, Reason};
 use crate::report::{Load, Role};
 use crate::snapshot::{Here, Local, Reserved, Snapshot, View};
+use crate::steward::Steward;
 use crate::wire::{self, ANSWER, Arrived, REFUSED, Travelling};
 
 /// Peers to which one call is offered.
@@ -133,6 +134,7 @@ struct Inner {
     rules: Rules,
     counters: Counters,
     explained: Mutex<Explained>,
+    steward: Arc<Steward>,
 }
 
 #[derive(Default)]
@@ -158,6 +160,11 @@ struct Way {
 impl Dispatch {
     /// Places calls of `node`, alone or with its peers.
     pub fn new(node: Node, federated: Federated, rules: Rules) -> Dispatch {
+        let steward = Arc::new(Steward::new(node.clone(), federated.clone()));
+        let heard = federated.shared.heard.lock();
+        if let Some(news) = heard.unwrap_or_else(PoisonError::into_inner).take() {
+            tokio::spawn(Arc::clone(&steward).run(news));
+        }
         let dispatch = Dispatch {
             inner: Arc::new(Inner {
                 node,
@@ -165,6 +172,7 @@ impl Dispatch {
                 rules,
                 counters: Counters::default(),
                 explained: Mutex::default(),
+                steward,
             }),
         };
         // Weakly, or node and dispatch would hold each other for ever.
@@ -185,7 +193,29 @@ impl Dispatch {
 
     /// Whether some peer says that it can run `function`.
     pub fn is_known(&self, function: &FunctionName) -> bool {
-        self.inner.federated.shared.view.load().knows(function)
+        self.inner.federated.shared.view.load().knows(function) || self.has_record(function)
+    }
+
+    /// Whether the federation has a function of this name, wherever it is.
+    pub fn has_record(&self, function: &FunctionName) -> bool {
+        let entry = self.inner.federated.entry(function);
+        entry.is_some_and(|entry| entry.spec.is_some())
+    }
+
+    /// Tells the federation of a function that was deployed here.
+    ///
+    /// # Errors
+    /// Why it is not told.
+    pub async fn announce(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
+        self.inner.steward.announce(spec).await
+    }
+
+    /// Removes a function from the federation.
+    ///
+    /// # Errors
+    /// Why it stays.
+    pub async fn withdraw(&self, function: &FunctionName) -> Result<(), ChangeError> {
+        self.inner.steward.withdraw(function).await
     }
 
     /// Runs a call of this node's own users, wherever that is best. With
@@ -234,6 +264,9 @@ impl Dispatch {
     /// body is read.
     pub async fn receive(&self, from: PeerId, request: Request<Body>) -> Response<AnswerBody> {
         let inner = &self.inner;
+        if Steward::is_asked(&request) {
+            return inner.steward.serve(from, request).await;
+        }
         let mut called = None;
         let guest = inner.guest(from, request, &mut called);
         let (outcome, refused) = match guest.await {
@@ -267,6 +300,13 @@ impl Dispatch {
 struct Weak(std::sync::Weak<Inner>);
 
 impl Router for Weak {
+    fn knows(&self, function: &FunctionName) -> bool {
+        let Some(inner) = self.0.upgrade() else {
+            return false;
+        };
+        Dispatch { inner }.is_known(function)
+    }
+
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Result<Answer, InvokeError>> {
         Box::pin(async move {
             let Some(inner) = self.0.upgrade() else {
@@ -467,7 +507,9 @@ impl Inner {
         let arrived = clock.now();
         let deadline = invocation.deadline.map_or(Time::NEVER, |d| arrived + d);
         let settings = self.federated.settings();
-        let spec = self.node.spec(&invocation.function);
+        let here = self.node.spec(&invocation.function);
+        let absent = here.is_none();
+        let spec = here.or_else(|| self.federated.entry(&invocation.function)?.spec);
         let policy = self.policy(spec.as_deref(), invocation.class.as_deref());
         if let Some(explain) = &mut explain {
             explain.policy = policy.name().to_owned();
@@ -482,6 +524,7 @@ impl Inner {
         let mut again: Option<Replay> = None;
         let mut offered = 0;
         let mut declined = String::new();
+        let (mut brought, mut fetched) = (false, Duration::ZERO);
         // What others can run is theirs from now on, what was accepted before
         // included; the rest still runs here.
         let drains = self.federated.is_draining();
@@ -502,7 +545,8 @@ impl Inner {
                 Some((Prospect::Refuse(_), _)) => (Here::Full, None),
             };
             let view = self.federated.shared.view.load_full();
-            if here == Here::Unable && prospect.is_none() && !view.knows(&invocation.function) {
+            let is_known = || spec.is_some() || view.knows(&invocation.function);
+            if here == Here::Unable && prospect.is_none() && !is_known() {
                 return Err(InvokeError::Unknown(invocation.function));
             }
             let request = policy::Request {
@@ -546,8 +590,9 @@ impl Inner {
             self.count_decision(decision);
             match decision {
                 Decision::Run => match self.node.invoke_now(invocation).await {
-                    Ok(answer) => {
+                    Ok(mut answer) => {
                         note("ran here");
+                        answer.timing.fetched = fetched;
                         return Ok(answer);
                     }
                     Err(Declined::Failed(error)) => {
@@ -590,6 +635,9 @@ impl Inner {
                     let (reason, request) = match outcome {
                         Offered::Answer(answer) => {
                             note("answered");
+                            if absent && way.origin == Origin::Here && fits_here {
+                                self.steward.is_wanted(&invocation.function);
+                            }
                             return Ok(answer);
                         }
                         Offered::Failed(error) => {
@@ -625,6 +673,37 @@ impl Inner {
                     declined = reason;
                     invocation.request = request;
                     self.counters.retries.fetch_add(1, Ordering::Relaxed);
+                }
+                // Nobody runs it at once: its code may be brought here.
+                Decision::Reject(_)
+                    if prospect.is_none()
+                        && spec.is_some()
+                        && fits_here
+                        && way.origin == Origin::Here
+                        && !brought =>
+                {
+                    brought = true;
+                    let name = invocation.function.clone();
+                    let adopted = Box::pin(self.steward.adopt(&name, false));
+                    let adopted = match deadline == Time::NEVER {
+                        true => Ok(adopted.await),
+                        false => tokio::time::timeout(deadline.since(now), adopted).await,
+                    };
+                    fetched = clock.now().since(now);
+                    match adopted {
+                        Ok(Ok(())) => note("its code was brought here"),
+                        Ok(Err(error)) => {
+                            note(&error.to_string());
+                            declined = error.to_string();
+                        }
+                        Err(_) => {
+                            note("its code did not come in time");
+                            return Err(InvokeError::Late {
+                                phase: Phase::Start,
+                                after: deadline.since(arrived),
+                            });
+                        }
+                    }
                 }
                 Decision::Reject(reason) => {
                     let error = rejected(reason, &invocation, deadline.since(arrived), &declined);

@@ -16,29 +16,39 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use libp2p_identity::{Keypair, PeerId};
 use serde::Serialize;
+use serde_bytes::ByteBuf;
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, info, warn};
 use weir_node::Node;
 use weir_node::clock::Clock;
+use weir_node::function::{FunctionSpec, Scope};
+use weir_node::id::{Digest, FunctionName};
+use weir_node::node::ChangeError;
 use weir_node::time::Time;
-use weir_overlay::carriage::Carriage;
+use weir_overlay::carriage::{Carriage, SendError, Using};
 use weir_overlay::tls::{Acceptor, Connector, TlsError};
 use weir_overlay::{
     Answer, CallStreams, Event as Happening, Host, Multiaddr, Overlay, Refusal, Verdict,
 };
 
 use self::keeper::Keeper;
+use crate::catalogue::{Catalogue, CodeRef, Entry, FUNCTIONS, Merged, Record};
 use crate::coordinates::Coordinate;
 use crate::member::{Member, MemberError, unix_millis};
 use crate::membership::{Refused, Rights, Token};
 use crate::message::{self, ENVELOPE_BYTES, Message, Suspicion as Suspecting};
 use crate::peers::{Heard, Known, Met, PEERS, Peers, Standing, Suspicion};
 use crate::report::{ADDRESSES, Load, Report, Role};
-use crate::snapshot::View;
+use crate::snapshot::{View, carriage};
+use crate::steward;
 
 /// What happened and was not looked at yet. Beyond it, what happened shows at
 /// the next look around.
 const HAPPENINGS: usize = 4_096;
+
+/// What was heard of functions and not looked at yet. Beyond it, it is heard
+/// again when summaries are compared.
+const NEWS: usize = 4_096;
 
 /// How long a node may take to know where it listens.
 const SETTLING: Duration = Duration::from_secs(5);
@@ -208,6 +218,11 @@ pub(crate) struct Shared {
     round_trips: DashMap<PeerId, Duration>,
     links: DashMap<PeerId, Link>,
     happenings: mpsc::Sender<Happening>,
+    /// Functions of the federation.
+    catalogue: Mutex<Catalogue>,
+    /// What was heard of them, for whoever looks after them.
+    news: mpsc::Sender<News>,
+    pub(crate) heard: Mutex<Option<mpsc::Receiver<News>>>,
     /// Reports that members of the same zone or region sent.
     reports_near: AtomicU64,
     /// Members that speak from an earlier life than the one that is known.
@@ -224,6 +239,22 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// Calls of other nodes' users that run or wait here.
     pub(crate) guests: AtomicU32,
+}
+
+/// What is heard of functions.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// There is a newer record.
+    Function(FunctionName),
+    /// A linked member says what it knows.
+    Summary {
+        /// Who.
+        from: PeerId,
+        /// What, in short.
+        marks: Vec<u64>,
+        /// Whether it wants to know the same.
+        ask: bool,
+    },
 }
 
 #[derive(Debug, Default, Clone)]
@@ -290,6 +321,11 @@ impl Federated {
         // Later than that of any earlier life, as long as the clock goes on.
         let epoch = unix_millis();
         let (happenings, happened) = mpsc::channel(HAPPENINGS);
+        let (news, heard) = mpsc::channel(NEWS);
+        let mut catalogue = Catalogue::default();
+        for (name, entry) in steward::recover(&settings.folder.join("functions")) {
+            catalogue.merge(name, entry);
+        }
         let shared = Arc::new(Shared {
             id,
             key: key.clone(),
@@ -309,6 +345,9 @@ impl Federated {
             twice: DashMap::new(),
             aloud: AtomicBool::new(false),
             happenings,
+            catalogue: Mutex::new(catalogue),
+            news,
+            heard: Mutex::new(Some(heard)),
             stale: Notify::new(),
             speak: Notify::new(),
             draining: AtomicBool::new(false),
@@ -611,6 +650,179 @@ impl Federated {
         self.shared.is_kept(peer)
     }
 
+    /// What is known of a function.
+    pub(crate) fn entry(&self, name: &FunctionName) -> Option<Entry> {
+        lock(&self.shared.catalogue).get(name).cloned()
+    }
+
+    /// All names that are known, removed ones included.
+    pub(crate) fn names(&self) -> Vec<FunctionName> {
+        let catalogue = lock(&self.shared.catalogue);
+        catalogue.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// All functions that the federation has, with who wrote the newest record
+    /// and its version.
+    pub fn functions(&self) -> Vec<(Arc<FunctionSpec>, PeerId, u64)> {
+        let catalogue = lock(&self.shared.catalogue);
+        let entries = catalogue.iter();
+        let live = entries.filter_map(|(_, entry)| {
+            let spec = entry.spec.clone()?;
+            Some((spec, entry.writer, entry.record.version))
+        });
+        live.collect()
+    }
+
+    /// Writes the newest record of a function, and says it.
+    pub(crate) fn write(
+        &self,
+        name: &FunctionName,
+        spec: Option<&FunctionSpec>,
+        code: Option<CodeRef>,
+    ) -> Result<(), ChangeError> {
+        let shared = &self.shared;
+        let refused = |text: &str| ChangeError::Invalid(text.to_owned());
+        let may = shared.member.own_rights().is_some_and(|own| own.deploy);
+        let certificate = shared.member.certificate().filter(|_| may);
+        let certificate = certificate.ok_or_else(|| {
+            refused("this node may not deploy for others: deploy with --scope node")
+        })?;
+        let encode = |spec: &FunctionSpec| cbor4ii::serde::to_vec(Vec::new(), spec);
+        let encoded = spec.map(encode).transpose();
+        let encoded = encoded.map_err(|_| refused("the function cannot be told of"))?;
+        let mut catalogue = lock(&shared.catalogue);
+        let topic = match spec {
+            Some(spec) => (spec.scope == Scope::Zone).then(|| shared.topic()),
+            None => catalogue.get(name).and_then(|e| e.record.topic.clone()),
+        };
+        let record = Record {
+            name: name.qualified(),
+            version: catalogue.next_version(name),
+            topic: topic.clone(),
+            spec: encoded.map(ByteBuf::from),
+            code,
+            certificate: ByteBuf::from(certificate),
+        };
+        let sealed = message::seal(&Message::Record(Box::new(record.clone())), &shared.key);
+        let sealed = Bytes::from(sealed.map_err(|_| {
+            refused("the function has more settings than can be told of: use --scope node")
+        })?);
+        let Some((name, entry)) = Entry::new(shared.id, record, sealed.clone()) else {
+            return Err(refused("the function cannot be told of"));
+        };
+        match catalogue.merge(name, entry) {
+            Merged::Newer { .. } => {}
+            Merged::Full => {
+                let text =
+                    format!("the federation has {FUNCTIONS} functions, the most there can be");
+                return Err(ChangeError::Full(text));
+            }
+            Merged::Known | Merged::Older | Merged::Jump => {
+                return Err(refused(
+                    "another node changed the function meanwhile: try again",
+                ));
+            }
+        }
+        drop(catalogue);
+        self.overlay
+            .publish(topic.as_deref().unwrap_or(EVERYBODY), sealed);
+        Ok(())
+    }
+
+    /// Records that a member whose summary this is may lack.
+    pub(crate) fn missing(&self, from: PeerId, marks: &[u64]) -> Vec<(Option<String>, Bytes)> {
+        let topics = self.shared.topics_with(&from);
+        lock(&self.shared.catalogue).missing(marks, &topics)
+    }
+
+    /// Tells a linked member records.
+    pub(crate) fn tell_records(&self, to: PeerId, records: Vec<(Option<String>, Bytes)>) {
+        let named = |(topic, record): (Option<String>, Bytes)| {
+            (topic.unwrap_or_else(|| EVERYBODY.to_owned()), record)
+        };
+        self.overlay
+            .tell(to, records.into_iter().map(named).collect());
+    }
+
+    /// Tells a linked member what this node knows, in short.
+    pub(crate) fn tell_summary(&self, to: PeerId, ask: bool) {
+        let topics = self.shared.topics_with(&to);
+        let marks = lock(&self.shared.catalogue).summary(&topics);
+        let summary = Message::Summary(message::Summary { marks, ask });
+        if let Ok(sealed) = message::seal(&summary, &self.shared.key) {
+            self.overlay
+                .tell(to, vec![(EVERYBODY.to_owned(), sealed.into())]);
+        }
+    }
+
+    /// Members that have the code of a function, the nearest first; its writer
+    /// among them.
+    pub(crate) fn holders(&self, name: &FunctionName, writer: PeerId) -> Vec<PeerId> {
+        // Not the view alone: who takes no calls gives code all the same.
+        let shared = &self.shared;
+        let known = lock(&shared.table).known(shared.clock.now());
+        let own = *lock(&shared.coordinate);
+        let name = name.qualified();
+        let has = |known: &Known| {
+            let gone = matches!(known.standing, Standing::Gone { .. });
+            let offers = || known.report.offers.iter().any(|o| o.function == name);
+            !gone && (known.id == writer || offers())
+        };
+        let holders = known.iter().filter(|known| has(known));
+        let mut holders: Vec<_> = holders
+            .map(|known| {
+                let measured = shared.round_trips.get(&known.id).map(|took| *took);
+                let expected = || own.distance(&known.report.coordinate);
+                (measured.unwrap_or_else(expected), known.id)
+            })
+            .collect();
+        holders.sort();
+        holders.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Takes note that a member gave what it should not.
+    pub(crate) fn lied(&self, peer: PeerId, how: &'static str) {
+        warn!(%peer, how, "a member is not to be relied on");
+        *self
+            .shared
+            .counters
+            .rejected
+            .entry("wrong-bytes")
+            .or_default() += 1;
+        self.met(peer, Met::Failure);
+    }
+
+    /// Whether a member may have an artifact: some function that it may know
+    /// has it.
+    pub(crate) fn may_have(&self, member: &PeerId, digest: &Digest) -> bool {
+        let topics = self.shared.topics_with(member);
+        let catalogue = lock(&self.shared.catalogue);
+        let found = catalogue.iter().any(|(_, entry)| {
+            let code = entry.record.code.as_ref().map(CodeRef::artifact);
+            let topic = entry.record.topic.as_ref();
+            code.as_ref() == Some(digest) && topic.is_none_or(|topic| topics.contains(topic))
+        });
+        found && self.admits(member)
+    }
+
+    /// Sends a request to a member, over whatever carries there.
+    pub(crate) async fn send(
+        &self,
+        to: PeerId,
+        request: http::Request<weir_overlay::carriage::Body>,
+    ) -> Result<(http::Response<hyper::body::Incoming>, Using), String> {
+        let addresses = {
+            let known = lock(&self.shared.table).one(&to, self.shared.clock.now());
+            known
+                .map(|known| carriage(&known.report))
+                .unwrap_or_default()
+        };
+        match self.carriage.send(to, &addresses, request).await {
+            Ok((response, _, using)) => Ok((response, using)),
+            Err(SendError::NotSent { reason, .. } | SendError::Lost { reason, .. }) => Err(reason),
+        }
+    }
+
     /// Takes what a call to a peer met.
     pub(crate) fn met(&self, peer: PeerId, met: Met) {
         let now = self.shared.clock.now();
@@ -623,6 +835,60 @@ impl Federated {
 }
 
 impl Shared {
+    /// Topics, beside the one of everybody, of which both hear.
+    fn topics_with(&self, peer: &PeerId) -> Vec<String> {
+        let known = lock(&self.table).one(peer, self.clock.now());
+        let near = known.is_some_and(|k| k.report.role == self.role && self.is_near(&k.report));
+        match near {
+            true => vec![self.topic()],
+            false => Vec::new(),
+        }
+    }
+
+    fn hear_record(
+        &self,
+        from: PeerId,
+        record: Record,
+        bytes: &[u8],
+    ) -> Result<Verdict, &'static str> {
+        if record
+            .topic
+            .as_ref()
+            .is_some_and(|topic| *topic != self.topic())
+        {
+            return Ok(Verdict::Ignore);
+        }
+        match self.member.may_have_written(from, &record.certificate) {
+            Ok(()) => {}
+            // It may be where the secret was changed already.
+            Err(refused @ Refused::WrongFederation) => {
+                self.count_rejected(refused.reason());
+                return Ok(Verdict::Ignore);
+            }
+            Err(refused) => return Err(refused.reason()),
+        }
+        let entry = Entry::new(from, record, Bytes::copy_from_slice(bytes));
+        let (name, entry) = entry.ok_or("shape")?;
+        let merged = lock(&self.catalogue).merge(name.clone(), entry);
+        match merged {
+            Merged::Newer { before } => {
+                if before == Some(self.id) && from != self.id {
+                    info!(function = %name, by = %from, "another node changed a function that was deployed here");
+                }
+                if self.news.try_send(News::Function(name)).is_err() {
+                    debug!("too much is heard of functions at once; some of it is seen later");
+                }
+                Ok(Verdict::Accept)
+            }
+            Merged::Known | Merged::Older => Ok(Verdict::Ignore),
+            Merged::Jump => Err("version-jump"),
+            Merged::Full => {
+                self.count_rejected("full");
+                Ok(Verdict::Ignore)
+            }
+        }
+    }
+
     fn is_kept(&self, peer: &PeerId) -> bool {
         self.links.get(peer).is_some_and(|link| link.kept)
     }
@@ -705,6 +971,10 @@ impl Shared {
                 }
             };
         }
+        // The writer may have left long ago.
+        if let Message::Record(record) = message {
+            return self.hear_record(from, *record, bytes);
+        }
         // One who was not introduced yet may be honest: not believed, not
         // passed on, and not held against whoever did.
         if from != self.id && self.member.rights(&from).is_none() {
@@ -750,7 +1020,19 @@ impl Shared {
                 }
             }
             Message::Unknown => Ok(Verdict::Accept),
-            Message::Introduction(_) | Message::Handover(_) => unreachable!("answered above"),
+            Message::Summary(summary) => {
+                let news = News::Summary {
+                    from,
+                    marks: summary.marks,
+                    ask: summary.ask,
+                };
+                // It is said again.
+                let _ = self.news.try_send(news);
+                Ok(Verdict::Ignore)
+            }
+            Message::Introduction(_) | Message::Handover(_) | Message::Record(_) => {
+                unreachable!("answered above")
+            }
         }
     }
 

@@ -55,6 +55,7 @@
 //! ```
 
 mod book;
+pub mod catalogue;
 pub mod coordinates;
 pub mod dispatch;
 pub mod explain;
@@ -66,6 +67,7 @@ pub mod peers;
 pub mod policy;
 pub mod report;
 pub mod snapshot;
+mod steward;
 pub mod wire;
 
 pub use weir_overlay::{CallStreams, Multiaddr, PeerId, Stream, carriage, tls};

@@ -449,6 +449,32 @@ impl Member {
         }
     }
 
+    /// Whether a member may have written what it signed, by the certificate
+    /// that it put beside it: one that has expired since, or whose secret was
+    /// changed since, was good then. A denied member is not believed.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_have_written(&self, writer: PeerId, certificate: &[u8]) -> Result<(), Refused> {
+        let certificate = Certificate::from_bytes(certificate)?;
+        let membership = certificate.membership();
+        if membership.member() != Some(writer) {
+            return Err(Refused::WrongMember);
+        }
+        let (current, next) = {
+            let state = read(&self.state);
+            (state.federation, state.next)
+        };
+        let theirs = membership.federation;
+        if theirs != current && Some(theirs) != next && !self.follows(&theirs) {
+            return Err(Refused::WrongFederation);
+        }
+        if !membership.rights.deploy || self.is_denied(&writer) {
+            return Err(Refused::MayNotDeploy);
+        }
+        Ok(())
+    }
+
     /// The first words to `to`.
     pub fn hello(&self) -> Vec<u8> {
         let state = read(&self.state);

@@ -173,6 +173,9 @@ pub enum Refused {
     /// It was traded before.
     #[error("it was used before: ask for a new one")]
     Used,
+    /// Its certificate does not let it deploy.
+    #[error("its certificate does not let it deploy for others")]
+    MayNotDeploy,
     /// The secret that signed it was changed since.
     #[error(
         "the federation's secret was changed since: link to the node that changed it, or join \
@@ -193,6 +196,7 @@ impl Refused {
             Refused::WrongMember => "wrong-member",
             Refused::Used => "used",
             Refused::Superseded => "superseded",
+            Refused::MayNotDeploy => "may-not-deploy",
         }
     }
 }

@@ -9,6 +9,7 @@ use libp2p_identity::{Keypair, PeerId, PublicKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::catalogue::Record;
 use crate::report::{Implausible, REPORT_BYTES, Report};
 
 /// Largest envelope in bytes: a report, and what is around it.
@@ -35,6 +36,10 @@ pub enum Message {
     /// That the federation's secret was changed, and the new certificate of
     /// one member.
     Handover(Handover),
+    /// A function that was deployed, or removed.
+    Record(Box<Record>),
+    /// What a linked member knows of functions, in short.
+    Summary(Summary),
     /// What a later version of Weir knows: passed on, and not read.
     Unknown,
 }
@@ -67,6 +72,15 @@ pub struct Handover {
     pub certificate: Vec<u8>,
 }
 
+/// What a member knows of functions that its hearer may know too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// As [`crate::catalogue::Catalogue::summary`] makes it.
+    pub marks: Vec<u64>,
+    /// Whether the same is wanted back.
+    pub ask: bool,
+}
+
 /// Kinds by their numbers on the wire.
 const REPORT: u8 = 1;
 const SUSPICION: u8 = 2;
@@ -74,6 +88,8 @@ const LEAVE: u8 = 3;
 const INTRODUCTION: u8 = 4;
 const DENIAL: u8 = 5;
 const HANDOVER: u8 = 6;
+const RECORD: u8 = 7;
+const SUMMARY: u8 = 8;
 
 #[derive(Serialize, Deserialize)]
 struct Envelope {
@@ -158,9 +174,17 @@ pub fn seal(message: &Message, key: &Keypair) -> Result<Vec<u8>, Invalid> {
             HANDOVER,
             plain(cbor4ii::serde::to_vec(Vec::new(), handover))?,
         ),
+        Message::Record(record) => (RECORD, plain(cbor4ii::serde::to_vec(Vec::new(), record))?),
+        Message::Summary(summary) => {
+            let payload = cbor4ii::serde::to_vec(Vec::new(), summary);
+            (SUMMARY, plain(payload)?)
+        }
         Message::Unknown => return Err(Invalid::Shape),
     };
     let signature = key.sign(&signed_bytes(kind, &payload));
+    if payload.len() > REPORT_BYTES {
+        return Err(Invalid::Size(payload.len()));
+    }
     let envelope = Envelope {
         from: key.public().to_peer_id().to_bytes(),
         kind,
@@ -199,6 +223,8 @@ pub fn open(bytes: &[u8]) -> Result<(PeerId, Message), Invalid> {
         INTRODUCTION => Message::Introduction(envelope.payload),
         DENIAL => Message::Denial(envelope.payload),
         HANDOVER => Message::Handover(payload(&envelope.payload)?),
+        RECORD => Message::Record(Box::new(payload(&envelope.payload)?)),
+        SUMMARY => Message::Summary(payload(&envelope.payload)?),
         _ => Message::Unknown,
     };
     Ok((from, message))
@@ -221,6 +247,8 @@ fn key_of(peer: &PeerId) -> Option<PublicKey> {
 mod tests {
     use proptest::prelude::*;
 
+    use serde_bytes::ByteBuf;
+
     use super::*;
     use crate::report::tests::report;
 
@@ -233,7 +261,7 @@ mod tests {
         key(number).public().to_peer_id()
     }
 
-    fn messages() -> [Message; 6] {
+    fn messages() -> [Message; 8] {
         [
             Message::Report(Box::new(report())),
             Message::Suspicion(Suspicion::new(id(9), 4)),
@@ -243,6 +271,18 @@ mod tests {
             Message::Handover(Handover {
                 succession: vec![6],
                 certificate: vec![7, 8],
+            }),
+            Message::Record(Box::new(Record {
+                name: "a.b".to_owned(),
+                version: 3,
+                topic: Some("zone".to_owned()),
+                spec: None,
+                code: None,
+                certificate: ByteBuf::from([9]),
+            })),
+            Message::Summary(Summary {
+                marks: vec![1, u64::MAX],
+                ask: true,
             }),
         ]
     }

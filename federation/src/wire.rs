@@ -104,6 +104,7 @@ impl Arrived {
             queued,
             started,
             ran,
+            ..
         } = answer.timing;
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Arrived {
@@ -147,6 +148,7 @@ impl Arrived {
     pub fn timing(&self) -> (Start, Timing) {
         let [queued, started, ran] = self.micros.map(Duration::from_micros);
         let timing = Timing {
+            fetched: Duration::ZERO,
             queued,
             started,
             ran,

@@ -344,6 +344,51 @@ pub struct AsDeployed {
     pub read_only_root_filesystem: bool,
 }
 
+/// Who knows of a function.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// The node that it is deployed to.
+    #[default]
+    Node,
+    /// All nodes of that node's zone, or of its region.
+    Zone,
+    /// All nodes.
+    Federation,
+}
+
+impl Scope {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scope::Node => "node",
+            Scope::Zone => "zone",
+            Scope::Federation => "federation",
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Scope {
+    type Err = WordError;
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        match text.trim() {
+            "node" => Ok(Scope::Node),
+            "zone" => Ok(Scope::Zone),
+            "federation" => Ok(Scope::Federation),
+            other => Err(WordError {
+                given: other.to_owned(),
+                allowed: "node, zone or federation",
+            }),
+        }
+    }
+}
+
 /// A function as it was deployed: everything an executor and admission need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionSpec {
@@ -390,6 +435,9 @@ pub struct FunctionSpec {
     /// What only functions in containers have.
     #[serde(default)]
     pub container: ContainerSpec,
+    /// Who knows of it.
+    #[serde(default)]
+    pub scope: Scope,
     /// Kept to be shown.
     pub as_deployed: AsDeployed,
 }
@@ -443,6 +491,7 @@ impl FunctionSpec {
             allow_outbound: Vec::new(),
             classes: Vec::new(),
             container: ContainerSpec::default(),
+            scope: Scope::default(),
             as_deployed: AsDeployed::default(),
         }
     }

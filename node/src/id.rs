@@ -264,6 +264,11 @@ impl Digest {
         Digest(sha2::Sha256::digest(bytes).into())
     }
 
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The 64 hexadecimal digits alone, as paths and file names hold them.
     pub fn hex(&self) -> String {
         hex(&self.0)

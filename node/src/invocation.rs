@@ -43,7 +43,9 @@ impl Start {
 /// Where the time of a call went.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// From arrival until a place was free.
+    /// Waiting for code that another node had; zero when it was here.
+    pub fetched: Duration,
+    /// From arrival, or from then, until a place was free.
     pub queued: Duration,
     /// Waiting for an instance to start; zero when warm.
     pub started: Duration,

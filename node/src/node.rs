@@ -288,6 +288,9 @@ struct Inner {
 pub trait Router: Send + Sync {
     /// Runs a call somewhere, and waits for the answer.
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Result<Answer, InvokeError>>;
+
+    /// Whether a function that is not deployed here can be called all the same.
+    fn knows(&self, function: &FunctionName) -> bool;
 }
 
 /// What a node can do now, for those who decide where calls run.
@@ -541,6 +544,18 @@ impl Node {
     /// The size in bytes of an artifact that the node has.
     pub fn artifact(&self, digest: &Digest) -> Option<u64> {
         self.inner.artifacts.size(digest)
+    }
+
+    /// Where the bytes of an artifact lie; `None` when it is not here.
+    pub fn artifact_path(&self, digest: &Digest) -> Option<std::path::PathBuf> {
+        let artifacts = &self.inner.artifacts;
+        artifacts.has(digest).then(|| artifacts.path(digest))
+    }
+
+    /// Whether an executor that works here runs such functions.
+    pub fn has_executor_for(&self, spec: &FunctionSpec) -> bool {
+        let executor = self.inner.executor_for(spec);
+        executor.is_ok_and(|executor| executor.works())
     }
 
     /// What an artifact is, from its first bytes; `None` when the node does not

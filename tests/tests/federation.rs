@@ -636,10 +636,13 @@ async fn serverledge_many_asynchronous_calls_keep_their_own_answers() {
 #[tokio::test]
 async fn dfaas_names_match_whole_and_calls_go_only_where_the_function_is() {
     let members = federation(3).await;
-    members[1].node.deploy(Function::new("fig", "echo")).await;
+    members[1]
+        .node
+        .deploy(Function::new("fig", "echo").setting("scope", "node"))
+        .await;
     members[2]
         .node
-        .deploy(Function::new("figlet", "variables"))
+        .deploy(Function::new("figlet", "variables").setting("scope", "node"))
         .await;
     members[0].sees_function(&members[1].id, "fig").await;
     members[0].sees_function(&members[2].id, "figlet").await;
@@ -770,7 +773,7 @@ async fn when_one_carriage_breaks_in_a_burst_the_other_goes_on_at_once() {
     );
     let second = first.invite(setup).await;
     all_meet(&[&first, &second]).await;
-    let function = Function::new("theirs", "echo").setting("idempotent", "true");
+    let function = Function::new("theirs", "echo").setting("scope", "node");
     second.node.deploy(function).await;
     first.sees_function(&second.id, "theirs").await;
     let load = Load::start(&first.node, "theirs", "x", 4);

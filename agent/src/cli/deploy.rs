@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sha2::Digest as _;
 use tokio::io::AsyncReadExt as _;
 use weir_federation::dispatch::POLICY_LABEL;
-use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull};
+use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull, Scope};
 use weir_node::id::{Digest, FunctionName};
 use weir_node::resources::{Cpu, Memory};
 
@@ -107,6 +107,9 @@ struct SettingsArguments {
     /// Policy that places its calls in a federation
     #[arg(long, value_name = "POLICY")]
     policy: Option<PolicyName>,
+    /// Who knows of it and may run it: node, zone or federation
+    #[arg(long, value_name = "SCOPE")]
+    scope: Option<Scope>,
     /// Annotation
     #[arg(long, value_name = "K=V", value_parser = key_value)]
     annotation: Vec<(String, String)>,
@@ -176,6 +179,7 @@ impl SettingsArguments {
             health: self.health.clone(),
             image_user: self.image_user,
             read_write: self.read_write,
+            scope: self.scope,
             ..Settings::default()
         }
     }

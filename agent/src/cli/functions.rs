@@ -15,6 +15,13 @@ pub(super) struct Named {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct ListArguments {
+    /// Those of the whole federation, wherever they run
+    #[arg(long)]
+    federation: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct RemoveArguments {
     /// Names of the functions
     #[arg(required = true)]
@@ -46,8 +53,41 @@ pub(super) fn state(status: &Value) -> &str {
         .unwrap_or("ready")
 }
 
-pub(super) async fn list(global: &Global) -> anyhow::Result<()> {
+pub(super) async fn list(global: &Global, arguments: &ListArguments) -> anyhow::Result<()> {
     let client = global.client()?;
+    if arguments.federation {
+        let request = client.request(Method::GET, "/weir/v1/catalogue");
+        let functions: Vec<Value> = client.ask_json("list the functions", request).await?;
+        if global.json() {
+            return Ok(output::json(&Value::Array(functions))?);
+        }
+        let row = |function: &Value| {
+            let text = |key: &str| function[key].as_str().unwrap_or_default().to_owned();
+            let here = if function["here"] == true {
+                "yes"
+            } else {
+                "no"
+            };
+            [
+                text("name"),
+                text("namespace"),
+                text("scope"),
+                function["version"].to_string(),
+                text("writer"),
+                here.to_owned(),
+            ]
+        };
+        let rows: Vec<_> = functions.iter().map(row).collect();
+        let headers = [
+            "name",
+            "namespace",
+            "scope",
+            "version",
+            "written by",
+            "here",
+        ];
+        return Ok(output::line(&output::table(headers, &rows))?);
+    }
     let query = global
         .namespace
         .as_ref()

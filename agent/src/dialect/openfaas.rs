@@ -12,7 +12,8 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use weir_node::function::{ArtifactKind, CodeSource};
+use weir_federation::dispatch::Dispatch;
+use weir_node::function::{ArtifactKind, CodeSource, Scope};
 use weir_node::id::{FunctionName, IdError, Namespace, SecretName};
 use weir_node::node::{DeployMode, NamespaceInfo};
 
@@ -243,7 +244,16 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
         CodeSource::Image(_) => Some(ArtifactKind::ImageName),
     };
     let spec = wanted.into_spec(code, kind).map_err(Problem::bad_request)?;
-    door.node.deploy(spec, mode).await?;
+    // An update may be of what is only elsewhere.
+    let known = |dispatch: &Dispatch| dispatch.has_record(&spec.name);
+    let mode = match door.dispatch.as_ref().is_some_and(known) {
+        true => DeployMode::CreateOrReplace,
+        false => mode,
+    };
+    door.node.deploy(spec.clone(), mode).await?;
+    if let Some(dispatch) = door.dispatch.as_ref().filter(|_| spec.scope != Scope::Node) {
+        dispatch.announce(&spec).await?;
+    }
     Ok(empty(StatusCode::ACCEPTED))
 }
 
@@ -261,7 +271,18 @@ async fn remove(door: &Door, removal: Removal) -> Answered {
         .map(|name| name.parse().map_err(wrong_name))
         .transpose()?;
     let name = function_name(&removal.function_name, namespace)?;
-    door.node.remove(&name).await?;
+    let own = door.node.spec(&name);
+    let is_shared = own.as_ref().is_none_or(|own| own.scope != Scope::Node);
+    let dispatch = door
+        .dispatch
+        .as_ref()
+        .filter(|d| is_shared && d.has_record(&name));
+    if let Some(dispatch) = dispatch {
+        dispatch.withdraw(&name).await?;
+    }
+    if own.is_some() || dispatch.is_none() {
+        door.node.remove(&name).await?;
+    }
     door.metrics.board.forget(|gone| *gone == name);
     Ok(empty(StatusCode::ACCEPTED))
 }

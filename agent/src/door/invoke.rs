@@ -18,6 +18,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tracing::debug;
+use weir_federation::dispatch::Dispatch;
 use weir_node::executor::{AnswerBody, Body, BodyError};
 use weir_node::id::{CallId, FunctionName};
 use weir_node::invocation::{Answer, Invocation, InvokeError, Start, Timing};
@@ -188,7 +189,8 @@ fn resolve(door: &Door, spelled: &str) -> Result<(FunctionName, Option<Arc<Serie
         .parse()
         .map_err(|error| Problem::bad_request(format!("{error}")))?;
     // Nobody makes series by calling what is not there.
-    let deployed = door.node.function(&name).is_some();
+    let elsewhere = |dispatch: &Dispatch| dispatch.has_record(&name);
+    let deployed = door.node.spec(&name).is_some() || door.dispatch.as_ref().is_some_and(elsewhere);
     let series = deployed.then(|| door.metrics.board.learn(spelled, &name).series);
     Ok((name, series))
 }
@@ -434,11 +436,17 @@ fn render(
 fn server_timing(timing: Timing) -> HeaderValue {
     let mut text = Vec::with_capacity(64);
     let phases = [
+        ("fetch;dur=", timing.fetched),
         ("queue;dur=", timing.queued),
         (", start;dur=", timing.started),
         (", run;dur=", timing.ran),
     ];
-    for (name, duration) in phases {
+    // Code is fetched seldom.
+    let skipped = usize::from(timing.fetched.is_zero());
+    for (at, (name, duration)) in phases.into_iter().enumerate().skip(skipped) {
+        if at == 1 && skipped == 0 {
+            text.extend(b", ");
+        }
         let micros = duration.as_micros();
         // Writing into a Vec cannot fail.
         let _ = write!(text, "{name}{}.{:03}", micros / 1000, micros % 1000);
@@ -699,6 +707,7 @@ mod tests {
     #[test]
     fn timing_is_in_milliseconds() {
         let timing = Timing {
+            fetched: Duration::ZERO,
             queued: Duration::ZERO,
             started: Duration::from_micros(1234),
             ran: Duration::from_micros(56),

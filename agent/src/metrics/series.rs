@@ -290,6 +290,7 @@ mod tests {
 
     fn ended(status: u16) -> Ended {
         let timing = Timing {
+            fetched: Duration::ZERO,
             queued: Duration::ZERO,
             started: Duration::ZERO,
             ran: Duration::from_micros(100),

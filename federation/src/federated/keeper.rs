@@ -38,6 +38,9 @@ const DIALS: usize = 4;
 /// How often a node with few links asks those that it has for more members.
 const SEARCH: Duration = Duration::from_secs(60);
 
+/// How often a node compares what it knows of functions with one of its links.
+const COMPARE: Duration = Duration::from_secs(20);
+
 /// How often links are looked after.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -75,7 +78,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// How often a node proves anew that it belongs here, for those who missed it:
 /// often at first, seldom when all have had their chances.
-const INTRODUCE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
+const INTRODUCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 
 /// A view is made at most so often.
 const VIEW: Duration = Duration::from_millis(10);
@@ -124,6 +127,7 @@ pub(super) struct Keeper {
     last_look: Time,
     last_stray: Time,
     last_search: Time,
+    last_compared: Time,
     last_book: Time,
     last_view: Time,
     last_renewal: Time,
@@ -167,6 +171,7 @@ impl Keeper {
             last_look: Time::ZERO,
             last_stray: now,
             last_search: now,
+            last_compared: now,
             last_book: now,
             last_view: Time::ZERO,
             last_renewal: Time::ZERO,
@@ -274,6 +279,10 @@ impl Keeper {
         let weight = (passed / HEARD_OVER).min(1.0);
         if passed > 0.0 {
             self.heard_rate += (came / passed - self.heard_rate) * weight;
+        }
+        // Whoever is of another place has heard nothing of this node yet.
+        if self.last_brief == Time::ZERO && self.published.is_some() && self.has_others() {
+            self.report(now, true);
         }
         let rest = IDLE_LOOK.max(self.look_cost * LOOK_SHARE);
         if self.next_look.is_none() && self.last_self_look.elapsed() >= rest {
@@ -396,7 +405,9 @@ impl Keeper {
         self.last_report = now;
         self.introduce(now);
         self.say(&mut report, false);
-        let brief = now.since(self.last_brief) >= BRIEF;
+        let said = self.published.as_ref();
+        let drains = said.is_some_and(|said| said.draining != report.draining);
+        let brief = drains || now.since(self.last_brief) >= BRIEF;
         if brief && self.has_others() {
             self.last_brief = now;
             let mut short = Report {
@@ -512,6 +523,7 @@ impl Keeper {
                     link.kept = true;
                 }
                 self.overlay().tell(peer, self.shared().news_for(peer));
+                self.federated.tell_summary(peer, true);
                 self.be_relayed(self.shared().clock.now());
             }
             Happening::LinkedAgain(peer) => {
@@ -740,6 +752,7 @@ impl Keeper {
         self.catch_up();
         self.be_relayed(now);
         self.bootstrap(now);
+        self.compare(now);
         if !shared.member.is_member() {
             // Whoever was found on the network may be who made the token.
             let mut found = self.book.due(now);
@@ -824,6 +837,22 @@ impl Keeper {
             if let Some(report) = said.filter(|_| shared.links.contains_key(&peer)) {
                 self.overlay().tell(peer, vec![report]);
             }
+        }
+    }
+
+    /// Compares what is known of functions with one link now and then: gossip
+    /// may have missed some.
+    fn compare(&mut self, now: Time) {
+        if now.since(self.last_compared) < COMPARE {
+            return;
+        }
+        self.last_compared = now;
+        let shared = self.shared();
+        let kept = shared.links.iter().filter(|link| link.kept);
+        let mut links: Vec<PeerId> = kept.map(|link| *link.key()).collect();
+        shuffle(&mut links);
+        if let Some(peer) = links.first() {
+            self.federated.tell_summary(*peer, true);
         }
     }
 

@@ -102,7 +102,11 @@ impl Inner {
         if self.stop.is_cancelled() {
             return Err(self.refused(Refusal::Draining).into());
         }
-        if !self.functions.contains_key(&invocation.function) {
+        let elsewhere = || {
+            let router = self.router.get();
+            router.is_some_and(|router| router.knows(&invocation.function))
+        };
+        if !self.functions.contains_key(&invocation.function) && !elsewhere() {
             return Err(InvokeError::Unknown(invocation.function).into());
         }
         if self.backlog.len() >= self.config.asynchronous.backlog {

@@ -403,7 +403,10 @@ impl Inner {
         }
     }
 
-    fn executor_for(&self, spec: &FunctionSpec) -> Result<Arc<dyn Executor>, ChangeError> {
+    pub(super) fn executor_for(
+        &self,
+        spec: &FunctionSpec,
+    ) -> Result<Arc<dyn Executor>, ChangeError> {
         let found = self
             .executors
             .iter()

@@ -160,6 +160,7 @@ impl Inner {
             let granted = self.clock.now();
             let since_start = slot.waited_for_start_since().unwrap_or(granted);
             let mut timing = Timing {
+                fetched: Duration::ZERO,
                 queued: since_start.since(arrived),
                 started: granted.since(since_start),
                 ran: Duration::ZERO,

@@ -33,7 +33,7 @@ const INVITE: (Duration, Duration) = (
 pub(super) fn speaks(route: &str) -> bool {
     matches!(
         route,
-        "peers" | "tokens" | "drain" | "leave" | "denials" | "explain" | "secret"
+        "peers" | "tokens" | "drain" | "leave" | "denials" | "explain" | "secret" | "catalogue"
     )
 }
 
@@ -77,6 +77,7 @@ pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<
     };
     let answered = match (&parts.method, path.as_slice()) {
         (&Method::GET, ["peers"]) => Ok(json!(dispatch.federated().peers())),
+        (&Method::GET, ["catalogue"]) => Ok(catalogue(door, dispatch)),
         (&Method::GET, ["peers", id]) => one_peer(dispatch, id),
         (&Method::DELETE, ["peers", id]) => forget(dispatch, id),
         (&Method::POST, ["peers", id, "ping"]) => ping(dispatch, id).await,
@@ -200,6 +201,22 @@ fn allow(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
         true => Ok(json!({ "allowed": id })),
         false => Err(Problem::not_found(format!("{id} is not denied"))),
     }
+}
+
+fn catalogue(door: &Door, dispatch: &Dispatch) -> Value {
+    let functions = dispatch.federated().functions().into_iter();
+    let shown = functions.map(|(spec, writer, version)| {
+        json!({
+            "name": spec.name.name(),
+            "namespace": spec.name.namespace,
+            "scope": spec.scope.as_str(),
+            "version": version,
+            "writer": writer.to_string(),
+            "artifact": spec.code.artifact().map(ToString::to_string),
+            "here": door.node.spec(&spec.name).is_some(),
+        })
+    });
+    Value::Array(shown.collect())
 }
 
 fn one_peer(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use weir_node::function::{
-    ArtifactKind, AsDeployed, CodeSource, FunctionSpec, MAX_RATE_LABEL, Protocol,
+    ArtifactKind, AsDeployed, CodeSource, FunctionSpec, MAX_RATE_LABEL, Protocol, Scope,
 };
 use weir_node::id::{FunctionName, Namespace};
 use weir_node::node::{FunctionState, FunctionStatus};
@@ -56,7 +56,9 @@ const NETWORK: &str = "weir.network";
 const HEALTH: &str = "weir.health";
 const IMAGE_USER: &str = "weir.image-user";
 const READ_WRITE: &str = "weir.read-write";
-const SETTINGS: [&str; 15] = [
+const SCOPE: &str = "weir.scope";
+const SETTINGS: [&str; 16] = [
+    SCOPE,
     PROTOCOL,
     TIMEOUT,
     CONCURRENCY,
@@ -132,6 +134,7 @@ impl FunctionDeployment {
             FunctionName::new("invalid", Namespace::default()).expect("a plain word")
         });
         let mut spec = FunctionSpec::new(name, code, kind, usual_protocol(kind));
+        spec.scope = Scope::Federation;
         let annotations = self.annotations.unwrap_or_default();
         let timed = annotations.contains_key(TIMEOUT);
         settings(&mut spec, annotations, &mut mistakes);
@@ -242,6 +245,7 @@ fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes
             READ_WRITE => {
                 spec.container.read_write = mistakes.take(READ_WRITE, flag(&text)).unwrap_or(false);
             }
+            SCOPE => spec.scope = mistakes.take(SCOPE, text.parse()).unwrap_or(spec.scope),
             QOS => spec.classes = words(&text).map(str::to_owned).collect(),
             STATE | VERSION => {}
             other if other.starts_with(PREFIX) => {
@@ -402,6 +406,7 @@ fn shown_settings(spec: &FunctionSpec) -> impl Iterator<Item = (String, String)>
     let container = &spec.container;
     let settings = [
         (PROTOCOL, Some(spec.protocol.to_string())),
+        (SCOPE, Some(spec.scope.to_string())),
         (TIMEOUT, Some(time(spec.timeout))),
         (KEEP_ALIVE, Some(time(spec.keep_alive))),
         (CONCURRENCY, spec.concurrency.map(|count| count.to_string())),

@@ -165,7 +165,10 @@ pub(super) async fn hop(bench: Rc<Bench>) -> Result<Vec<Row>> {
             }
         }
     }
-    rows.extend(added(&ground, &bench.plan).await?);
+    match added(&ground, &bench.plan).await {
+        Ok(measured) => rows.extend(measured),
+        Err(error) => rows.push(Row::unmeasured("latency of a hop", format!("{error:#}"))),
+    }
     Ok(rows)
 }
 

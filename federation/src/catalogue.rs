@@ -1,0 +1,393 @@
+//! Which functions there are in the federation: signed records under a merge
+//! rule that needs no clock.
+//!
+//! A record is a function as somebody deployed it, or the word that it was
+//! removed. Of two records of one name the one of the later version holds, and
+//! of two of one version that of the greater writer. A node that missed some
+//! hears of it when it compares summaries with another: what both have is never
+//! sent again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use libp2p_identity::PeerId;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use sha2::{Digest as _, Sha256};
+use weir_node::function::FunctionSpec;
+use weir_node::id::{Digest, FunctionName};
+
+/// Functions that are remembered, removed ones included.
+pub const FUNCTIONS: usize = 20_000;
+
+/// Versions that one step may be ahead: more only shuts the others out.
+const JUMP: u64 = 1 << 32;
+
+/// Parts of a summary.
+const BUCKETS: usize = 64;
+
+/// Bytes of one chunk of an artifact.
+pub const CHUNK: u64 = 1 << 20;
+
+/// What is said of one function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its name, as `name.namespace`.
+    pub name: String,
+    /// Counts deployments and removals of the name.
+    pub version: u64,
+    /// The topic of those who are told; `None` for the whole federation.
+    #[serde(default)]
+    pub topic: Option<String>,
+    /// The function, as CBOR of its specification; `None` when it was removed.
+    pub spec: Option<ByteBuf>,
+    /// Its code, if that is an artifact.
+    #[serde(default)]
+    pub code: Option<CodeRef>,
+    /// The writer's certificate: it may have left when this is read.
+    pub certificate: ByteBuf,
+}
+
+/// Code by digest, and by what each part of it is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeRef {
+    /// SHA-256 of the whole.
+    #[serde(with = "serde_bytes")]
+    pub digest: [u8; 32],
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the list of the SHA-256 of each part of [`CHUNK`] bytes.
+    #[serde(with = "serde_bytes")]
+    pub chunks: [u8; 32],
+}
+
+impl CodeRef {
+    /// The digest of the whole.
+    pub fn artifact(&self) -> Digest {
+        Digest::new(self.digest)
+    }
+
+    /// How many parts there are.
+    pub fn count(&self) -> u64 {
+        self.bytes.div_ceil(CHUNK).max(1)
+    }
+
+    /// Whether `list` holds the digests of its parts.
+    pub fn is_list(&self, list: &[u8]) -> bool {
+        list.len() as u64 == self.count() * 32 && sha256(list) == self.chunks
+    }
+}
+
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// A record as it is known here.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// What is said.
+    pub record: Arc<Record>,
+    /// Who says so.
+    pub writer: PeerId,
+    /// The envelope, to be told to others.
+    pub sealed: Bytes,
+    /// The function; `None` when it was removed.
+    pub spec: Option<Arc<FunctionSpec>>,
+}
+
+impl Entry {
+    /// Reads a record that `writer` signed; `None` when it is not one that an
+    /// honest node writes.
+    pub fn new(writer: PeerId, record: Record, sealed: Bytes) -> Option<(FunctionName, Entry)> {
+        let name: FunctionName = record.name.parse().ok()?;
+        let spec = match &record.spec {
+            Some(bytes) => {
+                let spec: FunctionSpec = cbor4ii::serde::from_slice(bytes).ok()?;
+                let artifact = spec.code.artifact().copied();
+                let told = record.code.as_ref().map(CodeRef::artifact);
+                (spec.name == name && artifact == told).then_some(())?;
+                Some(Arc::new(spec))
+            }
+            None => None,
+        };
+        let entry = Entry {
+            record: Arc::new(record),
+            writer,
+            sealed,
+            spec,
+        };
+        Some((name, entry))
+    }
+
+    fn rank(&self) -> (u64, Vec<u8>) {
+        (self.record.version, self.writer.to_bytes())
+    }
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Merged {
+    /// It holds from now on; it replaces the one that this node wrote itself,
+    /// of the same version or a later one than it had seen, where `own`.
+    Newer {
+        /// The writer of the one before, if there was one.
+        before: Option<PeerId>,
+    },
+    /// It is known.
+    Known,
+    /// A later one is known.
+    Older,
+    /// Its version is beyond all reason.
+    Jump,
+    /// There are too many.
+    Full,
+}
+
+/// Which of two summaries' parts differ.
+pub type Buckets = Vec<usize>;
+
+/// All functions that are known.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    entries: BTreeMap<FunctionName, Entry>,
+}
+
+fn bucket(name: &FunctionName) -> usize {
+    usize::from(sha256(name.qualified().as_bytes())[0]) % BUCKETS
+}
+
+fn mark(entry: &Entry) -> u64 {
+    let digest = sha256(&entry.sealed);
+    u64::from_be_bytes(digest[..8].try_into().expect("8 of 32 bytes"))
+}
+
+impl Catalogue {
+    /// Takes a record in.
+    pub fn merge(&mut self, name: FunctionName, entry: Entry) -> Merged {
+        let known = self.entries.get(&name);
+        let version = known.map_or(0, |known| known.record.version);
+        if entry.record.version > version.saturating_add(JUMP) {
+            return Merged::Jump;
+        }
+        match known {
+            Some(known) if known.sealed == entry.sealed => return Merged::Known,
+            Some(known) if known.rank() >= entry.rank() => return Merged::Older,
+            None if self.entries.len() >= FUNCTIONS => return Merged::Full,
+            Some(_) | None => {}
+        }
+        let before = self.entries.insert(name, entry);
+        Merged::Newer {
+            before: before.map(|before| before.writer),
+        }
+    }
+
+    /// What is known of a function.
+    pub fn get(&self, name: &FunctionName) -> Option<&Entry> {
+        self.entries.get(name)
+    }
+
+    /// Everything, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&FunctionName, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// The version of the next deployment or removal of a name.
+    pub fn next_version(&self, name: &FunctionName) -> u64 {
+        let known = self.entries.get(name);
+        known.map_or(1, |known| known.record.version.saturating_add(1))
+    }
+
+    /// What those who may be told of `topics` know of it, in short: equal where
+    /// two know the same.
+    pub fn summary(&self, topics: &[String]) -> Vec<u64> {
+        let mut marks = vec![0; BUCKETS];
+        for (name, entry) in self.told(topics) {
+            // No order: whatever came first, the same are equal.
+            marks[bucket(name)] ^= mark(entry);
+        }
+        marks
+    }
+
+    /// Records that somebody whose summary is `theirs` may lack, each with the
+    /// topic of those who are told.
+    pub fn missing(&self, theirs: &[u64], topics: &[String]) -> Vec<(Option<String>, Bytes)> {
+        let ours = self.summary(topics);
+        let differs = |at: usize| theirs.get(at) != ours.get(at);
+        let entries = self.told(topics);
+        let entries = entries.filter(|(name, _)| differs(bucket(name)));
+        let entries = entries.map(|(_, entry)| entry);
+        entries
+            .map(|entry| (entry.record.topic.clone(), entry.sealed.clone()))
+            .collect()
+    }
+
+    fn told<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> impl Iterator<Item = (&'a FunctionName, &'a Entry)> {
+        self.entries.iter().filter(|(_, entry)| {
+            let topic = entry.record.topic.as_ref();
+            topic.is_none_or(|topic| topics.contains(topic))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use weir_node::function::{ArtifactKind, CodeSource, Protocol};
+
+    use super::*;
+
+    fn id(number: u8) -> PeerId {
+        let mut seed = [number; 32];
+        let key = libp2p_identity::Keypair::ed25519_from_bytes(&mut seed).expect("32 bytes");
+        key.public().to_peer_id()
+    }
+
+    fn entry(name: &str, version: u64, writer: u8, removed: bool) -> (FunctionName, Entry) {
+        let name: FunctionName = name.parse().expect("a name");
+        let code = CodeRef {
+            digest: [7; 32],
+            bytes: 9,
+            chunks: [8; 32],
+        };
+        let spec = FunctionSpec::new(
+            name.clone(),
+            CodeSource::Artifact(code.artifact()),
+            ArtifactKind::WasmModule,
+            Protocol::Stdio,
+        );
+        let spec = cbor4ii::serde::to_vec(Vec::new(), &spec).expect("it can be encoded");
+        let record = Record {
+            name: name.qualified(),
+            version,
+            topic: None,
+            spec: (!removed).then(|| ByteBuf::from(spec)),
+            code: (!removed).then_some(code),
+            certificate: ByteBuf::new(),
+        };
+        let sealed = format!("{name} {version} {writer} {removed}").into();
+        Entry::new(id(writer), record, sealed).expect("it is honest")
+    }
+
+    fn merged(catalogue: &mut Catalogue, (name, entry): (FunctionName, Entry)) -> Merged {
+        catalogue.merge(name, entry)
+    }
+
+    #[test]
+    fn the_later_version_holds_and_a_removal_is_a_version() {
+        let mut catalogue = Catalogue::default();
+        let newer = |before| Merged::Newer { before };
+        assert_eq!(merged(&mut catalogue, entry("a", 1, 1, false)), newer(None));
+        assert_eq!(
+            merged(&mut catalogue, entry("a", 1, 1, false)),
+            Merged::Known
+        );
+        let removal = entry("a", 2, 2, true);
+        assert_eq!(merged(&mut catalogue, removal), newer(Some(id(1))));
+        assert_eq!(
+            merged(&mut catalogue, entry("a", 1, 1, false)),
+            Merged::Older
+        );
+        let name = "a".parse().expect("a name");
+        assert!(catalogue.get(&name).is_some_and(|e| e.spec.is_none()));
+        assert_eq!(catalogue.next_version(&name), 3);
+    }
+
+    #[test]
+    fn nobody_shuts_the_others_out_with_a_version() {
+        let mut catalogue = Catalogue::default();
+        let far = entry("a", JUMP + 1, 1, false);
+        assert_eq!(merged(&mut catalogue, far), Merged::Jump);
+        let near = entry("a", JUMP, 1, false);
+        assert!(matches!(merged(&mut catalogue, near), Merged::Newer { .. }));
+    }
+
+    #[test]
+    fn a_record_whose_parts_contradict_each_other_is_none() {
+        let (_, honest) = entry("a", 1, 1, false);
+        let mut record = (*honest.record).clone();
+        record.name = "b.openfaas-fn".to_owned();
+        assert!(Entry::new(id(1), record, Bytes::new()).is_none());
+        let mut record = (*honest.record).clone();
+        record.code = None;
+        assert!(Entry::new(id(1), record, Bytes::new()).is_none());
+    }
+
+    #[test]
+    fn those_outside_are_neither_told_nor_asked() {
+        let mut catalogue = Catalogue::default();
+        merged(&mut catalogue, entry("a", 1, 1, false));
+        let all = catalogue.summary(&[]);
+        let (name, mut private) = entry("b", 1, 1, false);
+        let mut record = (*private.record).clone();
+        record.topic = Some("zone".to_owned());
+        private.record = Arc::new(record);
+        catalogue.merge(name, private);
+        assert_eq!(catalogue.summary(&[]), all);
+        let topics = ["zone".to_owned()];
+        assert_ne!(catalogue.summary(&topics), all);
+        assert!(catalogue.missing(&all, &[]).is_empty());
+        assert_eq!(catalogue.missing(&all, &topics).len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_order_all_agree(
+            records in prop::collection::vec((0..6_u8, 1..5_u64, 1..4_u8, any::<bool>()), 0..40),
+            seed in any::<u64>(),
+        ) {
+            let made: Vec<_> = records
+                .iter()
+                .map(|(name, version, writer, removed)| {
+                    entry(&format!("f{name}"), *version, *writer, *removed)
+                })
+                .collect();
+            // Two records of one rank by one writer are no honest ones.
+            let mut seen = std::collections::BTreeSet::new();
+            let made: Vec<_> = made
+                .into_iter()
+                .filter(|(name, entry)| seen.insert((name.clone(), entry.rank())))
+                .collect();
+            let mut other = made.clone();
+            let length = other.len().max(1);
+            other.rotate_left(seed as usize % length);
+            other.reverse();
+            let [mut one, mut two] = [Catalogue::default(), Catalogue::default()];
+            for record in made {
+                merged(&mut one, record);
+            }
+            for record in other {
+                merged(&mut two, record);
+            }
+            prop_assert_eq!(one.summary(&[]), two.summary(&[]));
+            prop_assert!(one.missing(&two.summary(&[]), &[]).is_empty());
+        }
+
+        #[test]
+        fn what_is_missing_makes_them_equal(
+            versions in prop::collection::vec((0..200_u16, any::<bool>()), 0..60),
+        ) {
+            let [mut one, mut two] = [Catalogue::default(), Catalogue::default()];
+            for (name, both) in versions {
+                let record = entry(&format!("f{name}"), 1, 1, false);
+                merged(&mut one, record.clone());
+                if both {
+                    merged(&mut two, record);
+                }
+            }
+            let missing = one.missing(&two.summary(&[]), &[]);
+            let known: BTreeMap<Bytes, (FunctionName, Entry)> = one
+                .iter()
+                .map(|(name, entry)| (entry.sealed.clone(), (name.clone(), entry.clone())))
+                .collect();
+            for (_, sealed) in missing {
+                merged(&mut two, known[&sealed].clone());
+            }
+            prop_assert_eq!(one.summary(&[]), two.summary(&[]));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! A function that is deployed anywhere is known everywhere, and its code comes
+//! to whoever runs it.
+
+use serde_json::{Value, json};
+use weir_tests::client::Reply;
+use weir_tests::eventually;
+use weir_tests::federation::{Member, all_meet, federation, member};
+use weir_tests::guests::{Guest, guest};
+use weir_tests::node::{Function, text};
+
+fn ran_on(reply: &Reply) -> Option<&str> {
+    reply.headers.get("x-weir-ran-on")?.to_str().ok()
+}
+
+/// What a member knows of a function.
+async fn known(member: &Member, name: &str) -> Option<Value> {
+    let listed = member.node.manage("GET", "/weir/v1/catalogue").send().await;
+    let listed = listed.expect_status(200).json();
+    let functions = listed.as_array().expect("a list").iter();
+    functions.cloned().find(|function| function["name"] == name)
+}
+
+async fn knows(member: &Member, name: &str) -> Value {
+    let fact = format!("{} knows of {name}", member.id);
+    eventually(&fact, async || known(member, name).await).await
+}
+
+async fn forgets(member: &Member, name: &str) {
+    let fact = format!("{} knows that {name} was removed", member.id);
+    eventually(&fact, async || {
+        let gone = known(member, name).await.is_none();
+        let answer = member.node.call(name, "x").await.status;
+        (gone && answer == 404).then_some(())
+    })
+    .await;
+}
+
+/// Has a member take no calls of others, so that they run them themselves.
+async fn closed(member: &Member, of: &Member) {
+    let output = member.node.weir(["drain"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    eventually("it is seen to drain", async || {
+        (of.peer(&member.id).await?["draining"] == true).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_function_is_known_everywhere_and_its_code_comes_when_it_is_needed() {
+    let members = federation(3).await;
+    members[1]
+        .node
+        .deploy(Function::new("shared", "echo"))
+        .await;
+    for member in &members {
+        let function = knows(member, "shared").await;
+        assert_eq!(
+            (&function["scope"], &function["writer"]),
+            (&json!("federation"), &json!(members[1].id))
+        );
+        assert_eq!(function["here"], member.id == members[1].id);
+    }
+    let output = members[0].node.weir(["list", "--federation"]).await;
+    assert!(
+        text(&output.stdout).contains("shared"),
+        "{}",
+        text(&output.stdout)
+    );
+    // While its own node takes calls, they go there.
+    members[0].sees_function(&members[1].id, "shared").await;
+    let reply = members[0].node.call("shared", "x").await.expect_status(200);
+    assert_eq!(ran_on(&reply), Some(members[1].id.as_str()));
+    // When it takes none, the code comes here, once for all who wait for it.
+    closed(&members[1], &members[0]).await;
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        waiting.push(tokio::spawn(
+            members[0].node.post("/function/shared").body("y").send(),
+        ));
+    }
+    let mut fetched = 0;
+    for call in waiting {
+        let reply = call
+            .await
+            .expect("a call does not panic")
+            .expect_status(200);
+        assert_eq!((reply.text().as_str(), ran_on(&reply)), ("y", None));
+        fetched += usize::from(reply.header("server-timing").contains("fetch;dur="));
+    }
+    assert!(fetched >= 1, "nobody says that it waited for code");
+    assert_eq!(members[0].node.log().matches("fetched code").count(), 1);
+    assert_eq!(knows(&members[0], "shared").await["here"], true);
+}
+
+#[tokio::test]
+async fn a_node_that_joins_later_knows_all_and_hears_of_updates_and_removals() {
+    let first = Member::found().await;
+    first.node.deploy(Function::new("early", "echo")).await;
+    first.node.deploy(Function::new("brief", "echo")).await;
+    let second = first.invite(member()).await;
+    all_meet(&[&first, &second]).await;
+    assert_eq!(knows(&second, "early").await["version"], 1);
+    // Anybody changes it, be it that its code is elsewhere.
+    let output = second.node.weir(["remove", "brief"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for member in [&first, &second] {
+        forgets(member, "brief").await;
+    }
+    let changed = Function::new("early", "variables").field("envVars", json!({ "OWN": "new" }));
+    second.node.deploy(changed).await;
+    eventually("the first node runs the new one", async || {
+        let reply = first.node.call("early", "x").await;
+        (reply.status == 200 && reply.text().contains("OWN=new")).then_some(())
+    })
+    .await;
+    // What is deployed again after a removal goes on where that was.
+    first.node.deploy(Function::new("brief", "echo")).await;
+    let again = knows(&second, "brief").await;
+    assert!(
+        again["version"]
+            .as_u64()
+            .is_some_and(|version| version >= 3),
+        "{again}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_known_lasts_over_a_restart_and_a_removal_is_not_undone_by_one() {
+    let mut members = federation(3).await;
+    members[0].node.deploy(Function::new("kept", "echo")).await;
+    members[0].node.deploy(Function::new("gone", "echo")).await;
+    for member in &members {
+        knows(member, "kept").await;
+        knows(member, "gone").await;
+    }
+    // One is away while it is removed, and has it deployed.
+    members[2].node.deploy(Function::new("gone", "echo")).await;
+    for member in &members {
+        let fact = format!("{} has heard of it", member.id);
+        eventually(&fact, async || {
+            (known(member, "gone").await?["version"] == 2).then_some(())
+        })
+        .await;
+    }
+    let mut away = members.pop().expect("there are three");
+    away.node.kill().await;
+    let output = members[1].node.weir(["remove", "gone"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    forgets(&members[0], "gone").await;
+    let away = away.restart().await;
+    forgets(&away, "gone").await;
+    for member in &members {
+        forgets(member, "gone").await;
+    }
+    // All of them stop; each still knows on its own.
+    let mut alone = members.pop().expect("there are two");
+    for member in &mut members {
+        member.node.kill().await;
+    }
+    alone.node.kill().await;
+    let alone = alone.restart().await;
+    assert_eq!(knows(&alone, "kept").await["version"], 1);
+}
+
+#[tokio::test]
+async fn a_scope_is_kept() {
+    let first = Member::found().await;
+    let near = first.invite(member()).await;
+    let far = member().variable("WEIR_FEDERATION_ZONE", "far");
+    let far = first.invite(far).await;
+    all_meet(&[&first, &near, &far]).await;
+    for scope in ["node", "zone", "federation"] {
+        let function = Function::new(scope, "echo").setting("scope", scope);
+        first.node.deploy(function).await;
+    }
+    for member in [&near, &far] {
+        knows(member, "federation").await;
+    }
+    knows(&near, "zone").await;
+    assert!(known(&near, "node").await.is_none());
+    assert!(known(&far, "zone").await.is_none());
+    far.node.call("zone", "x").await.expect_status(404);
+    // Its code is not for them either; that of what they know is.
+    closed(&first, &far).await;
+    let reply = far.node.call("federation", "x").await.expect_status(200);
+    assert_eq!(ran_on(&reply), None);
+    let wrong = Function::new("wrong", "echo").setting("scope", "galaxy");
+    let reply = first.node.create(&wrong).await;
+    assert_eq!(reply.status, 400);
+    assert!(
+        reply.text().contains("node, zone or federation"),
+        "{}",
+        reply.text()
+    );
+}
+
+#[tokio::test]
+async fn a_function_that_is_called_often_comes_by_itself() {
+    let members = federation(2).await;
+    members[1].node.deploy(Function::new("often", "echo")).await;
+    members[0].sees_function(&members[1].id, "often").await;
+    eventually("it is run here", async || {
+        let reply = members[0].node.call("often", "x").await.expect_status(200);
+        ran_on(&reply).is_none().then_some(())
+    })
+    .await;
+    assert_eq!(knows(&members[0], "often").await["here"], true);
+}
+
+#[tokio::test]
+async fn large_code_comes_in_parts_from_several() {
+    let members = federation(3).await;
+    // Seven parts, of which the last is short.
+    let mut bytes = guest("echo").bytes.to_vec();
+    let padding = vec![b'x'; (6 << 20) + 77];
+    let name = b"padding";
+    let mut content = vec![u8::try_from(name.len()).expect("short")];
+    content.extend(name);
+    content.extend(padding);
+    bytes.push(0);
+    let mut length = content.len();
+    loop {
+        let low = (length & 0x7f) as u8;
+        length >>= 7;
+        bytes.push(if length > 0 { low | 0x80 } else { low });
+        if length == 0 {
+            break;
+        }
+    }
+    bytes.extend(content);
+    let large = Function::of("large", Guest::from_bytes("large", bytes));
+    for holder in &members[1..] {
+        holder.node.deploy(large.clone()).await;
+        members[0].sees_function(&holder.id, "large").await;
+    }
+    knows(&members[0], "large").await;
+    // They give code while they take no calls.
+    for holder in &members[1..] {
+        closed(holder, &members[0]).await;
+    }
+    let reply = members[0]
+        .node
+        .call("large", "whole")
+        .await
+        .expect_status(200);
+    assert_eq!((reply.text().as_str(), ran_on(&reply)), ("whole", None));
+}
+
+#[tokio::test]
+async fn what_a_deployment_is_granted_holds_on_its_own_node_alone() {
+    let members = federation(2).await;
+    let granted = Function::new("granted", "proxy").protocol("http");
+    let granted = granted.setting("allow-outbound", "127.0.0.1:9");
+    members[1].node.deploy(granted).await;
+    knows(&members[0], "granted").await;
+    members[0].sees_function(&members[1].id, "granted").await;
+    for _ in 0..6 {
+        let reply = members[0]
+            .node
+            .call("granted", "x")
+            .await
+            .expect_status(200);
+        assert_eq!(ran_on(&reply), Some(members[1].id.as_str()));
+    }
+    closed(&members[1], &members[0]).await;
+    let reply = members[0].node.call("granted", "x").await;
+    assert_ne!(reply.status, 200, "{}", reply.text());
+    assert_eq!(
+        known(&members[0], "granted").await.expect("known")["here"],
+        false
+    );
+}
+
+#[tokio::test]
+async fn an_accepted_call_of_what_is_elsewhere_is_run() {
+    let members = federation(2).await;
+    members[1].node.deploy(Function::new("later", "echo")).await;
+    knows(&members[0], "later").await;
+    let location = members[0].node.submit("later", "at last").await;
+    let result = members[0].node.result(&location).await;
+    assert_eq!(result.text(), "at last");
+}
