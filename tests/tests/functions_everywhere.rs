@@ -16,8 +16,8 @@ fn ran_on(reply: &Reply) -> Option<&str> {
 async fn known(member: &Member, name: &str) -> Option<Value> {
     let listed = member.node.manage("GET", "/weir/v1/catalogue").send().await;
     let listed = listed.expect_status(200).json();
-    let functions = listed.as_array().expect("a list").iter();
-    functions.cloned().find(|function| function["name"] == name)
+    let mut functions = listed.as_array().expect("a list").iter();
+    functions.find(|function| function["name"] == name).cloned()
 }
 
 async fn knows(member: &Member, name: &str) -> Value {
