@@ -15,7 +15,7 @@ use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
-use weir_node::function::FunctionSpec;
+use weir_node::function::{FunctionSpec, Scope};
 use weir_node::id::{Digest, FunctionName};
 
 /// Functions that are remembered, removed ones included.
@@ -26,6 +26,9 @@ const JUMP: u64 = 1 << 32;
 
 /// Parts of a summary.
 const BUCKETS: usize = 64;
+
+/// Records that are told at once; of more, whole parts, another first each time.
+const TOLD: usize = 4_000;
 
 /// Bytes of one chunk of an artifact.
 pub const CHUNK: u64 = 1 << 20;
@@ -107,7 +110,9 @@ impl Entry {
                 let spec: FunctionSpec = cbor4ii::serde::from_slice(bytes).ok()?;
                 let artifact = spec.code.artifact().copied();
                 let told = record.code.as_ref().map(CodeRef::artifact);
-                (spec.name == name && artifact == told).then_some(())?;
+                // What is one node's alone is nobody's to tell.
+                let shared = spec.scope != Scope::Node;
+                (spec.name == name && artifact == told && shared).then_some(())?;
                 Some(Arc::new(spec))
             }
             None => None,
@@ -129,8 +134,7 @@ impl Entry {
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Merged {
-    /// It holds from now on; it replaces the one that this node wrote itself,
-    /// of the same version or a later one than it had seen, where `own`.
+    /// It holds from now on.
     Newer {
         /// The writer of the one before, if there was one.
         before: Option<PeerId>,
@@ -144,9 +148,6 @@ pub enum Merged {
     /// There are too many.
     Full,
 }
-
-/// Which of two summaries' parts differ.
-pub type Buckets = Vec<usize>;
 
 /// All functions that are known.
 #[derive(Debug, Default)]
@@ -211,16 +212,31 @@ impl Catalogue {
     }
 
     /// Records that somebody whose summary is `theirs` may lack, each with the
-    /// topic of those who are told.
-    pub fn missing(&self, theirs: &[u64], topics: &[String]) -> Vec<(Option<String>, Bytes)> {
+    /// topic of those who are told. Where they are too many, `chance` says with
+    /// which part they begin.
+    pub fn missing(
+        &self,
+        theirs: &[u64],
+        topics: &[String],
+        chance: usize,
+    ) -> Vec<(Option<String>, Bytes)> {
         let ours = self.summary(topics);
-        let differs = |at: usize| theirs.get(at) != ours.get(at);
-        let entries = self.told(topics);
-        let entries = entries.filter(|(name, _)| differs(bucket(name)));
-        let entries = entries.map(|(_, entry)| entry);
-        entries
-            .map(|entry| (entry.record.topic.clone(), entry.sealed.clone()))
-            .collect()
+        let mut parts = vec![Vec::new(); BUCKETS];
+        for (name, entry) in self.told(topics) {
+            let at = bucket(name);
+            if theirs.get(at) != ours.get(at) {
+                parts[at].push((entry.record.topic.clone(), entry.sealed.clone()));
+            }
+        }
+        parts.rotate_left(chance % BUCKETS);
+        let mut told = Vec::new();
+        for part in parts {
+            // Half a part would be told again and again.
+            if told.is_empty() || told.len() + part.len() <= TOLD {
+                told.extend(part);
+            }
+        }
+        told
     }
 
     fn told<'a>(
@@ -260,6 +276,10 @@ mod tests {
             ArtifactKind::WasmModule,
             Protocol::Stdio,
         );
+        let spec = FunctionSpec {
+            scope: Scope::Federation,
+            ..spec
+        };
         let spec = cbor4ii::serde::to_vec(Vec::new(), &spec).expect("it can be encoded");
         let record = Record {
             name: name.qualified(),
@@ -330,8 +350,28 @@ mod tests {
         assert_eq!(catalogue.summary(&[]), all);
         let topics = ["zone".to_owned()];
         assert_ne!(catalogue.summary(&topics), all);
-        assert!(catalogue.missing(&all, &[]).is_empty());
-        assert_eq!(catalogue.missing(&all, &topics).len(), 1);
+        assert!(catalogue.missing(&all, &[], 0).is_empty());
+        assert_eq!(catalogue.missing(&all, &topics, 0).len(), 1);
+    }
+
+    #[test]
+    fn what_is_too_much_at_once_comes_in_whole_parts() {
+        let [mut one, mut two] = [Catalogue::default(), Catalogue::default()];
+        for number in 0..TOLD + 2_000 {
+            merged(&mut one, entry(&format!("f{number}"), 1, 1, false));
+        }
+        let known: BTreeMap<Bytes, (FunctionName, Entry)> = one
+            .iter()
+            .map(|(name, entry)| (entry.sealed.clone(), (name.clone(), entry.clone())))
+            .collect();
+        for turn in 0..4 {
+            let told = one.missing(&two.summary(&[]), &[], turn * 17);
+            assert!(told.len() <= TOLD);
+            for (_, sealed) in told {
+                merged(&mut two, known[&sealed].clone());
+            }
+        }
+        assert_eq!(one.summary(&[]), two.summary(&[]));
     }
 
     proptest! {
@@ -364,7 +404,7 @@ mod tests {
                 merged(&mut two, record);
             }
             prop_assert_eq!(one.summary(&[]), two.summary(&[]));
-            prop_assert!(one.missing(&two.summary(&[]), &[]).is_empty());
+            prop_assert!(one.missing(&two.summary(&[]), &[], 3).is_empty());
         }
 
         #[test]
@@ -379,7 +419,7 @@ mod tests {
                     merged(&mut two, record);
                 }
             }
-            let missing = one.missing(&two.summary(&[]), &[]);
+            let missing = one.missing(&two.summary(&[]), &[], 3);
             let known: BTreeMap<Bytes, (FunctionName, Entry)> = one
                 .iter()
                 .map(|(name, entry)| (entry.sealed.clone(), (name.clone(), entry.clone())))

@@ -202,6 +202,14 @@ impl Dispatch {
         entry.is_some_and(|entry| entry.spec.is_some())
     }
 
+    /// Whether the federation can be told of a function.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_announce(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
+        self.inner.federated.may_write(spec)
+    }
+
     /// Tells the federation of a function that was deployed here.
     ///
     /// # Errors

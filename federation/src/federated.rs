@@ -38,7 +38,7 @@ use crate::member::{Member, MemberError, unix_millis};
 use crate::membership::{Refused, Rights, Token};
 use crate::message::{self, ENVELOPE_BYTES, Message, Suspicion as Suspecting};
 use crate::peers::{Heard, Known, Met, PEERS, Peers, Standing, Suspicion};
-use crate::report::{ADDRESSES, Load, Report, Role};
+use crate::report::{ADDRESSES, Load, REPORT_BYTES, Report, Role};
 use crate::snapshot::{View, carriage};
 use crate::steward;
 
@@ -49,6 +49,9 @@ const HAPPENINGS: usize = 4_096;
 /// What was heard of functions and not looked at yet. Beyond it, it is heard
 /// again when summaries are compared.
 const NEWS: usize = 4_096;
+
+/// Largest function that is told of, its certificate and signature not counted.
+const SPEC_BYTES: usize = REPORT_BYTES - 2_048;
 
 /// How long a node may take to know where it listens.
 const SETTLING: Duration = Duration::from_secs(5);
@@ -673,6 +676,24 @@ impl Federated {
         live.collect()
     }
 
+    /// Whether a function can be told of.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_write(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
+        let refused = |text: &str| Err(ChangeError::Invalid(text.to_owned()));
+        let member = &self.shared.member;
+        if !member.own_rights().is_some_and(|own| own.deploy) {
+            return refused("this node may not deploy for others: deploy with --scope node");
+        }
+        match cbor4ii::serde::to_vec(Vec::new(), spec) {
+            Ok(bytes) if bytes.len() <= SPEC_BYTES => Ok(()),
+            Ok(_) | Err(_) => {
+                refused("the function has more settings than can be told of: use --scope node")
+            }
+        }
+    }
+
     /// Writes the newest record of a function, and says it.
     pub(crate) fn write(
         &self,
@@ -682,11 +703,13 @@ impl Federated {
     ) -> Result<(), ChangeError> {
         let shared = &self.shared;
         let refused = |text: &str| ChangeError::Invalid(text.to_owned());
+        if let Some(spec) = spec {
+            self.may_write(spec)?;
+        }
         let may = shared.member.own_rights().is_some_and(|own| own.deploy);
         let certificate = shared.member.certificate().filter(|_| may);
-        let certificate = certificate.ok_or_else(|| {
-            refused("this node may not deploy for others: deploy with --scope node")
-        })?;
+        let certificate =
+            certificate.ok_or_else(|| refused("this node may not change what others deploy"))?;
         let encode = |spec: &FunctionSpec| cbor4ii::serde::to_vec(Vec::new(), spec);
         let encoded = spec.map(encode).transpose();
         let encoded = encoded.map_err(|_| refused("the function cannot be told of"))?;
@@ -732,7 +755,7 @@ impl Federated {
     /// Records that a member whose summary this is may lack.
     pub(crate) fn missing(&self, from: PeerId, marks: &[u64]) -> Vec<(Option<String>, Bytes)> {
         let topics = self.shared.topics_with(&from);
-        lock(&self.shared.catalogue).missing(marks, &topics)
+        lock(&self.shared.catalogue).missing(marks, &topics, rand::random_range(0..64))
     }
 
     /// Tells a linked member records.
@@ -742,6 +765,12 @@ impl Federated {
         };
         self.overlay
             .tell(to, records.into_iter().map(named).collect());
+    }
+
+    /// Whether a member whose summary this is knows the same.
+    pub(crate) fn agrees(&self, from: PeerId, marks: &[u64]) -> bool {
+        let topics = self.shared.topics_with(&from);
+        lock(&self.shared.catalogue).summary(&topics) == marks
     }
 
     /// Tells a linked member what this node knows, in short.

@@ -100,12 +100,14 @@ impl Steward {
 
     /// Tells a member what its summary lacks, and asks it for the same.
     fn compare(&self, from: PeerId, marks: &[u64], ask: bool) {
-        let missing = self.federated.missing(from, marks);
-        if missing.is_empty() {
+        if self.federated.agrees(from, marks) {
             return;
         }
-        debug!(peer = %from, records = missing.len(), "tells functions that were missed");
-        self.federated.tell_records(from, missing);
+        let missing = self.federated.missing(from, marks);
+        if !missing.is_empty() {
+            debug!(peer = %from, records = missing.len(), "tells functions that were missed");
+            self.federated.tell_records(from, missing);
+        }
         if ask {
             self.federated.tell_summary(from, false);
         }
@@ -453,13 +455,13 @@ impl Steward {
         let text = asked.headers.get(ARTIFACT).map(HeaderValue::to_str);
         let text = text.and_then(Result::ok).unwrap_or_default();
         let digest = Digest::from_hex(text).map_err(|_| StatusCode::BAD_REQUEST)?;
-        if !self.federated.may_have(&member, &digest) {
-            return Err(StatusCode::NOT_FOUND);
-        }
         // Whoever asks goes on to another when this one is busy.
         let Ok(_turn) = self.served.try_acquire() else {
             return Err(StatusCode::SERVICE_UNAVAILABLE);
         };
+        if !self.federated.may_have(&member, &digest) {
+            return Err(StatusCode::NOT_FOUND);
+        }
         let part = asked.uri.path().rsplit('/').next().unwrap_or_default();
         if part == "list" {
             let list = self.chunk_list(digest).await.ok_or(StatusCode::NOT_FOUND)?;

@@ -142,7 +142,9 @@ async fn agents_that_docker_runs_federate_and_share_their_hosts_engine() {
         .await;
     }
     let image = engine::server();
-    let deploy = ["deploy", "boxed", "--image", image, "--pull", "never"];
+    let deploy = [
+        "deploy", "boxed", "--image", image, "--pull", "never", "--scope", "node",
+    ];
     second.told(&deploy).await;
     let address = first.url.trim_start_matches("http://");
     let address = address.parse().expect("an address");

@@ -250,8 +250,13 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
         true => DeployMode::CreateOrReplace,
         false => mode,
     };
+    let told = door.dispatch.as_ref().filter(|_| spec.scope != Scope::Node);
+    if let Some(dispatch) = told {
+        // Before anything is kept.
+        dispatch.may_announce(&spec)?;
+    }
     door.node.deploy(spec.clone(), mode).await?;
-    if let Some(dispatch) = door.dispatch.as_ref().filter(|_| spec.scope != Scope::Node) {
+    if let Some(dispatch) = told {
         dispatch.announce(&spec).await?;
     }
     Ok(empty(StatusCode::ACCEPTED))

@@ -453,7 +453,10 @@ mod tests {
     fn deployment_with_nothing_but_a_name_has_the_defaults() {
         let plain = spec(json!({ "labels": null, "annotations": null })).expect("valid");
         let name = "f".parse().expect("valid");
-        let expected = FunctionSpec::new(name, code(), ArtifactKind::WasmModule, Protocol::Stdio);
+        let expected = FunctionSpec {
+            scope: Scope::Federation,
+            ..FunctionSpec::new(name, code(), ArtifactKind::WasmModule, Protocol::Stdio)
+        };
         assert_eq!(plain, expected);
     }
 
