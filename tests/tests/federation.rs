@@ -771,6 +771,8 @@ async fn when_one_carriage_breaks_in_a_burst_the_other_goes_on_at_once() {
         "WEIR_FEDERATION_PEER_ADVERTISE",
         &passage.address.to_string(),
     );
+    // Room for all clients at once, so that nobody is refused for load.
+    let setup = setup.variable("WEIR_FEDERATION_GUESTS", "100");
     let second = first.invite(setup).await;
     all_meet(&[&first, &second]).await;
     let function = Function::new("theirs", "echo").setting("scope", "node");

@@ -1,12 +1,13 @@
 //! The database file: opening, reopening after a failure, one transaction.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Once, PoisonError, RwLock, RwLockWriteGuard};
 
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, StorageBackend, Table,
@@ -110,7 +111,7 @@ impl Drop for Slot {
 }
 
 fn close(database: Database) {
-    if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+    if quietly(|| drop(database)).is_err() {
         tracing::error!("the database could not be closed; what was committed is on disk");
     }
 }
@@ -237,9 +238,31 @@ fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
     Ok(txn)
 }
 
+thread_local! {
+    /// Whether a panic of this thread is an error that somebody handles.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Catches a panic without a word of it: whoever handles it says what it means.
+fn quietly<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                usual(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let worked = catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(false);
+    worked
+}
+
 /// A damaged file can trip assertions inside redb; here they are errors.
 fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+    quietly(work).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text
             .or_else(|| panic.downcast_ref::<&str>().copied())
