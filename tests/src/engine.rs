@@ -108,12 +108,29 @@ pub fn python() {
 
 /// The same in another engine.
 pub fn python_at(socket: &Path) {
-    let folder = tempfile::tempdir().expect("the temporary folder can be written");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/python/build");
-    let built = Command::new(script)
+    build("python", "weir/python:3.11", &[], socket);
+}
+
+/// Makes the image of the node itself, of the program that the tests run.
+pub fn agent() -> &'static str {
+    const AGENT: &str = "weir-test/agent:1";
+    static MADE: LazyLock<()> = LazyLock::new(|| {
+        let program = program().display().to_string();
+        build("agent", AGENT, &["--binary", &program], &socket());
+    });
+    *MADE;
+    AGENT
+}
+
+/// Runs the script that builds the image in this folder of `images`.
+fn build(folder: &str, name: &str, arguments: &[&str], socket: &Path) {
+    let output = tempfile::tempdir().expect("the temporary folder can be written");
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images");
+    let built = Command::new(images.join(folder).join("build"))
+        .args(arguments)
         .arg("--output")
-        .arg(folder.path().join("python.tar"))
-        .args(["--import", "weir/python:3.11"])
+        .arg(output.path().join("image.tar"))
+        .args(["--import", name])
         .env("DOCKER_HOST", format!("unix://{}", socket.display()))
         .stdin(Stdio::null())
         .output()
@@ -123,32 +140,6 @@ pub fn python_at(socket: &Path) {
         "{}",
         String::from_utf8_lossy(&built.stderr)
     );
-}
-
-/// Makes the image of the node itself, of the program that the tests run.
-pub fn agent() -> &'static str {
-    const AGENT: &str = "weir-test/agent:1";
-    static MADE: LazyLock<()> = LazyLock::new(|| {
-        let folder = tempfile::tempdir().expect("the temporary folder can be written");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/agent/build");
-        let built = Command::new(script)
-            .arg("--binary")
-            .arg(program())
-            .arg("--output")
-            .arg(folder.path().join("agent.tar"))
-            .args(["--import", AGENT])
-            .env("DOCKER_HOST", format!("unix://{}", socket().display()))
-            .stdin(Stdio::null())
-            .output()
-            .expect("the script runs");
-        assert!(
-            built.status.success(),
-            "{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-    });
-    *MADE;
-    AGENT
 }
 
 /// An engine that a test may stop, with nothing in it.

@@ -1158,27 +1158,34 @@ fn members_of_one_network_find_each_other_by_multicast() {
     );
 }
 
+/// A member on the hub, which all others reach, and one on each host; they see
+/// each other, and each has a function.
+async fn star(hosts: &[Host]) -> Vec<Member> {
+    let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
+    let hub = Member::start(member_at(everywhere(4001), everywhere(4002))).await;
+    let mut members = vec![hub];
+    for host in hosts {
+        let joined = members[0].invite(member_on(host)).await;
+        members.push(joined);
+    }
+    for member in &members {
+        member.node.deploy(half()).await;
+    }
+    for member in &members[1..] {
+        members[0].sees(&member.id, "in").await;
+        member.sees(&members[0].id, "in").await;
+    }
+    members
+}
+
 #[test]
 fn a_zone_that_is_cut_in_two_works_on_and_heals() {
     network::inside("a_zone_that_is_cut_in_two_works_on_and_heals", async {
         let hosts = [Host::new(1), Host::new(2)];
-        let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
-        let hub = Member::start(member_at(everywhere(4001), everywhere(4002))).await;
-        let mut members = vec![hub];
-        for host in &hosts {
-            let joined = members[0].invite(member_on(host)).await;
-            members.push(joined);
-        }
-        for member in &members {
-            member.node.deploy(half()).await;
-        }
+        let members = star(&hosts).await;
         let [hub, first, second] = members.as_slice() else {
             panic!("there are three");
         };
-        for member in [first, second] {
-            hub.sees(&member.id, "in").await;
-            member.sees(&hub.id, "in").await;
-        }
         let location = first.node.submit("half", "0").await;
         first.node.result(&location).await;
         // Packets are lost, and nobody is told: what is silent is dead.
@@ -1202,21 +1209,8 @@ fn a_zone_that_is_cut_in_two_works_on_and_heals() {
 fn a_zone_that_is_cut_for_a_minute_heals() {
     network::inside("a_zone_that_is_cut_for_a_minute_heals", async {
         let hosts = [Host::new(1), Host::new(2), Host::new(3)];
-        let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
-        let hub = Member::start(member_at(everywhere(4001), everywhere(4002))).await;
-        let mut members = vec![hub];
-        for host in &hosts {
-            let joined = members[0].invite(member_on(host)).await;
-            members.push(joined);
-        }
-        for member in &members {
-            member.node.deploy(half()).await;
-        }
+        let members = star(&hosts).await;
         let (hub, away) = (&members[0], &members[1]);
-        for member in &members[1..] {
-            hub.sees(&member.id, "in").await;
-            member.sees(&hub.id, "in").await;
-        }
         let location = away.node.submit("half", "0").await;
         away.node.result(&location).await;
         let log = away.node.log();

@@ -102,12 +102,12 @@ async fn greet(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infa
     ))))
 }
 
-/// Starts HAProxy before this server, with a thread per core and connections
-/// kept on both sides, without logs.
-pub async fn haproxy(server: SocketAddr) -> Result<Peer> {
-    let address = free_address();
+/// What both kinds of HAProxy are told: a thread per core, connections kept on
+/// both sides, no logs. Windows of HTTP/2 as they come: with larger ones this
+/// version stalls on bodies of a megabyte from many clients.
+fn common() -> Result<String> {
     let threads = std::thread::available_parallelism()?;
-    let configuration = format!(
+    Ok(format!(
         "global
     nbthread {threads}
     maxconn 4096
@@ -117,7 +117,16 @@ defaults
     timeout client 60s
     timeout server 60s
     http-reuse always
-frontend door
+"
+    ))
+}
+
+/// Starts HAProxy before this server.
+pub async fn haproxy(server: SocketAddr) -> Result<Peer> {
+    let address = free_address();
+    let common = common()?;
+    let configuration = format!(
+        "{common}frontend door
     bind {address}
     default_backend room
 backend room
@@ -135,22 +144,8 @@ backend room
 /// Starts two HAProxies, the second before this server: between them they speak
 /// HTTP/2 over mutual TLS 1.3. The first is where clients come.
 pub async fn haproxy_pair(server: SocketAddr) -> Result<(Peer, Peer)> {
-    let threads = std::thread::available_parallelism()?;
     let (outer, inner) = (free_address(), free_address());
-    // Windows as they come: with larger ones this version stalls on bodies of a
-    // megabyte from many clients.
-    let common = format!(
-        "global
-    nbthread {threads}
-    maxconn 4096
-defaults
-    mode http
-    timeout connect 5s
-    timeout client 60s
-    timeout server 60s
-    http-reuse always
-"
-    );
+    let common = common()?;
     let folder = tempfile::tempdir()?;
     let (key, certificate) = (folder.path().join("key"), folder.path().join("certificate"));
     let mut made = Command::new(found("openssl")?);
