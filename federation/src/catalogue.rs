@@ -98,6 +98,9 @@ pub struct Entry {
     pub sealed: Bytes,
     /// The function; `None` when it was removed.
     pub spec: Option<Arc<FunctionSpec>>,
+    /// Its part of a summary, and what stands for it there.
+    bucket: usize,
+    mark: u64,
 }
 
 impl Entry {
@@ -117,7 +120,10 @@ impl Entry {
             }
             None => None,
         };
+        let mark = sha256(&sealed);
         let entry = Entry {
+            bucket: usize::from(sha256(record.name.as_bytes())[0]) % BUCKETS,
+            mark: u64::from_be_bytes(mark[..8].try_into().expect("8 of 32 bytes")),
             record: Arc::new(record),
             writer,
             sealed,
@@ -153,15 +159,6 @@ pub enum Merged {
 #[derive(Debug, Default)]
 pub struct Catalogue {
     entries: BTreeMap<FunctionName, Entry>,
-}
-
-fn bucket(name: &FunctionName) -> usize {
-    usize::from(sha256(name.qualified().as_bytes())[0]) % BUCKETS
-}
-
-fn mark(entry: &Entry) -> u64 {
-    let digest = sha256(&entry.sealed);
-    u64::from_be_bytes(digest[..8].try_into().expect("8 of 32 bytes"))
 }
 
 impl Catalogue {
@@ -204,9 +201,9 @@ impl Catalogue {
     /// two know the same.
     pub fn summary(&self, topics: &[String]) -> Vec<u64> {
         let mut marks = vec![0; BUCKETS];
-        for (name, entry) in self.told(topics) {
+        for entry in self.told(topics) {
             // No order: whatever came first, the same are equal.
-            marks[bucket(name)] ^= mark(entry);
+            marks[entry.bucket] ^= entry.mark;
         }
         marks
     }
@@ -222,8 +219,8 @@ impl Catalogue {
     ) -> Vec<(Option<String>, Bytes)> {
         let ours = self.summary(topics);
         let mut parts = vec![Vec::new(); BUCKETS];
-        for (name, entry) in self.told(topics) {
-            let at = bucket(name);
+        for entry in self.told(topics) {
+            let at = entry.bucket;
             if theirs.get(at) != ours.get(at) {
                 parts[at].push((entry.record.topic.clone(), entry.sealed.clone()));
             }
@@ -239,11 +236,8 @@ impl Catalogue {
         told
     }
 
-    fn told<'a>(
-        &'a self,
-        topics: &'a [String],
-    ) -> impl Iterator<Item = (&'a FunctionName, &'a Entry)> {
-        self.entries.iter().filter(|(_, entry)| {
+    fn told<'a>(&'a self, topics: &'a [String]) -> impl Iterator<Item = &'a Entry> {
+        self.entries.values().filter(|entry| {
             let topic = entry.record.topic.as_ref();
             topic.is_none_or(|topic| topics.contains(topic))
         })
@@ -256,12 +250,7 @@ mod tests {
     use weir_node::function::{ArtifactKind, CodeSource, Protocol};
 
     use super::*;
-
-    fn id(number: u8) -> PeerId {
-        let mut seed = [number; 32];
-        let key = libp2p_identity::Keypair::ed25519_from_bytes(&mut seed).expect("32 bytes");
-        key.public().to_peer_id()
-    }
+    use crate::report::tests::id;
 
     fn entry(name: &str, version: u64, writer: u8, removed: bool) -> (FunctionName, Entry) {
         let name: FunctionName = name.parse().expect("a name");

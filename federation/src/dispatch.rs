@@ -30,7 +30,7 @@ use weir_node::time::Time;
 use weir_overlay::carriage::{SendError, Using};
 
 use crate::explain::Weighed;
-use crate::federated::{Federated, guest_room};
+use crate::federated::{Federated, guest_room, load_of};
 use crate::peers::{Met, PEERS};
 use crate::policy::{self, Decision, Needs, Origin, Policy, Reach, Reason};
 use crate::report::{Load, Role};
@@ -284,17 +284,14 @@ impl Dispatch {
         match outcome {
             Ok(answer) => {
                 inner.count_guest("answered");
-                let mut load = inner.load(called.as_ref());
-                // The place of this call, which it is about to leave.
-                load.guests = load.guests.saturating_add(u32::from(called.is_some()));
-                let arrived = Arrived::answer(&answer, load);
+                let arrived = Arrived::answer(&answer, inner.load(called.as_ref(), 1));
                 let mut response = answer.response;
                 wire::put(response.headers_mut(), &arrived);
                 response
             }
             Err(error) => {
                 inner.count_guest(refused.unwrap_or(error.word()));
-                let arrived = Arrived::without(&error, inner.load(called.as_ref()));
+                let arrived = Arrived::without(&error, inner.load(called.as_ref(), 0));
                 let mut response = Response::new(AnswerBody::Whole(Bytes::from(error.to_string())));
                 *response.status_mut() =
                     StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -389,15 +386,11 @@ impl Inner {
         }
     }
 
-    /// How loaded this node is, for those who just sent it a call of a function.
-    fn load(&self, called: Option<&FunctionName>) -> Load {
+    /// How loaded this node is, for those who just sent it a call of a function;
+    /// `ended` such calls are about to leave their places.
+    fn load(&self, called: Option<&FunctionName>, ended: u32) -> Load {
         let shared = &self.federated.shared;
         let capability = self.node.capability();
-        let free = capability
-            .capacity
-            .checked_sub(capability.held)
-            .unwrap_or_default();
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         // Own users first, and each kind of call by its own room: whoever
         // sends more sends the same, most likely.
         let open = capability.waiting == 0 && !self.federated.is_draining();
@@ -405,17 +398,10 @@ impl Inner {
         let room = places.map_or(0, |places| {
             let free = places.warm.saturating_add(places.startable);
             let guests = shared.guests.load(Ordering::Relaxed);
+            let (free, guests) = (free.saturating_add(ended), guests.saturating_sub(ended));
             guest_room(places.most, free, guests, shared.settings.guests)
         });
-        Load {
-            cpu_total: capability.capacity.cpu.as_millicores(),
-            cpu_free: free.cpu.as_millicores(),
-            memory_total: capability.capacity.memory.as_bytes(),
-            memory_free: free.memory.as_bytes(),
-            running: count(capability.running),
-            waiting: count(capability.waiting),
-            guests: room.min(1_000_000),
-        }
+        load_of(&capability, room)
     }
 
     /// Takes a guest's call in.
@@ -688,7 +674,8 @@ impl Inner {
                         && spec.is_some()
                         && fits_here
                         && way.origin == Origin::Here
-                        && !brought =>
+                        && !brought
+                        && would_run(policy, &request, &snapshot) =>
                 {
                     brought = true;
                     let name = invocation.function.clone();
@@ -856,6 +843,24 @@ impl Inner {
             }
         }
     }
+}
+
+/// Whether a policy would run a call here if its code were here: else there is
+/// no use in bringing it.
+fn would_run(
+    policy: &'static dyn Policy,
+    request: &policy::Request<'_>,
+    snapshot: &Snapshot<'_>,
+) -> bool {
+    let local = Local {
+        here: Here::Startable,
+        ..snapshot.local
+    };
+    let snapshot = Snapshot { local, ..*snapshot };
+    matches!(
+        policy::decide(policy, request, &snapshot, &mut ()),
+        Decision::Run
+    )
 }
 
 /// What an answer may take beyond its deadline on its way back: the peer's own

@@ -4,7 +4,7 @@
 
 mod keeper;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -23,7 +23,7 @@ use weir_node::Node;
 use weir_node::clock::Clock;
 use weir_node::function::{FunctionSpec, Scope};
 use weir_node::id::{Digest, FunctionName};
-use weir_node::node::ChangeError;
+use weir_node::node::{Capability, ChangeError};
 use weir_node::time::Time;
 use weir_overlay::carriage::{Carriage, SendError, Using};
 use weir_overlay::tls::{Acceptor, Connector, TlsError};
@@ -36,7 +36,7 @@ use crate::catalogue::{Catalogue, CodeRef, Entry, FUNCTIONS, Merged, Record};
 use crate::coordinates::Coordinate;
 use crate::member::{Member, MemberError, unix_millis};
 use crate::membership::{Refused, Rights, Token};
-use crate::message::{self, ENVELOPE_BYTES, Message, Suspicion as Suspecting};
+use crate::message::{self, ENVELOPE_BYTES, Message, Summary, Suspicion as Suspecting};
 use crate::peers::{Heard, Known, Met, PEERS, Peers, Standing, Suspicion};
 use crate::report::{ADDRESSES, Load, REPORT_BYTES, Report, Role};
 use crate::snapshot::{View, carriage};
@@ -46,9 +46,8 @@ use crate::steward;
 /// the next look around.
 const HAPPENINGS: usize = 4_096;
 
-/// What was heard of functions and not looked at yet. Beyond it, it is heard
-/// again when summaries are compared.
-const NEWS: usize = 4_096;
+/// Summaries that were not compared yet; of more, each is said again.
+const SUMMARIES: usize = 64;
 
 /// Largest function that is told of, its certificate and signature not counted.
 const SPEC_BYTES: usize = REPORT_BYTES - 2_048;
@@ -223,9 +222,13 @@ pub(crate) struct Shared {
     happenings: mpsc::Sender<Happening>,
     /// Functions of the federation.
     catalogue: Mutex<Catalogue>,
-    /// What was heard of them, for whoever looks after them.
-    news: mpsc::Sender<News>,
-    pub(crate) heard: Mutex<Option<mpsc::Receiver<News>>>,
+    /// Those of which there is a newer record: no more than there are.
+    changed: Mutex<BTreeSet<FunctionName>>,
+    /// Some were added to them.
+    pub(crate) functions_changed: Notify,
+    /// What linked members say that they know, for whoever compares that.
+    summaries: mpsc::Sender<(PeerId, Summary)>,
+    pub(crate) heard: Mutex<Option<mpsc::Receiver<(PeerId, Summary)>>>,
     /// Reports that members of the same zone or region sent.
     reports_near: AtomicU64,
     /// Members that speak from an earlier life than the one that is known.
@@ -242,22 +245,6 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// Calls of other nodes' users that run or wait here.
     pub(crate) guests: AtomicU32,
-}
-
-/// What is heard of functions.
-#[derive(Debug)]
-pub(crate) enum News {
-    /// There is a newer record.
-    Function(FunctionName),
-    /// A linked member says what it knows.
-    Summary {
-        /// Who.
-        from: PeerId,
-        /// What, in short.
-        marks: Vec<u64>,
-        /// Whether it wants to know the same.
-        ask: bool,
-    },
 }
 
 #[derive(Debug, Default, Clone)]
@@ -324,7 +311,7 @@ impl Federated {
         // Later than that of any earlier life, as long as the clock goes on.
         let epoch = unix_millis();
         let (happenings, happened) = mpsc::channel(HAPPENINGS);
-        let (news, heard) = mpsc::channel(NEWS);
+        let (summaries, heard) = mpsc::channel(SUMMARIES);
         let mut catalogue = Catalogue::default();
         for (name, entry) in steward::recover(&settings.folder.join("functions")) {
             catalogue.merge(name, entry);
@@ -349,7 +336,9 @@ impl Federated {
             aloud: AtomicBool::new(false),
             happenings,
             catalogue: Mutex::new(catalogue),
-            news,
+            changed: Mutex::default(),
+            functions_changed: Notify::new(),
+            summaries,
             heard: Mutex::new(Some(heard)),
             stale: Notify::new(),
             speak: Notify::new(),
@@ -526,8 +515,7 @@ impl Federated {
         let mut tried = Vec::new();
         let known = {
             let now = self.shared.clock.now();
-            let known = lock(&self.shared.table).known(now);
-            known.into_iter().find(|known| known.id == peer)
+            lock(&self.shared.table).one(&peer, now)
         };
         match &known {
             None => tried.push((
@@ -658,6 +646,11 @@ impl Federated {
         lock(&self.shared.catalogue).get(name).cloned()
     }
 
+    /// The next function of which a newer record was heard.
+    pub(crate) fn next_changed(&self) -> Option<FunctionName> {
+        lock(&self.shared.changed).pop_first()
+    }
+
     /// All names that are known, removed ones included.
     pub(crate) fn names(&self) -> Vec<FunctionName> {
         let catalogue = lock(&self.shared.catalogue);
@@ -777,7 +770,7 @@ impl Federated {
     pub(crate) fn tell_summary(&self, to: PeerId, ask: bool) {
         let topics = self.shared.topics_with(&to);
         let marks = lock(&self.shared.catalogue).summary(&topics);
-        let summary = Message::Summary(message::Summary { marks, ask });
+        let summary = Message::Summary(Summary { marks, ask });
         if let Ok(sealed) = message::seal(&summary, &self.shared.key) {
             self.overlay
                 .tell(to, vec![(EVERYBODY.to_owned(), sealed.into())]);
@@ -874,6 +867,16 @@ impl Shared {
         }
     }
 
+    /// Whether a member may have heard already that the secret was changed, and
+    /// this node not.
+    fn may_be_ahead(&self, from: PeerId, refused: Refused) -> bool {
+        let ahead = refused == Refused::WrongFederation && self.member.rights(&from).is_some();
+        if ahead {
+            self.count_rejected(refused.reason());
+        }
+        ahead
+    }
+
     fn hear_record(
         &self,
         from: PeerId,
@@ -889,11 +892,7 @@ impl Shared {
         }
         match self.member.may_have_written(from, &record.certificate) {
             Ok(()) => {}
-            // It may be where the secret was changed already.
-            Err(refused @ Refused::WrongFederation) => {
-                self.count_rejected(refused.reason());
-                return Ok(Verdict::Ignore);
-            }
+            Err(refused) if self.may_be_ahead(from, refused) => return Ok(Verdict::Ignore),
             Err(refused) => return Err(refused.reason()),
         }
         let entry = Entry::new(from, record, Bytes::copy_from_slice(bytes));
@@ -904,9 +903,8 @@ impl Shared {
                 if before == Some(self.id) && from != self.id {
                     info!(function = %name, by = %from, "another node changed a function that was deployed here");
                 }
-                if self.news.try_send(News::Function(name)).is_err() {
-                    debug!("too much is heard of functions at once; some of it is seen later");
-                }
+                lock(&self.changed).insert(name);
+                self.functions_changed.notify_one();
                 Ok(Verdict::Accept)
             }
             Merged::Known | Merged::Older => Ok(Verdict::Ignore),
@@ -971,17 +969,12 @@ impl Shared {
                     }
                     Ok(Verdict::Accept)
                 }
-                // It was good when it was said, or is where the secret was
-                // changed already: nobody lied.
-                Err(
-                    refused @ (Refused::Expired
-                    | Refused::Early
-                    | Refused::Superseded
-                    | Refused::WrongFederation),
-                ) => {
+                // It was good when it was said: nobody lied.
+                Err(refused @ (Refused::Expired | Refused::Early | Refused::Superseded)) => {
                     self.count_rejected(refused.reason());
                     Ok(Verdict::Ignore)
                 }
+                Err(refused) if self.may_be_ahead(from, refused) => Ok(Verdict::Ignore),
                 Err(refused) => Err(refused.reason()),
             };
         }
@@ -1050,13 +1043,8 @@ impl Shared {
             }
             Message::Unknown => Ok(Verdict::Accept),
             Message::Summary(summary) => {
-                let news = News::Summary {
-                    from,
-                    marks: summary.marks,
-                    ask: summary.ask,
-                };
                 // It is said again.
-                let _ = self.news.try_send(news);
+                let _ = self.summaries.try_send((from, summary));
                 Ok(Verdict::Ignore)
             }
             Message::Introduction(_) | Message::Handover(_) | Message::Record(_) => {
@@ -1152,14 +1140,12 @@ impl Shared {
         news.extend(introductions.filter_map(|(_, s)| Some((all(), s.introduction.clone()?))));
         let reports = said.iter().filter(|(id, _)| **id != peer);
         news.extend(reports.filter_map(|(_, s)| s.report.clone()));
-        let now = self.clock.now();
-        let known = lock(&self.table).known(now);
-        let suspected = known.iter().find(|known| {
-            let open = matches!(
+        let known = lock(&self.table).one(&peer, self.clock.now());
+        let suspected = known.filter(|known| {
+            matches!(
                 known.standing,
                 Standing::Suspected { .. } | Standing::Gone { left: false, .. }
-            );
-            known.id == peer && open
+            )
         });
         if let Some(known) = suspected {
             // So that it begins a new life, which all others believe.
@@ -1265,6 +1251,22 @@ fn first_report(settings: &Settings, role: Role, epoch: u64) -> Report {
 fn texts(addresses: &[Multiaddr]) -> Vec<String> {
     let texts = addresses.iter().map(ToString::to_string);
     texts.take(ADDRESSES).collect()
+}
+
+/// How loaded a node is, with `room` for calls of others.
+pub(crate) fn load_of(capability: &Capability, room: u32) -> Load {
+    let held = capability.capacity.checked_sub(capability.held);
+    let free = held.unwrap_or_default();
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    Load {
+        cpu_total: capability.capacity.cpu.as_millicores(),
+        cpu_free: free.cpu.as_millicores(),
+        memory_total: capability.capacity.memory.as_bytes(),
+        memory_free: free.memory.as_bytes(),
+        running: count(capability.running),
+        waiting: count(capability.waiting),
+        guests: room.min(1_000_000),
+    }
 }
 
 /// How many calls of guests a node takes now: what there is room for, and no

@@ -808,12 +808,7 @@ impl std::fmt::Display for Role {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    pub(super) fn id(number: u8) -> PeerId {
-        let mut seed = [number; 32];
-        let key = libp2p_identity::Keypair::ed25519_from_bytes(&mut seed).expect("32 bytes");
-        key.public().to_peer_id()
-    }
+    use crate::report::tests::id;
 
     pub(super) const EDGE: Rights = Rights {
         role: Role::Edge,

@@ -481,13 +481,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::report;
-
-    fn id(number: u8) -> PeerId {
-        let mut seed = [number; 32];
-        let key = libp2p_identity::Keypair::ed25519_from_bytes(&mut seed).expect("32 bytes");
-        key.public().to_peer_id()
-    }
+    use crate::report::tests::{id, report};
 
     fn at(milliseconds: u64) -> Time {
         Time::from_nanos(milliseconds * 1_000_000)

@@ -334,15 +334,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::report::tests::report;
+    use crate::report::tests::{id, report};
     use crate::report::{Offer, Report, Role};
     use crate::snapshot::{Local, View, Window, offers};
-
-    fn id(number: u8) -> PeerId {
-        let mut seed = [number; 32];
-        let key = libp2p_identity::Keypair::ed25519_from_bytes(&mut seed).expect("32 bytes");
-        key.public().to_peer_id()
-    }
 
     /// A peer, built by what is unusual about it.
     #[derive(Debug, Clone)]

@@ -248,9 +248,17 @@ impl Report {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use libp2p_identity::PeerId;
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Some node's id.
+    pub(crate) fn id(number: u8) -> PeerId {
+        let mut seed = [number; 32];
+        let key = libp2p_identity::Keypair::ed25519_from_bytes(&mut seed).expect("32 bytes");
+        key.public().to_peer_id()
+    }
 
     pub(crate) fn report() -> Report {
         Report {

@@ -21,9 +21,9 @@ use weir_node::id::{Digest, FunctionName};
 use weir_node::node::{ChangeError, DeployMode};
 
 use crate::catalogue::{CHUNK, CodeRef, Entry, FUNCTIONS, sha256};
-use crate::federated::{Federated, News};
+use crate::federated::Federated;
 use crate::member::save;
-use crate::message;
+use crate::message::{self, Summary};
 
 /// Names the artifact that a member asks for; the part is in the path.
 const ARTIFACT: &str = "x-weir-artifact";
@@ -39,6 +39,13 @@ const PART_TIME: Duration = Duration::from_secs(30);
 
 /// Members that are asked for one part before the fetch is given up.
 const HOLDERS: usize = 6;
+
+/// How often a node looks whether its functions are what their records say.
+const AGAIN: Duration = Duration::from_secs(20);
+
+/// Lists of parts that are kept in memory, so that whoever asks for them again
+/// and again costs no reading.
+const LISTS: usize = 64;
 
 /// Calls of a function that others ran for this node until it is brought here.
 const WANTED: u32 = 3;
@@ -65,6 +72,8 @@ pub(crate) struct Steward {
     adopting: DashMap<FunctionName, Arc<tokio::sync::Mutex<()>>>,
     /// Calls that others ran.
     wanted: DashMap<FunctionName, u32>,
+    /// The digests of an artifact's parts.
+    lists: DashMap<Digest, Bytes>,
     fetches: Semaphore,
     served: Semaphore,
 }
@@ -76,24 +85,33 @@ impl Steward {
             federated,
             adopting: DashMap::new(),
             wanted: DashMap::new(),
+            lists: DashMap::new(),
             fetches: Semaphore::new(FETCHES),
             served: Semaphore::new(SERVED),
         }
     }
 
     /// Looks after what is heard, until the federation ends.
-    pub(crate) async fn run(self: Arc<Self>, mut news: mpsc::Receiver<News>) {
-        // What was heard and not done before the last stop.
-        for name in self.federated.names() {
-            self.reconcile(&name).await;
-        }
-        while let Some(news) = news.recv().await {
-            match news {
-                News::Function(name) => {
-                    self.keep(&name).await;
-                    self.reconcile(&name).await;
+    pub(crate) async fn run(self: Arc<Self>, mut heard: mpsc::Receiver<(PeerId, Summary)>) {
+        let mut again = tokio::time::interval(AGAIN);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                summary = heard.recv() => match summary {
+                    Some((from, summary)) => self.compare(from, &summary.marks, summary.ask),
+                    None => return,
+                },
+                () = self.federated.shared.functions_changed.notified() => {
+                    while let Some(name) = self.federated.next_changed() {
+                        self.keep(&name).await;
+                        self.reconcile(&name).await;
+                    }
                 }
-                News::Summary { from, marks, ask } => self.compare(from, &marks, ask),
+                // What was not done before the last stop, or whose code nobody
+                // could give.
+                _ = again.tick() => for name in self.federated.names() {
+                    self.reconcile(&name).await;
+                },
             }
         }
     }
@@ -149,11 +167,20 @@ impl Steward {
                 }
             }
             Some(spec) if **spec == *own => {}
+            // It is on its way.
+            Some(_) if self.adopting.contains_key(name) => {}
             Some(_) => {
                 let (steward, name) = (Arc::clone(self), name.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = steward.adopt(&name, true).await {
-                        warn!(function = %name, %error, "an update does not reach this node");
+                    match steward.adopt(&name, true).await {
+                        Ok(()) => {}
+                        // It will be so the next time too.
+                        Err(error @ AdoptError::Unfit(_)) => {
+                            debug!(function = %name, %error, "keeps to an older version");
+                        }
+                        Err(error) => {
+                            warn!(function = %name, %error, "an update does not reach this node");
+                        }
                     }
                 });
             }
@@ -198,8 +225,11 @@ impl Steward {
     }
 
     /// The digests of an artifact's parts, one after the other.
-    async fn chunk_list(&self, digest: Digest) -> Option<Vec<u8>> {
+    async fn chunk_list(&self, digest: Digest) -> Option<Bytes> {
         let path = self.node.artifact_path(&digest)?;
+        if let Some(list) = self.lists.get(&digest) {
+            return Some(list.clone());
+        }
         let read = tokio::task::spawn_blocking(move || {
             use std::io::Read as _;
             let mut file = std::fs::File::open(path)?;
@@ -216,7 +246,12 @@ impl Steward {
                 }
             }
         });
-        read.await.ok()?.ok()
+        let list = Bytes::from(read.await.ok()?.ok()?);
+        if self.lists.len() >= LISTS {
+            self.lists.clear();
+        }
+        self.lists.insert(digest, list.clone());
+        Some(list)
     }
 
     /// Counts a call that somebody else ran, and brings the function here when
@@ -465,7 +500,7 @@ impl Steward {
         let part = asked.uri.path().rsplit('/').next().unwrap_or_default();
         if part == "list" {
             let list = self.chunk_list(digest).await.ok_or(StatusCode::NOT_FOUND)?;
-            return Ok(list.into());
+            return Ok(list);
         }
         let at: u64 = part.parse().map_err(|_| StatusCode::BAD_REQUEST)?;
         let path = self

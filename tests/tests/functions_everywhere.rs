@@ -280,3 +280,51 @@ async fn an_accepted_call_of_what_is_elsewhere_is_run() {
     let result = members[0].node.result(&location).await;
     assert_eq!(result.text(), "at last");
 }
+
+#[tokio::test]
+async fn an_update_whose_code_nobody_could_give_comes_when_somebody_can() {
+    let mut members = federation(2).await;
+    for member in &members {
+        member.node.deploy(Function::new("late", "echo")).await;
+    }
+    for member in &members {
+        let fact = format!("{} has heard of both", member.id);
+        eventually(&fact, async || {
+            (known(member, "late").await?["version"] == 2).then_some(())
+        })
+        .await;
+    }
+    // The second changes it while the first is away, and is away when it comes.
+    let mut first = members.remove(0);
+    first.node.kill().await;
+    let mut second = members.remove(0);
+    let changed = Function::new("late", "variables").field("envVars", json!({ "OWN": "new" }));
+    second.node.deploy(changed).await;
+    second.node.kill().await;
+    // As one who heard the word and not the code: its record lies on disk.
+    let records = |member: &Member| member.node.data().join("federation/functions");
+    for record in std::fs::read_dir(records(&second)).expect("a folder") {
+        let record = record.expect("an entry").path();
+        let name = record.file_name().expect("a name");
+        std::fs::copy(&record, records(&first).join(name)).expect("it can be copied");
+    }
+    let first = first.restart().await;
+    eventually("it says that the code does not come", async || {
+        let log = first.node.log();
+        log.contains("an update does not reach this node")
+            .then_some(())
+    })
+    .await;
+    first
+        .node
+        .call("late", "as before")
+        .await
+        .expect_status(200);
+    let second = second.restart().await;
+    first.sees(&second.id, "in").await;
+    eventually("the first runs the new one", async || {
+        let reply = first.node.call("late", "x").await;
+        reply.text().contains("OWN=new").then_some(())
+    })
+    .await;
+}

@@ -13,14 +13,14 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 use weir_node::Node;
 use weir_node::time::Time;
-use weir_overlay::{Event as Happening, Multiaddr, Overlay};
+use weir_overlay::{Event as Happening, Host, Multiaddr, Overlay};
 
-use super::{EVERYBODY, Federated, Link, Shared, guest_room, lock};
+use super::{EVERYBODY, Federated, Link, Shared, guest_room, load_of, lock};
 use crate::book::Book;
 use crate::member::unix_time;
 use crate::message::{self, Message, Suspicion as Suspecting};
 use crate::peers::{Event, Known, Standing, Suspicion};
-use crate::report::{ADDRESSES, Load, OFFERS, Offer, Report};
+use crate::report::{ADDRESSES, OFFERS, Offer, Report};
 
 /// Links that a node keeps to its own zone or region, at the least: with those
 /// that others keep to it, twice as many.
@@ -280,10 +280,6 @@ impl Keeper {
         if passed > 0.0 {
             self.heard_rate += (came / passed - self.heard_rate) * weight;
         }
-        // Whoever is of another place has heard nothing of this node yet.
-        if self.last_brief == Time::ZERO && self.published.is_some() && self.has_others() {
-            self.report(now, true);
-        }
         let rest = IDLE_LOOK.max(self.look_cost * LOOK_SHARE);
         if self.next_look.is_none() && self.last_self_look.elapsed() >= rest {
             self.look_at_itself();
@@ -357,25 +353,12 @@ impl Keeper {
             service_micros: micros(f.service),
             start_micros: micros(f.start),
         });
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let free = capability
-            .capacity
-            .checked_sub(capability.held)
-            .unwrap_or_default();
         let own = lock(&shared.own);
         let executors = self.node.executors();
         Report {
             executors: executors.into_iter().map(str::to_owned).collect(),
             draining,
-            load: Load {
-                cpu_total: capability.capacity.cpu.as_millicores(),
-                cpu_free: free.cpu.as_millicores(),
-                memory_total: capability.capacity.memory.as_bytes(),
-                memory_free: free.memory.as_bytes(),
-                running: count(capability.running),
-                waiting: count(capability.waiting),
-                guests: room.min(1_000_000),
-            },
+            load: load_of(&capability, room),
             coordinate: *lock(&shared.coordinate),
             offers: offers.collect(),
             ..own.clone()
@@ -641,11 +624,8 @@ impl Keeper {
         if shared.member.is_denied(&peer) {
             return;
         }
-        let known = lock(&shared.table).known(shared.clock.now());
-        let gone = known
-            .iter()
-            .any(|k| k.id == peer && matches!(k.standing, Standing::Gone { .. }));
-        if gone {
+        let known = lock(&shared.table).one(&peer, shared.clock.now());
+        if known.is_some_and(|known| matches!(known.standing, Standing::Gone { .. })) {
             return;
         }
         let addresses = self.addresses(&peer);
@@ -692,8 +672,7 @@ impl Keeper {
         let now = shared.clock.now();
         let epoch = {
             let mut table = lock(&shared.table);
-            let known = table.known(now).into_iter().find(|known| known.id == peer);
-            let Some(known) = known else {
+            let Some(known) = table.one(&peer, now) else {
                 return;
             };
             let epoch = known.report.epoch;
@@ -711,12 +690,7 @@ impl Keeper {
 
     /// Where a peer may be: what it says itself, and what the book knows.
     fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
-        let shared = self.shared();
-        let known = lock(&shared.table).known(shared.clock.now());
-        let report = known.into_iter().find(|known| known.id == *peer);
-        let said = report.map(|known| known.report.addresses.clone());
-        let said = said.unwrap_or_default().into_iter();
-        let mut addresses: Vec<Multiaddr> = said.filter_map(|text| text.parse().ok()).collect();
+        let mut addresses = Host::addresses(self.shared(), *peer);
         for address in self.book.addresses(peer) {
             if !addresses.contains(&address) {
                 addresses.push(address);
@@ -750,6 +724,10 @@ impl Keeper {
         }
         self.introduce(now);
         self.catch_up();
+        // Whoever is of another place has heard nothing of this node yet.
+        if self.last_brief == Time::ZERO && self.published.is_some() && self.has_others() {
+            self.report(now, true);
+        }
         self.be_relayed(now);
         self.bootstrap(now);
         self.compare(now);

@@ -301,8 +301,9 @@ fn push(successions: &mut Vec<Vec<u8>>, succession: Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{BOTH, DAY, EDGE, Node, id, node};
+    use super::super::tests::{BOTH, DAY, EDGE, Node, node};
     use super::*;
+    use crate::report::tests::id;
 
     /// A founder, and members that know each other.
     fn three() -> [Node; 3] {
