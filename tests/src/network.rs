@@ -18,7 +18,7 @@ pub fn inside(name: &str, body: impl Future<Output = ()>) {
         let status = Command::new("unshare")
             .arg("--net")
             .arg(program)
-            .args(["--exact", name, "--nocapture"])
+            .args(["--exact", name, "--nocapture", "--include-ignored"])
             .env(INSIDE, "1")
             .status()
             .expect("unshare is installed (Debian: util-linux)");

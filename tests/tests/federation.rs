@@ -505,7 +505,12 @@ async fn the_secret_is_changed_and_members_stay_members() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let new = members[0].node.status().await["federation"]["id"].clone();
     assert_ne!(new, old);
-    assert!(text(&output.stdout).contains(new.as_str().expect("text")));
+    let said = text(&output.stdout);
+    assert!(said.contains(new.as_str().expect("text")), "{said}");
+    assert!(
+        said.contains("; 3 other members were handed over"),
+        "{said}"
+    );
     let goes_over = async |member: &Member| {
         let fact = format!("{} goes over\n{}", member.id, member.node.log());
         eventually(&fact, async || {

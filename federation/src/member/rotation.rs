@@ -136,7 +136,9 @@ impl Member {
         let certified = known.filter_map(|(peer, certificate)| {
             let rights = certificate.check(&state.federation, peer, now).ok()?;
             let new = new.certify(peer, rights, now, expires);
-            (!denied(&peer)).then_some((peer, new))
+            // Its own it hears from others too.
+            let handed_over = peer != self.id && !denied(&peer);
+            handed_over.then_some((peer, new))
         });
         let certified: HashMap<PeerId, Certificate> = certified.collect();
         let certificates: Vec<Vec<u8>> = certified.values().map(Certificate::to_bytes).collect();
