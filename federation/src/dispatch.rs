@@ -34,7 +34,7 @@ use crate::federated::{Federated, guest_room, load_of};
 use crate::peers::{Met, PEERS};
 use crate::policy::{self, Decision, Needs, Origin, Policy, Reach, Reason};
 use crate::report::{Load, Role};
-use crate::snapshot::{Here, Local, Reserved, Snapshot, View};
+use crate::snapshot::{Here, Local, PeerView, Reserved, Snapshot, View};
 use crate::steward::Steward;
 use crate::wire::{self, ANSWER, Arrived, REFUSED, Travelling};
 
@@ -508,12 +508,9 @@ impl Inner {
         if let Some(explain) = &mut explain {
             explain.policy = policy.name().to_owned();
         }
-        let constraints = spec.as_ref().map(|spec| constraints(spec));
-        let constraints = constraints.filter(|constraints| !constraints.is_empty());
-        let fits_here = constraints.as_ref().is_none_or(|wanted| {
-            let has = |(k, v): (&String, &String)| settings.labels.get(k) == Some(v);
-            wanted.iter().all(has)
-        });
+        let wanted = spec.as_ref().map(|spec| Wanted::by(spec));
+        let wanted = wanted.unwrap_or_default();
+        let fits_here = wanted.fits(&settings.labels);
         let mut avoid = way.visited.clone();
         let mut again: Option<Replay> = None;
         let mut offered = 0;
@@ -545,10 +542,7 @@ impl Inner {
             }
             let request = policy::Request {
                 function: &invocation.function,
-                needs: Needs {
-                    constraints: constraints.as_ref(),
-                    ..Needs::default()
-                },
+                needs: wanted.needs(),
                 origin: way.origin,
                 avoid: &avoid,
                 hops: if offered < OFFERED { way.hops } else { 0 },
@@ -701,6 +695,17 @@ impl Inner {
                     }
                 }
                 Decision::Reject(reason) => {
+                    let somewhere = || {
+                        view.is_away(request.function)
+                            || view.peers.iter().any(|peer| could_ever_run(peer, &request))
+                    };
+                    let reason = match reason {
+                        // More room would not help.
+                        Reason::NobodyHasRoom if here == Here::Unable && !somewhere() => {
+                            Reason::NoSuchPlace
+                        }
+                        reason => reason,
+                    };
                     let error = rejected(reason, &invocation, deadline.since(arrived), &declined);
                     note(&error.to_string());
                     return Err(error);
@@ -845,6 +850,11 @@ impl Inner {
     }
 }
 
+/// Whether a peer has a function and what that needs, be it that it is full.
+fn could_ever_run(peer: &PeerView, request: &policy::Request<'_>) -> bool {
+    peer.offers.contains_key(request.function) && policy::fits(&request.needs, peer)
+}
+
 /// Whether a policy would run a call here if its code were here: else there is
 /// no use in bringing it.
 fn would_run(
@@ -899,16 +909,60 @@ async fn text_of(body: hyper::body::Incoming) -> String {
     }
 }
 
-/// Labels that a function wants of its node: OpenFaaS's constraints.
-fn constraints(spec: &FunctionSpec) -> BTreeMap<String, String> {
-    let constraints = spec.as_deployed.constraints.iter();
-    let pairs = constraints.filter_map(|text| {
-        let (key, value) = text.split_once('=')?;
-        // OpenFaaS's own constraints are written `key == value`.
-        let value = value.trim_start_matches('=');
-        Some((key.trim().to_owned(), value.trim().to_owned()))
-    });
-    pairs.collect()
+/// What a function wants of the node that runs it.
+#[derive(Debug, Default)]
+struct Wanted {
+    executor: Option<&'static str>,
+    /// By the name that Rust has for it.
+    architecture: Option<String>,
+    labels: BTreeMap<String, String>,
+}
+
+/// Constraints that name a processor: Kubernetes' and Swarm's.
+const ARCHITECTURE: [&str; 2] = ["kubernetes.io/arch", "node.platform.arch"];
+
+impl Wanted {
+    fn by(spec: &FunctionSpec) -> Wanted {
+        let mut wanted = Wanted {
+            executor: Some(spec.kind.executor()),
+            ..Wanted::default()
+        };
+        for text in &spec.as_deployed.constraints {
+            let Some((key, value)) = text.split_once('=') else {
+                continue;
+            };
+            // OpenFaaS's own constraints are written `key == value`.
+            let (key, value) = (key.trim(), value.trim_start_matches('=').trim());
+            if ARCHITECTURE.contains(&key) {
+                let name = match value {
+                    "amd64" => "x86_64",
+                    "arm64" => "aarch64",
+                    other => other,
+                };
+                wanted.architecture = Some(name.to_owned());
+            } else {
+                wanted.labels.insert(key.to_owned(), value.to_owned());
+            }
+        }
+        wanted
+    }
+
+    /// Whether this machine with these labels will do; whether an executor is
+    /// here shows when the function is deployed.
+    fn fits(&self, labels: &BTreeMap<String, String>) -> bool {
+        let here = std::env::consts::ARCH;
+        let architecture = self.architecture.as_ref();
+        architecture.is_none_or(|wanted| wanted == here)
+            && self.labels.iter().all(|(k, v)| labels.get(k) == Some(v))
+    }
+
+    fn needs(&self) -> Needs<'_> {
+        Needs {
+            executor: self.executor,
+            architecture: self.architecture.as_deref(),
+            constraints: (!self.labels.is_empty()).then_some(&self.labels),
+        }
+    }
 }
 
 fn rejected(

@@ -217,6 +217,8 @@ pub(crate) struct Shared {
     said: Mutex<HashMap<PeerId, Said>>,
     own: Mutex<Report>,
     coordinate: Mutex<Coordinate>,
+    /// Whether others could dial this node where it listens.
+    tested: Mutex<BTreeMap<String, bool>>,
     round_trips: DashMap<PeerId, Duration>,
     links: DashMap<PeerId, Link>,
     happenings: mpsc::Sender<Happening>,
@@ -328,6 +330,7 @@ impl Federated {
             own: Mutex::new(first_report(&settings, invited, epoch)),
             role: invited,
             coordinate: Mutex::default(),
+            tested: Mutex::default(),
             round_trips: DashMap::new(),
             links: DashMap::new(),
             reports_near: AtomicU64::new(0),
@@ -447,6 +450,12 @@ impl Federated {
         tokio::time::timeout(SETTLING, known)
             .await
             .unwrap_or_default()
+    }
+
+    /// Addresses of this node that another member tried to dial, and whether it
+    /// could.
+    pub fn tested(&self) -> BTreeMap<String, bool> {
+        lock(&self.shared.tested).clone()
     }
 
     /// All that is known of others.

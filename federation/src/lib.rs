@@ -65,6 +65,7 @@ pub mod membership;
 pub mod message;
 pub mod peers;
 pub mod policy;
+pub mod protocol;
 pub mod report;
 pub mod snapshot;
 mod steward;

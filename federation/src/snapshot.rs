@@ -205,6 +205,11 @@ impl View {
             || self.away.contains(function)
     }
 
+    /// Whether a peer that takes no calls now, and is not gone, has a function.
+    pub fn is_away(&self, function: &FunctionName) -> bool {
+        self.away.contains(function)
+    }
+
     /// Sorts peers by what they are to the node whose report is `own`.
     pub fn new(own: &Report, peers: Vec<PeerView>) -> View {
         let mut view = View {

@@ -198,7 +198,9 @@ pub trait Executor: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Whether it runs this kind of code.
-    fn accepts(&self, kind: ArtifactKind) -> bool;
+    fn accepts(&self, kind: ArtifactKind) -> bool {
+        kind.executor() == self.name()
+    }
 
     /// Checks, without running or compiling anything, that the code parses and
     /// asks for nothing that this executor lacks. Blocks; bounded by the size

@@ -302,6 +302,19 @@ impl ArtifactKind {
     /// Name of the first entry of a source archive.
     pub const SOURCE_MARKER: &str = ".weir-source";
 
+    /// Name of the executor that runs such code.
+    pub fn executor(self) -> &'static str {
+        match self {
+            ArtifactKind::WasmModule | ArtifactKind::WasmComponent | ArtifactKind::WasmText => {
+                "wasm"
+            }
+            ArtifactKind::SimulatedModel => "simulated",
+            ArtifactKind::SourceArchive | ArtifactKind::ImageArchive | ArtifactKind::ImageName => {
+                "docker"
+            }
+        }
+    }
+
     /// Reads the kind from an artifact's first bytes; `None` when it is none
     /// that Weir knows.
     pub fn sniff(head: &[u8]) -> Option<Self> {

@@ -6,6 +6,7 @@
 //!   kills it, and stops it when the test ends, however it ends.
 //! * [`engine`] has images for the container engine, and looks what runs there.
 //! * [`federation`] joins nodes, and looks what they know of each other.
+//! * [`foreign`] is a member of another making: the wire as it is documented.
 //! * [`network`] has hosts of the tests' own, and cuts and mends their links.
 //! * [`client`] speaks HTTP to it, well and badly.
 //! * [`bench`] measures it beside other programs.
@@ -29,6 +30,7 @@ pub mod bench;
 pub mod client;
 pub mod engine;
 pub mod federation;
+pub mod foreign;
 pub mod guests;
 pub mod network;
 pub mod node;

@@ -34,15 +34,27 @@ pub fn inside(name: &str, body: impl Future<Output = ()>) {
 }
 
 fn ip(arguments: &[&str]) {
-    let output = Command::new("ip")
+    run("ip", arguments);
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program)
         .args(arguments)
         .output()
-        .expect("ip is installed (Debian: iproute2)");
+        .expect("ip and iptables are installed (Debian: iproute2, iptables)");
     assert!(
         output.status.success(),
-        "ip {arguments:?}: {}",
+        "{program} {arguments:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Has the hub pass on what hosts send to each other.
+///
+/// # Panics
+/// When it cannot be told to.
+pub fn forward() {
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a namespace can be set up");
 }
 
 /// A host on a link to the hub. It goes when this is dropped.
@@ -84,6 +96,46 @@ impl Host {
     /// The hub's address on its link.
     pub fn hub(&self) -> String {
         format!("10.77.{}.1", self.number)
+    }
+
+    /// Has it refuse what nobody inside began, as a router at home does; only
+    /// `open` is let in.
+    pub fn shut(&self, open: u16) {
+        let open = open.to_string();
+        let rules: [&[&str]; 4] = [
+            &["-A", "INPUT", "-i", "lo", "-j", "ACCEPT"],
+            &[
+                "-A",
+                "INPUT",
+                "-m",
+                "conntrack",
+                "--ctstate",
+                "ESTABLISHED,RELATED",
+                "-j",
+                "ACCEPT",
+            ],
+            &["-A", "INPUT", "-p", "tcp", "--dport", &open, "-j", "ACCEPT"],
+            &["-P", "INPUT", "DROP"],
+        ];
+        for rule in rules {
+            run(
+                "ip",
+                &[&["netns", "exec", &self.name, "iptables"], rule].concat(),
+            );
+        }
+    }
+
+    /// Has it send what is not for its own link over the hub.
+    pub fn route_over_hub(&self) {
+        ip(&[
+            "-n",
+            &self.name,
+            "route",
+            "add",
+            "default",
+            "via",
+            &self.hub(),
+        ]);
     }
 
     /// Cuts its link: what is sent is lost, and nobody is told.

@@ -43,8 +43,8 @@ pub(crate) struct Behaviour {
     mdns: Toggle<mdns::tokio::Behaviour>,
     relay: relay::Behaviour,
     relayed: relay::client::Behaviour,
-    punch: dcutr::Behaviour,
-    reachable: autonat::v2::client::Behaviour,
+    pub(crate) punch: dcutr::Behaviour,
+    pub(crate) reachable: autonat::v2::client::Behaviour,
     dial_back: autonat::v2::server::Behaviour,
 }
 

@@ -88,6 +88,13 @@ pub enum Event {
     /// A member that is linked has one more connection: two nodes with one
     /// identity look like that too.
     LinkedAgain(PeerId),
+    /// A member that was linked over a relay is linked directly too.
+    Closer {
+        /// Who.
+        peer: PeerId,
+        /// Where it is, as seen from here.
+        address: Multiaddr,
+    },
     /// The last connection to a member ended.
     LinkDown {
         /// Who.
@@ -120,6 +127,13 @@ pub enum Event {
         reason: &'static str,
         /// More of it.
         text: String,
+    },
+    /// Another member tried whether this node can be dialled at an address.
+    Tested {
+        /// Where.
+        address: Multiaddr,
+        /// Whether it came through.
+        reachable: bool,
     },
     /// A node was heard of on the local network.
     Found {

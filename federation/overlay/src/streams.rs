@@ -84,6 +84,15 @@ impl Streams {
         self.connections.contains_key(peer)
     }
 
+    /// Whether a peer that was reached over a relay has its first direct
+    /// connection.
+    pub(crate) fn came_closer(&self, peer: &PeerId) -> bool {
+        let connections = self.connections.get(peer).map(Vec::as_slice);
+        let connections = connections.unwrap_or_default();
+        let direct = connections.iter().filter(|(_, relayed)| !relayed).count();
+        direct == 1 && connections.len() > 1
+    }
+
     /// Opens a stream to a connected peer, directly where that can be.
     pub(crate) fn open(&mut self, peer_id: PeerId, purpose: Purpose, reply: Reply) {
         let connections = self.connections.get(&peer_id).map(Vec::as_slice);

@@ -15,9 +15,13 @@ use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance};
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionError, ConnectionId, DialError, Stream, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, kad, mdns, relay};
+use libp2p::swarm::{
+    ConnectionError, ConnectionId, DialError, FromSwarm, NetworkBehaviour as _,
+    NewExternalAddrCandidate, Stream, SwarmEvent,
+};
+use libp2p::{Multiaddr, PeerId, Swarm, autonat, dcutr, identify, kad, mdns, relay};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
 use crate::beat::{self, End};
@@ -227,6 +231,7 @@ impl Overlay {
                     wanted: HashSet::new(),
                     awaiting: HashMap::new(),
                     beats,
+                    beating: HashMap::new(),
                     conduct: HashMap::new(),
                     told,
                 };
@@ -354,6 +359,12 @@ struct Conduct {
     lies: u32,
 }
 
+/// What becomes of heartbeats to a peer.
+enum Beat {
+    Began(PeerId),
+    Ended(PeerId),
+}
+
 struct Node {
     swarm: Swarm<Behaviour>,
     host: Arc<dyn Host>,
@@ -370,7 +381,9 @@ struct Node {
     wanted: HashSet<ConnectionId>,
     /// Streams that wait for a connection.
     awaiting: HashMap<PeerId, Vec<(Purpose, Reply)>>,
-    beats: mpsc::Sender<PeerId>,
+    beats: mpsc::Sender<Beat>,
+    /// Those to which this node beats.
+    beating: HashMap<PeerId, AbortHandle>,
     conduct: HashMap<PeerId, Conduct>,
     /// Where streams of told messages are read to.
     told: mpsc::Sender<(PeerId, String, Bytes)>,
@@ -381,7 +394,7 @@ impl Node {
         mut self,
         mut commands: mpsc::Receiver<Command>,
         mut hearing: mpsc::Receiver<(PeerId, String, Bytes)>,
-        mut beating: mpsc::Receiver<PeerId>,
+        mut beating: mpsc::Receiver<Beat>,
     ) {
         loop {
             tokio::select! {
@@ -392,7 +405,12 @@ impl Node {
                 Some((peer, topic, message)) = hearing.recv() => {
                     self.hear_told(peer, &topic, message);
                 }
-                Some(peer) = beating.recv() => self.keep(peer),
+                Some(beat) = beating.recv() => match beat {
+                    Beat::Began(peer) => self.keep(peer),
+                    // The connection that carried it is gone, and others stand.
+                    Beat::Ended(peer) if self.links.contains(&peer) => self.beat(peer),
+                    Beat::Ended(_) => {}
+                },
                 event = self.swarm.select_next_some() => self.see(event),
             }
         }
@@ -609,6 +627,7 @@ impl Node {
                 // Members are told all of them, and a relay that knows none of
                 // its own takes no reservations.
                 self.swarm.add_external_address(address.clone());
+                self.try_out(&address);
                 self.host.happened(Event::Listening(address));
             }
             SwarmEvent::ConnectionEstablished {
@@ -623,7 +642,7 @@ impl Node {
                 }
                 let address = endpoint.get_remote_address().clone();
                 if !self.links.insert(peer_id) {
-                    self.host.happened(Event::LinkedAgain(peer_id));
+                    self.linked_again(peer_id, address, endpoint.is_relayed());
                     return;
                 }
                 self.counters.links.fetch_add(1, Ordering::Relaxed);
@@ -645,6 +664,9 @@ impl Node {
             } => {
                 self.links.remove(&peer_id);
                 self.conduct.remove(&peer_id);
+                if let Some(beat) = self.beating.remove(&peer_id) {
+                    beat.abort();
+                }
                 let kept = self.kept.remove(&peer_id);
                 self.counters.links.fetch_sub(1, Ordering::Relaxed);
                 let meant = matches!(cause, None | Some(ConnectionError::KeepAliveTimeout));
@@ -689,20 +711,50 @@ impl Node {
         }
     }
 
+    fn linked_again(&mut self, peer: PeerId, address: Multiaddr, relayed: bool) {
+        if relayed || !self.swarm.behaviour().streams.came_closer(&peer) {
+            self.host.happened(Event::LinkedAgain(peer));
+            return;
+        }
+        // Nothing must keep the relay busy, and what nothing uses would end.
+        if self.beating.contains_key(&peer) {
+            self.beat(peer);
+        }
+        self.host.happened(Event::Closer { peer, address });
+    }
+
+    /// Has others try an address of this node, and those who are met over a
+    /// relay dial it at the moment when this node dials them. The swarm itself
+    /// does so only with addresses that it does not believe in.
+    fn try_out(&mut self, address: &Multiaddr) {
+        let candidate =
+            || FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr: address });
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.reachable.on_swarm_event(candidate());
+        behaviour.punch.on_swarm_event(candidate());
+    }
+
     fn beat(&mut self, peer: PeerId) {
         let (reply, opened) = oneshot::channel();
         let streams = &mut self.swarm.behaviour_mut().streams;
         streams.open(peer, Purpose::Beat, reply);
         let (host, beats) = (self.host.clone(), self.beats.clone());
-        tokio::spawn(async move {
+        let sending = tokio::spawn(async move {
             if let Ok(Ok(stream)) = opened.await {
-                let _ = beats.send(peer).await;
+                let _ = beats.send(Beat::Began(peer)).await;
                 let learned = |took| host.happened(Event::RoundTrip { peer, took });
-                if let End::Silent = beat::send(stream, learned).await {
-                    host.happened(Event::Silent(peer));
+                match beat::send(stream, learned).await {
+                    End::Silent => host.happened(Event::Silent(peer)),
+                    End::Closed => {
+                        tokio::time::sleep(beat::INTERVAL).await;
+                        let _ = beats.send(Beat::Ended(peer)).await;
+                    }
                 }
             }
         });
+        if let Some(before) = self.beating.insert(peer, sending.abort_handle()) {
+            before.abort();
+        }
     }
 
     fn behave(&mut self, event: BehaviourEvent) {
@@ -763,6 +815,18 @@ impl Node {
                     }
                 }
             }
+            BehaviourEvent::Reachable(autonat::v2::client::Event {
+                tested_addr,
+                result,
+                ..
+            }) => self.host.happened(Event::Tested {
+                address: tested_addr,
+                reachable: result.is_ok(),
+            }),
+            BehaviourEvent::Punch(dcutr::Event {
+                remote_peer_id,
+                result: Err(error),
+            }) => debug!(peer = %remote_peer_id, %error, "stays behind a relay"),
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found {
                     self.host.happened(Event::Found { peer, address });

@@ -24,6 +24,10 @@ use crate::proof::{self, ProofError};
 /// Longest time from the first byte of a connection to its membership.
 const SETUP: Duration = Duration::from_secs(10);
 
+/// The same for connections that this node opens: a node that asks whether it
+/// can be dialled waits 10 s to hear that it cannot.
+const DIALLED: Duration = Duration::from_secs(5);
+
 /// Streams that a peer may have open on one connection.
 const STREAMS: usize = 512;
 
@@ -47,7 +51,8 @@ pub(crate) fn build(
         .upgrade(Version::V1Lazy)
         .authenticate(admission.clone())
         .multiplex(muxer.clone())
-        .timeout(SETUP);
+        .inbound_timeout(SETUP)
+        .outbound_timeout(DIALLED);
     let direct = || direct(key, host.clone(), admission.clone(), muxer.clone());
     // Around both kinds: it takes every address for its own to look up.
     let named = match dns::tokio::Transport::system(direct()) {
@@ -81,13 +86,15 @@ fn direct(
         Box::pin(over_quic(peer, connection, host, endpoint.is_dialer()))
             as Pin<Box<dyn Future<Output = _> + Send>>
     });
-    let quic = TransportTimeout::new(quic, SETUP);
+    let quic = TransportTimeout::with_ingoing_timeout(quic, SETUP);
+    let quic = TransportTimeout::with_outgoing_timeout(quic, DIALLED);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     let tcp = tcp
         .upgrade(Version::V1Lazy)
         .authenticate(admission)
         .multiplex(muxer)
-        .timeout(SETUP);
+        .inbound_timeout(SETUP)
+        .outbound_timeout(DIALLED);
     let either = quic.or_transport(tcp).map(|either, _| match either {
         Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
         Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),

@@ -32,6 +32,9 @@ const REGION_LINKS: usize = 2;
 /// Members that carry connections to a node that needs it.
 const RELAYS: usize = 2;
 
+/// Addresses of this node of which is kept whether others reach them.
+const TESTED: usize = 64;
+
 /// Links that one look around begins.
 const DIALS: usize = 4;
 
@@ -513,6 +516,11 @@ impl Keeper {
                 self.shared().twice.insert(peer, ());
                 self.shared().behind.insert(peer, ());
             }
+            Happening::Closer { peer, address } => {
+                if let Some(mut link) = self.shared().links.get_mut(&peer) {
+                    (link.relayed, link.address) = (false, address);
+                }
+            }
             Happening::LinkDown { peer, clean } => self.link_down(peer, clean),
             Happening::Silent(peer) => {
                 if self.shared().member.is_denied(&peer) {
@@ -530,6 +538,7 @@ impl Keeper {
                 refused,
                 reason,
             } => self.dial_failed(peer, refused, &reason),
+            Happening::Tested { address, reachable } => self.tested(&address, reachable),
             Happening::Found { peer, address } if address.is_empty() => self.book.forget(&peer),
             Happening::Found { peer, address } => {
                 if peer != self.shared().id {
@@ -590,6 +599,23 @@ impl Keeper {
         }
     }
 
+    /// Takes what another member found when it dialled an address of this node.
+    fn tested(&mut self, address: &Multiaddr, reachable: bool) {
+        info!(%address, reachable, "a member tried whether this node can be dialled");
+        let mut tested = lock(&self.shared().tested);
+        let address = address.to_string();
+        if tested.len() < TESTED || tested.contains_key(&address) {
+            tested.insert(address, reachable);
+        }
+    }
+
+    /// Whether this node is told, or was found, to be out of reach.
+    fn is_hidden(&self) -> bool {
+        let tested = lock(&self.shared().tested);
+        let unreachable = !tested.is_empty() && tested.values().all(|reachable| !reachable);
+        self.shared().settings.relayed || unreachable
+    }
+
     /// Asks members to carry connections to this node, where it needs that and
     /// none does.
     fn be_relayed(&mut self, now: Time) {
@@ -599,7 +625,7 @@ impl Keeper {
             .iter()
             .any(|text| text.contains("p2p-circuit"));
         let asked = self.last_relay != Time::ZERO && now.since(self.last_relay) < STRAY;
-        if !shared.settings.relayed || carried || asked {
+        if carried || asked || !self.is_hidden() {
             return;
         }
         let direct = |link: &Link| link.kept && !link.relayed;

@@ -299,18 +299,6 @@ impl Executor for Docker {
         "docker"
     }
 
-    fn accepts(&self, kind: ArtifactKind) -> bool {
-        match kind {
-            ArtifactKind::SourceArchive | ArtifactKind::ImageArchive | ArtifactKind::ImageName => {
-                true
-            }
-            ArtifactKind::WasmModule
-            | ArtifactKind::WasmComponent
-            | ArtifactKind::WasmText
-            | ArtifactKind::SimulatedModel => false,
-        }
-    }
-
     fn check(&self, spec: &FunctionSpec, code: &Code) -> Result<(), Unfit> {
         if matches!(spec.protocol, Protocol::Stdio | Protocol::Cgi) {
             return Err(Unfit(no_protocol(spec.protocol)));

@@ -29,7 +29,7 @@ use super::{
     AnswerBody, Body, Call, CallError, Code, Executor, Instance, Profile, Setup, StartError, Unfit,
 };
 use crate::clock::Clock;
-use crate::function::{ArtifactKind, FunctionSpec, Protocol};
+use crate::function::{FunctionSpec, Protocol};
 use crate::resources::Resources;
 
 /// Largest model document: it is a handful of numbers.
@@ -125,10 +125,6 @@ fn read_model(code: &Code) -> Result<Model, String> {
 impl Executor for Simulated {
     fn name(&self) -> &'static str {
         "simulated"
-    }
-
-    fn accepts(&self, kind: ArtifactKind) -> bool {
-        kind == ArtifactKind::SimulatedModel
     }
 
     fn check(&self, spec: &FunctionSpec, code: &Code) -> Result<(), Unfit> {

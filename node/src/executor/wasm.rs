@@ -146,16 +146,6 @@ impl Executor for Wasm {
         "wasm"
     }
 
-    fn accepts(&self, kind: ArtifactKind) -> bool {
-        match kind {
-            ArtifactKind::WasmModule | ArtifactKind::WasmComponent | ArtifactKind::WasmText => true,
-            ArtifactKind::SimulatedModel
-            | ArtifactKind::SourceArchive
-            | ArtifactKind::ImageArchive
-            | ArtifactKind::ImageName => false,
-        }
-    }
-
     fn check(&self, spec: &FunctionSpec, code: &Code) -> Result<(), Unfit> {
         if spec.memory > self.max_memory {
             return Err(Unfit(format!(

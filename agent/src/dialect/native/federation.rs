@@ -117,6 +117,7 @@ pub(super) fn status(dispatch: &Dispatch) -> Value {
         "zone": own.zone,
         "region": own.region,
         "addresses": federated.bootstrap(),
+        "reachable": federated.tested(),
         "carriage": own.carriage,
         "peers": peers.iter().filter(|peer| peer.state == "in").count(),
         "draining": own.draining,

@@ -1,0 +1,190 @@
+//! The wire, message by message, so that somebody else's program can take part.
+//!
+//! This page is what `weir-tests::foreign` was written from: a member that uses
+//! nothing of this code. Numbers are big-endian where nothing else is said. CBOR
+//! is RFC 8949; structures are maps whose keys are texts, readers skip keys that
+//! they do not know, and keys marked *optional* have the default that is named.
+//! Ids of nodes (`PeerId`) are libp2p's, of Ed25519 keys; as bytes they are the
+//! multihash, which holds the key itself.
+//!
+//! # 1. Links
+//!
+//! TCP, or QUIC, or a relayed connection (libp2p's circuit relay, version 2).
+//! * TCP and relayed: multistream-select `/weir/1/noise`, then Noise (libp2p's
+//!   XX handshake), then the **proof** of section 2 on the encrypted stream, then
+//!   multistream-select `/yamux/1.0.0`. At most 512 streams on a connection.
+//! * QUIC: libp2p's QUIC; the proof has the first bidirectional stream that the
+//!   opener opens, to itself.
+//!
+//! All of that within 10 s (5 s at the opener's side). Nothing else is said to
+//! one who has not proved to be a member.
+//!
+//! | protocol on a link | what it is |
+//! |---|---|
+//! | `/weir/beat/1` | section 3 |
+//! | `/weir/sync/1` | section 4 |
+//! | `/weir/calls/1` | section 6 |
+//! | `/weir/gossip/1` | gossipsub 1.1, section 4 |
+//! | `/weir/kad/1` | Kademlia for finding members; nobody stores anything |
+//! | libp2p's identify, circuit relay, DCUtR, AutoNAT 2 | as libp2p has them |
+//!
+//! A member may do without any of these but the proof; whoever does not answer
+//! beats is not kept as a link.
+//!
+//! # 2. Proof of membership
+//!
+//! Both words are framed as `u16 length`, then so many bytes of CBOR, at most
+//! 16 KiB. The opener says hello, the other replies; then the connection is a
+//! member's, or ends.
+//!
+//! | hello | type | |
+//! |---|---|---|
+//! | `versions` | array of u16 | versions of this page that it speaks; this is 1 |
+//! | `certificate` | bytes, *optional* | its certificate |
+//! | `token` | text, *optional* | the invite that it trades for one |
+//! | `successions` | array of bytes, *optional* | changes of the federation's secret, the oldest first |
+//!
+//! | reply | type | |
+//! |---|---|---|
+//! | `version` | u16 | the one that both speak from now on |
+//! | `certificate` | bytes, *optional* | the certificate of whoever replies |
+//! | `issued` | bytes, *optional* | a new certificate for the opener: it joined, or its own was worn |
+//! | `refused` | array of two texts, *optional* | why the connection ends: a word, and a sentence |
+//! | `denials` | array of bytes, *optional* | who is no member any more, at most 32 |
+//! | `successions` | as above | |
+//!
+//! **Statements** are what the federation's secret signs, at most 4 KiB: CBOR
+//! `{statement: bytes, signature: bytes}`, where `statement` is CBOR and the
+//! signature (Ed25519, by the key that `federation` is) is over a word, a zero
+//! byte, and the statement. Times are seconds since 1970.
+//!
+//! | statement | word | fields |
+//! |---|---|---|
+//! | invite | `weir invite 1` | `federation` bytes(32), `id` bytes(16), `expires`, `rights`, `bootstrap`: at most 16 multiaddresses |
+//! | certificate | `weir membership 1` | `federation`, `member` bytes, `rights`, `issued`, `expires` |
+//! | denial | `weir denial 1` | `federation`, `member`, `at` |
+//! | succession | `weir succession 1` | `federation`, `successor` bytes(32), `at` |
+//!
+//! `rights` is `{role: "edge" or "cloud", deploy: bool}`. A **token** is
+//! `weir1-` and the signed invite in base64url without padding. Clocks may differ
+//! by 300 s.
+//!
+//! # 3. Beats
+//!
+//! On `/weir/beat/1` the opener writes 12 bytes, `u64 number` and `u32` its last
+//! round trip in microseconds (0: none yet), and the other writes them back. The
+//! next follows 500 ms after. 1.25 s of silence is taken for a break.
+//!
+//! # 4. Messages
+//!
+//! Everything that members tell everybody is an **envelope**, at most 33,280
+//! bytes, passed on unchanged:
+//!
+//! | envelope | type | |
+//! |---|---|---|
+//! | `from` | bytes | who says it |
+//! | `kind` | u8 | the table below; others are passed on unread |
+//! | `payload` | bytes, at most 32 KiB | |
+//! | `signature` | bytes | by `from`, over `weir gossip 1`, a zero byte, the kind as a byte, the payload |
+//!
+//! Its identity for gossip is the first 8 bytes of the SHA-256 of the whole
+//! envelope. Gossipsub messages are anonymous (no author, number or signature of
+//! gossipsub's own), at most 1 KiB larger than envelopes; control messages at
+//! most 64 KiB. Topics: `weir/1/all`, `weir/1/zone/NAME` for edge nodes,
+//! `weir/1/region/NAME` for cloud nodes.
+//!
+//! On `/weir/sync/1` a member tells another envelopes that it may have missed:
+//! `u32` length of the topic (at most 256), `u32` length of the envelope, the
+//! topic, the envelope; at most 4,096 of them within 30 s, and then the stream is
+//! closed. What is new is passed on where its topic is heard.
+//!
+//! A link that brings 2,000 messages in a second is not listened to for the rest
+//! of it; one that brings 16 messages which no honest member says is cut.
+//!
+//! | kind | payload |
+//! |---|---|
+//! | 1 report | CBOR, below |
+//! | 2 suspicion | `{whom: bytes, epoch: u64}`: that life of a member seems to be over; whoever is meant begins a new one |
+//! | 3 leave | `{epoch: u64}` |
+//! | 4 introduction | the sender's certificate, as it was issued |
+//! | 5 denial | a denial, as it was signed |
+//! | 6 handover | `{succession: bytes, certificate: bytes}`: one member's certificate under the new secret |
+//! | 7 record | section 5 |
+//! | 8 summary | section 5; told on a link, never gossiped |
+//!
+//! **Report.** A later (`epoch`, `sequence`) replaces an earlier one. A member
+//! sends at most max(0.2, min(5, 60/N)) a second, N members in its zone, and its
+//! short form (`brief`, without labels and offers) to everybody, seldom.
+//!
+//! | field | type | bounds |
+//! |---|---|---|
+//! | `epoch` | u64 | below 2^63; which life of the node this is, greater than that of any before |
+//! | `sequence` | u64 | |
+//! | `role` | `edge` (default), `cloud` | as in its certificate |
+//! | `zone`, `region` | text, *optional* | 256 bytes |
+//! | `architecture` | text, *optional* | 256 bytes; Rust's name |
+//! | `executors` | array of text, *optional* | 32, of 256 bytes: `wasm`, `docker`, `simulated` |
+//! | `labels` | map of text to text, *optional* | 32 |
+//! | `draining`, `brief` | bool, *optional* | |
+//! | `load` | map, *optional* | below |
+//! | `coordinate` | `{position: [i64; 3], height: i64, error: i64}`, *optional* | microseconds, and thousandths |
+//! | `addresses` | array of multiaddresses, *optional* | 8 |
+//! | `carriage` | array of `ADDRESS:PORT`, *optional* | 8 |
+//! | `offers` | array, *optional* | 256 |
+//!
+//! `load`: `cpu_total`, `cpu_free` (u32, thousandths of a core, at most 10^8, free
+//! no more than total), `memory_total`, `memory_free` (u64, bytes, at most 2^46),
+//! `running`, `waiting`, `guests` (u32, at most 10^7): calls, and room for calls
+//! of others. An offer: `function` (`name.namespace`), `warm`, `startable`,
+//! `running` (u32, at most 10^7), `service_micros`, `start_micros` (u64).
+//!
+//! # 5. Functions
+//!
+//! **Record.** What one member says of one name:
+//!
+//! | field | type | |
+//! |---|---|---|
+//! | `name` | text | `name.namespace` |
+//! | `version` | u64 | the later holds; of equal ones that of the greater writer, by the bytes of its id. More than 2^32 beyond what is known is refused |
+//! | `topic` | text, *optional* | of those who may know it; none for all |
+//! | `spec` | bytes or null | CBOR of the function; null when it was removed |
+//! | `code` | map, *optional* | `digest` bytes(32) SHA-256 of the artifact, `bytes` u64, `chunks` bytes(32) |
+//! | `certificate` | bytes | of the writer: with the right to deploy; it may have expired since |
+//!
+//! `chunks` is the SHA-256 of the list of the SHA-256 of each MiB of the artifact.
+//!
+//! **Summary.** `{marks: array of 64 u64, ask: bool}`. Names fall into 64 parts
+//! by the first byte of the SHA-256 of `name.namespace`, modulo 64; a mark is the
+//! exclusive or of the first 8 bytes of the SHA-256 of each envelope of the part,
+//! of those that both may know. Whoever hears one that differs tells the records
+//! of the parts that differ, and its own summary if `ask`.
+//!
+//! # 6. Calls
+//!
+//! HTTP/2 without upgrade, on a TCP connection to an address of `carriage` with
+//! mutual TLS 1.3 (libp2p's TLS specification, ALPN `weir/1`, no resumption), and
+//! then the proof of section 2 before the first byte of HTTP; or on a stream
+//! `/weir/calls/1` of a link. Header `x-weir-carriage` holds CBOR in base64url,
+//! at most 4 KiB of text.
+//!
+//! | with a call | type | |
+//! |---|---|---|
+//! | `function` | text | `name.namespace` |
+//! | `call` | text | its id: 32 hexadecimal digits |
+//! | `visited` | array of bytes, *optional* | nodes before the sender, at most 16 |
+//! | `hops` | u8 | how many more nodes may have it; taken as at most 2 |
+//! | `left` | u64, *optional* | milliseconds of its deadline |
+//! | `class` | text, *optional* | QoS class |
+//! | `region`, `zone` | text, *optional* | where the sender is |
+//!
+//! | with an answer | type | |
+//! |---|---|---|
+//! | `kind` | text | `answer`; `refused`: it has not begun; `late`, `function-failed`, `peer-lost`, `body`: the body says what happened |
+//! | `load` | map, *optional* | as in a report, now |
+//! | `cold` | bool, *optional* | |
+//! | `micros` | array of three u64, *optional* | it waited, was started for, ran |
+//! | `ran_on` | text, *optional* | the node that ran it, where it is another |
+//!
+//! **Code.** `GET /artifacts/list` and `GET /artifacts/N` with header
+//! `x-weir-artifact` (SHA-256 in hexadecimal): the list of digests, and part N of
+//! 1 MiB. 200, 404 (not here, or not for you), 503 (busy: ask another).
