@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,7 +31,7 @@ use weir_overlay::carriage::{SendError, Using};
 
 use crate::explain::Weighed;
 use crate::federated::{Federated, guest_room, load_of};
-use crate::peers::{Met, PEERS};
+use crate::peers::{Fault, Met, PEERS};
 use crate::policy::{self, Decision, Needs, Origin, Policy, Reach, Reason};
 use crate::report::{Load, Role};
 use crate::snapshot::{Here, Local, PeerView, Reserved, Snapshot, View};
@@ -613,6 +613,7 @@ impl Inner {
                         addresses: peer.carriage.clone(),
                         left: deadline.since(now),
                         limited: deadline != Time::NEVER,
+                        patience: self.patience(deadline, now, spec.as_deref()),
                     };
                     let travelling = self.travelling(&invocation, &way, &to);
                     // Boxed, so that calls which run here do not carry its room.
@@ -718,6 +719,16 @@ impl Inner {
         })
     }
 
+    /// How long a peer's answer is waited for: what is left of the deadline, or
+    /// what the function may take, and a little for the way back.
+    fn patience(&self, deadline: Time, now: Time, spec: Option<&FunctionSpec>) -> Duration {
+        let limit = spec.map_or(self.node.config().max_timeout, |spec| spec.timeout);
+        match deadline == Time::NEVER {
+            true => limit.saturating_add(BEYOND),
+            false => deadline.since(now).saturating_add(LATE),
+        }
+    }
+
     fn count_decision(&self, decision: Decision) {
         let word = match decision {
             Decision::Run => "run",
@@ -770,17 +781,14 @@ impl Inner {
             .federated
             .carriage
             .send(to.peer, &to.addresses, request);
-        // What is left of the deadline, and a little for the way back.
-        let sent = match to.limited {
-            true => tokio::time::timeout(to.left + LATE, sent).await,
-            false => Ok(sent.await),
-        };
+        let sent = tokio::time::timeout(to.patience, sent).await;
         let (response, kind, using) = match sent {
             Ok(Ok(sent)) => sent,
             Ok(Err(SendError::NotSent { reason, .. })) => {
                 reserved.give_back();
                 self.count_offload(to.peer, "unreachable");
-                self.federated.met(to.peer, Met::Failure);
+                let fault = Met::Failure(Fault::Unreachable);
+                self.federated.met(to.peer, fault);
                 return Offered::Declined(format!("it cannot be reached: {reason}"));
             }
             Ok(Err(SendError::Lost { reason, excused })) => {
@@ -789,12 +797,13 @@ impl Inner {
                 // A peer that is heard may have lost its listener only: what
                 // comes now goes over its link.
                 if !(excused && self.federated.is_linked(&to.peer)) {
-                    self.federated.met(to.peer, Met::Failure);
+                    self.federated.met(to.peer, Met::Failure(Fault::Lost));
                 }
                 return Offered::Lost(reason);
             }
             Err(_) => {
                 self.count_offload(to.peer, "late");
+                self.federated.met(to.peer, Met::Failure(Fault::Mute));
                 return Offered::Failed(InvokeError::Late {
                     phase: Phase::Run,
                     after: to.left,
@@ -814,7 +823,8 @@ impl Inner {
         let (mut head, body) = response.into_parts();
         let Some(arrived) = wire::take::<Arrived>(&mut head.headers) else {
             self.count_offload(to.peer, "malformed");
-            self.federated.met(to.peer, Met::Failure);
+            let fault = Met::Failure(Fault::Malformed);
+            self.federated.met(to.peer, fault);
             return Offered::Lost("it answered without the words that carry an answer".to_owned());
         };
         match arrived.kind.as_str() {
@@ -826,7 +836,10 @@ impl Inner {
                     body: body.map_err(BodyError::from).boxed_unsync(),
                     kept,
                 };
-                let ran_on = arrived.ran_on.unwrap_or_else(|| to.peer.to_string());
+                let body = Patient::new(body, to.patience);
+                // A member vouches for whom it sent the call on to, by a name that is one.
+                let named = arrived.ran_on.filter(|id| id.parse::<PeerId>().is_ok());
+                let ran_on = named.unwrap_or_else(|| to.peer.to_string());
                 Offered::Answer(Answer {
                     response: Response::from_parts(head, AnswerBody::Stream(body.boxed_unsync())),
                     start,
@@ -877,12 +890,18 @@ fn would_run(
 /// word that it was late says more than a timeout here.
 const LATE: Duration = Duration::from_millis(500);
 
+/// What a peer may take beyond a function's own time limit for a call without a
+/// deadline: it waits there, and is started.
+const BEYOND: Duration = Duration::from_secs(120);
+
 /// Where a call goes.
 struct To {
     peer: PeerId,
     addresses: Arc<[SocketAddr]>,
     left: Duration,
     limited: bool,
+    /// How long its answer is waited for, and each piece of it.
+    patience: Duration,
 }
 
 /// HTTP/2 wants a whole address; only its path means something to the peer.
@@ -1046,6 +1065,58 @@ impl<K: Unpin> http_body::Body for Kept<K> {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let _ = &self.kept;
         Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body whose pieces each come in time, or that breaks off.
+struct Patient<B> {
+    body: B,
+    patience: Duration,
+    /// Made when a piece has to be waited for.
+    waiting: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl<B> Patient<B> {
+    fn new(body: B, patience: Duration) -> Patient<B> {
+        Patient {
+            body,
+            patience,
+            waiting: None,
+        }
+    }
+}
+
+impl<B> http_body::Body for Patient<B>
+where
+    B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Poll::Ready(piece) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.waiting = None;
+            return Poll::Ready(piece);
+        }
+        let patience = self.patience;
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(waiting.as_mut().poll(cx));
+        Poll::Ready(Some(Err(
+            "the node that ran the call sent no more of its answer".into(),
+        )))
     }
 
     fn is_end_stream(&self) -> bool {

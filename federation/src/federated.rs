@@ -37,7 +37,7 @@ use crate::coordinates::Coordinate;
 use crate::member::{Member, MemberError, unix_millis};
 use crate::membership::{Refused, Rights, Token};
 use crate::message::{self, ENVELOPE_BYTES, Message, Summary, Suspicion as Suspecting};
-use crate::peers::{Heard, Known, Met, PEERS, Peers, Standing, Suspicion};
+use crate::peers::{Fault, Heard, Known, Met, PEERS, Peers, Standing, Suspicion};
 use crate::report::{ADDRESSES, Load, REPORT_BYTES, Report, Role};
 use crate::snapshot::{View, carriage};
 use crate::steward;
@@ -54,6 +54,13 @@ const SPEC_BYTES: usize = REPORT_BYTES - 2_048;
 
 /// How long a node may take to know where it listens.
 const SETTLING: Duration = Duration::from_secs(5);
+
+/// Suspicions of one member that are heard within so long: more than the links
+/// that it can lose.
+const SUSPICIONS: (u32, Duration) = (64, Duration::from_secs(60));
+
+/// How long a member that lied is kept away.
+const SHUNNED: Duration = Duration::from_secs(60);
 
 /// Where everybody hears everybody, in brief.
 const EVERYBODY: &str = "weir/1/all";
@@ -194,6 +201,8 @@ pub struct PeerStatus {
     pub load_age_ms: u64,
     /// Whether it refuses what it claims to have room for.
     pub contradicted: bool,
+    /// What it failed in last, and was not forgiven yet.
+    pub fault: Option<&'static str>,
     /// Whether it takes no new calls.
     pub draining: bool,
     /// What carries calls to it: `direct`, `stream`, or nothing yet.
@@ -237,6 +246,10 @@ pub(crate) struct Shared {
     behind: DashMap<PeerId, ()>,
     /// Members with more than one connection, which may be two.
     twice: DashMap<PeerId, ()>,
+    /// Members that lied, until when nothing of them is wanted.
+    shunned: DashMap<PeerId, Time>,
+    /// Members that suspected others: since when, and how often.
+    accusers: DashMap<PeerId, (Time, u32)>,
     /// What this node says next goes to each link directly too: it matters
     /// more than the few bytes.
     aloud: AtomicBool,
@@ -336,6 +349,8 @@ impl Federated {
             reports_near: AtomicU64::new(0),
             behind: DashMap::new(),
             twice: DashMap::new(),
+            shunned: DashMap::new(),
+            accusers: DashMap::new(),
             aloud: AtomicBool::new(false),
             happenings,
             catalogue: Mutex::new(catalogue),
@@ -512,6 +527,7 @@ impl Federated {
             report_age_ms: milliseconds(known.age),
             load_age_ms: milliseconds(known.load_age),
             contradicted: known.contradicted,
+            fault: known.fault.map(Fault::as_str),
             draining: report.draining,
             carriage: self.carriage.kind(&known.id).map(|kind| kind.as_str()),
             addresses: report.addresses.clone(),
@@ -820,7 +836,7 @@ impl Federated {
             .rejected
             .entry("wrong-bytes")
             .or_default() += 1;
-        self.met(peer, Met::Failure);
+        self.met(peer, Met::Failure(Fault::WrongBytes));
     }
 
     /// Whether a member may have an artifact: some function that it may know
@@ -857,7 +873,7 @@ impl Federated {
     /// Takes what a call to a peer met.
     pub(crate) fn met(&self, peer: PeerId, met: Met) {
         let now = self.shared.clock.now();
-        let changes = matches!(met, Met::Failure);
+        let changes = matches!(met, Met::Failure(_));
         lock(&self.shared.table).met(peer, met, now);
         if changes {
             self.shared.stale.notify_one();
@@ -1016,6 +1032,10 @@ impl Shared {
             Message::Report(report) => Ok(self.hear_report(from, *report, bytes, now)),
             Message::Suspicion(suspicion) => {
                 let whom = suspicion.whom().ok_or("shape")?;
+                if from != self.id && !self.may_suspect(from, now) {
+                    self.count_rejected("suspects-too-often");
+                    return Ok(Verdict::Ignore);
+                }
                 let outcome = lock(&self.table).suspect(whom, suspicion.epoch, now);
                 match outcome {
                     Suspicion::Noted => {
@@ -1120,6 +1140,49 @@ impl Shared {
         }
     }
 
+    /// Has nothing to do for a while with a member that lies.
+    fn shun(&self, peer: PeerId) {
+        let now = self.clock.now();
+        if self.shunned.len() >= PEERS {
+            self.shunned.retain(|_, until| now < *until);
+        }
+        if self.shunned.len() < PEERS {
+            self.shunned.insert(peer, now + SHUNNED);
+        }
+        lock(&self.table).met(peer, Met::Failure(Fault::Lies), now);
+        self.stale.notify_one();
+    }
+
+    /// The word for a member that lied a moment ago.
+    fn shuns(&self, peer: &PeerId) -> Option<Refusal> {
+        let until = *self.shunned.get(peer)?;
+        let left = until.since(self.clock.now());
+        (!left.is_zero()).then(|| Refusal {
+            reason: "shunned",
+            text: format!(
+                "it said what no honest member says; it may come back in {} s",
+                left.as_secs() + 1
+            ),
+        })
+    }
+
+    /// Whether a member's suspicion is heard: each one costs its target some
+    /// calls until it is refuted.
+    fn may_suspect(&self, from: PeerId, now: Time) -> bool {
+        let (most, within) = SUSPICIONS;
+        if self.accusers.len() >= PEERS && !self.accusers.contains_key(&from) {
+            self.accusers
+                .retain(|_, (since, _)| now.since(*since) < within);
+        }
+        let mut accuser = self.accusers.entry(from).or_insert((now, 0));
+        let (since, count) = &mut *accuser;
+        if now.since(*since) >= within {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        *count <= most
+    }
+
     fn say_aloud(&self) {
         self.aloud.store(true, Ordering::Relaxed);
         self.speak.notify_one();
@@ -1171,11 +1234,17 @@ impl Host for Shared {
     }
 
     fn answer(&self, from: PeerId, hello: &[u8]) -> Answer {
-        self.member.answer(from, hello)
+        match self.shuns(&from) {
+            Some(refusal) => Member::refuse(refusal),
+            None => self.member.answer(from, hello),
+        }
     }
 
     fn judge(&self, from: PeerId, answer: &[u8]) -> Result<(), Refusal> {
-        self.member.judge(from, answer)
+        match self.shuns(&from) {
+            Some(refusal) => Err(refusal),
+            None => self.member.judge(from, answer),
+        }
     }
 
     fn hear(&self, message: &[u8]) -> Verdict {

@@ -489,6 +489,19 @@ impl Member {
         })
     }
 
+    /// The answer that ends a connection.
+    pub fn refuse(refusal: Refusal) -> Answer {
+        let reply = Reply {
+            version: VERSION,
+            refused: Some((refusal.reason.to_owned(), refusal.text.clone())),
+            ..Reply::default()
+        };
+        Answer {
+            bytes: encode(&reply),
+            verdict: Err(refusal),
+        }
+    }
+
     /// The answer to the first words of `from`, whose identity is proved.
     pub fn answer(&self, from: PeerId, hello: &[u8]) -> Answer {
         match self.admit(from, hello) {
@@ -507,17 +520,7 @@ impl Member {
                     verdict: Ok(()),
                 }
             }
-            Err(refusal) => {
-                let reply = Reply {
-                    version: VERSION,
-                    refused: Some((refusal.reason.to_owned(), refusal.text.clone())),
-                    ..Reply::default()
-                };
-                Answer {
-                    bytes: encode(&reply),
-                    verdict: Err(refusal),
-                }
-            }
+            Err(refusal) => Member::refuse(refusal),
         }
     }
 

@@ -39,6 +39,12 @@ const FIRST_PROBE: Duration = Duration::from_millis(500);
 /// Longest such pause.
 const LONGEST_PROBE: Duration = Duration::from_secs(30);
 
+/// Strikes that count: the pause after so many is [`LONGEST_PROBE`].
+const MOST_STRIKES: u32 = 7;
+
+/// Calls in a row that go well and take a strike back.
+const FORGIVEN_AFTER: u32 = 16;
+
 /// Calls that a peer without recent successes may hold of ours.
 const FIRST_ALLOWANCE: u32 = 4;
 
@@ -128,8 +134,50 @@ pub enum Met {
     Answer(Option<Load>),
     /// It refused for load before it read the body.
     Refusal(Option<Load>),
-    /// It broke off, or said nothing in time.
-    Failure,
+    /// It failed the call.
+    Failure(Fault),
+}
+
+/// What a peer failed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It could not be reached.
+    Unreachable,
+    /// A call broke off.
+    Lost,
+    /// It took a call, and said nothing until long after its deadline.
+    Mute,
+    /// It answered, and not as members do.
+    Malformed,
+    /// What it gave for an artifact was something else.
+    WrongBytes,
+    /// It said, or passed on, what no honest member says.
+    Lies,
+}
+
+impl Fault {
+    /// What it did, for listings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Fault::Unreachable => "cannot be reached",
+            Fault::Lost => "broke calls off",
+            Fault::Mute => "took calls and never answered",
+            Fault::Malformed => "answered as no member does",
+            Fault::WrongBytes => "gave wrong bytes for code",
+            Fault::Lies => "said what no honest member says",
+        }
+    }
+
+    /// Strikes that it counts. A machine may break down and come back as good
+    /// as before; the rest is not forgotten at the next call that goes well.
+    fn strikes(self) -> u32 {
+        match self {
+            Fault::Unreachable | Fault::Lost => 0,
+            Fault::Mute | Fault::Malformed => 1,
+            Fault::WrongBytes => 2,
+            Fault::Lies => MOST_STRIKES,
+        }
+    }
 }
 
 /// What time alone brought about.
@@ -155,6 +203,11 @@ struct Peer {
     silent: bool,
     allowance: u32,
     refusals: u32,
+    /// What it failed in last, until that is forgiven.
+    fault: Option<Fault>,
+    strikes: u32,
+    /// Calls that went well since the last strike came or went.
+    good: u32,
     /// Until when it is taken to be full after a refusal.
     full_until: Option<Time>,
     window: Arc<Window>,
@@ -179,6 +232,8 @@ pub struct Known {
     pub silent: bool,
     /// Whether it refuses what it claims to have room for.
     pub contradicted: bool,
+    /// What it failed in last, and was not forgiven yet.
+    pub fault: Option<Fault>,
     /// Calls of ours that it may hold.
     pub allowance: u32,
     /// Calls of ours that it holds.
@@ -317,6 +372,7 @@ impl Peers {
             Met::Answer(load) => {
                 peer.allowance = peer.allowance.saturating_mul(2).min(MOST_ALLOWANCE);
                 peer.refusals = 0;
+                peer.forgive();
                 if matches!(peer.standing, Standing::Out { .. }) {
                     peer.standing = Standing::In;
                 }
@@ -333,18 +389,26 @@ impl Peers {
                 let pause = FULL_FOR * (1 << peer.refusals.min(4));
                 peer.full_until = Some(now + pause);
             }
-            Met::Failure => {
-                // Calls that it already had say nothing new.
-                if matches!(peer.standing, Standing::Out { probe_at, .. } if now < probe_at) {
+            Met::Failure(fault) => {
+                peer.fault = Some(fault);
+                // Calls that it already had say nothing new, save of a liar.
+                let out = matches!(peer.standing, Standing::Out { probe_at, .. } if now < probe_at);
+                if out && fault != Fault::Lies {
                     return;
                 }
+                peer.strikes = peer
+                    .strikes
+                    .saturating_add(fault.strikes())
+                    .min(MOST_STRIKES);
+                peer.good = 0;
                 let failures = match peer.standing {
                     Standing::Out { failures, .. } => failures.saturating_add(1),
                     Standing::In | Standing::Suspected { .. } | Standing::Gone { .. } => 1,
                 };
                 peer.allowance = FIRST_ALLOWANCE;
                 if matches!(peer.standing, Standing::In | Standing::Out { .. }) {
-                    let pause = FIRST_PROBE * (1 << failures.min(7).saturating_sub(1));
+                    let count = failures.max(peer.strikes).min(MOST_STRIKES);
+                    let pause = FIRST_PROBE * (1 << count.saturating_sub(1));
                     peer.standing = Standing::Out {
                         failures,
                         probe_at: now + pause.min(LONGEST_PROBE),
@@ -449,6 +513,9 @@ impl Peer {
             silent: false,
             allowance: FIRST_ALLOWANCE,
             refusals: 0,
+            fault: None,
+            strikes: 0,
+            good: 0,
             full_until: None,
         }
     }
@@ -463,8 +530,21 @@ impl Peer {
             standing: self.standing,
             silent: self.silent,
             contradicted: self.refusals >= CONTRADICTIONS,
+            fault: self.fault,
             allowance: self.allowance,
             held: self.window.held(),
+        }
+    }
+
+    /// A call went well.
+    fn forgive(&mut self) {
+        if self.strikes == 0 {
+            self.fault = None;
+            return;
+        }
+        self.good += 1;
+        if self.good >= FORGIVEN_AFTER {
+            (self.good, self.strikes) = (0, self.strikes - 1);
         }
     }
 
@@ -505,6 +585,42 @@ mod tests {
 
     fn is_candidate(table: &Peers, now: Time) -> bool {
         !table.view(&report(), now).peers.is_empty()
+    }
+
+    #[test]
+    fn whoever_lies_in_turns_is_tried_ever_more_seldom_and_named() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        let mut pauses = Vec::new();
+        let mut now = at(0);
+        for _ in 0..8 {
+            let began = now;
+            table.met(id(1), Met::Failure(Fault::Malformed), now);
+            while !is_candidate(&table, now) {
+                now = now + Duration::from_millis(100);
+            }
+            pauses.push(now.since(began));
+            // The call that finds out goes well, and the next does not.
+            table.met(id(1), Met::Answer(None), now);
+            assert_eq!(table.known(now)[0].fault, Some(Fault::Malformed));
+        }
+        assert_eq!(pauses[0], FIRST_PROBE);
+        assert_eq!(pauses[7], LONGEST_PROBE);
+        // It is forgiven when it has been good for long.
+        for _ in 0..=MOST_STRIKES * FORGIVEN_AFTER {
+            table.met(id(1), Met::Answer(None), now);
+        }
+        assert_eq!(table.known(now)[0].fault, None);
+    }
+
+    #[test]
+    fn a_machine_that_broke_down_is_as_good_as_before_when_it_is_back() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        table.met(id(1), Met::Failure(Fault::Lost), at(0));
+        assert_eq!(table.known(at(0))[0].fault, Some(Fault::Lost));
+        table.met(id(1), Met::Answer(None), at(500));
+        assert_eq!(table.known(at(500))[0].fault, None);
     }
 
     #[test]
@@ -575,13 +691,13 @@ mod tests {
     fn a_peer_that_fails_is_out_at_once_and_tried_again_later() {
         let mut table = table();
         table.hear(id(1), say(1, 1), at(0));
-        table.met(id(1), Met::Failure, at(10));
+        table.met(id(1), Met::Failure(Fault::Lost), at(10));
         assert!(!is_candidate(&table, at(11)));
         // Its own claims do not bring it back.
         table.hear(id(1), say(1, 2), at(20));
         assert!(!is_candidate(&table, at(21)));
         assert!(is_candidate(&table, at(510)));
-        table.met(id(1), Met::Failure, at(520));
+        table.met(id(1), Met::Failure(Fault::Lost), at(520));
         assert!(!is_candidate(&table, at(1_400)));
         assert!(is_candidate(&table, at(1_520)));
         table.met(id(1), Met::Answer(None), at(1_530));
@@ -594,7 +710,7 @@ mod tests {
         table.hear(id(1), say(1, 1), at(0));
         let mut now = at(0);
         for sequence in 2..40 {
-            table.met(id(1), Met::Failure, now);
+            table.met(id(1), Met::Failure(Fault::Lost), now);
             now = now + LONGEST_PROBE;
             table.hear(id(1), say(1, sequence), now);
             assert!(is_candidate(&table, now));
@@ -658,7 +774,7 @@ mod tests {
             table.met(id(1), Met::Answer(None), at(1));
         }
         assert_eq!(allowance(&table), 32);
-        table.met(id(1), Met::Failure, at(2));
+        table.met(id(1), Met::Failure(Fault::Lost), at(2));
         assert_eq!(allowance(&table), 4);
     }
 

@@ -98,8 +98,10 @@
 //! topic, the envelope; at most 4,096 of them within 30 s, and then the stream is
 //! closed. What is new is passed on where its topic is heard.
 //!
-//! A link that brings 2,000 messages in a second is not listened to for the rest
-//! of it; one that brings 16 messages which no honest member says is cut.
+//! A link that brings more than 2,000 messages or 4 MiB of them in a second is
+//! not listened to for the rest of it; one that brings 16 messages which no honest
+//! member says is cut, and refused for a minute. Of one member's suspicions 64 a
+//! minute are heard.
 //!
 //! | kind | payload |
 //! |---|---|

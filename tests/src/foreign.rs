@@ -80,6 +80,15 @@ pub struct Manners {
     pub zone: String,
     /// What it does with calls.
     pub serve: Serve,
+    /// Who it is, where it was let in before.
+    pub identity: Option<Identity>,
+}
+
+/// Somebody who was let in.
+#[derive(Clone)]
+pub struct Identity {
+    key: Keypair,
+    certificate: Vec<u8>,
 }
 
 impl Default for Manners {
@@ -89,6 +98,7 @@ impl Default for Manners {
             more: BTreeMap::new(),
             zone: "default".to_owned(),
             serve: Arc::new(|_| Box::pin(async { refusal("this member runs nothing") })),
+            identity: None,
         }
     }
 }
@@ -104,11 +114,22 @@ pub struct Foreign {
     commands: mpsc::Sender<(String, Vec<u8>)>,
     control: Control,
     heard: Heard,
-    tasks: tokio::task::JoinSet<()>,
+    _tasks: tokio::task::JoinSet<()>,
 }
 
 type Certificate = Arc<Mutex<Option<Vec<u8>>>>;
-type Heard = Arc<Mutex<Vec<(PeerId, u8, Vec<u8>)>>>;
+type Heard = Arc<Mutex<Vec<Message>>>;
+
+/// Something that was heard.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Who says it.
+    pub from: PeerId,
+    /// What kind of thing.
+    pub kind: u8,
+    /// As it came.
+    pub envelope: Vec<u8>,
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -202,9 +223,11 @@ impl Foreign {
     /// # Panics
     /// When the token cannot be read, or the machine gives no sockets.
     pub async fn join(token: &str, manners: Manners) -> Result<Foreign, String> {
-        let key = Keypair::generate_ed25519();
+        let known = manners.identity.as_ref();
+        let key = known.map_or_else(Keypair::generate_ed25519, |known| known.key.clone());
         let id = key.public().to_peer_id();
-        let certificate = Certificate::default();
+        let certificate = known.map(|known| known.certificate.clone());
+        let certificate = Certificate::new(Mutex::new(certificate));
         let admission = Admission {
             noise: noise::Config::new(&key).expect("a key makes a handshake"),
             hello: hello(&manners, token),
@@ -271,7 +294,7 @@ impl Foreign {
             commands,
             control,
             heard,
-            tasks,
+            _tasks: tasks,
         };
         let introduction = foreign.certificate();
         foreign
@@ -287,6 +310,14 @@ impl Foreign {
     pub fn certificate(&self) -> Vec<u8> {
         let certificate = lock(&self.certificate).clone();
         certificate.expect("whoever joins is given a certificate")
+    }
+
+    /// Who it is, to come back as.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            key: self.key.clone(),
+            certificate: self.certificate(),
+        }
     }
 
     /// Signs a message.
@@ -369,16 +400,54 @@ impl Foreign {
         self.request(request).await
     }
 
-    /// What it heard from others since it was asked last: who said what kind of
-    /// thing.
-    pub fn heard(&self) -> Vec<(PeerId, u8, Vec<u8>)> {
+    /// What it heard from others since it was asked last.
+    pub fn heard(&self) -> Vec<Message> {
         std::mem::take(&mut *lock(&self.heard))
     }
 
     /// Whether its host still bears with it.
-    pub fn is_up(&mut self) -> bool {
-        self.tasks.try_join_next().is_none() && !self.commands.is_closed()
+    pub fn is_up(&self) -> bool {
+        !self.commands.is_closed()
     }
+}
+
+/// A number of CBOR.
+pub fn number(value: u64) -> Value {
+    Value::Integer(value.into())
+}
+
+/// A report of a member that can run these functions and takes `room` calls of
+/// others.
+pub fn report(sequence: u64, functions: &[&str], room: u64) -> Value {
+    let offers = functions.iter().map(|function| {
+        map([
+            ("function", text(&format!("{function}.openfaas-fn"))),
+            ("warm", number(room)),
+        ])
+    });
+    map([
+        ("epoch", number(1)),
+        ("sequence", number(sequence)),
+        ("zone", text("default")),
+        ("executors", Value::Array(vec![text("wasm")])),
+        (
+            "load",
+            map([
+                ("cpu_total", number(4_000)),
+                ("cpu_free", number(4_000)),
+                ("guests", number(room)),
+            ]),
+        ),
+        ("offers", Value::Array(offers.collect())),
+    ])
+}
+
+/// Adds fields to a map.
+pub fn with<const N: usize>(mut value: Value, more: [(&str, Value); N]) -> Value {
+    if let (Value::Map(fields), Value::Map(more)) = (&mut value, map(more)) {
+        fields.extend(more);
+    }
+    value
 }
 
 /// The topic of a zone.
@@ -398,10 +467,11 @@ pub fn envelope(from: &PeerId, kind: u8, payload: &[u8], signature: &[u8]) -> Ve
 
 fn hello(manners: &Manners, token: &str) -> Vec<u8> {
     let versions = manners.versions.iter().map(|v| Value::Integer(*v));
-    let mut hello = map([
-        ("versions", Value::Array(versions.collect())),
-        ("token", text(token)),
-    ]);
+    let right = match &manners.identity {
+        Some(known) => ("certificate", Value::Bytes(known.certificate.clone())),
+        None => ("token", text(token)),
+    };
+    let mut hello = map([("versions", Value::Array(versions.collect())), right]);
     if let Value::Map(fields) = &mut hello {
         fields.extend(manners.more.iter().map(|(k, v)| (text(k), v.clone())));
     }
@@ -478,10 +548,15 @@ fn note(heard: &Heard, message: &[u8]) {
         _ => None,
     };
     let mut heard = lock(heard);
-    if let (Some(from), Some(kind), Some(payload)) = (from, kind, field_bytes(&envelope, "payload"))
+    if let (Some(from), Some(kind)) = (from, kind)
         && heard.len() < HEARD
     {
-        heard.push((from, kind, payload));
+        let envelope = message.to_vec();
+        heard.push(Message {
+            from,
+            kind,
+            envelope,
+        });
     }
 }
 

@@ -8,39 +8,13 @@ use serde_cbor::Value;
 use serde_json::json;
 use weir_tests::eventually;
 use weir_tests::federation::{Member, all_meet, federation, member};
-use weir_tests::foreign::{self, Foreign, Manners, bytes, map, text};
+use weir_tests::foreign::{self, Foreign, Manners, bytes, map, number, text, with};
 use weir_tests::node::Function;
 
-fn number(value: u64) -> Value {
-    Value::Integer(value.into())
-}
-
-/// A report as a later version writes it: with fields that nobody knows yet,
-/// and without those that have defaults.
+/// A report as a later version writes it: with what nobody knows yet.
 fn report(sequence: u64, functions: &[&str]) -> Value {
-    let offers = functions.iter().map(|function| {
-        map([
-            ("function", text(&format!("{function}.openfaas-fn"))),
-            ("warm", number(4)),
-            ("mood", text("sunny")),
-        ])
-    });
-    map([
-        ("epoch", number(1)),
-        ("sequence", number(sequence)),
-        ("zone", text("default")),
-        (
-            "load",
-            map([
-                ("cpu_total", number(4_000)),
-                ("cpu_free", number(4_000)),
-                ("guests", number(8)),
-                ("mood", text("sunny")),
-            ]),
-        ),
-        ("offers", Value::Array(offers.collect())),
-        ("mood", Value::Array(vec![text("sunny"), number(7)])),
-    ])
+    let mood = Value::Array(vec![text("sunny"), number(7)]);
+    with(foreign::report(sequence, functions, 8), [("mood", mood)])
 }
 
 /// A member of a later version, which runs `theirs` and says where.
@@ -72,10 +46,7 @@ async fn is_seen_with<const N: usize>(host: &Member, foreign: &Foreign, more: [(
     let id = foreign.id.to_string();
     eventually(&format!("it is seen\n{}", host.node.log()), async || {
         sequence += 1;
-        let mut report = report(sequence, &["theirs"]);
-        if let (Value::Map(fields), Value::Map(more)) = (&mut report, map(more.clone())) {
-            fields.extend(more);
-        }
+        let report = with(report(sequence, &["theirs"]), more.clone());
         foreign.report("default", &report).await;
         let peer = host.peer(&id).await?;
         let functions = peer["functions"].as_array()?;
@@ -137,7 +108,7 @@ async fn what_a_later_version_says_is_passed_on_unread() {
         let heard = two.heard();
         heard
             .iter()
-            .any(|(from, kind, _)| (*from, *kind) == (one.id, 99))
+            .any(|m| (m.from, m.kind) == (one.id, 99))
             .then_some(())
     })
     .await;

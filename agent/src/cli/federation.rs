@@ -22,6 +22,9 @@ pub(super) struct TokenArguments {
     /// What whoever joins by it is for
     #[arg(long, value_enum, default_value_t)]
     role: Role,
+    /// What whoever joins by it deploys is its own: others run none of it
+    #[arg(long)]
+    no_deploy: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, ValueEnum)]
@@ -95,6 +98,7 @@ struct Peer {
     report_age_ms: u64,
     load_age_ms: u64,
     contradicted: bool,
+    fault: Option<String>,
     draining: bool,
     carriage: Option<String>,
 }
@@ -105,9 +109,9 @@ pub(super) async fn token(global: &Global, arguments: &TokenArguments) -> anyhow
         Role::Edge => "edge",
         Role::Cloud => "cloud",
     };
-    let request = client
-        .request(Method::POST, "/weir/v1/tokens")
-        .body(json!({ "ttl": arguments.ttl, "role": role }).to_string());
+    let request = client.request(Method::POST, "/weir/v1/tokens").body(
+        json!({ "ttl": arguments.ttl, "role": role, "deploy": !arguments.no_deploy }).to_string(),
+    );
     let made: Value = client.ask_json("make a token", request).await?;
     match global.json() {
         true => Ok(output::json(&made)?),
@@ -158,6 +162,10 @@ fn row(peer: &Peer) -> [String; 14] {
     }
     if peer.contradicted {
         state.push_str(", refuses what it claims");
+    }
+    if let Some(fault) = &peer.fault {
+        state.push_str(", ");
+        state.push_str(fault);
     }
     let age = |milliseconds: u64| format!("{:.1} s", milliseconds as f64 / 1e3);
     let sign = if peer.measured { "" } else { "~" };

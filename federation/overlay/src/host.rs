@@ -104,6 +104,9 @@ pub enum Event {
     },
     /// A member says nothing, though its connection stands.
     Silent(PeerId),
+    /// A member said, or passed on, too much of what no honest member says: it
+    /// was cut.
+    Lied(PeerId),
     /// A member could not be dialled.
     DialFailed {
         /// Who, when that was known.

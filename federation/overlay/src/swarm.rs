@@ -40,6 +40,10 @@ const CALL_STREAMS: usize = 256;
 /// Messages that a link may bring in a second; more are not looked at.
 const MESSAGES_PER_SECOND: u32 = 2_000;
 
+/// Bytes of messages that a link may bring in a second: those of the last
+/// seconds are kept to be passed on.
+const BYTES_PER_SECOND: usize = 4 << 20;
+
 /// Messages that no honest member says, after which a link is cut.
 const LIES: u32 = 16;
 
@@ -356,6 +360,7 @@ fn swarm(config: &Config, host: Arc<dyn Host>) -> Result<Swarm<Behaviour>, Start
 struct Conduct {
     since: Instant,
     messages: u32,
+    bytes: usize,
     lies: u32,
 }
 
@@ -595,13 +600,15 @@ impl Node {
         let conduct = self.conduct.entry(link).or_insert_with(|| Conduct {
             since: Instant::now(),
             messages: 0,
+            bytes: 0,
             lies: 0,
         });
         if conduct.since.elapsed() >= Duration::from_secs(1) {
-            (conduct.since, conduct.messages) = (Instant::now(), 0);
+            (conduct.since, conduct.messages, conduct.bytes) = (Instant::now(), 0, 0);
         }
         conduct.messages += 1;
-        if conduct.messages > MESSAGES_PER_SECOND {
+        conduct.bytes += message.len();
+        if conduct.messages > MESSAGES_PER_SECOND || conduct.bytes > BYTES_PER_SECOND {
             self.counters.hurried.fetch_add(1, Ordering::Relaxed);
             return Verdict::Ignore;
         }
@@ -615,6 +622,7 @@ impl Node {
             if conduct.lies >= LIES {
                 warn!(peer = %link, "cut a link that passes on what no honest member says");
                 let _ = self.swarm.disconnect_peer_id(link);
+                self.host.happened(Event::Lied(link));
             }
         }
         verdict

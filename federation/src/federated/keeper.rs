@@ -538,6 +538,10 @@ impl Keeper {
                 refused,
                 reason,
             } => self.dial_failed(peer, refused, &reason),
+            Happening::Lied(peer) => {
+                self.shared().shun(peer);
+                self.federated.cut(peer);
+            }
             Happening::Tested { address, reachable } => self.tested(&address, reachable),
             Happening::Found { peer, address } if address.is_empty() => self.book.forget(&peer),
             Happening::Found { peer, address } => {
@@ -749,7 +753,7 @@ impl Keeper {
             }
         }
         self.introduce(now);
-        self.catch_up();
+        self.catch_up(&known);
         // Whoever is of another place has heard nothing of this node yet.
         if self.last_brief == Time::ZERO && self.published.is_some() && self.has_others() {
             self.report(now, true);
@@ -830,10 +834,26 @@ impl Keeper {
         }
     }
 
-    /// Tells those who speak from an earlier life what they said since: their
+    /// Tells those who are doubted and can be heard, so that they begin a new
+    /// life; and those who speak from an earlier life what they said since: their
     /// clock went back, or they are two.
-    fn catch_up(&self) {
+    fn catch_up(&self, known: &[Known]) {
         let shared = self.shared();
+        for known in known.iter().filter(|known| shared.is_kept(&known.id)) {
+            let doubted = matches!(
+                known.standing,
+                Standing::Suspected { .. } | Standing::Gone { left: false, .. }
+            );
+            // It is heard here: whoever doubts it may be nobody that it knows.
+            if doubted {
+                let suspicion = Suspecting::new(known.id, known.report.epoch);
+                let suspicion = Message::Suspicion(suspicion);
+                if let Ok(sealed) = message::seal(&suspicion, &shared.key) {
+                    self.overlay()
+                        .tell(known.id, vec![(shared.topic(), sealed.into())]);
+                }
+            }
+        }
         let behind: Vec<PeerId> = shared.behind.iter().map(|peer| *peer.key()).collect();
         shared.behind.clear();
         for peer in behind {

@@ -43,6 +43,7 @@ pub(super) fn speaks(route: &str) -> bool {
 struct Invite {
     ttl: Option<String>,
     role: Option<String>,
+    deploy: Option<bool>,
 }
 
 /// Whom to deny.
@@ -164,7 +165,10 @@ async fn token(dispatch: &Dispatch, text: &[u8]) -> Result<Value, Problem> {
         Some(text) => text.parse().map_err(Problem::bad_request)?,
         None => Role::Edge,
     };
-    let rights = Rights { role, deploy: true };
+    let rights = Rights {
+        role,
+        deploy: invite.deploy.unwrap_or(true),
+    };
     let federated = dispatch.federated();
     let bootstrap = federated.settled_bootstrap().await;
     if bootstrap.is_empty() {
