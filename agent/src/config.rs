@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weir_federation::Multiaddr;
+use weir_federation::federated::{EtcdSettings, Registry};
 use weir_federation::membership::Token;
 use weir_federation::report::Role;
 use weir_node::config::{ClassConfig, NodeConfig};
@@ -165,6 +166,10 @@ pub struct FederationConfig {
     pub guests: u32,
     /// How calls are placed.
     pub policy: PolicyName,
+    /// Where functions are made known.
+    pub registry: Registry,
+    /// How etcd is reached.
+    pub etcd: EtcdSettings,
 }
 
 impl Default for FederationConfig {
@@ -185,6 +190,11 @@ impl Default for FederationConfig {
             certificate_life: Duration::from_secs(30 * 24 * 3600),
             guests: 80,
             policy: PolicyName::default(),
+            registry: Registry::default(),
+            etcd: EtcdSettings {
+                prefix: "/weir".to_owned(),
+                ..EtcdSettings::default()
+            },
         }
     }
 }
@@ -615,6 +625,46 @@ pub static KEYS: &[Key<Config>] = &[
         path: "federation.policy",
         field: |c| &mut c.federation.policy,
         help: "How calls are placed: spill, local-only, cloud-only, edge-only or edge-cloud.",
+    },
+    Key {
+        path: "federation.registry",
+        field: |c| &mut c.federation.registry,
+        help: "Where members and functions are made known: gossip, etcd, or both while moving.",
+    },
+    Key {
+        path: "federation.etcd.endpoints",
+        field: |c| &mut c.federation.etcd.endpoints,
+        help: "URLs of etcd's members (http://HOST:2379).",
+    },
+    Key {
+        path: "federation.etcd.prefix",
+        field: |c| &mut c.federation.etcd.prefix,
+        help: "What all keys in etcd begin with.",
+    },
+    Key {
+        path: "federation.etcd.user",
+        field: |c| &mut c.federation.etcd.user,
+        help: "User of etcd.",
+    },
+    Key {
+        path: "federation.etcd.password-file",
+        field: |c| &mut c.federation.etcd.password_file,
+        help: "File that holds the password of that user.",
+    },
+    Key {
+        path: "federation.etcd.ca",
+        field: |c| &mut c.federation.etcd.ca,
+        help: "File with the certificates (PEM) by which etcd is checked; https needs it.",
+    },
+    Key {
+        path: "federation.etcd.certificate",
+        field: |c| &mut c.federation.etcd.certificate,
+        help: "File with this node's certificate (PEM) for etcd.",
+    },
+    Key {
+        path: "federation.etcd.key",
+        field: |c| &mut c.federation.etcd.key,
+        help: "File with the key (PEM) of that certificate.",
     },
     Key {
         path: "shutdown.grace",

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use weir_federation::Multiaddr;
+use weir_federation::federated::Registry;
 use weir_federation::membership::Token;
 use weir_federation::policy::{self, Policy};
 use weir_federation::report::Role;
@@ -243,7 +244,7 @@ macro_rules! parsed_scalars {
     )*};
 }
 parsed_scalars!(
-    Token: "token", Role: "role", PolicyName: "policy",
+    Token: "token", Role: "role", Registry: "registry", PolicyName: "policy",
     Memory: "size", Cpu: "cores", Protocol: "protocol", CodeSource: "image", ImageName: "image",
     Pull: "word", Network: "network", Scope: "scope"
 );

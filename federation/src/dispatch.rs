@@ -164,6 +164,11 @@ impl Dispatch {
         let heard = federated.shared.heard.lock();
         if let Some(news) = heard.unwrap_or_else(PoisonError::into_inner).take() {
             tokio::spawn(Arc::clone(&steward).run(news));
+            #[cfg(feature = "etcd")]
+            if federated.registry().is_some() {
+                let etcd = federated.settings().etcd.clone();
+                tokio::spawn(crate::registry::run(federated.clone(), etcd));
+            }
         }
         let dispatch = Dispatch {
             inner: Arc::new(Inner {

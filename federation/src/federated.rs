@@ -5,8 +5,10 @@
 mod keeper;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -98,6 +100,83 @@ pub struct Settings {
     pub certificate_life: Duration,
     /// Share of the node that other nodes' users may have, in `0.0..=1.0`.
     pub guests: f64,
+    /// Where functions are made known.
+    pub registry: Registry,
+    /// etcd, where it is one of those.
+    pub etcd: EtcdSettings,
+}
+
+/// Where functions are made known, and members found.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Registry {
+    /// Among the members themselves.
+    #[default]
+    Gossip,
+    /// In etcd.
+    Etcd,
+    /// In both, while a federation moves from one to the other.
+    Both,
+}
+
+impl Registry {
+    fn gossips(self) -> bool {
+        match self {
+            Registry::Gossip | Registry::Both => true,
+            Registry::Etcd => false,
+        }
+    }
+
+    /// Whether etcd is one.
+    pub fn is_in_etcd(self) -> bool {
+        match self {
+            Registry::Etcd | Registry::Both => true,
+            Registry::Gossip => false,
+        }
+    }
+
+    /// The word for settings and listings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Registry::Gossip => "gossip",
+            Registry::Etcd => "etcd",
+            Registry::Both => "both",
+        }
+    }
+}
+
+impl fmt::Display for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Registry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Registry, String> {
+        let all = [Registry::Gossip, Registry::Etcd, Registry::Both];
+        let named = all.into_iter().find(|registry| registry.as_str() == text);
+        named.ok_or_else(|| format!("{text:?} is no registry: write gossip, etcd or both"))
+    }
+}
+
+/// How etcd is reached.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct EtcdSettings {
+    /// URLs of its members.
+    pub endpoints: Vec<String>,
+    /// What all keys begin with.
+    pub prefix: String,
+    /// Who this node is to it.
+    pub user: Option<String>,
+    /// File that holds the user's password.
+    pub password_file: Option<PathBuf>,
+    /// File with the certificates (PEM) that it is checked by.
+    pub ca: Option<PathBuf>,
+    /// File with this node's certificate (PEM) for it.
+    pub certificate: Option<PathBuf>,
+    /// File with the key of that.
+    pub key: Option<PathBuf>,
 }
 
 /// Why a node does not take part.
@@ -126,9 +205,28 @@ pub enum FederateError {
     /// A cloud node names no region.
     #[error("a cloud node needs a region: give federation.regions (--region)")]
     Region,
+    /// etcd cannot be used.
+    #[error("{0}")]
+    Registry(&'static str),
     /// No thread.
     #[error("start a thread")]
     Thread(#[source] std::io::Error),
+}
+
+/// How this node and etcd stand.
+#[derive(Debug, Default)]
+pub struct RegistryState {
+    /// Whether it is reached now.
+    pub up: AtomicBool,
+    /// How often it was lost, or could not be reached.
+    pub failures: AtomicU64,
+    /// Records that this node wrote there.
+    pub writes: AtomicU64,
+    /// Functions of which it may not know the newest record: no more than
+    /// there are.
+    unregistered: Mutex<BTreeSet<FunctionName>>,
+    /// Some were added to them.
+    pub(crate) changed: Notify,
 }
 
 /// What was counted.
@@ -237,6 +335,7 @@ pub(crate) struct Shared {
     changed: Mutex<BTreeSet<FunctionName>>,
     /// Some were added to them.
     pub(crate) functions_changed: Notify,
+    pub(crate) registry: RegistryState,
     /// What linked members say that they know, for whoever compares that.
     summaries: mpsc::Sender<(PeerId, Summary)>,
     pub(crate) heard: Mutex<Option<mpsc::Receiver<(PeerId, Summary)>>>,
@@ -322,6 +421,7 @@ impl Federated {
         if invited == Role::Cloud && settings.regions.is_empty() {
             return Err(FederateError::Region);
         }
+        check_registry(&settings)?;
         let clock = node.clock();
         // Later than that of any earlier life, as long as the clock goes on.
         let epoch = unix_millis();
@@ -356,6 +456,7 @@ impl Federated {
             catalogue: Mutex::new(catalogue),
             changed: Mutex::default(),
             functions_changed: Notify::new(),
+            registry: RegistryState::default(),
             summaries,
             heard: Mutex::new(Some(heard)),
             stale: Notify::new(),
@@ -751,7 +852,7 @@ impl Federated {
         let Some((name, entry)) = Entry::new(shared.id, record, sealed.clone()) else {
             return Err(refused("the function cannot be told of"));
         };
-        match catalogue.merge(name, entry) {
+        match catalogue.merge(name.clone(), entry) {
             Merged::Newer { .. } => {}
             Merged::Full => {
                 let text =
@@ -765,9 +866,52 @@ impl Federated {
             }
         }
         drop(catalogue);
-        self.overlay
-            .publish(topic.as_deref().unwrap_or(EVERYBODY), sealed);
+        let registry = shared.settings.registry;
+        if registry.gossips() {
+            self.overlay
+                .publish(topic.as_deref().unwrap_or(EVERYBODY), sealed);
+        }
+        shared.register(&name);
         Ok(())
+    }
+
+    /// How this node and etcd stand; `None` where etcd is no registry.
+    pub fn registry(&self) -> Option<&RegistryState> {
+        let used = self.shared.settings.registry.is_in_etcd();
+        used.then_some(&self.shared.registry)
+    }
+
+    /// Has all that is known be looked for in etcd.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn register_all(&self) {
+        let names = self.names();
+        lock(&self.shared.registry.unregistered).extend(names);
+        self.shared.registry.changed.notify_one();
+    }
+
+    /// Tells those who do not look into etcd what was found there.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn pass_on(&self, envelope: &[u8]) {
+        if !self.shared.settings.registry.gossips() {
+            return;
+        }
+        if let Ok((_, Message::Record(record))) = message::open(envelope) {
+            let topic = record.topic.as_deref().unwrap_or(EVERYBODY);
+            self.overlay
+                .publish(topic, Bytes::copy_from_slice(envelope));
+        }
+    }
+
+    /// Has a function be written to etcd when that is reached again.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn register_later(&self, name: FunctionName) {
+        lock(&self.shared.registry.unregistered).insert(name);
+    }
+
+    /// The next function that etcd may not know.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn next_unregistered(&self) -> Option<FunctionName> {
+        lock(&self.shared.registry.unregistered).pop_first()
     }
 
     /// Records that a member whose summary this is may lack.
@@ -793,6 +937,9 @@ impl Federated {
 
     /// Tells a linked member what this node knows, in short.
     pub(crate) fn tell_summary(&self, to: PeerId, ask: bool) {
+        if !self.shared.settings.registry.gossips() {
+            return;
+        }
         let topics = self.shared.topics_with(&to);
         let marks = lock(&self.shared.catalogue).summary(&topics);
         let summary = Message::Summary(Summary { marks, ask });
@@ -928,6 +1075,7 @@ impl Shared {
                 if before == Some(self.id) && from != self.id {
                     info!(function = %name, by = %from, "another node changed a function that was deployed here");
                 }
+                self.register(&name);
                 lock(&self.changed).insert(name);
                 self.functions_changed.notify_one();
                 Ok(Verdict::Accept)
@@ -938,6 +1086,14 @@ impl Shared {
                 self.count_rejected("full");
                 Ok(Verdict::Ignore)
             }
+        }
+    }
+
+    /// Has a function be looked for in etcd, where that is a registry.
+    fn register(&self, name: &FunctionName) {
+        if self.settings.registry.is_in_etcd() {
+            lock(&self.registry.unregistered).insert(name.clone());
+            self.registry.changed.notify_one();
         }
     }
 
@@ -1279,6 +1435,29 @@ impl Host for Shared {
             debug!("too much happens at once; some of it is seen later");
         }
     }
+}
+
+fn check_registry(settings: &Settings) -> Result<(), FederateError> {
+    let etcd = &settings.etcd;
+    let wrong = match settings.registry.is_in_etcd() {
+        false => return Ok(()),
+        true if cfg!(not(feature = "etcd")) => {
+            "this weir was built without etcd: build it with --features etcd, or leave \
+             federation.registry at gossip"
+        }
+        true if etcd.endpoints.is_empty() => {
+            "etcd is to be the registry and nobody says where it is: give federation.etcd.endpoints \
+             (--etcd http://HOST:2379)"
+        }
+        true if etcd.user.is_some() != etcd.password_file.is_some() => {
+            "federation.etcd.user and federation.etcd.password-file go together"
+        }
+        true if etcd.certificate.is_some() != etcd.key.is_some() => {
+            "federation.etcd.certificate and federation.etcd.key go together"
+        }
+        true => return Ok(()),
+    };
+    Err(FederateError::Registry(wrong))
 }
 
 fn zone_topic(zone: &str) -> String {

@@ -22,6 +22,7 @@
 //! | `member` | this node's own membership, on disk and towards others |
 //! | `book` | where members were, on disk |
 //! | `federated` | a node's place in its federation; the loop that keeps it |
+//! | `registry` | etcd, where that is wanted (feature `etcd`) |
 //! | `dispatch` | from a call to its answer, wherever that is found |
 //!
 //! Invariants:
@@ -66,6 +67,8 @@ pub mod message;
 pub mod peers;
 pub mod policy;
 pub mod protocol;
+#[cfg(feature = "etcd")]
+mod registry;
 pub mod report;
 pub mod snapshot;
 mod steward;

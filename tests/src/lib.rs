@@ -5,6 +5,7 @@
 //! * [`node`] starts a real `weir run` on a free loopback port, restarts it,
 //!   kills it, and stops it when the test ends, however it ends.
 //! * [`engine`] has images for the container engine, and looks what runs there.
+//! * [`etcd`] starts real servers of it.
 //! * [`federation`] joins nodes, and looks what they know of each other.
 //! * [`foreign`] is a member of another making: the wire as it is documented.
 //! * [`network`] has hosts of the tests' own, and cuts and mends their links.
@@ -29,6 +30,7 @@
 pub mod bench;
 pub mod client;
 pub mod engine;
+pub mod etcd;
 pub mod federation;
 pub mod foreign;
 pub mod guests;

@@ -71,6 +71,17 @@ pub(super) struct ConfigSource {
     /// How calls are placed
     #[arg(long, value_name = "POLICY", help_heading = "Federation")]
     policy: Option<String>,
+    /// Where members and functions are made known: gossip, etcd or both
+    #[arg(long, value_name = "REGISTRY", help_heading = "Federation")]
+    registry: Option<String>,
+    /// URLs of etcd's members
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        help_heading = "Federation"
+    )]
+    etcd: Vec<String>,
     /// Any other setting; see `weir config`
     #[arg(long, value_name = "KEY=VALUE", value_parser = super::key_value)]
     set: Vec<(String, String)>,
@@ -108,6 +119,7 @@ impl ConfigSource {
             ("zone", "federation.zone", self.zone.clone()),
             ("role", "federation.role", self.role.clone()),
             ("policy", "federation.policy", self.policy.clone()),
+            ("registry", "federation.registry", self.registry.clone()),
             (
                 "peer-listen",
                 "federation.peer-listen",
@@ -133,6 +145,7 @@ impl ConfigSource {
             ),
             ("peer", "federation.peers", self.peer.join(",")),
             ("region", "federation.regions", self.region.join(",")),
+            ("etcd", "federation.etcd.endpoints", self.etcd.join(",")),
             (
                 "node-label",
                 "federation.labels",

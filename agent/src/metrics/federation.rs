@@ -108,7 +108,22 @@ pub(super) fn write(page: &mut Page, dispatch: &Dispatch) {
             &overlay.hurried,
         ),
     ];
-    for (name, help, count) in numbers {
+    let registry = federated.registry();
+    let registry = registry.map(|registry| {
+        [
+            (
+                "weir_registry_writes",
+                "Functions that this node wrote to etcd.",
+                &registry.writes,
+            ),
+            (
+                "weir_registry_failures",
+                "Sessions with etcd that ended or never began.",
+                &registry.failures,
+            ),
+        ]
+    });
+    for (name, help, count) in numbers.into_iter().chain(registry.into_iter().flatten()) {
         page.family(name, Kind::Counter, help);
         page.sample(&[], count.load(Ordering::Relaxed));
     }

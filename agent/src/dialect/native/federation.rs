@@ -1,5 +1,6 @@
 //! Routes about other nodes: who is there, who may come, why calls go where.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
@@ -120,6 +121,8 @@ pub(super) fn status(dispatch: &Dispatch) -> Value {
         "addresses": federated.bootstrap(),
         "reachable": federated.tested(),
         "carriage": own.carriage,
+        "registry": federated.settings().registry.as_str(),
+        "etcd_reached": federated.registry().map(|state| state.up.load(Ordering::Relaxed)),
         "peers": peers.iter().filter(|peer| peer.state == "in").count(),
         "draining": own.draining,
     })
