@@ -124,6 +124,8 @@ enum Command {
     Secret(federation::SecretCommand),
     /// Let another node in no more
     Deny(federation::DenyArguments),
+    /// Tell the federation of a function that only this node knows
+    Announce(federation::AnnounceArguments),
     /// Forget another node and where it was
     Forget(federation::PeerArguments),
     /// Show how a node is
@@ -192,6 +194,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Secret(federation::SecretCommand::Rotate) => block_on(federation::rotate(global))?,
         Command::Leave => block_on(federation::leave(global))?,
         Command::Deny(arguments) => block_on(federation::deny(global, &arguments))?,
+        Command::Announce(arguments) => block_on(federation::announce(global, &arguments))?,
         Command::Forget(arguments) => block_on(federation::forget(global, &arguments))?,
         Command::Status => block_on(status::status(global))?,
         Command::Health => block_on(health::health(global))?,
@@ -347,6 +350,7 @@ mod tests {
             "weir leave",
             "weir deny 12D3KooW --federation",
             "weir deny 12D3KooW --undo",
+            "weir announce shout",
             "weir forget 12D3KooW",
             "weir invoke a --explain",
             "weir deploy a --wasm a.wasm --constraint disk=ssd",

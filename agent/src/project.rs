@@ -102,6 +102,10 @@ pub struct Settings {
     pub read_write: bool,
     /// Who knows of it.
     pub scope: Option<Scope>,
+    /// Members that keep its code.
+    pub replicas: Option<u64>,
+    /// Whether all who can run it bring it to them at once.
+    pub prefetch: bool,
 }
 
 /// One `[functions.NAME]` of a project file while it is read.
@@ -175,6 +179,16 @@ static PROJECT_KEYS: &[Key<Entry>] = &[
         path: "scope",
         field: |e| &mut e.settings.scope,
         help: "Who knows of it: node, zone or federation.",
+    },
+    Key {
+        path: "replicas",
+        field: |e| &mut e.settings.replicas,
+        help: "Members that keep its code, this one included.",
+    },
+    Key {
+        path: "prefetch",
+        field: |e| &mut e.settings.prefetch,
+        help: "Whether all who can run it bring it to them at once.",
     },
     Key {
         path: "namespace",
@@ -652,6 +666,14 @@ impl WireDeployment {
                 settings.read_write.then(|| "true".to_owned()),
             ),
             ("weir.scope", settings.scope.map(|scope| scope.to_string())),
+            (
+                "weir.replicas",
+                settings.replicas.map(|count| count.to_string()),
+            ),
+            (
+                "weir.prefetch",
+                settings.prefetch.then(|| "true".to_owned()),
+            ),
         ];
         let given = |(key, value): (&str, Option<String>)| Some((key.to_owned(), value?));
         annotations.extend(ours.into_iter().filter_map(given));

@@ -87,6 +87,42 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
+/// Who keeps the code of a function: its writer, and as many others as it takes
+/// to make `copies`, the same for whoever asks. Of `others`, each has a number
+/// of its own. D. Thaler, C. Ravishankar, "Using name-based mappings to increase
+/// hit rates", IEEE/ACM ToN 6(1), 1998: the one with the highest weight, so that
+/// who comes and goes moves no more than its own share.
+pub fn keepers(
+    code: &CodeRef,
+    copies: usize,
+    writer: Option<PeerId>,
+    others: &[(u64, PeerId)],
+) -> Vec<PeerId> {
+    let digest = u64::from_be_bytes(code.digest[..8].try_into().expect("8 of 32 bytes"));
+    let mut ranked: Vec<(u64, PeerId)> = others
+        .iter()
+        .filter(|(_, peer)| Some(*peer) != writer)
+        .map(|(number, peer)| (mix(number ^ digest), *peer))
+        .collect();
+    ranked.sort_unstable_by(|a, b| b.cmp(a));
+    let ranked = ranked.into_iter().map(|(_, peer)| peer);
+    writer.into_iter().chain(ranked).take(copies).collect()
+}
+
+/// A number of a member's own, for [`keepers`].
+pub fn number_of(peer: &PeerId) -> u64 {
+    let digest = sha256(&peer.to_bytes());
+    u64::from_be_bytes(digest[..8].try_into().expect("8 of 32 bytes"))
+}
+
+/// G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number
+/// generators", OOPSLA 2014: the finalizer of SplitMix64.
+fn mix(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
 /// A record as it is known here.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -189,6 +225,11 @@ impl Catalogue {
     /// Everything, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&FunctionName, &Entry)> {
         self.entries.iter()
+    }
+
+    /// Forgets a name, where everybody has had time to hear of its removal.
+    pub fn forget(&mut self, name: &FunctionName) {
+        self.entries.remove(name);
     }
 
     /// The version of the next deployment or removal of a name.
@@ -304,6 +345,38 @@ mod tests {
         let name = "a".parse().expect("a name");
         assert!(catalogue.get(&name).is_some_and(|e| e.spec.is_none()));
         assert_eq!(catalogue.next_version(&name), 3);
+    }
+
+    #[test]
+    fn code_is_kept_by_its_writer_and_by_whom_all_agree_on() {
+        let code = |number| CodeRef {
+            digest: [number; 32],
+            bytes: 9,
+            chunks: [8; 32],
+        };
+        let others: Vec<_> = (1..=9).map(|n| (number_of(&id(n)), id(n))).collect();
+        let mut turned = others.clone();
+        turned.rotate_left(4);
+        let mut kept = BTreeMap::<PeerId, usize>::new();
+        for number in 0..90 {
+            let [one, two] = keepers(&code(number), 2, Some(id(1)), &others)[..] else {
+                panic!("two keep it");
+            };
+            assert_eq!(one, id(1));
+            assert_eq!(keepers(&code(number), 2, Some(id(1)), &turned), [one, two]);
+            *kept.entry(two).or_default() += 1;
+            // Without its writer, and without a third, the second still does.
+            assert!(keepers(&code(number), 2, None, &others).contains(&two) || kept.len() > 1);
+            let gone: Vec<_> = others.iter().filter(|(_, p)| *p != two).copied().collect();
+            assert!(!keepers(&code(number), 2, Some(id(1)), &gone).contains(&two));
+        }
+        // All have their share.
+        assert_eq!(kept.len(), 8);
+        assert!(
+            kept.values().all(|count| (2..30).contains(count)),
+            "{kept:?}"
+        );
+        assert_eq!(keepers(&code(1), 2, Some(id(1)), &[]), [id(1)]);
     }
 
     #[test]

@@ -215,11 +215,12 @@ impl Dispatch {
         self.inner.federated.may_write(spec)
     }
 
-    /// Tells the federation of a function that was deployed here.
+    /// Tells the federation of a function that was deployed here: how many
+    /// members keep its code.
     ///
     /// # Errors
     /// Why it is not told.
-    pub async fn announce(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
+    pub async fn announce(&self, spec: &FunctionSpec) -> Result<usize, ChangeError> {
         self.inner.steward.announce(spec).await
     }
 
@@ -278,7 +279,7 @@ impl Dispatch {
     pub async fn receive(&self, from: PeerId, request: Request<Body>) -> Response<AnswerBody> {
         let inner = &self.inner;
         if Steward::is_asked(&request) {
-            return inner.steward.serve(from, request).await;
+            return Box::pin(inner.steward.serve(from, request)).await;
         }
         let mut called = None;
         let guest = inner.guest(from, request, &mut called);

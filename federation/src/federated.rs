@@ -34,7 +34,7 @@ use weir_overlay::{
 };
 
 use self::keeper::Keeper;
-use crate::catalogue::{Catalogue, CodeRef, Entry, FUNCTIONS, Merged, Record};
+use crate::catalogue::{Catalogue, CodeRef, Entry, FUNCTIONS, Merged, Record, keepers, number_of};
 use crate::coordinates::Coordinate;
 use crate::member::{Member, MemberError, unix_millis};
 use crate::membership::{Refused, Rights, Token};
@@ -63,6 +63,11 @@ const SUSPICIONS: (u32, Duration) = (64, Duration::from_secs(60));
 
 /// How long a member that lied is kept away.
 const SHUNNED: Duration = Duration::from_secs(60);
+
+/// A member that heard of nobody for so long is a newcomer when it is back: what
+/// it knew of functions is not told to others, who may have removed them and
+/// forgotten that.
+pub const AWAY: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Where everybody hears everybody, in brief.
 const EVERYBODY: &str = "weir/1/all";
@@ -333,6 +338,8 @@ pub(crate) struct Shared {
     catalogue: Mutex<Catalogue>,
     /// Those of which there is a newer record: no more than there are.
     changed: Mutex<BTreeSet<FunctionName>>,
+    /// Functions of this node's that another changed since, and who did.
+    lost: Mutex<BTreeMap<FunctionName, PeerId>>,
     /// Some were added to them.
     pub(crate) functions_changed: Notify,
     pub(crate) registry: RegistryState,
@@ -427,6 +434,7 @@ impl Federated {
         let epoch = unix_millis();
         let (happenings, happened) = mpsc::channel(HAPPENINGS);
         let (summaries, heard) = mpsc::channel(SUMMARIES);
+        steward::set_old_aside(&settings.folder);
         let mut catalogue = Catalogue::default();
         for (name, entry) in steward::recover(&settings.folder.join("functions")) {
             catalogue.merge(name, entry);
@@ -455,6 +463,7 @@ impl Federated {
             happenings,
             catalogue: Mutex::new(catalogue),
             changed: Mutex::default(),
+            lost: Mutex::default(),
             functions_changed: Notify::new(),
             registry: RegistryState::default(),
             summaries,
@@ -871,8 +880,14 @@ impl Federated {
             self.overlay
                 .publish(topic.as_deref().unwrap_or(EVERYBODY), sealed);
         }
+        lock(&shared.lost).remove(&name);
         shared.register(&name);
         Ok(())
+    }
+
+    /// Who changed or removed a function since this node wrote it last.
+    pub fn lost(&self, name: &FunctionName) -> Option<PeerId> {
+        lock(&self.shared.lost).get(name).copied()
     }
 
     /// How this node and etcd stand; `None` where etcd is no registry.
@@ -949,9 +964,84 @@ impl Federated {
         }
     }
 
-    /// Members that have the code of a function, the nearest first; its writer
-    /// among them.
-    pub(crate) fn holders(&self, name: &FunctionName, writer: PeerId) -> Vec<PeerId> {
+    /// Members that may keep code, each with its number, and whether it is of this
+    /// node's zone or region; this node among them unless it drains.
+    pub(crate) fn candidates(&self) -> Vec<(u64, PeerId, bool)> {
+        let shared = &self.shared;
+        let known = lock(&shared.table).known(shared.clock.now());
+        let alive = known.iter().filter(|known| {
+            let gone = matches!(known.standing, Standing::Gone { .. });
+            !gone && !known.silent && !known.report.draining && self.admits(&known.id)
+        });
+        let mut candidates: Vec<_> = alive
+            .map(|known| {
+                let near = known.report.role == shared.role && shared.is_near(&known.report);
+                (number_of(&known.id), known.id, near)
+            })
+            .collect();
+        if !self.is_draining() {
+            candidates.push((number_of(&shared.id), shared.id, true));
+        }
+        candidates
+    }
+
+    /// Who keeps the code of a function among `candidates`.
+    pub(crate) fn keepers(&self, entry: &Entry, candidates: &[(u64, PeerId, bool)]) -> Vec<PeerId> {
+        let (Some(code), Some(spec)) = (&entry.record.code, &entry.spec) else {
+            return Vec::new();
+        };
+        let zone = entry.record.topic.is_some();
+        let others = candidates.iter().filter(|(_, _, near)| *near || !zone);
+        let others: Vec<_> = others.map(|(number, peer, _)| (*number, *peer)).collect();
+        let there = others.iter().any(|(_, peer)| *peer == entry.writer);
+        let writer = there.then_some(entry.writer);
+        let copies = usize::from(spec.copies.clamp(1, FunctionSpec::MOST_COPIES));
+        keepers(code, copies, writer, &others)
+    }
+
+    /// Functions whose code this node keeps.
+    pub(crate) fn kept_here(&self) -> Vec<(FunctionName, CodeRef)> {
+        let candidates = self.candidates();
+        let catalogue = lock(&self.shared.catalogue);
+        let kept = catalogue.iter().filter_map(|(name, entry)| {
+            let code = entry.record.code?;
+            let keepers = self.keepers(entry, &candidates);
+            keepers
+                .contains(&self.shared.id)
+                .then(|| (name.clone(), code))
+        });
+        kept.collect()
+    }
+
+    /// Hears a record that somebody brings itself; its name.
+    pub(crate) fn hear_brought(&self, envelope: &[u8]) -> Option<FunctionName> {
+        let (_, Message::Record(record)) = message::open(envelope).ok()? else {
+            return None;
+        };
+        self.shared.hear(envelope);
+        record.name.parse().ok()
+    }
+
+    /// Forgets what is known of functions; those that run here go on.
+    pub(crate) fn forget_functions(&self) {
+        warn!(
+            "this node heard of nobody for more than seven days: its functions are its own until \
+             somebody announces them anew (weir list --federation, weir announce)"
+        );
+        *lock(&self.shared.catalogue) = Catalogue::default();
+        steward::set_aside(&self.shared.settings.folder);
+    }
+
+    /// Forgets a removal that everybody has had time to hear of.
+    pub(crate) fn forget_function(&self, name: &FunctionName) {
+        lock(&self.shared.catalogue).forget(name);
+    }
+
+    /// Members that may have the code of a function, the nearest first; its
+    /// writer among them, and those who keep it for others.
+    pub(crate) fn holders(&self, name: &FunctionName, entry: &Entry) -> Vec<PeerId> {
+        let writer = entry.writer;
+        let keepers = self.keepers(entry, &self.candidates());
         // Not the view alone: who takes no calls gives code all the same.
         let shared = &self.shared;
         let known = lock(&shared.table).known(shared.clock.now());
@@ -960,7 +1050,8 @@ impl Federated {
         let has = |known: &Known| {
             let gone = matches!(known.standing, Standing::Gone { .. });
             let offers = || known.report.offers.iter().any(|o| o.function == name);
-            !gone && (known.id == writer || offers())
+            let keeps = || known.id == writer || keepers.contains(&known.id);
+            !gone && (keeps() || offers())
         };
         let holders = known.iter().filter(|known| has(known));
         let mut holders: Vec<_> = holders
@@ -1073,7 +1164,12 @@ impl Shared {
         match merged {
             Merged::Newer { before } => {
                 if before == Some(self.id) && from != self.id {
-                    info!(function = %name, by = %from, "another node changed a function that was deployed here");
+                    let mut lost = lock(&self.lost);
+                    if lost.len() < FUNCTIONS {
+                        lost.insert(name.clone(), from);
+                    }
+                    drop(lost);
+                    warn!(function = %name, by = %from, "another node changed a function that was deployed here");
                 }
                 self.register(&name);
                 lock(&self.changed).insert(name);

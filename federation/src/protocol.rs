@@ -190,3 +190,6 @@
 //! **Code.** `GET /artifacts/list` and `GET /artifacts/N` with header
 //! `x-weir-artifact` (SHA-256 in hexadecimal): the list of digests, and part N of
 //! 1 MiB. 200, 404 (not here, or not for you), 503 (busy: ask another).
+//! `POST /artifacts/keep` with the same header and, as its body, the envelope of a
+//! record with that code: asks a member to keep the code. 200 when it does, 409
+//! when it knows a later record, 503 when it cannot.

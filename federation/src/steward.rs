@@ -10,7 +10,7 @@ use dashmap::DashMap;
 use futures_util::TryStreamExt as _;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, Empty, Limited, StreamBody};
+use http_body_util::{BodyExt as _, Empty, Full, Limited, StreamBody};
 use libp2p_identity::PeerId;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info, warn};
@@ -19,11 +19,12 @@ use weir_node::executor::{AnswerBody, Body};
 use weir_node::function::{FunctionSpec, Scope};
 use weir_node::id::{Digest, FunctionName};
 use weir_node::node::{ChangeError, DeployMode};
+use weir_node::time::Time;
 
 use crate::catalogue::{CHUNK, CodeRef, Entry, FUNCTIONS, sha256};
-use crate::federated::Federated;
+use crate::federated::{AWAY, Federated};
 use crate::member::save;
-use crate::message::{self, Summary};
+use crate::message::{self, ENVELOPE_BYTES, Summary};
 
 /// Names the artifact that a member asks for; the part is in the path.
 const ARTIFACT: &str = "x-weir-artifact";
@@ -49,6 +50,19 @@ const LISTS: usize = 64;
 
 /// Calls of a function that others ran for this node until it is brought here.
 const WANTED: u32 = 3;
+
+/// How long a deployment waits until others keep its code.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// Artifacts that are being fetched to be kept, at once.
+const PINNINGS: usize = 16;
+
+/// How long code is kept that others should keep.
+const UNWANTED: Duration = Duration::from_secs(600);
+
+/// How long a removal is remembered: a member that was away longer than
+/// [`crate::federated::AWAY`] brings none of its functions back, and a day more.
+const REMOVED: Duration = Duration::from_secs(8 * 24 * 3_600);
 
 /// Why code did not come.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +90,11 @@ pub(crate) struct Steward {
     lists: DashMap<Digest, Bytes>,
     fetches: Semaphore,
     served: Semaphore,
+    /// Artifacts that this node keeps for the federation, and when it was last
+    /// one of those who should.
+    pins: DashMap<Digest, Time>,
+    /// One pinning at a time for each; others wait for it.
+    pinning: DashMap<Digest, Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Steward {
@@ -88,6 +107,8 @@ impl Steward {
             lists: DashMap::new(),
             fetches: Semaphore::new(FETCHES),
             served: Semaphore::new(SERVED),
+            pins: DashMap::new(),
+            pinning: DashMap::new(),
         }
     }
 
@@ -109,9 +130,13 @@ impl Steward {
                 }
                 // What was not done before the last stop, or whose code nobody
                 // could give.
-                _ = again.tick() => for name in self.federated.names() {
-                    self.reconcile(&name).await;
-                },
+                _ = again.tick() => {
+                    for name in self.federated.names() {
+                        self.reconcile(&name).await;
+                    }
+                    self.tend_pins();
+                    self.forget_removals().await;
+                }
             }
         }
     }
@@ -153,6 +178,15 @@ impl Steward {
             return;
         };
         let Some(own) = self.node.spec(name) else {
+            let prefetch = entry.spec.as_ref().is_some_and(|spec| spec.prefetch);
+            if prefetch && self.may_run(name).is_ok() && !self.adopting.contains_key(name) {
+                let (steward, name) = (Arc::clone(self), name.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = steward.adopt(&name, false).await {
+                        debug!(function = %name, %error, "a function is not brought here yet");
+                    }
+                });
+            }
             return;
         };
         // What is this node's alone is nobody else's to change.
@@ -188,19 +222,174 @@ impl Steward {
     }
 
     /// Says to the federation that a function was deployed here. It must be
-    /// here already.
+    /// here already. Returns how many members keep its code now.
     ///
     /// # Errors
     /// When this node may not deploy for others, or the function is too large
     /// to be told of.
-    pub(crate) async fn announce(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
+    pub(crate) async fn announce(&self, spec: &FunctionSpec) -> Result<usize, ChangeError> {
         let code = match spec.code.artifact() {
             Some(digest) => Some(self.code_ref(*digest).await?),
             None => None,
         };
         self.federated.write(&spec.name, Some(spec), code)?;
         self.keep(&spec.name).await;
+        match code {
+            Some(code) => Ok(self.settle(&spec.name, code).await),
+            None => Ok(1),
+        }
+    }
+
+    /// Has others keep the code of a function that was deployed here; how many do
+    /// when that is done, or has taken long enough.
+    async fn settle(&self, name: &FunctionName, code: CodeRef) -> usize {
+        let Some(entry) = self.federated.entry(name) else {
+            return 1;
+        };
+        let own = self.federated.shared.id;
+        let wanted = entry
+            .spec
+            .as_ref()
+            .map_or(1, |spec| usize::from(spec.copies));
+        let mut candidates = self.federated.candidates();
+        let began = tokio::time::Instant::now();
+        let mut kept = 1;
+        // Whoever cannot is passed over, as if it were not there.
+        for _ in 0..HOLDERS {
+            let keepers = self.federated.keepers(&entry, &candidates);
+            let others = keepers.iter().copied().filter(|keeper| *keeper != own);
+            let asked: Vec<PeerId> = others.collect();
+            let left = SETTLING.saturating_sub(began.elapsed());
+            let answers = asked.iter().map(|keeper| {
+                let asked = self.ask_to_keep(*keeper, &entry, code);
+                async move { matches!(tokio::time::timeout(left, asked).await, Ok(Ok(()))) }
+            });
+            let answers = futures_util::future::join_all(answers).await;
+            kept = 1 + answers.iter().filter(|kept| **kept).count();
+            let failed = asked.iter().zip(&answers).filter(|(_, kept)| !**kept);
+            let failed: Vec<PeerId> = failed.map(|(keeper, _)| *keeper).collect();
+            candidates.retain(|(_, peer, _)| !failed.contains(peer));
+            if failed.is_empty() || left.is_zero() {
+                break;
+            }
+        }
+        if kept < wanted {
+            debug!(function = %name, kept, wanted, "fewer members keep code than should");
+        }
+        kept
+    }
+
+    async fn ask_to_keep(
+        &self,
+        keeper: PeerId,
+        entry: &Entry,
+        code: CodeRef,
+    ) -> Result<(), String> {
+        let body = Full::new(entry.sealed.clone());
+        let request = Request::post("https://weir/artifacts/keep")
+            .version(http::Version::HTTP_2)
+            .header(ARTIFACT, code.artifact().hex())
+            .body(body.map_err(|never| match never {}).boxed_unsync())
+            .map_err(|error| error.to_string())?;
+        let (response, _using) = self.federated.send(keeper, request).await?;
+        match response.status() {
+            StatusCode::OK => Ok(()),
+            status => Err(format!("it answered {status}")),
+        }
+    }
+
+    /// Keeps the code of a function for the federation, fetching it if need be.
+    async fn pin(&self, name: &FunctionName, code: CodeRef) -> Result<(), AdoptError> {
+        let digest = code.artifact();
+        let now = self.federated.shared.clock.now();
+        if let Some(mut wanted) = self.pins.get_mut(&digest) {
+            *wanted = now;
+            return Ok(());
+        }
+        let turn = self.pinning.entry(digest).or_default().clone();
+        let pinned = {
+            let _turn = turn.lock().await;
+            self.pin_now(name, code, now).await
+        };
+        drop(turn);
+        self.pinning
+            .remove_if(&digest, |_, turn| Arc::strong_count(turn) == 1);
+        pinned
+    }
+
+    async fn pin_now(
+        &self,
+        name: &FunctionName,
+        code: CodeRef,
+        now: Time,
+    ) -> Result<(), AdoptError> {
+        let digest = code.artifact();
+        if self.pins.contains_key(&digest) {
+            return Ok(());
+        }
+        if !self.node.pin_artifact(&digest) {
+            let gone = || AdoptError::Unfit(format!("{name}: it was removed"));
+            let entry = self.federated.entry(name).ok_or_else(gone)?;
+            {
+                let _turn = self.fetches.acquire().await;
+                self.fetch(name, &entry, code).await?;
+            }
+            if !self.node.pin_artifact(&digest) {
+                return Err(AdoptError::Code("it was removed at once".to_owned()));
+            }
+        }
+        self.pins.insert(digest, now);
         Ok(())
+    }
+
+    /// Keeps what this node should keep, and lets go of the rest after a while.
+    fn tend_pins(self: &Arc<Self>) {
+        let now = self.federated.shared.clock.now();
+        for (name, code) in self.federated.kept_here() {
+            if let Some(mut wanted) = self.pins.get_mut(&code.artifact()) {
+                *wanted = now;
+                continue;
+            }
+            let steward = Arc::clone(self);
+            if self.pinning.len() >= PINNINGS {
+                // The next time around.
+                break;
+            }
+            tokio::spawn(async move {
+                if let Err(error) = steward.pin(&name, code).await {
+                    debug!(function = %name, %error, "cannot keep code");
+                }
+            });
+        }
+        self.pins.retain(|digest, wanted| {
+            let keeps = now.since(*wanted) < UNWANTED;
+            if !keeps {
+                self.node.unpin_artifact(digest);
+            }
+            keeps
+        });
+    }
+
+    /// Forgets removals of long ago: whoever was away longer than that is a
+    /// newcomer when it is back.
+    async fn forget_removals(&self) {
+        for name in self.federated.names() {
+            let removed = |entry: Entry| entry.spec.is_none();
+            if !self.federated.entry(&name).is_some_and(removed) {
+                continue;
+            }
+            let path = self.folder().join(file_name(&name));
+            let old = tokio::task::spawn_blocking(move || {
+                let old = is_old(&path);
+                if old {
+                    let _ = std::fs::remove_file(path);
+                }
+                old
+            });
+            if old.await.unwrap_or(false) {
+                self.federated.forget_function(&name);
+            }
+        }
     }
 
     /// Says to the federation that a function is removed.
@@ -352,7 +541,7 @@ impl Steward {
         code: CodeRef,
     ) -> Result<(), AdoptError> {
         let digest = code.artifact();
-        let holders = self.federated.holders(name, entry.writer);
+        let holders = self.federated.holders(name, entry);
         let holders: Vec<PeerId> = holders.into_iter().take(HOLDERS).collect();
         let failed = |reasons: &[String]| {
             AdoptError::Code(match reasons.is_empty() {
@@ -471,8 +660,11 @@ impl Steward {
         member: PeerId,
         request: Request<Body>,
     ) -> Response<AnswerBody> {
-        let (head, _) = request.into_parts();
-        let answered = self.serve_part(member, &head).await;
+        let (head, body) = request.into_parts();
+        let answered = match head.uri.path().ends_with("/keep") {
+            true => self.serve_keeping(&head, body).await,
+            false => self.serve_part(member, &head).await,
+        };
         let (status, bytes) = match answered {
             Ok(bytes) => (StatusCode::OK, bytes),
             Err(status) => (status, Bytes::new()),
@@ -482,14 +674,35 @@ impl Steward {
         response
     }
 
+    /// Keeps the code of a function whose record a member brings.
+    async fn serve_keeping(
+        &self,
+        asked: &http::request::Parts,
+        body: Body,
+    ) -> Result<Bytes, StatusCode> {
+        let digest = digest_in(asked)?;
+        let body = gather(body).await.ok_or(StatusCode::PAYLOAD_TOO_LARGE)?;
+        let name = self.federated.hear_brought(&body);
+        let name = name.ok_or(StatusCode::BAD_REQUEST)?;
+        let code = self.federated.entry(&name).and_then(|e| e.record.code);
+        let code = code.filter(|code| code.artifact() == digest);
+        // Another version is known here, or its writer is not believed.
+        let code = code.ok_or(StatusCode::CONFLICT)?;
+        match self.pin(&name, code).await {
+            Ok(()) => Ok(Bytes::new()),
+            Err(error) => {
+                debug!(function = %name, %error, "cannot keep code");
+                Err(StatusCode::SERVICE_UNAVAILABLE)
+            }
+        }
+    }
+
     async fn serve_part(
         &self,
         member: PeerId,
         asked: &http::request::Parts,
     ) -> Result<Bytes, StatusCode> {
-        let text = asked.headers.get(ARTIFACT).map(HeaderValue::to_str);
-        let text = text.and_then(Result::ok).unwrap_or_default();
-        let digest = Digest::from_hex(text).map_err(|_| StatusCode::BAD_REQUEST)?;
+        let digest = digest_in(asked)?;
         // Whoever asks goes on to another when this one is busy.
         let Ok(_turn) = self.served.try_acquire() else {
             return Err(StatusCode::SERVICE_UNAVAILABLE);
@@ -513,6 +726,33 @@ impl Steward {
             _ => Err(StatusCode::NOT_FOUND),
         }
     }
+}
+
+/// A record as it was brought; `None` when it is too long, or broke off.
+async fn gather(mut body: Body) -> Option<Bytes> {
+    let mut gathered = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(piece) = frame.ok()?.into_data() {
+            gathered.extend_from_slice(&piece);
+        }
+        if gathered.len() > ENVELOPE_BYTES {
+            return None;
+        }
+    }
+    Some(gathered.into())
+}
+
+fn digest_in(asked: &http::request::Parts) -> Result<Digest, StatusCode> {
+    let text = asked.headers.get(ARTIFACT).map(HeaderValue::to_str);
+    let text = text.and_then(Result::ok).unwrap_or_default();
+    Digest::from_hex(text).map_err(|_| StatusCode::BAD_REQUEST)
+}
+
+/// Whether a file was written before anybody who is remembered went away.
+fn is_old(path: &Path) -> bool {
+    let written = std::fs::metadata(path).and_then(|file| file.modified());
+    let age = written.ok().and_then(|at| at.elapsed().ok());
+    age.is_some_and(|age| age > REMOVED)
 }
 
 fn read_part(path: &Path, at: u64) -> std::io::Result<Vec<u8>> {
@@ -540,9 +780,53 @@ pub(crate) fn recover(folder: &Path) -> Vec<(FunctionName, Entry)> {
     let entries = files.take(FUNCTIONS).filter_map(|file| {
         let bytes = Bytes::from(std::fs::read(file.path()).ok()?);
         match message::open(&bytes).ok()? {
+            (_, message::Message::Record(record))
+                if record.spec.is_none() && is_old(&file.path()) =>
+            {
+                let _ = std::fs::remove_file(file.path());
+                None
+            }
             (writer, message::Message::Record(record)) => Entry::new(writer, *record, bytes),
             _ => None,
         }
     });
     entries.collect()
+}
+
+/// Where it is written when others were heard last.
+fn contact(folder: &Path) -> PathBuf {
+    folder.join("contact")
+}
+
+/// Writes down that others are heard.
+pub(crate) fn note_contact(folder: &Path) {
+    if let Err(error) = save(&contact(folder), b"") {
+        warn!(%error, "it is not kept when others were heard last");
+    }
+}
+
+/// Puts aside what an earlier run knew, where that is too long ago to be told.
+pub(crate) fn set_old_aside(folder: &Path) {
+    let heard = std::fs::metadata(contact(folder)).and_then(|file| file.modified());
+    let age = heard.ok().and_then(|at| at.elapsed().ok());
+    if age.is_some_and(|age| age > AWAY) {
+        warn!(
+            "this node heard of nobody for more than seven days: its functions are its own until \
+             somebody announces them anew (weir list --federation, weir announce)"
+        );
+        set_aside(folder);
+    }
+}
+
+/// Puts the records of functions aside; nothing reads them but people.
+pub(crate) fn set_aside(folder: &Path) {
+    let functions = folder.join("functions");
+    let aside = folder.join("functions.aside");
+    let _ = std::fs::remove_dir_all(&aside);
+    if let Err(error) = std::fs::rename(&functions, aside) {
+        warn!(%error, "old records of functions stay");
+    }
+    if let Err(error) = std::fs::create_dir_all(functions) {
+        warn!(%error, "functions of the federation are not kept");
+    }
 }

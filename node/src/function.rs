@@ -451,8 +451,18 @@ pub struct FunctionSpec {
     /// Who knows of it.
     #[serde(default)]
     pub scope: Scope,
+    /// Members that keep its code, the one that it was deployed to included.
+    #[serde(default = "usual_copies")]
+    pub copies: u8,
+    /// Whether all who can run it bring it to them at once.
+    #[serde(default)]
+    pub prefetch: bool,
     /// Kept to be shown.
     pub as_deployed: AsDeployed,
+}
+
+fn usual_copies() -> u8 {
+    FunctionSpec::USUAL_COPIES
 }
 
 /// DFaaS's label of how often a node may run a function in a second.
@@ -461,6 +471,12 @@ pub const MAX_RATE_LABEL: &str = "dfaas.maxrate";
 impl FunctionSpec {
     /// Memory of a function that names none.
     pub const DEFAULT_MEMORY: Memory = Memory::mebibytes(64);
+    /// Members that keep its code unless somebody says how many.
+    pub const USUAL_COPIES: u8 = 2;
+
+    /// Members that may be asked to.
+    pub const MOST_COPIES: u8 = 16;
+
     /// Run time of a function that names none.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
     /// Keep-alive of a function that names none: 10 minutes, as public clouds
@@ -505,6 +521,8 @@ impl FunctionSpec {
             classes: Vec::new(),
             container: ContainerSpec::default(),
             scope: Scope::default(),
+            copies: Self::USUAL_COPIES,
+            prefetch: false,
             as_deployed: AsDeployed::default(),
         }
     }

@@ -566,6 +566,18 @@ impl Node {
         read.await.ok()?.ok()?
     }
 
+    /// Keeps an artifact though no function of this node has it, until
+    /// [`Node::unpin_artifact`]; `false` when it is not here.
+    pub fn pin_artifact(&self, digest: &Digest) -> bool {
+        self.inner.artifacts.retain(digest)
+    }
+
+    /// Ends that.
+    pub fn unpin_artifact(&self, digest: &Digest) {
+        let now = std::time::SystemTime::now();
+        self.inner.artifacts.release(digest, now);
+    }
+
     /// Takes in an artifact; `true` when it was new.
     pub async fn put_artifact(
         &self,

@@ -328,3 +328,186 @@ async fn an_update_whose_code_nobody_could_give_comes_when_somebody_can() {
     })
     .await;
 }
+
+/// Deploys a function, and says how many members keep its code.
+async fn deployed(member: &Member, function: Function) -> String {
+    let reply = member.node.create(&function).await.expect_status(202);
+    reply.header("x-weir-copies").to_owned()
+}
+
+/// Members that hold an artifact.
+async fn holders<'a>(members: &'a [Member], code: &Guest) -> Vec<&'a Member> {
+    let path = format!("/weir/v1/artifacts/{}", code.digest);
+    let mut holders = Vec::new();
+    for member in members {
+        if member.node.manage("HEAD", &path).send().await.status == 200 {
+            holders.push(member);
+        }
+    }
+    holders
+}
+
+#[tokio::test]
+async fn code_is_kept_twice_before_a_deployment_answers_and_taken_over_from_the_dead() {
+    let mut members = federation(4).await;
+    let code = guest("echo");
+    let copies = deployed(&members[0], Function::of("kept", code.clone())).await;
+    assert_eq!(copies, "2");
+    let first = holders(&members, &code).await;
+    assert_eq!(first.len(), 2);
+    // Who deployed it dies, and who kept it; each time somebody takes over.
+    for _ in 0..2 {
+        let holders_now = holders(&members, &code).await;
+        let victim = holders_now[0].id.clone();
+        let at = members.iter().position(|m| m.id == victim);
+        let mut dead = members.remove(at.expect("it is there"));
+        dead.node.kill().await;
+        for member in &members {
+            member.sees(&dead.id, "dead").await;
+        }
+        eventually("somebody takes over", async || {
+            (holders(&members, &code).await.len() >= 2).then_some(())
+        })
+        .await;
+    }
+    let reply = members[0].node.call("kept", "hello").await;
+    assert_eq!(reply.expect_status(200).text(), "hello");
+}
+
+#[tokio::test]
+async fn as_many_keep_code_as_are_asked_to_and_no_more_than_there_are() {
+    let members = federation(3).await;
+    let alone = Function::new("alone", "echo").setting("replicas", "1");
+    assert_eq!(deployed(&members[0], alone).await, "1");
+    let all = Function::new("all", "sleep").setting("replicas", "9");
+    assert_eq!(deployed(&members[0], all).await, "3");
+    let wrong = Function::new("wrong", "echo").setting("replicas", "99");
+    let refused = members[0].node.create(&wrong).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+}
+
+#[tokio::test]
+async fn a_function_that_is_to_be_there_before_it_is_called_is() {
+    let members = federation(3).await;
+    let eager = Function::new("eager", "echo").setting("prefetch", "true");
+    members[0].node.deploy(eager).await;
+    for member in &members {
+        eventually("it is here", async || {
+            let known = known(member, "eager").await?;
+            (known["here"] == true).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Makes a file of a member's federation folder look older.
+fn age(member: &Member, name: &str, days: u64) {
+    let path = member.node.data().join("federation").join(name);
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 24 * 3_600);
+    let files = match path.is_dir() {
+        true => std::fs::read_dir(path)
+            .expect("a folder")
+            .map(|file| file.expect("a file").path())
+            .collect(),
+        false => vec![path],
+    };
+    assert!(!files.is_empty());
+    for file in files {
+        let file = std::fs::File::options().append(true).open(file);
+        file.expect("a file")
+            .set_modified(then)
+            .expect("it can be aged");
+    }
+}
+
+/// Files that hold what is known of functions.
+fn records(member: &Member) -> usize {
+    let folder = member.node.data().join("federation/functions");
+    std::fs::read_dir(folder).expect("a folder").count()
+}
+
+#[tokio::test]
+async fn removals_are_forgotten_when_nobody_can_bring_them_back() {
+    let members = federation(1).await;
+    let [member] = <[Member; 1]>::try_from(members).expect("one");
+    member.node.deploy(Function::new("gone", "echo")).await;
+    let output = member.node.weir(["remove", "gone"]).await;
+    assert!(output.status.success());
+    forgets(&member, "gone").await;
+    assert_eq!(records(&member), 1);
+    let mut member = member;
+    member.node.kill().await;
+    age(&member, "functions", 7);
+    let mut member = member.restart().await;
+    assert_eq!(records(&member), 1);
+    member.node.kill().await;
+    age(&member, "functions", 9);
+    let member = member.restart().await;
+    assert_eq!(records(&member), 0);
+}
+
+#[tokio::test]
+async fn whoever_was_away_for_too_long_tells_nothing_until_it_is_told_to() {
+    let mut members = federation(2).await;
+    members[1].node.deploy(Function::new("old", "echo")).await;
+    members[1].node.deploy(Function::new("dear", "echo")).await;
+    for name in ["old", "dear"] {
+        knows(&members[0], name).await;
+    }
+    let away = &mut members[1];
+    eventually("it is written that others were heard", async || {
+        away.node
+            .data()
+            .join("federation/contact")
+            .exists()
+            .then_some(())
+    })
+    .await;
+    away.node.kill().await;
+    // Removed meanwhile, and that is so long ago that nobody remembers.
+    for name in ["old", "dear"] {
+        let output = members[0].node.weir(["remove", name]).await;
+        assert!(output.status.success());
+        forgets(&members[0], name).await;
+    }
+    members[0].node.kill().await;
+    age(&members[0], "functions", 9);
+    age(&members[1], "contact", 9);
+    let [first, away] = <[Member; 2]>::try_from(members).expect("two");
+    let first = first.restart().await;
+    let away = away.restart().await;
+    all_meet(&[&first, &away]).await;
+    for name in ["old", "dear"] {
+        let shown = known(&away, name).await.expect("it is shown");
+        assert_eq!(shown["announced"], false, "{shown}");
+        // It is its own until somebody says what becomes of it.
+        away.node.call(name, "0").await.expect_status(200);
+    }
+    let output = away.node.weir(["list", "--federation"]).await;
+    assert!(
+        text(&output.stdout).contains("weir announce"),
+        "{}",
+        text(&output.stdout)
+    );
+    let output = away.node.weir(["announce", "dear"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = away.node.weir(["remove", "old"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    knows(&first, "dear").await;
+    assert_eq!(known(&first, "old").await, None);
+    assert_eq!(known(&away, "old").await, None);
+}
+
+#[tokio::test]
+async fn whose_change_was_lost_is_told_so() {
+    let members = federation(2).await;
+    members[0].node.deploy(Function::new("ours", "echo")).await;
+    knows(&members[1], "ours").await;
+    let changed = Function::new("ours", "echo").label("edition", "second");
+    members[1].node.deploy(changed).await;
+    eventually("it is told", async || {
+        let known = known(&members[0], "ours").await?;
+        (known["lost_to"] == json!(members[1].id)).then_some(())
+    })
+    .await;
+}

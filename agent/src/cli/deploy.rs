@@ -110,6 +110,12 @@ struct SettingsArguments {
     /// Who knows of it and may run it: node, zone or federation
     #[arg(long, value_name = "SCOPE")]
     scope: Option<Scope>,
+    /// Members that keep its code, this one included [default: 2]
+    #[arg(long, value_name = "N")]
+    replicas: Option<u64>,
+    /// Have all who can run it bring it to them at once
+    #[arg(long)]
+    prefetch: bool,
     /// Annotation
     #[arg(long, value_name = "K=V", value_parser = key_value)]
     annotation: Vec<(String, String)>,
@@ -180,6 +186,8 @@ impl SettingsArguments {
             image_user: self.image_user,
             read_write: self.read_write,
             scope: self.scope,
+            replicas: self.replicas,
+            prefetch: self.prefetch,
             ..Settings::default()
         }
     }

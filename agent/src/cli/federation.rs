@@ -66,6 +66,12 @@ pub(super) struct PeerArguments {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct AnnounceArguments {
+    /// The function, as it is deployed on this node
+    function: String,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct DenyArguments {
     /// The node, by its id
     id: String,
@@ -270,6 +276,17 @@ pub(super) async fn leave(global: &Global) -> anyhow::Result<()> {
     Ok(output::line(
         "left: its membership is forgotten; start it anew to join or found another",
     )?)
+}
+
+pub(super) async fn announce(global: &Global, arguments: &AnnounceArguments) -> anyhow::Result<()> {
+    let name = &arguments.function;
+    let name = match &global.namespace {
+        Some(namespace) if !name.contains('.') => format!("{name}.{namespace}"),
+        Some(_) | None => name.clone(),
+    };
+    let path = format!("/weir/v1/catalogue/{name}");
+    tell(global, Method::POST, &path, None, "announce the function").await?;
+    Ok(())
 }
 
 pub(super) async fn forget(global: &Global, arguments: &PeerArguments) -> anyhow::Result<()> {

@@ -73,7 +73,14 @@ pub(super) async fn list(global: &Global, arguments: &ListArguments) -> anyhow::
                 text("namespace"),
                 text("scope"),
                 function["version"].to_string(),
-                text("writer"),
+                match (
+                    function["announced"] == false,
+                    function["lost_to"].is_string(),
+                ) {
+                    (true, _) => "not announced: weir announce, or weir remove".to_owned(),
+                    (false, true) => format!("{}, over this node's", text("writer")),
+                    (false, false) => text("writer"),
+                },
                 here.to_owned(),
             ]
         };

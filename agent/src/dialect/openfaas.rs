@@ -6,7 +6,7 @@ mod logs;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -237,6 +237,9 @@ fn list(door: &Door, query: Query<'_>) -> Answered {
     Ok(render(StatusCode::OK, &shown))
 }
 
+/// Says how many members keep the code of what was deployed.
+const COPIES: HeaderName = HeaderName::from_static("x-weir-copies");
+
 async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> Answered {
     let code = wanted.code().map_err(Problem::bad_request)?;
     let kind = match &code {
@@ -256,10 +259,12 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
         dispatch.may_announce(&spec)?;
     }
     door.node.deploy(spec.clone(), mode).await?;
+    let mut accepted = empty(StatusCode::ACCEPTED);
     if let Some(dispatch) = told {
-        dispatch.announce(&spec).await?;
+        let copies = dispatch.announce(&spec).await?;
+        accepted.headers_mut().insert(COPIES, copies.into());
     }
-    Ok(empty(StatusCode::ACCEPTED))
+    Ok(accepted)
 }
 
 /// The body of a removal.

@@ -15,12 +15,13 @@ use weir_node::Node;
 use weir_node::time::Time;
 use weir_overlay::{Event as Happening, Host, Multiaddr, Overlay};
 
-use super::{EVERYBODY, Federated, Link, Shared, guest_room, load_of, lock};
+use super::{AWAY, EVERYBODY, Federated, Link, Shared, guest_room, load_of, lock};
 use crate::book::Book;
 use crate::member::unix_time;
 use crate::message::{self, Message, Suspicion as Suspecting};
 use crate::peers::{Event, Known, Standing, Suspicion};
 use crate::report::{ADDRESSES, OFFERS, Offer, Report};
+use crate::steward;
 
 /// Links that a node keeps to its own zone or region, at the least: with those
 /// that others keep to it, twice as many.
@@ -92,6 +93,9 @@ const RENEWAL: Duration = Duration::from_secs(10);
 /// How often the address book is written, if it changed.
 const BOOK: Duration = Duration::from_secs(2);
 
+/// How often it is written down that others were heard.
+const CONTACT: Duration = Duration::from_secs(60);
+
 /// Share of its room by which a node must differ from what it said last.
 const THRESHOLD: f64 = 0.1;
 
@@ -132,6 +136,7 @@ pub(super) struct Keeper {
     last_search: Time,
     last_compared: Time,
     last_book: Time,
+    last_contact: Option<Time>,
     last_view: Time,
     last_renewal: Time,
     /// Whom this node connects to anew.
@@ -176,6 +181,7 @@ impl Keeper {
             last_search: now,
             last_compared: now,
             last_book: now,
+            last_contact: None,
             last_view: Time::ZERO,
             last_renewal: Time::ZERO,
             renewing: None,
@@ -295,7 +301,23 @@ impl Keeper {
             self.last_book = now;
             self.book.save();
             self.learn_distances();
+            if self.shared().links.iter().any(|link| link.kept) {
+                self.note_contact(now);
+            }
         }
+    }
+
+    /// Keeps when this node heard of others last.
+    fn note_contact(&mut self, now: Time) {
+        let since = self.last_contact.map(|last| now.since(last));
+        if since.is_some_and(|since| since < CONTACT) {
+            return;
+        }
+        self.last_contact = Some(now);
+        if since.is_some_and(|since| since > AWAY) {
+            self.federated.forget_functions();
+        }
+        steward::note_contact(&self.shared().settings.folder);
     }
 
     /// Says how the node is if that has changed and may be said; else looks

@@ -1,5 +1,6 @@
 //! Routes about other nodes: who is there, who may come, why calls go where.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use weir_federation::dispatch::Dispatch;
 use weir_federation::member::MemberError;
 use weir_federation::membership::Rights;
 use weir_federation::report::Role;
+use weir_node::function::Scope;
+use weir_node::id::FunctionName;
 
 use super::json_answer;
 use crate::door::Door;
@@ -80,6 +83,7 @@ pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<
     let answered = match (&parts.method, path.as_slice()) {
         (&Method::GET, ["peers"]) => Ok(json!(dispatch.federated().peers())),
         (&Method::GET, ["catalogue"]) => Ok(catalogue(door, dispatch)),
+        (&Method::POST, ["catalogue", name]) => announce(door, dispatch, name).await,
         (&Method::GET, ["peers", id]) => one_peer(dispatch, id),
         (&Method::DELETE, ["peers", id]) => forget(dispatch, id),
         (&Method::POST, ["peers", id, "ping"]) => ping(dispatch, id).await,
@@ -212,8 +216,23 @@ fn allow(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
 }
 
 fn catalogue(door: &Door, dispatch: &Dispatch) -> Value {
-    let functions = dispatch.federated().functions().into_iter();
-    let shown = functions.map(|(spec, writer, version)| {
+    let functions = dispatch.federated().functions();
+    let told: BTreeSet<_> = functions.iter().map(|(spec, _, _)| &spec.name).collect();
+    let own = door.node.functions(None).into_iter();
+    let own = own.map(|function| function.spec);
+    // Deployed while this node was alone, or away for too long.
+    let untold = own.filter(|spec| spec.scope != Scope::Node && !told.contains(&spec.name));
+    let untold = untold.map(|spec| {
+        json!({
+            "name": spec.name.name(),
+            "namespace": spec.name.namespace,
+            "scope": spec.scope.as_str(),
+            "artifact": spec.code.artifact().map(ToString::to_string),
+            "here": true,
+            "announced": false,
+        })
+    });
+    let shown = functions.iter().map(|(spec, writer, version)| {
         json!({
             "name": spec.name.name(),
             "namespace": spec.name.namespace,
@@ -222,9 +241,26 @@ fn catalogue(door: &Door, dispatch: &Dispatch) -> Value {
             "writer": writer.to_string(),
             "artifact": spec.code.artifact().map(ToString::to_string),
             "here": door.node.spec(&spec.name).is_some(),
+            "announced": true,
+            "lost_to": dispatch.federated().lost(&spec.name).map(|peer| peer.to_string()),
         })
     });
-    Value::Array(shown.collect())
+    Value::Array(shown.chain(untold).collect())
+}
+
+/// Tells the federation of a function that only this node knows.
+async fn announce(door: &Door, dispatch: &Dispatch, name: &str) -> Result<Value, Problem> {
+    let name: FunctionName = name
+        .parse()
+        .map_err(|_| Problem::bad_request(format!("{name:?} is no function's name")))?;
+    let spec = door.node.spec(&name);
+    let spec = spec.ok_or_else(|| Problem::not_found(format!("{name} is not deployed here")))?;
+    if spec.scope == Scope::Node {
+        let text = format!("{name} is this node's alone: deploy it with --scope federation");
+        return Err(Problem::bad_request(text));
+    }
+    let copies = dispatch.announce(&spec).await?;
+    Ok(json!({ "announced": name.qualified(), "copies": copies }))
 }
 
 fn one_peer(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {

@@ -57,8 +57,12 @@ const HEALTH: &str = "weir.health";
 const IMAGE_USER: &str = "weir.image-user";
 const READ_WRITE: &str = "weir.read-write";
 const SCOPE: &str = "weir.scope";
-const SETTINGS: [&str; 16] = [
+const COPIES: &str = "weir.replicas";
+const PREFETCH: &str = "weir.prefetch";
+const SETTINGS: [&str; 18] = [
     SCOPE,
+    COPIES,
+    PREFETCH,
     PROTOCOL,
     TIMEOUT,
     CONCURRENCY,
@@ -245,6 +249,8 @@ fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes
             READ_WRITE => {
                 spec.container.read_write = mistakes.take(READ_WRITE, flag(&text)).unwrap_or(false);
             }
+            COPIES => spec.copies = mistakes.take(COPIES, copies(&text)).unwrap_or(spec.copies),
+            PREFETCH => spec.prefetch = mistakes.take(PREFETCH, flag(&text)).unwrap_or(false),
             SCOPE => spec.scope = mistakes.take(SCOPE, text.parse()).unwrap_or(spec.scope),
             QOS => spec.classes = words(&text).map(str::to_owned).collect(),
             STATE | VERSION => {}
@@ -385,6 +391,12 @@ pub(super) fn status(function: &FunctionStatus, usage: bool) -> Value {
     shown
 }
 
+fn copies(text: &str) -> Result<u8, String> {
+    let most = FunctionSpec::MOST_COPIES;
+    let count = text.parse().ok().filter(|count| (1..=most).contains(count));
+    count.ok_or_else(|| format!("write how many members keep the code, 1 to {most}"))
+}
+
 /// A setting as text, unless it is what nobody asked for.
 fn unusual<T: Default + PartialEq + ToString>(value: T) -> Option<String> {
     (value != T::default()).then(|| value.to_string())
@@ -407,6 +419,11 @@ fn shown_settings(spec: &FunctionSpec) -> impl Iterator<Item = (String, String)>
     let settings = [
         (PROTOCOL, Some(spec.protocol.to_string())),
         (SCOPE, Some(spec.scope.to_string())),
+        (
+            COPIES,
+            (spec.copies != FunctionSpec::USUAL_COPIES).then(|| spec.copies.to_string()),
+        ),
+        (PREFETCH, spec.prefetch.then(|| "true".to_owned())),
         (TIMEOUT, Some(time(spec.timeout))),
         (KEEP_ALIVE, Some(time(spec.keep_alive))),
         (CONCURRENCY, spec.concurrency.map(|count| count.to_string())),
