@@ -222,6 +222,16 @@ impl Catalogue {
         self.entries.get(name)
     }
 
+    /// How many names are known.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Everything, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&FunctionName, &Entry)> {
         self.entries.iter()

@@ -786,6 +786,11 @@ impl Federated {
         lock(&self.shared.changed).pop_first()
     }
 
+    /// How many names are known, removed ones included.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.shared.catalogue).len()
+    }
+
     /// All names that are known, removed ones included.
     pub(crate) fn names(&self) -> Vec<FunctionName> {
         let catalogue = lock(&self.shared.catalogue);

@@ -44,6 +44,9 @@ const HOLDERS: usize = 6;
 /// How often a node looks whether its functions are what their records say.
 const AGAIN: Duration = Duration::from_secs(20);
 
+/// How long after records came others of the same member are asked for.
+const MORE: Duration = Duration::from_secs(1);
+
 /// Lists of parts that are kept in memory, so that whoever asks for them again
 /// and again costs no reading.
 const LISTS: usize = 64;
@@ -116,11 +119,29 @@ impl Steward {
     pub(crate) async fn run(self: Arc<Self>, mut heard: mpsc::Receiver<(PeerId, Summary)>) {
         let mut again = tokio::time::interval(AGAIN);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Of many records whole parts are told, and then the next.
+        let mut more: Option<(PeerId, usize, tokio::time::Instant)> = None;
         loop {
+            let due = async {
+                match more {
+                    Some((_, _, at)) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 summary = heard.recv() => match summary {
-                    Some((from, summary)) => self.compare(from, &summary.marks, summary.ask),
+                    Some((from, summary)) => {
+                        if self.compare(from, &summary.marks, summary.ask) {
+                            let at = tokio::time::Instant::now() + MORE;
+                            more = Some((from, self.federated.count(), at));
+                        }
+                    }
                     None => return,
+                },
+                () = due => if let Some((from, count, _)) = more.take()
+                    && self.federated.count() != count
+                {
+                    self.federated.tell_summary(from, true);
                 },
                 () = self.federated.shared.functions_changed.notified() => {
                     while let Some(name) = self.federated.next_changed() {
@@ -141,10 +162,11 @@ impl Steward {
         }
     }
 
-    /// Tells a member what its summary lacks, and asks it for the same.
-    fn compare(&self, from: PeerId, marks: &[u64], ask: bool) {
+    /// Tells a member what its summary lacks, and asks it for the same; whether
+    /// there was anything.
+    fn compare(&self, from: PeerId, marks: &[u64], ask: bool) -> bool {
         if self.federated.agrees(from, marks) {
-            return;
+            return false;
         }
         let missing = self.federated.missing(from, marks);
         if !missing.is_empty() {
@@ -154,6 +176,7 @@ impl Steward {
         if ask {
             self.federated.tell_summary(from, false);
         }
+        true
     }
 
     fn folder(&self) -> PathBuf {

@@ -782,7 +782,10 @@ async fn when_one_carriage_breaks_in_a_burst_the_other_goes_on_at_once() {
     all_meet(&[&first, &second]).await;
     let function = Function::new("theirs", "echo").setting("scope", "node");
     second.node.deploy(function).await;
-    first.sees_function(&second.id, "theirs").await;
+    eventually("it is one to choose from", async || {
+        (first.node.call("theirs", "x").await.status == 200).then_some(())
+    })
+    .await;
     let load = Load::start(&first.node, "theirs", "x", 4);
     load.more(100).await;
     passage.shut().await;

@@ -17,6 +17,7 @@ use weir_tests::federation::{Member, all_meet, member};
 use weir_tests::foreign::{
     self, CARRIAGE, Foreign, Manners, Reply, Serve, bytes, kind, map, number, report, text, with,
 };
+use weir_tests::guests::{Guest, guest};
 use weir_tests::node::Function;
 
 /// A member of a federation, an honest neighbour, and one who is not.
@@ -473,10 +474,17 @@ async fn wrong_bytes_for_code_are_not_run_and_their_giver_is_named() {
     assert!(drained.status.success());
     // Whoever is the nearer of the two is asked first, and that changes.
     for name in claimed {
-        scene.honest.node.deploy(Function::new(name, "echo")).await;
+        // Code of its own, that nobody has fetched yet.
+        let code = [guest("hello.wat").bytes.as_ref(), b"\n;; ", name.as_bytes()].concat();
+        let function = Function::of(name, Guest::from_bytes(name, code));
+        scene
+            .honest
+            .node
+            .deploy(function.setting("replicas", "1"))
+            .await;
         eventually("its code comes from whoever is honest", async || {
             let reply = scene.host.node.call(name, "hello").await;
-            (reply.status == 200 && reply.text() == "hello").then_some(())
+            (reply.status == 200 && reply.text().starts_with("hello")).then_some(())
         })
         .await;
         let peer = scene.host.peer(&scene.hostile.id.to_string()).await;

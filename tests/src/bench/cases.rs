@@ -5,6 +5,7 @@ mod at_rest;
 mod cold_start;
 mod containers;
 mod crowd;
+mod everywhere;
 mod hop;
 mod restart;
 mod runaway;
@@ -109,5 +110,10 @@ pub const CASES: &[Case] = &[
         letter: 'o',
         what: "many nodes in one zone, beside serf",
         run: |bench| Box::pin(crowd::crowd(bench)),
+    },
+    Case {
+        letter: 'p',
+        what: "functions across a federation: known to all, and to a newcomer",
+        run: |bench| Box::pin(everywhere::everywhere(bench)),
     },
 ];

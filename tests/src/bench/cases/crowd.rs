@@ -14,11 +14,11 @@ use crate::bench::peers::{Serf, found};
 use crate::bench::report::{Row, Target, Unit, quantile};
 use crate::bench::{Bench, process};
 use crate::federation::{Member, member};
-use crate::node::Function;
+use crate::node::{Function, Setup};
 use crate::{eventually_every, pass};
 
 /// Nodes in the zone.
-const NODES: usize = 48;
+pub(super) const NODES: usize = 48;
 
 /// Of those, how many change in the measured case.
 const CHANGING: usize = 8;
@@ -43,7 +43,7 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 pub(super) async fn crowd(bench: Rc<Bench>) -> Result<Vec<Row>> {
-    let (mut members, joined) = start().await?;
+    let (mut members, joined) = start(member).await?;
     let mut rows = vec![Row::single(
         format!("{NODES} nodes: full view, after the last start"),
         Unit::Milliseconds,
@@ -107,14 +107,14 @@ pub(super) async fn crowd(bench: Rc<Bench>) -> Result<Vec<Row>> {
 }
 
 /// Starts them all, and waits until each sees all others.
-async fn start() -> Result<(Vec<Member>, Duration)> {
-    let first = Member::found().await;
+pub(super) async fn start(setup: impl Fn() -> Setup) -> Result<(Vec<Member>, Duration)> {
+    let first = Member::start(setup()).await;
     let mut tokens = Vec::new();
     for _ in 1..NODES {
         tokens.push(first.token(&[]).await);
     }
     let starting = tokens.iter().map(|token| {
-        let setup = member().variable("WEIR_FEDERATION_JOIN", token);
+        let setup = setup().variable("WEIR_FEDERATION_JOIN", token);
         Member::start(setup)
     });
     let mut members = join_all(starting).await;
