@@ -47,6 +47,12 @@ const DECISIONS: usize = 12;
 /// Hops of a call, unless it says less.
 const HOPS: u8 = 3;
 
+/// Calls of what runs only elsewhere that wait for room there; how long, and how
+/// often each looks.
+const WAITERS: usize = 256;
+const ROOM_WAIT: Duration = Duration::from_secs(2);
+const ROOM_LOOK: Duration = Duration::from_millis(20);
+
 /// Explanations that are kept; the oldest go first.
 const EXPLANATIONS: usize = 1_024;
 
@@ -135,6 +141,8 @@ struct Inner {
     counters: Counters,
     explained: Mutex<Explained>,
     steward: Arc<Steward>,
+    /// Places of calls that wait for room elsewhere.
+    waiters: tokio::sync::Semaphore,
 }
 
 #[derive(Default)]
@@ -178,6 +186,7 @@ impl Dispatch {
                 counters: Counters::default(),
                 explained: Mutex::default(),
                 steward,
+                waiters: tokio::sync::Semaphore::new(WAITERS),
             }),
         };
         // Weakly, or node and dispatch would hold each other for ever.
@@ -522,6 +531,7 @@ impl Inner {
         let mut offered = 0;
         let mut declined = String::new();
         let (mut brought, mut fetched) = (false, Duration::ZERO);
+        let mut waited = Duration::ZERO;
         // What others can run is theirs from now on, what was accepted before
         // included; the rest still runs here.
         let drains = self.federated.is_draining();
@@ -701,14 +711,40 @@ impl Inner {
                         }
                     }
                 }
-                Decision::Reject(reason) => {
-                    let somewhere = || {
-                        view.is_away(request.function)
-                            || view.peers.iter().any(|peer| could_ever_run(peer, &request))
+                // Here there is no queue for it: the first who has room again.
+                Decision::Reject(Reason::NobodyHasRoom)
+                    if here == Here::Unable
+                        && way.origin == Origin::Here
+                        && waited < ROOM_WAIT
+                        && is_somewhere(&view, &request) =>
+                {
+                    let Ok(_place) = self.waiters.try_acquire() else {
+                        note("too many wait already");
+                        return Err(rejected(
+                            Reason::NobodyHasRoom,
+                            &invocation,
+                            deadline.since(arrived),
+                            &declined,
+                        ));
                     };
+                    let until = ROOM_WAIT.saturating_sub(waited).min(deadline.since(now));
+                    let room = self.room_elsewhere(&request, &way.visited);
+                    let found = tokio::time::timeout(until, room).await;
+                    waited += clock.now().since(now);
+                    note("waited for room elsewhere");
+                    if found.is_err() {
+                        // The last look decides.
+                        waited = ROOM_WAIT;
+                    }
+                    // Whoever declined may have room now.
+                    avoid.clone_from(&way.visited);
+                }
+                Decision::Reject(reason) => {
                     let reason = match reason {
                         // More room would not help.
-                        Reason::NobodyHasRoom if here == Here::Unable && !somewhere() => {
+                        Reason::NobodyHasRoom
+                            if here == Here::Unable && !is_somewhere(&view, &request) =>
+                        {
                             Reason::NoSuchPlace
                         }
                         reason => reason,
@@ -732,6 +768,24 @@ impl Inner {
         match deadline == Time::NEVER {
             true => limit.saturating_add(BEYOND),
             false => deadline.since(now).saturating_add(LATE),
+        }
+    }
+
+    /// Waits until a peer that could run a call has room for it.
+    async fn room_elsewhere(&self, request: &policy::Request<'_>, visited: &[PeerId]) {
+        loop {
+            tokio::time::sleep(ROOM_LOOK).await;
+            let view = self.federated.shared.view.load_full();
+            let has_room = |peer: &&PeerView| {
+                let offer = peer.offers.get(request.function);
+                let open = offer.is_some_and(|offer| offer.warm > 0 || offer.startable > 0);
+                open && peer.window.room() > 0
+                    && !visited.contains(&peer.id)
+                    && policy::fits(&request.needs, peer)
+            };
+            if view.peers.iter().any(|peer| has_room(&peer)) {
+                return;
+            }
         }
     }
 
@@ -867,6 +921,11 @@ impl Inner {
             }
         }
     }
+}
+
+/// Whether somebody has a function, be it that it takes no call now.
+fn is_somewhere(view: &View, request: &policy::Request<'_>) -> bool {
+    view.is_away(request.function) || view.peers.iter().any(|peer| could_ever_run(peer, request))
 }
 
 /// Whether a peer has a function and what that needs, be it that it is full.
