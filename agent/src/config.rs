@@ -166,6 +166,8 @@ pub struct FederationConfig {
     pub guests: u32,
     /// How calls are placed.
     pub policy: PolicyName,
+    /// Code that it fetches from members, in a second.
+    pub fetch_rate: Option<Memory>,
     /// Where functions are made known.
     pub registry: Registry,
     /// How etcd is reached.
@@ -190,6 +192,7 @@ impl Default for FederationConfig {
             certificate_life: Duration::from_secs(30 * 24 * 3600),
             guests: 80,
             policy: PolicyName::default(),
+            fetch_rate: None,
             registry: Registry::default(),
             etcd: EtcdSettings {
                 prefix: "/weir".to_owned(),
@@ -625,6 +628,11 @@ pub static KEYS: &[Key<Config>] = &[
         path: "federation.policy",
         field: |c| &mut c.federation.policy,
         help: "How calls are placed: spill, local-only, cloud-only, edge-only or edge-cloud.",
+    },
+    Key {
+        path: "federation.fetch-rate",
+        field: |c| &mut c.federation.fetch_rate,
+        help: "Code that it fetches from members in a second, at most; none: as fast as it goes.",
     },
     Key {
         path: "federation.registry",

@@ -214,6 +214,7 @@ fn federation_settings(config: &Config, bound: Option<SocketAddr>) -> Settings {
         relayed: federation.relayed,
         certificate_life: federation.certificate_life,
         guests: f64::from(federation.guests.min(100)) / 100.0,
+        fetch_rate: federation.fetch_rate,
         registry: federation.registry,
         etcd: federation.etcd.clone(),
     }

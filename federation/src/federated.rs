@@ -26,6 +26,7 @@ use weir_node::clock::Clock;
 use weir_node::function::{FunctionSpec, Scope};
 use weir_node::id::{Digest, FunctionName};
 use weir_node::node::{Capability, ChangeError};
+use weir_node::resources::Memory;
 use weir_node::time::Time;
 use weir_overlay::carriage::{Carriage, SendError, Using};
 use weir_overlay::tls::{Acceptor, Connector, TlsError};
@@ -105,6 +106,8 @@ pub struct Settings {
     pub certificate_life: Duration,
     /// Share of the node that other nodes' users may have, in `0.0..=1.0`.
     pub guests: f64,
+    /// Bytes of code that it fetches in a second; `None` for no bound.
+    pub fetch_rate: Option<Memory>,
     /// Where functions are made known.
     pub registry: Registry,
     /// etcd, where it is one of those.
@@ -343,6 +346,8 @@ pub(crate) struct Shared {
     /// Some were added to them.
     pub(crate) functions_changed: Notify,
     pub(crate) registry: RegistryState,
+    /// A member died: others take over what it kept.
+    pub(crate) members_changed: Notify,
     /// What linked members say that they know, for whoever compares that.
     summaries: mpsc::Sender<(PeerId, Summary)>,
     pub(crate) heard: Mutex<Option<mpsc::Receiver<(PeerId, Summary)>>>,
@@ -466,6 +471,7 @@ impl Federated {
             lost: Mutex::default(),
             functions_changed: Notify::new(),
             registry: RegistryState::default(),
+            members_changed: Notify::new(),
             summaries,
             heard: Mutex::new(Some(heard)),
             stale: Notify::new(),

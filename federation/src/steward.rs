@@ -2,7 +2,7 @@
 //! comes to a node that is to run them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -92,6 +92,8 @@ pub(crate) struct Steward {
     /// The digests of an artifact's parts.
     lists: DashMap<Digest, Bytes>,
     fetches: Semaphore,
+    /// When the next part may be fetched.
+    paced: Mutex<tokio::time::Instant>,
     served: Semaphore,
     /// Artifacts that this node keeps for the federation, and when it was last
     /// one of those who should.
@@ -109,6 +111,7 @@ impl Steward {
             wanted: DashMap::new(),
             lists: DashMap::new(),
             fetches: Semaphore::new(FETCHES),
+            paced: Mutex::new(tokio::time::Instant::now()),
             served: Semaphore::new(SERVED),
             pins: DashMap::new(),
             pinning: DashMap::new(),
@@ -149,6 +152,7 @@ impl Steward {
                         self.reconcile(&name).await;
                     }
                 }
+                () = self.federated.shared.members_changed.notified() => self.tend_pins(),
                 // What was not done before the last stop, or whose code nobody
                 // could give.
                 _ = again.tick() => {
@@ -600,6 +604,7 @@ impl Steward {
             .put_artifact(digest, Some(code.bytes), Body::new(body));
         let sent = async {
             for (at, wanted) in list.chunks(32).enumerate() {
+                self.pace(CHUNK).await;
                 let part = self.checked_part(&holders, digest, at, wanted, code).await;
                 let broken = part.is_err();
                 let part = part.map_err(std::io::Error::other);
@@ -613,6 +618,21 @@ impl Steward {
         put.map_err(|error| AdoptError::Code(error.to_string()))?;
         info!(function = %name, %digest, bytes = code.bytes, "fetched code");
         Ok(())
+    }
+
+    /// Waits until so many bytes more may be fetched.
+    async fn pace(&self, bytes: u64) {
+        let Some(rate) = self.federated.settings().fetch_rate else {
+            return;
+        };
+        let takes = Duration::from_secs_f64(bytes as f64 / rate.as_bytes().max(1) as f64);
+        let at = {
+            let mut next = self.paced.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = tokio::time::Instant::now().max(*next);
+            *next = at + takes;
+            at
+        };
+        tokio::time::sleep_until(at).await;
     }
 
     /// One part of an artifact that is what the list says, from whoever gives it:

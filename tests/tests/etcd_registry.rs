@@ -77,12 +77,14 @@ async fn functions_and_members_are_known_by_etcd() {
     for member in &members {
         knows(member, "ours", json!(2)).await;
     }
-    let keys = cluster.keys("/weir/");
-    let has = |end: &str| keys.iter().any(|key| key.ends_with(end));
-    assert!(has("/functions/ours.openfaas-fn"), "{keys:?}");
-    for member in &members {
-        assert!(has(&format!("/members/{}", member.id)), "{keys:?}");
-    }
+    eventually("all is in etcd", async || {
+        let keys = cluster.keys("/weir/");
+        let has = |end: &str| keys.iter().any(|key| key.ends_with(end));
+        let mut members = members.iter();
+        let all = members.all(|member| has(&format!("/members/{}", member.id)));
+        (all && has("/functions/ours.openfaas-fn")).then_some(())
+    })
+    .await;
     remove(&members[2], "ours").await;
     for member in &members {
         knows(member, "ours", Value::Null).await;

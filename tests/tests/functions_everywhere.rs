@@ -207,10 +207,8 @@ async fn a_function_that_is_called_often_comes_by_itself() {
     assert_eq!(knows(&members[0], "often").await["here"], true);
 }
 
-#[tokio::test]
-async fn large_code_comes_in_parts_from_several() {
-    let members = federation(3).await;
-    // Seven parts, of which the last is short.
+/// Code of seven parts, of which the last is short.
+fn large_code() -> Guest {
     let mut bytes = guest("echo").bytes.to_vec();
     let padding = vec![b'x'; (6 << 20) + 77];
     let name = b"padding";
@@ -228,7 +226,34 @@ async fn large_code_comes_in_parts_from_several() {
         }
     }
     bytes.extend(content);
-    let large = Function::of("large", Guest::from_bytes("large", bytes));
+    Guest::from_bytes("large", bytes)
+}
+
+#[tokio::test]
+async fn code_is_fetched_no_faster_than_it_may_be() {
+    let first = Member::found().await;
+    let slow = member().variable("WEIR_FEDERATION_FETCH_RATE", "4MiB");
+    let second = first.invite(slow).await;
+    all_meet(&[&first, &second]).await;
+    let large = Function::of("large", large_code()).setting("replicas", "1");
+    first.node.deploy(large).await;
+    knows(&second, "large").await;
+    closed(&first, &second).await;
+    let began = std::time::Instant::now();
+    let reply = second.node.call("large", "whole").await;
+    assert_eq!(reply.expect_status(200).text(), "whole");
+    // The seventh part may begin when six have had their quarter of a second.
+    assert!(
+        began.elapsed().as_millis() >= 1_400,
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn large_code_comes_in_parts_from_several() {
+    let members = federation(3).await;
+    let large = Function::of("large", large_code());
     for holder in &members[1..] {
         holder.node.deploy(large.clone()).await;
         members[0].sees_function(&holder.id, "large").await;

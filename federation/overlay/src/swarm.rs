@@ -635,7 +635,9 @@ impl Node {
                 // Members are told all of them, and a relay that knows none of
                 // its own takes no reservations.
                 self.swarm.add_external_address(address.clone());
-                self.try_out(&address);
+                if is_direct(&address) {
+                    self.try_out(&address);
+                }
                 self.host.happened(Event::Listening(address));
             }
             SwarmEvent::ConnectionEstablished {
@@ -827,10 +829,15 @@ impl Node {
                 tested_addr,
                 result,
                 ..
-            }) => self.host.happened(Event::Tested {
-                address: tested_addr,
-                reachable: result.is_ok(),
-            }),
+            }) => {
+                // What comes over a relay says nothing of this node's own.
+                if is_direct(&tested_addr) {
+                    self.host.happened(Event::Tested {
+                        address: tested_addr,
+                        reachable: result.is_ok(),
+                    });
+                }
+            }
             BehaviourEvent::Punch(dcutr::Event {
                 remote_peer_id,
                 result: Err(error),
@@ -844,6 +851,12 @@ impl Node {
             _ => {}
         }
     }
+}
+
+/// Whether an address is of a machine, and not of a relay's.
+fn is_direct(address: &Multiaddr) -> bool {
+    let relayed = |part| matches!(part, Protocol::P2pCircuit | Protocol::P2p(_));
+    !address.is_empty() && !address.iter().any(relayed)
 }
 
 /// Whether something at the other end refused, which a machine does whose node

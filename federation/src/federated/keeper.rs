@@ -267,6 +267,7 @@ impl Keeper {
                     info!(%peer, "a member is dead");
                     let counters = &self.shared().counters;
                     counters.deaths.fetch_add(1, Ordering::Relaxed);
+                    self.shared().members_changed.notify_one();
                     // Not what this node hears itself: others may be wrong.
                     if !self.shared().is_kept(&peer) {
                         self.federated.cut(peer);
