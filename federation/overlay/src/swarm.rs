@@ -169,6 +169,10 @@ enum Command {
     Find {
         peer: PeerId,
     },
+    Punch {
+        peer: PeerId,
+        over: Vec<Multiaddr>,
+    },
 }
 
 /// The way to the swarm. Cheap to clone; the swarm ends with the last one.
@@ -300,6 +304,12 @@ impl Overlay {
     /// Looks for a peer's addresses among the members.
     pub fn find(&self, peer: PeerId) {
         self.say(Command::Find { peer });
+    }
+
+    /// Tries again to be linked directly to a peer that is linked over a relay:
+    /// a second connection `over` relays begins with that.
+    pub fn punch(&self, peer: PeerId, over: Vec<Multiaddr>) {
+        self.say(Command::Punch { peer, over });
     }
 
     /// Opens a stream for calls to a peer, linking to it for that if need be.
@@ -446,6 +456,15 @@ impl Node {
                 purpose,
                 reply,
             } => self.open(peer, purpose, reply),
+            Command::Punch { peer, over } => {
+                let options = DialOpts::peer_id(peer)
+                    .condition(PeerCondition::Always)
+                    .addresses(over)
+                    .build();
+                if let Err(error) = self.swarm.dial(options) {
+                    debug!(%peer, %error, "cannot be met over a relay again");
+                }
+            }
             Command::Find { peer } => {
                 self.swarm.behaviour_mut().kad.find(peer);
             }
@@ -722,7 +741,11 @@ impl Node {
     }
 
     fn linked_again(&mut self, peer: PeerId, address: Multiaddr, relayed: bool) {
-        if relayed || !self.swarm.behaviour().streams.came_closer(&peer) {
+        if relayed {
+            // To come closer; it ends when nothing uses it.
+            return;
+        }
+        if !self.swarm.behaviour().streams.came_closer(&peer) {
             self.host.happened(Event::LinkedAgain(peer));
             return;
         }
@@ -829,15 +852,11 @@ impl Node {
                 tested_addr,
                 result,
                 ..
-            }) => {
-                // What comes over a relay says nothing of this node's own.
-                if is_direct(&tested_addr) {
-                    self.host.happened(Event::Tested {
-                        address: tested_addr,
-                        reachable: result.is_ok(),
-                    });
-                }
-            }
+            // What comes over a relay says nothing of this node's own.
+            }) if is_direct(&tested_addr) => self.host.happened(Event::Tested {
+                address: tested_addr,
+                reachable: result.is_ok(),
+            }),
             BehaviourEvent::Punch(dcutr::Event {
                 remote_peer_id,
                 result: Err(error),

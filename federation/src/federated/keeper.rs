@@ -36,6 +36,10 @@ const RELAYS: usize = 2;
 /// Addresses of this node of which is kept whether others reach them.
 const TESTED: usize = 64;
 
+/// How often a node tries to be linked directly to those whom it reaches over a
+/// relay.
+const PUNCH: Duration = Duration::from_secs(20);
+
 /// Links that one look around begins.
 const DIALS: usize = 4;
 
@@ -112,6 +116,7 @@ pub(super) struct Keeper {
     lost: BTreeSet<PeerId>,
     listening: BTreeSet<String>,
     last_relay: Time,
+    last_punch: Time,
     published: Option<Report>,
     sequence: u64,
     began: Time,
@@ -161,6 +166,7 @@ impl Keeper {
             lost: BTreeSet::new(),
             listening: BTreeSet::new(),
             last_relay: Time::ZERO,
+            last_punch: now,
             published: None,
             sequence: 0,
             began: now,
@@ -626,6 +632,29 @@ impl Keeper {
         }
     }
 
+    /// Tries again to come closer to those who are linked over a relay.
+    fn come_closer(&mut self, now: Time) {
+        if now.since(self.last_punch) < PUNCH {
+            return;
+        }
+        self.last_punch = now;
+        let shared = self.shared();
+        let relayed = shared.links.iter().filter(|link| link.kept && link.relayed);
+        // One side of the two.
+        let peers: Vec<PeerId> = relayed
+            .map(|link| *link.key())
+            .filter(|peer| shared.id < *peer)
+            .take(DIALS)
+            .collect();
+        for peer in peers {
+            let mut over = self.addresses(&peer);
+            over.retain(|address| address.to_string().contains("p2p-circuit"));
+            if !over.is_empty() {
+                self.overlay().punch(peer, over);
+            }
+        }
+    }
+
     /// Takes what another member found when it dialled an address of this node.
     fn tested(&mut self, address: &Multiaddr, reachable: bool) {
         info!(%address, reachable, "a member tried whether this node can be dialled");
@@ -782,6 +811,7 @@ impl Keeper {
             self.report(now, true);
         }
         self.be_relayed(now);
+        self.come_closer(now);
         self.bootstrap(now);
         self.compare(now);
         if !shared.member.is_member() {
