@@ -285,6 +285,7 @@ fn record(version: u64) -> Record {
         topic: Some("weir/1/zone/lab".to_owned()),
         spec: Some(ByteBuf::from(encode(&spec()))),
         code: Some(code()),
+        removed: None,
         certificate: ByteBuf::from(certificate()),
     }
 }
@@ -293,6 +294,7 @@ fn removal() -> Record {
     Record {
         spec: None,
         code: None,
+        removed: Some(9),
         ..record(2)
     }
 }

@@ -18,6 +18,8 @@ use sha2::{Digest as _, Sha256};
 use weir_node::function::{FunctionSpec, Scope};
 use weir_node::id::{Digest, FunctionName};
 
+use crate::membership::UnixTime;
+
 /// Functions that are remembered, removed ones included.
 pub const FUNCTIONS: usize = 20_000;
 
@@ -32,6 +34,10 @@ const TOLD: usize = 4_000;
 
 /// Bytes of one chunk of an artifact.
 pub const CHUNK: u64 = 1 << 20;
+
+/// Seconds for which a removal is remembered: a member that was away longer than
+/// [`crate::federated::AWAY`] brings none of its functions back, and a day more.
+pub const REMOVED: u64 = 8 * 24 * 3_600;
 
 /// What is said of one function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,8 +54,22 @@ pub struct Record {
     /// Its code, if that is an artifact.
     #[serde(default)]
     pub code: Option<CodeRef>,
+    /// When it was removed, in seconds since 1970 by the writer's clock: when
+    /// that is to be forgotten, and nothing else. `None` for a function.
+    #[serde(default)]
+    pub removed: Option<UnixTime>,
     /// The writer's certificate: it may have left when this is read.
     pub certificate: ByteBuf,
+}
+
+impl Record {
+    /// Whether it is of a removal that all who are remembered have heard of:
+    /// nobody needs it any more, and nobody takes it from one who has not
+    /// forgotten it yet.
+    pub fn is_over(&self, now: UnixTime) -> bool {
+        let removed = self.removed.unwrap_or_default();
+        self.spec.is_none() && now.saturating_sub(removed) > REMOVED
+    }
 }
 
 /// Code by digest, and by what each part of it is checked.
@@ -76,6 +96,11 @@ impl CodeRef {
         self.bytes.div_ceil(CHUNK).max(1)
     }
 
+    /// A number of its own, for [`keepers`].
+    fn number(&self) -> u64 {
+        u64::from_be_bytes(self.digest[..8].try_into().expect("8 of 32 bytes"))
+    }
+
     /// Whether `list` holds the digests of its parts.
     pub fn is_list(&self, list: &[u8]) -> bool {
         list.len() as u64 == self.count() * 32 && sha256(list) == self.chunks
@@ -98,15 +123,36 @@ pub fn keepers(
     writer: Option<PeerId>,
     others: &[(u64, PeerId)],
 ) -> Vec<PeerId> {
-    let digest = u64::from_be_bytes(code.digest[..8].try_into().expect("8 of 32 bytes"));
     let mut ranked: Vec<(u64, PeerId)> = others
         .iter()
         .filter(|(_, peer)| Some(*peer) != writer)
-        .map(|(number, peer)| (mix(number ^ digest), *peer))
+        .map(|(number, peer)| (mix(number ^ code.number()), *peer))
         .collect();
     ranked.sort_unstable_by(|a, b| b.cmp(a));
     let ranked = ranked.into_iter().map(|(_, peer)| peer);
     writer.into_iter().chain(ranked).take(copies).collect()
+}
+
+/// Whether `own` is one of those [`keepers`], without ranking the others.
+pub fn keeps(
+    code: &CodeRef,
+    copies: usize,
+    writer: Option<PeerId>,
+    others: &[(u64, PeerId)],
+    own: &PeerId,
+) -> bool {
+    if writer.as_ref() == Some(own) {
+        return copies > 0;
+    }
+    let weight = |(number, peer): &(u64, PeerId)| (mix(number ^ code.number()), *peer);
+    let Some(mine) = others.iter().find(|(_, peer)| peer == own).map(weight) else {
+        return false;
+    };
+    let before = others
+        .iter()
+        .filter(|other| Some(other.1) != writer && weight(other) > mine)
+        .count();
+    before + usize::from(writer.is_some()) < copies
 }
 
 /// A number of a member's own, for [`keepers`].
@@ -237,9 +283,14 @@ impl Catalogue {
         self.entries.iter()
     }
 
-    /// Forgets a name, where everybody has had time to hear of its removal.
-    pub fn forget(&mut self, name: &FunctionName) {
-        self.entries.remove(name);
+    /// Forgets removals that are over; their names.
+    pub fn forget_removals(&mut self, now: UnixTime) -> Vec<FunctionName> {
+        let over = self.entries.iter().filter(|(_, e)| e.record.is_over(now));
+        let over: Vec<_> = over.map(|(name, _)| name.clone()).collect();
+        for name in &over {
+            self.entries.remove(name);
+        }
+        over
     }
 
     /// The version of the next deployment or removal of a name.
@@ -303,6 +354,8 @@ mod tests {
     use super::*;
     use crate::report::tests::id;
 
+    const NOW: UnixTime = 1_800_000_000;
+
     fn entry(name: &str, version: u64, writer: u8, removed: bool) -> (FunctionName, Entry) {
         let name: FunctionName = name.parse().expect("a name");
         let code = CodeRef {
@@ -327,6 +380,7 @@ mod tests {
             topic: None,
             spec: (!removed).then(|| ByteBuf::from(spec)),
             code: (!removed).then_some(code),
+            removed: removed.then_some(NOW),
             certificate: ByteBuf::new(),
         };
         let sealed = format!("{name} {version} {writer} {removed}").into();
@@ -358,6 +412,24 @@ mod tests {
     }
 
     #[test]
+    fn a_removal_is_forgotten_when_nobody_can_bring_the_function_back() {
+        let mut catalogue = Catalogue::default();
+        merged(&mut catalogue, entry("kept", 1, 1, false));
+        merged(&mut catalogue, entry("gone", 2, 1, true));
+        assert!(catalogue.forget_removals(NOW + REMOVED).is_empty());
+        let forgotten = catalogue.forget_removals(NOW + REMOVED + 1);
+        assert_eq!(forgotten, ["gone".parse().expect("a name")]);
+        assert_eq!(catalogue.len(), 1);
+        // One without a date was never written by us.
+        let (_, removal) = entry("gone", 2, 1, true);
+        let undated = Record {
+            removed: None,
+            ..(*removal.record).clone()
+        };
+        assert!(undated.is_over(NOW));
+    }
+
+    #[test]
     fn code_is_kept_by_its_writer_and_by_whom_all_agree_on() {
         let code = |number| CodeRef {
             digest: [number; 32],
@@ -375,6 +447,13 @@ mod tests {
             assert_eq!(one, id(1));
             assert_eq!(keepers(&code(number), 2, Some(id(1)), &turned), [one, two]);
             *kept.entry(two).or_default() += 1;
+            for (_, own) in &others {
+                for (copies, writer) in [(2, Some(id(1))), (3, None)] {
+                    let all = keepers(&code(number), copies, writer, &others);
+                    let says = keeps(&code(number), copies, writer, &others, own);
+                    assert_eq!(says, all.contains(own));
+                }
+            }
             // Without its writer, and without a third, the second still does.
             assert!(keepers(&code(number), 2, None, &others).contains(&two) || kept.len() > 1);
             let gone: Vec<_> = others.iter().filter(|(_, p)| *p != two).copied().collect();

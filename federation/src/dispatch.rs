@@ -629,7 +629,7 @@ impl Inner {
                         addresses: peer.carriage.clone(),
                         left: deadline.since(now),
                         limited: deadline != Time::NEVER,
-                        patience: self.patience(deadline, now, spec.as_deref()),
+                        patience: self.patience(deadline, now, spec.as_deref()) + peer.round_trip,
                     };
                     let travelling = self.travelling(&invocation, &way, &to);
                     // Boxed, so that calls which run here do not carry its room.

@@ -4,7 +4,7 @@
 
 mod keeper;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,10 +35,12 @@ use weir_overlay::{
 };
 
 use self::keeper::Keeper;
-use crate::catalogue::{Catalogue, CodeRef, Entry, FUNCTIONS, Merged, Record, keepers, number_of};
+use crate::catalogue::{
+    Catalogue, CodeRef, Entry, FUNCTIONS, Merged, Record, keepers, keeps, number_of,
+};
 use crate::coordinates::Coordinate;
-use crate::member::{Member, MemberError, unix_millis};
-use crate::membership::{Refused, Rights, Token};
+use crate::member::{Member, MemberError, unix_millis, unix_time};
+use crate::membership::{CLOCK_SKEW, Refused, Rights, Token};
 use crate::message::{self, ENVELOPE_BYTES, Message, Summary, Suspicion as Suspecting};
 use crate::peers::{Fault, Heard, Known, Met, PEERS, Peers, Standing, Suspicion};
 use crate::report::{ADDRESSES, Load, REPORT_BYTES, Report, Role};
@@ -315,6 +317,41 @@ pub struct PeerStatus {
     pub carriage: Option<&'static str>,
     /// Where it can be linked to.
     pub addresses: Vec<String>,
+}
+
+/// Members that may keep code, each with its number.
+pub(crate) struct Candidates {
+    all: Vec<(u64, PeerId)>,
+    /// Those of this node's zone or region.
+    near: Vec<(u64, PeerId)>,
+}
+
+impl Candidates {
+    pub(crate) fn leave_out(&mut self, peers: &[PeerId]) {
+        for list in [&mut self.all, &mut self.near] {
+            list.retain(|(_, peer)| !peers.contains(peer));
+        }
+    }
+
+    /// What [`keepers`] is asked about one function; `None` for one without code.
+    fn of(&self, entry: &Entry) -> Option<(CodeRef, usize, Option<PeerId>, &[(u64, PeerId)])> {
+        let (code, spec) = (entry.record.code?, entry.spec.as_ref()?);
+        let others = match entry.record.topic {
+            Some(_) => &self.near,
+            None => &self.all,
+        };
+        let there = others.iter().any(|(_, peer)| *peer == entry.writer);
+        let copies = usize::from(spec.copies.clamp(1, FunctionSpec::MOST_COPIES));
+        Some((code, copies, there.then_some(entry.writer), others))
+    }
+
+    /// Who keeps the code of a function.
+    pub(crate) fn keepers(&self, entry: &Entry) -> Vec<PeerId> {
+        let asked = self.of(entry);
+        asked.map_or_else(Vec::new, |(code, copies, writer, others)| {
+            keepers(&code, copies, writer, others)
+        })
+    }
 }
 
 /// What is known, shared by those who hear, those who decide, and the loop.
@@ -861,6 +898,7 @@ impl Federated {
             name: name.qualified(),
             version: catalogue.next_version(name),
             topic: topic.clone(),
+            removed: encoded.is_none().then(unix_time),
             spec: encoded.map(ByteBuf::from),
             code,
             certificate: ByteBuf::from(certificate),
@@ -907,11 +945,16 @@ impl Federated {
         used.then_some(&self.shared.registry)
     }
 
-    /// Has all that is known be looked for in etcd.
+    /// Has all that is known be written to etcd, but the envelopes that are there.
     #[cfg(feature = "etcd")]
-    pub(crate) fn register_all(&self) {
-        let names = self.names();
-        lock(&self.shared.registry.unregistered).extend(names);
+    pub(crate) fn register_all(&self, there: &HashSet<[u8; 8]>) {
+        let catalogue = lock(&self.shared.catalogue);
+        let lacking = catalogue.iter().filter(|(_, entry)| {
+            let identity = message::identity(&entry.sealed);
+            !there.contains(&identity)
+        });
+        let lacking = lacking.map(|(name, _)| name.clone());
+        lock(&self.shared.registry.unregistered).extend(lacking);
         self.shared.registry.changed.notify_one();
     }
 
@@ -975,51 +1018,43 @@ impl Federated {
         }
     }
 
-    /// Members that may keep code, each with its number, and whether it is of this
-    /// node's zone or region; this node among them unless it drains.
-    pub(crate) fn candidates(&self) -> Vec<(u64, PeerId, bool)> {
+    /// Members that may keep code; this node among them unless it drains.
+    pub(crate) fn candidates(&self) -> Candidates {
         let shared = &self.shared;
         let known = lock(&shared.table).known(shared.clock.now());
         let alive = known.iter().filter(|known| {
             let gone = matches!(known.standing, Standing::Gone { .. });
             !gone && !known.silent && !known.report.draining && self.admits(&known.id)
         });
-        let mut candidates: Vec<_> = alive
-            .map(|known| {
-                let near = known.report.role == shared.role && shared.is_near(&known.report);
-                (number_of(&known.id), known.id, near)
-            })
-            .collect();
-        if !self.is_draining() {
-            candidates.push((number_of(&shared.id), shared.id, true));
+        let (mut all, mut near) = (Vec::new(), Vec::new());
+        for known in alive {
+            let numbered = (number_of(&known.id), known.id);
+            all.push(numbered);
+            if known.report.role == shared.role && shared.is_near(&known.report) {
+                near.push(numbered);
+            }
         }
-        candidates
-    }
-
-    /// Who keeps the code of a function among `candidates`.
-    pub(crate) fn keepers(&self, entry: &Entry, candidates: &[(u64, PeerId, bool)]) -> Vec<PeerId> {
-        let (Some(code), Some(spec)) = (&entry.record.code, &entry.spec) else {
-            return Vec::new();
-        };
-        let zone = entry.record.topic.is_some();
-        let others = candidates.iter().filter(|(_, _, near)| *near || !zone);
-        let others: Vec<_> = others.map(|(number, peer, _)| (*number, *peer)).collect();
-        let there = others.iter().any(|(_, peer)| *peer == entry.writer);
-        let writer = there.then_some(entry.writer);
-        let copies = usize::from(spec.copies.clamp(1, FunctionSpec::MOST_COPIES));
-        keepers(code, copies, writer, &others)
+        if !self.is_draining() {
+            let own = (number_of(&shared.id), shared.id);
+            all.push(own);
+            near.push(own);
+        }
+        Candidates { all, near }
     }
 
     /// Functions whose code this node keeps.
     pub(crate) fn kept_here(&self) -> Vec<(FunctionName, CodeRef)> {
         let candidates = self.candidates();
-        let catalogue = lock(&self.shared.catalogue);
-        let kept = catalogue.iter().filter_map(|(name, entry)| {
-            let code = entry.record.code?;
-            let keepers = self.keepers(entry, &candidates);
-            keepers
-                .contains(&self.shared.id)
-                .then(|| (name.clone(), code))
+        // Copied, so that nobody waits for the lock while all are looked at.
+        let entries: Vec<(FunctionName, Entry)> = {
+            let catalogue = lock(&self.shared.catalogue);
+            let entries = catalogue.iter();
+            entries.map(|(n, e)| (n.clone(), e.clone())).collect()
+        };
+        let own = &self.shared.id;
+        let kept = entries.into_iter().filter_map(|(name, entry)| {
+            let (code, copies, writer, others) = candidates.of(&entry)?;
+            keeps(&code, copies, writer, others, own).then_some((name, code))
         });
         kept.collect()
     }
@@ -1043,16 +1078,16 @@ impl Federated {
         steward::set_aside(&self.shared.settings.folder);
     }
 
-    /// Forgets a removal that everybody has had time to hear of.
-    pub(crate) fn forget_function(&self, name: &FunctionName) {
-        lock(&self.shared.catalogue).forget(name);
+    /// Forgets removals that everybody has had time to hear of; their names.
+    pub(crate) fn forget_removals(&self) -> Vec<FunctionName> {
+        lock(&self.shared.catalogue).forget_removals(unix_time())
     }
 
     /// Members that may have the code of a function, the nearest first; its
     /// writer among them, and those who keep it for others.
     pub(crate) fn holders(&self, name: &FunctionName, entry: &Entry) -> Vec<PeerId> {
         let writer = entry.writer;
-        let keepers = self.keepers(entry, &self.candidates());
+        let keepers = self.candidates().keepers(entry);
         // Not the view alone: who takes no calls gives code all the same.
         let shared = &self.shared;
         let known = lock(&shared.table).known(shared.clock.now());
@@ -1163,6 +1198,16 @@ impl Shared {
             .is_some_and(|topic| *topic != self.topic())
         {
             return Ok(Verdict::Ignore);
+        }
+        let now = unix_time();
+        if record.is_over(now) {
+            return Ok(Verdict::Ignore);
+        }
+        if record
+            .removed
+            .is_some_and(|removed| removed > now + CLOCK_SKEW)
+        {
+            return Err(Refused::Early.reason());
         }
         match self.member.may_have_written(from, &record.certificate) {
             Ok(()) => {}

@@ -30,7 +30,7 @@ const BOOTSTRAP: usize = 16;
 const PREFIX: &str = "weir1-";
 
 /// What the clocks of two honest nodes may differ by, in seconds.
-const CLOCK_SKEW: u64 = 300;
+pub(crate) const CLOCK_SKEW: u64 = 300;
 
 /// Seconds since 1970.
 pub type UnixTime = u64;

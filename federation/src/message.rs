@@ -278,6 +278,7 @@ mod tests {
                 topic: Some("zone".to_owned()),
                 spec: None,
                 code: None,
+                removed: Some(9),
                 certificate: ByteBuf::from([9]),
             })),
             Message::Summary(Summary {

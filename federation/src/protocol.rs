@@ -151,6 +151,7 @@
 //! | `topic` | text, *optional* | of those who may know it; none for all |
 //! | `spec` | bytes or null | CBOR of the function; null when it was removed |
 //! | `code` | map, *optional* | `digest` bytes(32) SHA-256 of the artifact, `bytes` u64, `chunks` bytes(32) |
+//! | `removed` | u64, *optional* | when it was removed, in seconds since 1970: of removals, which are forgotten, and not heard any more, eight days after |
 //! | `certificate` | bytes | of the writer: with the right to deploy; it may have expired since |
 //!
 //! `chunks` is the SHA-256 of the list of the SHA-256 of each MiB of the artifact.

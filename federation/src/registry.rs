@@ -10,6 +10,8 @@
 //! nothing: what was removed is a record too. A node that loses etcd works from
 //! what it knows, and tells etcd what it missed when it is back.
 
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use etcd_client::{
@@ -19,10 +21,9 @@ use etcd_client::{
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use std::sync::atomic::Ordering;
 use tracing::{info, warn};
 use weir_node::id::FunctionName;
-use weir_overlay::{Event as Happening, Host as _, Verdict};
+use weir_overlay::{Event as Happening, Host as _, Verdict, chain};
 
 use crate::federated::{EtcdSettings, Federated};
 use crate::message::{self, ENVELOPE_BYTES, Message};
@@ -45,6 +46,9 @@ const PAGE: i64 = 64;
 
 /// Keys that are read at all.
 const KEYS: usize = 40_000;
+
+/// Functions that are written before the lease is looked after again.
+const TOLD: usize = 64;
 
 /// How often a record is written anew when others write it at the same time.
 const TRIES: usize = 8;
@@ -167,12 +171,15 @@ impl Registry {
         };
         self.register(&mut open).await?;
         let (functions, members) = (self.folder("functions"), self.folder("members"));
-        let revision = self.read_all(&mut client, &functions).await?;
+        let mut there = HashSet::new();
+        let revision = self.read_all(&mut client, &functions, &mut there).await?;
         open.functions = Some(watched(&mut client, &functions, revision).await?);
-        let revision = self.read_all(&mut client, &members).await?;
+        let revision = self
+            .read_all(&mut client, &members, &mut HashSet::new())
+            .await?;
         open.members = Some(watched(&mut client, &members, revision).await?);
         // What etcd lacks, or has of an older version.
-        self.federated.register_all();
+        self.federated.register_all(&there);
         Ok(open)
     }
 
@@ -204,8 +211,14 @@ impl Registry {
         Ok(options)
     }
 
-    /// Reads all keys of a folder; returns the revision as of which.
-    async fn read_all(&self, client: &mut Client, folder: &str) -> Result<i64, Ended> {
+    /// Reads all keys of a folder; returns the revision as of which. What stands
+    /// there is added to `there`.
+    async fn read_all(
+        &self,
+        client: &mut Client,
+        folder: &str,
+        there: &mut HashSet<[u8; 8]>,
+    ) -> Result<i64, Ended> {
         let end = range_end(folder);
         let mut start = folder.as_bytes().to_vec();
         let mut revision = None;
@@ -221,6 +234,7 @@ impl Registry {
             let at = page.header().map_or(0, |header| header.revision());
             let at = *revision.get_or_insert(at);
             for pair in page.kvs() {
+                there.insert(message::identity(pair.value()));
                 self.hear(pair);
             }
             read += page.kvs().len();
@@ -357,14 +371,19 @@ impl Registry {
         self.register(open).await
     }
 
-    /// Writes what this node knows and etcd does not.
+    /// Writes some of what this node knows and etcd does not; the lease wants to
+    /// be renewed in between.
     async fn tell(&self, client: &mut Client) -> Result<(), Ended> {
-        while let Some(name) = self.federated.next_unregistered() {
+        for _ in 0..TOLD {
+            let Some(name) = self.federated.next_unregistered() else {
+                return Ok(());
+            };
             if let Err(ended) = self.write(client, &name).await {
                 self.federated.register_later(name);
                 return Err(ended);
             }
         }
+        self.federated.shared.registry.changed.notify_one();
         Ok(())
     }
 
@@ -425,14 +444,4 @@ fn range_end(folder: &str) -> Vec<u8> {
         *last += 1;
     }
     end
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -23,7 +23,7 @@ use weir_node::time::Time;
 
 use crate::catalogue::{CHUNK, CodeRef, Entry, FUNCTIONS, sha256};
 use crate::federated::{AWAY, Federated};
-use crate::member::save;
+use crate::member::{save, unix_time};
 use crate::message::{self, ENVELOPE_BYTES, Summary};
 
 /// Names the artifact that a member asks for; the part is in the path.
@@ -62,10 +62,6 @@ const PINNINGS: usize = 16;
 
 /// How long code is kept that others should keep.
 const UNWANTED: Duration = Duration::from_secs(600);
-
-/// How long a removal is remembered: a member that was away longer than
-/// [`crate::federated::AWAY`] brings none of its functions back, and a day more.
-const REMOVED: Duration = Duration::from_secs(8 * 24 * 3_600);
 
 /// Why code did not come.
 #[derive(Debug, thiserror::Error)]
@@ -283,7 +279,7 @@ impl Steward {
         let mut kept = 1;
         // Whoever cannot is passed over, as if it were not there.
         for _ in 0..HOLDERS {
-            let keepers = self.federated.keepers(&entry, &candidates);
+            let keepers = candidates.keepers(&entry);
             let others = keepers.iter().copied().filter(|keeper| *keeper != own);
             let asked: Vec<PeerId> = others.collect();
             let left = SETTLING.saturating_sub(began.elapsed());
@@ -295,7 +291,7 @@ impl Steward {
             kept = 1 + answers.iter().filter(|kept| **kept).count();
             let failed = asked.iter().zip(&answers).filter(|(_, kept)| !**kept);
             let failed: Vec<PeerId> = failed.map(|(keeper, _)| *keeper).collect();
-            candidates.retain(|(_, peer, _)| !failed.contains(peer));
+            candidates.leave_out(&failed);
             if failed.is_empty() || left.is_zero() {
                 break;
             }
@@ -332,6 +328,12 @@ impl Steward {
         if let Some(mut wanted) = self.pins.get_mut(&digest) {
             *wanted = now;
             return Ok(());
+        }
+        let many = self.pinning.len() >= PINNINGS && !self.pinning.contains_key(&digest);
+        if many || self.pins.len() >= FUNCTIONS {
+            return Err(AdoptError::Code(
+                "this node keeps too much already".to_owned(),
+            ));
         }
         let turn = self.pinning.entry(digest).or_default().clone();
         let pinned = {
@@ -372,14 +374,16 @@ impl Steward {
     /// Keeps what this node should keep, and lets go of the rest after a while.
     fn tend_pins(self: &Arc<Self>) {
         let now = self.federated.shared.clock.now();
+        let mut begun = 0;
         for (name, code) in self.federated.kept_here() {
             if let Some(mut wanted) = self.pins.get_mut(&code.artifact()) {
                 *wanted = now;
                 continue;
             }
+            // Beyond the bound it fails, and is tried again.
             let steward = Arc::clone(self);
-            if self.pinning.len() >= PINNINGS {
-                // The next time around.
+            begun += 1;
+            if begun > PINNINGS {
                 break;
             }
             tokio::spawn(async move {
@@ -400,23 +404,18 @@ impl Steward {
     /// Forgets removals of long ago: whoever was away longer than that is a
     /// newcomer when it is back.
     async fn forget_removals(&self) {
-        for name in self.federated.names() {
-            let removed = |entry: Entry| entry.spec.is_none();
-            if !self.federated.entry(&name).is_some_and(removed) {
-                continue;
-            }
-            let path = self.folder().join(file_name(&name));
-            let old = tokio::task::spawn_blocking(move || {
-                let old = is_old(&path);
-                if old {
-                    let _ = std::fs::remove_file(path);
-                }
-                old
-            });
-            if old.await.unwrap_or(false) {
-                self.federated.forget_function(&name);
-            }
+        let forgotten = self.federated.forget_removals();
+        if forgotten.is_empty() {
+            return;
         }
+        let folder = self.folder();
+        let removed = tokio::task::spawn_blocking(move || {
+            for name in forgotten {
+                // What stays is left out at the next start.
+                let _ = std::fs::remove_file(folder.join(file_name(&name)));
+            }
+        });
+        let _ = removed.await;
     }
 
     /// Says to the federation that a function is removed.
@@ -791,13 +790,6 @@ fn digest_in(asked: &http::request::Parts) -> Result<Digest, StatusCode> {
     Digest::from_hex(text).map_err(|_| StatusCode::BAD_REQUEST)
 }
 
-/// Whether a file was written before anybody who is remembered went away.
-fn is_old(path: &Path) -> bool {
-    let written = std::fs::metadata(path).and_then(|file| file.modified());
-    let age = written.ok().and_then(|at| at.elapsed().ok());
-    age.is_some_and(|age| age > REMOVED)
-}
-
 fn read_part(path: &Path, at: u64) -> std::io::Result<Vec<u8>> {
     use std::io::{Read as _, Seek as _, SeekFrom};
     let mut file = std::fs::File::open(path)?;
@@ -823,9 +815,7 @@ pub(crate) fn recover(folder: &Path) -> Vec<(FunctionName, Entry)> {
     let entries = files.take(FUNCTIONS).filter_map(|file| {
         let bytes = Bytes::from(std::fs::read(file.path()).ok()?);
         match message::open(&bytes).ok()? {
-            (_, message::Message::Record(record))
-                if record.spec.is_none() && is_old(&file.path()) =>
-            {
+            (_, message::Message::Record(record)) if record.is_over(unix_time()) => {
                 let _ = std::fs::remove_file(file.path());
                 None
             }

@@ -117,12 +117,19 @@ fn nothing() -> Serve {
     serve(async |_| foreign::refusal("no"))
 }
 
+/// Seconds since 1970.
+fn now() -> u64 {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
+    now.expect("the clock goes").as_secs()
+}
+
 /// What a member says of a function that was removed.
 fn removal(name: &str, version: u64, certificate: Vec<u8>) -> Value {
     map([
         ("name", text(name)),
         ("version", number(version)),
         ("spec", Value::Null),
+        ("removed", number(now())),
         ("certificate", Value::Bytes(certificate)),
     ])
 }
@@ -180,6 +187,34 @@ async fn a_member_without_the_right_to_deploy_says_so_itself() {
     guest.node.deploy(own).await;
     let reply = guest.node.call("theirs", "hello").await;
     assert_eq!(reply.expect_status(200).text(), "hello");
+}
+
+#[tokio::test]
+async fn a_removal_of_long_ago_is_not_heard_and_one_of_tomorrow_is_a_lie() {
+    let scene = scene(&[], nothing()).await;
+    scene.host.node.deploy(Function::new("ours", "echo")).await;
+    const DAY: u64 = 24 * 3_600;
+    for (removed, reason) in [(now() - 9 * DAY, None), (now() + DAY, Some("early"))] {
+        let removal = removal("ours.openfaas-fn", 9, scene.hostile.certificate());
+        let removal = with(removal, [("removed", number(removed))]);
+        let message = scene.hostile.seal(kind::RECORD, &bytes(&removal));
+        scene.hostile.publish(foreign::EVERYBODY, message).await;
+        if let Some(reason) = reason {
+            scene.rejected(reason).await;
+        }
+    }
+    let reply = scene.host.node.call("ours", "hello").await;
+    assert_eq!(reply.expect_status(200).text(), "hello");
+    // Today's is believed: whoever may deploy may remove.
+    let removal = removal("ours.openfaas-fn", 9, scene.hostile.certificate());
+    let message = scene.hostile.seal(kind::RECORD, &bytes(&removal));
+    scene.hostile.publish(foreign::EVERYBODY, message).await;
+    eventually("it is removed", async || {
+        let reply = scene.host.node.call("ours", "hello").await;
+        (reply.status == 404).then_some(())
+    })
+    .await;
+    scene.all_is_well().await;
 }
 
 #[tokio::test]

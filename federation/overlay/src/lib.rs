@@ -37,4 +37,4 @@ pub use host::{Answer, Event, Host, Refusal, Verdict};
 pub use libp2p::identity::Keypair;
 pub use libp2p::swarm::Stream;
 pub use libp2p::{Multiaddr, PeerId};
-pub use swarm::{CallStreams, Config, Counters, Overlay, StartError, Unreachable};
+pub use swarm::{CallStreams, Config, Counters, Overlay, StartError, Unreachable, chain};

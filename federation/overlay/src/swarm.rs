@@ -891,7 +891,7 @@ fn is_refusal(error: &DialError) -> bool {
 }
 
 /// An error with its causes: libp2p's own say little.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
