@@ -4,7 +4,7 @@
 
 mod keeper;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -326,6 +326,15 @@ pub(crate) struct Candidates {
     near: Vec<(u64, PeerId)>,
 }
 
+/// What [`keepers`] is asked about one function.
+struct Keeping<'a> {
+    code: CodeRef,
+    copies: usize,
+    /// Where it was deployed, if that is among the others.
+    writer: Option<PeerId>,
+    others: &'a [(u64, PeerId)],
+}
+
 impl Candidates {
     pub(crate) fn leave_out(&mut self, peers: &[PeerId]) {
         for list in [&mut self.all, &mut self.near] {
@@ -333,23 +342,27 @@ impl Candidates {
         }
     }
 
-    /// What [`keepers`] is asked about one function; `None` for one without code.
-    fn of(&self, entry: &Entry) -> Option<(CodeRef, usize, Option<PeerId>, &[(u64, PeerId)])> {
+    /// Who may keep the code of one function; `None` for one without code.
+    fn of(&self, entry: &Entry) -> Option<Keeping<'_>> {
         let (code, spec) = (entry.record.code?, entry.spec.as_ref()?);
         let others = match entry.record.topic {
             Some(_) => &self.near,
             None => &self.all,
         };
         let there = others.iter().any(|(_, peer)| *peer == entry.writer);
-        let copies = usize::from(spec.copies.clamp(1, FunctionSpec::MOST_COPIES));
-        Some((code, copies, there.then_some(entry.writer), others))
+        Some(Keeping {
+            code,
+            copies: usize::from(spec.copies.clamp(1, FunctionSpec::MOST_COPIES)),
+            writer: there.then_some(entry.writer),
+            others,
+        })
     }
 
     /// Who keeps the code of a function.
     pub(crate) fn keepers(&self, entry: &Entry) -> Vec<PeerId> {
         let asked = self.of(entry);
-        asked.map_or_else(Vec::new, |(code, copies, writer, others)| {
-            keepers(&code, copies, writer, others)
+        asked.map_or_else(Vec::new, |asked| {
+            keepers(&asked.code, asked.copies, asked.writer, asked.others)
         })
     }
 }
@@ -947,7 +960,7 @@ impl Federated {
 
     /// Has all that is known be written to etcd, but the envelopes that are there.
     #[cfg(feature = "etcd")]
-    pub(crate) fn register_all(&self, there: &HashSet<[u8; 8]>) {
+    pub(crate) fn register_all(&self, there: &std::collections::HashSet<[u8; 8]>) {
         let catalogue = lock(&self.shared.catalogue);
         let lacking = catalogue.iter().filter(|(_, entry)| {
             let identity = message::identity(&entry.sealed);
@@ -1053,7 +1066,12 @@ impl Federated {
         };
         let own = &self.shared.id;
         let kept = entries.into_iter().filter_map(|(name, entry)| {
-            let (code, copies, writer, others) = candidates.of(&entry)?;
+            let Keeping {
+                code,
+                copies,
+                writer,
+                others,
+            } = candidates.of(&entry)?;
             keeps(&code, copies, writer, others, own).then_some((name, code))
         });
         kept.collect()
