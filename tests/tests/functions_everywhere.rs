@@ -478,6 +478,8 @@ async fn whoever_was_away_for_too_long_tells_nothing_until_it_is_told_to() {
     );
     let output = away.node.weir(["announce", "dear"]).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("announced dear"), "{said}");
     let output = away.node.weir(["remove", "old"]).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     knows(&first, "dear").await;

@@ -284,9 +284,16 @@ pub(super) async fn announce(global: &Global, arguments: &AnnounceArguments) -> 
         Some(namespace) if !name.contains('.') => format!("{name}.{namespace}"),
         Some(_) | None => name.clone(),
     };
-    let path = format!("/weir/v1/catalogue/{name}");
-    tell(global, Method::POST, &path, None, "announce the function").await?;
-    Ok(())
+    let client = global.client()?;
+    let request = client.request(Method::POST, &format!("/weir/v1/catalogue/{name}"));
+    let told: Value = client.ask_json("announce the function", request).await?;
+    if global.json() {
+        return Ok(output::json(&told)?);
+    }
+    let copies = told["copies"].as_u64().unwrap_or_default();
+    Ok(output::line(&format!(
+        "announced {name}; members that keep its code: {copies}"
+    ))?)
 }
 
 pub(super) async fn forget(global: &Global, arguments: &PeerArguments) -> anyhow::Result<()> {

@@ -72,7 +72,9 @@ pub(super) async fn list(global: &Global, arguments: &ListArguments) -> anyhow::
                 text("name"),
                 text("namespace"),
                 text("scope"),
-                function["version"].to_string(),
+                function["version"]
+                    .as_u64()
+                    .map_or_else(String::new, |version| version.to_string()),
                 match (
                     function["announced"] == false,
                     function["lost_to"].is_string(),
