@@ -168,6 +168,8 @@ pub struct FederationConfig {
     pub policy: PolicyName,
     /// Code that it fetches from members, in a second.
     pub fetch_rate: Option<Memory>,
+    /// How long a node is gone before copies of its calls are run.
+    pub takeover: Duration,
     /// Where functions are made known.
     pub registry: Registry,
     /// How etcd is reached.
@@ -193,6 +195,7 @@ impl Default for FederationConfig {
             guests: 80,
             policy: PolicyName::default(),
             fetch_rate: None,
+            takeover: Duration::from_secs(30),
             registry: Registry::default(),
             etcd: EtcdSettings {
                 prefix: "/weir".to_owned(),
@@ -633,6 +636,11 @@ pub static KEYS: &[Key<Config>] = &[
         path: "federation.fetch-rate",
         field: |c| &mut c.federation.fetch_rate,
         help: "Code that it fetches from members in a second, at most; none: as fast as it goes.",
+    },
+    Key {
+        path: "federation.takeover",
+        field: |c| &mut c.federation.takeover,
+        help: "How long a node is gone before the first copy of its calls is run; the second after twice that.",
     },
     Key {
         path: "federation.registry",

@@ -106,6 +106,10 @@ pub struct Settings {
     pub replicas: Option<u64>,
     /// Whether all who can run it bring it to them at once.
     pub prefetch: bool,
+    /// Peers that keep each asynchronous call.
+    pub durable: Option<u64>,
+    /// Whether fewer than that will do.
+    pub durable_best_effort: bool,
 }
 
 /// One `[functions.NAME]` of a project file while it is read.
@@ -189,6 +193,16 @@ static PROJECT_KEYS: &[Key<Entry>] = &[
         path: "prefetch",
         field: |e| &mut e.settings.prefetch,
         help: "Whether all who can run it bring it to them at once.",
+    },
+    Key {
+        path: "durable",
+        field: |e| &mut e.settings.durable,
+        help: "Peers that keep each asynchronous call before it is accepted, 0 to 2.",
+    },
+    Key {
+        path: "durable-best-effort",
+        field: |e| &mut e.settings.durable_best_effort,
+        help: "Whether a call is accepted though fewer peers can keep it.",
     },
     Key {
         path: "namespace",
@@ -673,6 +687,14 @@ impl WireDeployment {
             (
                 "weir.prefetch",
                 settings.prefetch.then(|| "true".to_owned()),
+            ),
+            (
+                "weir.durable",
+                settings.durable.map(|count| count.to_string()),
+            ),
+            (
+                "weir.durable-best-effort",
+                settings.durable_best_effort.then(|| "true".to_owned()),
             ),
         ];
         let given = |(key, value): (&str, Option<String>)| Some((key.to_owned(), value?));

@@ -34,6 +34,9 @@ const SECRET_BYTES: u64 = 4096;
 const WRITE_TIME: Duration = Duration::from_secs(1);
 
 /// How long a farewell may take to be written.
+const LEAST_TAKEOVER: Duration = Duration::from_secs(1);
+
+/// How long its last words have to leave.
 const FAREWELL: Duration = Duration::from_millis(100);
 
 /// Connections of members, at most.
@@ -80,6 +83,9 @@ impl RunningNode {
         self.door.node.drain(self.grace).await;
         let left = until.saturating_duration_since(tokio::time::Instant::now());
         let left = left.max(WRITE_TIME);
+        if let Some(dispatch) = &self.door.dispatch {
+            dispatch.told(left).await;
+        }
         let members = async {
             if let Some(members) = self.members {
                 members.finish(left).await;
@@ -137,7 +143,12 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
             let dispatch = Dispatch::new(node.clone(), federated, rules);
             (Some(dispatch), Some(streams))
         }
-        false => (None, None),
+        false => {
+            for call in node.take_held() {
+                node.resume(call.id);
+            }
+            (None, None)
+        }
     };
     let door = Door::new(node, &config, credentials, address, dispatch);
     let door = Arc::new(door);
@@ -215,6 +226,8 @@ fn federation_settings(config: &Config, bound: Option<SocketAddr>) -> Settings {
         certificate_life: federation.certificate_life,
         guests: f64::from(federation.guests.min(100)) / 100.0,
         fetch_rate: federation.fetch_rate,
+        takeover: federation.takeover.max(LEAST_TAKEOVER),
+        call_bytes: config.http.async_body_bytes,
         registry: federation.registry,
         etcd: federation.etcd.clone(),
     }

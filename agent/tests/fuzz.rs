@@ -211,6 +211,8 @@ const TARGETS: &[Target] = &[
                 deadline: Some(moment),
                 accepted_at: moment,
                 attempts: 3,
+                durable: 1,
+                copies: vec![PeerId::random()],
             };
             vec![encode(&function), encode(&call)]
         },

@@ -114,23 +114,30 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 /// Who keeps the code of a function: its writer, and as many others as it takes
 /// to make `copies`, the same for whoever asks. Of `others`, each has a number
-/// of its own. D. Thaler, C. Ravishankar, "Using name-based mappings to increase
-/// hit rates", IEEE/ACM ToN 6(1), 1998: the one with the highest weight, so that
-/// who comes and goes moves no more than its own share.
+/// of its own.
 pub fn keepers(
     code: &CodeRef,
     copies: usize,
     writer: Option<PeerId>,
     others: &[(u64, PeerId)],
 ) -> Vec<PeerId> {
-    let mut ranked: Vec<(u64, PeerId)> = others
-        .iter()
-        .filter(|(_, peer)| Some(*peer) != writer)
-        .map(|(number, peer)| (mix(number ^ code.number()), *peer))
-        .collect();
-    ranked.sort_unstable_by(|a, b| b.cmp(a));
-    let ranked = ranked.into_iter().map(|(_, peer)| peer);
+    let ranked = ranked(code.number(), others);
+    let ranked = ranked.into_iter().filter(|peer| Some(*peer) != writer);
     writer.into_iter().chain(ranked).take(copies).collect()
+}
+
+/// Members in the order in which they are to keep something of that number:
+/// all who know the same members agree on it, and a member that comes or goes
+/// changes no other's place. D. Thaler, C. Ravishankar, "Using name-based
+/// mappings to increase hit rates", IEEE/ACM ToN 6(1), 1998: by the highest
+/// weight.
+pub fn ranked(number: u64, members: &[(u64, PeerId)]) -> Vec<PeerId> {
+    let weighed = members.iter();
+    let mut weighed: Vec<(u64, PeerId)> = weighed
+        .map(|(own, peer)| (mix(own ^ number), *peer))
+        .collect();
+    weighed.sort_unstable_by(|a, b| b.cmp(a));
+    weighed.into_iter().map(|(_, peer)| peer).collect()
 }
 
 /// Whether `own` is one of those [`keepers`], without ranking the others.

@@ -22,13 +22,15 @@ use weir_node::Node;
 use weir_node::admission::Prospect;
 use weir_node::executor::{AnswerBody, Body, BodyError};
 use weir_node::function::FunctionSpec;
-use weir_node::id::FunctionName;
+use weir_node::id::{CallId, FunctionName, Receipt};
 use weir_node::invocation::{Answer, Invocation, InvokeError, Phase, Refusal};
-use weir_node::node::{ChangeError, Declined, Router};
+use weir_node::node::{ChangeError, Copied, Declined, Router, SubmitError};
 use weir_node::replay::Replay;
+use weir_node::store::CallRecord;
 use weir_node::time::Time;
 use weir_overlay::carriage::{SendError, Using};
 
+use crate::copies::{self, Copies, Found};
 use crate::explain::Weighed;
 use crate::federated::{Federated, guest_room, load_of};
 use crate::peers::{Fault, Met, PEERS};
@@ -141,6 +143,7 @@ struct Inner {
     counters: Counters,
     explained: Mutex<Explained>,
     steward: Arc<Steward>,
+    copies: Arc<Copies>,
     /// Places of calls that wait for room elsewhere.
     waiters: tokio::sync::Semaphore,
 }
@@ -178,6 +181,7 @@ impl Dispatch {
                 tokio::spawn(crate::registry::run(federated.clone(), etcd));
             }
         }
+        let copies = Copies::start(node.clone(), federated.clone());
         let dispatch = Dispatch {
             inner: Arc::new(Inner {
                 node,
@@ -186,6 +190,7 @@ impl Dispatch {
                 counters: Counters::default(),
                 explained: Mutex::default(),
                 steward,
+                copies,
                 waiters: tokio::sync::Semaphore::new(WAITERS),
             }),
         };
@@ -275,6 +280,36 @@ impl Dispatch {
         placed
     }
 
+    /// Finds an asynchronous call by what its caller was given, here or at the
+    /// nodes that may have it.
+    ///
+    /// # Errors
+    /// When this node's own disk fails.
+    pub async fn find(&self, receipt: &Receipt) -> Result<Found, ChangeError> {
+        self.inner.copies.find(receipt).await
+    }
+
+    /// Hands asynchronous calls that wait here, and copies that this node keeps,
+    /// to others. What nobody takes stays.
+    pub async fn hand_over(&self) {
+        self.inner.copies.hand_over().await;
+    }
+
+    /// Waits, at most `limit`, until peers know which calls have ended here.
+    pub async fn told(&self, limit: Duration) {
+        self.inner.copies.told(limit).await;
+    }
+
+    /// What was counted of copies of calls.
+    pub fn copy_counters(&self) -> &copies::Counters {
+        self.inner.copies.counters()
+    }
+
+    /// Copies of others' calls that this node keeps.
+    pub fn copies_kept(&self) -> usize {
+        self.inner.copies.kept()
+    }
+
     /// Why a call went where it went; `None` when nobody asked for that, or it
     /// was too long ago.
     pub fn explanation(&self, call: &str) -> Option<Arc<Explanation>> {
@@ -289,6 +324,9 @@ impl Dispatch {
         let inner = &self.inner;
         if Steward::is_asked(&request) {
             return Box::pin(inner.steward.serve(from, request)).await;
+        }
+        if Copies::is_asked(&request) {
+            return Box::pin(inner.copies.serve(from, request)).await;
         }
         let mut called = None;
         let guest = inner.guest(from, request, &mut called);
@@ -342,6 +380,21 @@ impl Router for Weak {
             };
             inner.place(invocation, way, None).await
         })
+    }
+
+    fn copy<'a>(&'a self, call: &'a CallRecord) -> BoxFuture<'a, Result<Copied, SubmitError>> {
+        Box::pin(async move {
+            let Some(inner) = self.0.upgrade() else {
+                return Ok(Copied::default());
+            };
+            inner.copies.copy(call).await
+        })
+    }
+
+    fn ended(&self, call: CallId, accepted: bool) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.copies.ended(call, accepted);
+        }
     }
 }
 
@@ -1115,9 +1168,9 @@ fn step(here: Here, weighed: &[Weighed], decision: Decision, view: &View) -> Ste
 }
 
 /// A body, and what is held until it has ended.
-struct Kept<K> {
-    body: Body,
-    kept: K,
+pub(crate) struct Kept<K> {
+    pub(crate) body: Body,
+    pub(crate) kept: K,
 }
 
 impl<K: Unpin> http_body::Body for Kept<K> {

@@ -4,7 +4,7 @@
 
 mod keeper;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use weir_node::Node;
 use weir_node::clock::Clock;
 use weir_node::function::{FunctionSpec, Scope};
-use weir_node::id::{Digest, FunctionName};
+use weir_node::id::{CallId, Digest, FunctionName};
 use weir_node::node::{Capability, ChangeError};
 use weir_node::resources::Memory;
 use weir_node::time::Time;
@@ -36,7 +36,7 @@ use weir_overlay::{
 
 use self::keeper::Keeper;
 use crate::catalogue::{
-    Catalogue, CodeRef, Entry, FUNCTIONS, Merged, Record, keepers, keeps, number_of,
+    Catalogue, CodeRef, Entry, FUNCTIONS, Merged, Record, keepers, keeps, number_of, ranked,
 };
 use crate::coordinates::Coordinate;
 use crate::member::{Member, MemberError, unix_millis, unix_time};
@@ -110,6 +110,10 @@ pub struct Settings {
     pub guests: f64,
     /// Bytes of code that it fetches in a second; `None` for no bound.
     pub fetch_rate: Option<Memory>,
+    /// How long a node is gone before the first copy of its calls takes over.
+    pub takeover: Duration,
+    /// Most bytes of body of a call that it keeps for another node.
+    pub call_bytes: u64,
     /// Where functions are made known.
     pub registry: Registry,
     /// etcd, where it is one of those.
@@ -960,7 +964,7 @@ impl Federated {
 
     /// Has all that is known be written to etcd, but the envelopes that are there.
     #[cfg(feature = "etcd")]
-    pub(crate) fn register_all(&self, there: &std::collections::HashSet<[u8; 8]>) {
+    pub(crate) fn register_all(&self, there: &HashSet<[u8; 8]>) {
         let catalogue = lock(&self.shared.catalogue);
         let lacking = catalogue.iter().filter(|(_, entry)| {
             let identity = message::identity(&entry.sealed);
@@ -1053,6 +1057,32 @@ impl Federated {
             near.push(own);
         }
         Candidates { all, near }
+    }
+
+    /// Members that are heard, and may be asked.
+    pub(crate) fn here(&self) -> HashSet<PeerId> {
+        let shared = &self.shared;
+        let known = lock(&shared.table).known(shared.clock.now());
+        let here = known.iter().filter(|known| {
+            let gone = matches!(known.standing, Standing::Gone { .. });
+            !gone && !known.silent && self.admits(&known.id)
+        });
+        here.map(|known| known.id).collect()
+    }
+
+    /// Members in the order in which they are to keep a call: neighbours of
+    /// this node first.
+    pub(crate) fn keepers_of_call(&self, call: CallId) -> Vec<PeerId> {
+        let Candidates { all, near } = self.candidates();
+        // Its random bits, so that calls are spread.
+        let number = (call.as_u128() >> 64) as u64;
+        let near = ranked(number, &near);
+        let far = ranked(number, &all);
+        let far = far.into_iter().filter(|peer| !near.contains(peer));
+        let all: Vec<PeerId> = near.iter().copied().chain(far).collect();
+        all.into_iter()
+            .filter(|peer| *peer != self.shared.id)
+            .collect()
     }
 
     /// Functions whose code this node keeps.

@@ -23,6 +23,8 @@
 //! | `book` | where members were, on disk |
 //! | `federated` | a node's place in its federation; the loop that keeps it |
 //! | `registry` | etcd, where that is wanted (feature `etcd`) |
+//! | `steward` | functions of the federation, and their code |
+//! | `copies` | asynchronous calls that peers keep copies of |
 //! | `dispatch` | from a call to its answer, wherever that is found |
 //!
 //! Invariants:
@@ -58,6 +60,7 @@
 mod book;
 pub mod catalogue;
 pub mod coordinates;
+pub mod copies;
 pub mod dispatch;
 pub mod explain;
 pub mod federated;

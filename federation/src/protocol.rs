@@ -194,3 +194,38 @@
 //! `POST /artifacts/keep` with the same header and, as its body, the envelope of a
 //! record with that code: asks a member to keep the code. 200 when it does, 409
 //! when it knows a later record, 503 when it cannot.
+//!
+//! # 7. Asynchronous calls
+//!
+//! `POST /calls` over the same HTTP/2 with header `x-weir-calls`, which says what
+//! is wanted. The body is framed: the length of a CBOR value in four bytes, the
+//! greatest first and at most 256 KiB; that value; and then, where it says so, the
+//! bytes of a body. A list of ids has at most 1,000 (each a text of 32 hexadecimal
+//! digits). Empty answers but where it says otherwise; 501 for other wants.
+//!
+//! | want | words | then | answers |
+//! |---|---|---|---|
+//! | `keep` | `{note, told?}` | the call's body, with `told` | 200: it is on disk. 403: not yours to say. 404: without `told`, and there is no copy. 409: this node runs it. 410: it has ended. 413, 503, 507: it cannot |
+//! | `hand` | `{told}` | the call's body | 200: it is this node's now. 403, 413, 503, 507: it is not |
+//! | `ended` | `{id, result?}` | the result's body, with `result` | 200. 403: not yours to say |
+//! | `standing` | list of ids | | 200 and, as CBOR, an array of numbers: 0 unknown, 1 a copy, 2 to be run or running, 3 ended, 4 to be run and your copy is one too many |
+//! | `release` | list of ids | | 200: others keep copies in your place. 503: not all |
+//! | `drop` | list of ids | | 200: copies of these calls of yours are gone |
+//! | `result` | list of one id | | 200 and, framed, `{result, bytes}` and the result's body of so many bytes. 202: it has not ended. 404: unknown. 410: ended, and the result is kept no more |
+//!
+//! `note` says whose a copy is: `id` text; `owner` bytes, the node that runs the
+//! call; `turn` u8, 1 or 2; `copies` array of bytes, all that keep one, by their
+//! turns. A new one is taken from its owner alone; of a copy that is kept, from the
+//! owner that is known, and from one of the known `copies` that names itself as
+//! owner, which has taken over. How a call ended is taken from the owner and from
+//! all of `copies`. The copy whose turn is `k` takes over when the owner is gone
+//! for `k` times `federation.takeover`, after it asked the others (`standing`).
+//!
+//! `told` is `{call, age}`: milliseconds since it was accepted, and a map of `id`,
+//! `function` (`name.namespace`), `method`, `path` with the query, `headers` (array
+//! of `[text, bytes]`), `body` (ignored), `class`, `deadline` and `accepted_at`
+//! (RFC 3339, by the sender's clock: only their distance counts), `callback`,
+//! `caller_id`, `attempts` u32, `durable` u8: how many copies there should be.
+//! `result` is a map of `function`, `status` u16, `headers`, `body` (ignored),
+//! `error` text or null, `accepted_at`, `ended_at`, `duration`, `attempts`,
+//! `caller_id`.

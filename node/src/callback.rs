@@ -626,6 +626,7 @@ mod tests {
                 callback: Some(url.clone()),
                 caller_id: None,
                 attempts: 0,
+                durable: 0,
             };
             store
                 .accept(call, WrittenBody::inline(""))

@@ -457,12 +457,25 @@ pub struct FunctionSpec {
     /// Whether all who can run it bring it to them at once.
     #[serde(default)]
     pub prefetch: bool,
+    /// How its asynchronous calls are kept.
+    #[serde(default)]
+    pub durability: Durability,
     /// Kept to be shown.
     pub as_deployed: AsDeployed,
 }
 
 fn usual_copies() -> u8 {
     FunctionSpec::USUAL_COPIES
+}
+
+/// How the asynchronous calls of a function are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Durability {
+    /// Members beside the accepting one that keep each call before it is
+    /// accepted, at most [`FunctionSpec::MOST_DURABLE`].
+    pub copies: u8,
+    /// Whether a call is accepted though fewer members keep it.
+    pub best_effort: bool,
 }
 
 /// DFaaS's label of how often a node may run a function in a second.
@@ -476,6 +489,9 @@ impl FunctionSpec {
 
     /// Members that may be asked to.
     pub const MOST_COPIES: u8 = 16;
+
+    /// Members beside the accepting one that may be asked to keep a call.
+    pub const MOST_DURABLE: u8 = 2;
 
     /// Run time of a function that names none.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -523,6 +539,7 @@ impl FunctionSpec {
             scope: Scope::default(),
             copies: Self::USUAL_COPIES,
             prefetch: false,
+            durability: Durability::default(),
             as_deployed: AsDeployed::default(),
         }
     }

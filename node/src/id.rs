@@ -4,7 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
+
+use crate::function::FunctionSpec;
 
 /// The namespace that a name without one belongs to, as OpenFaaS calls it.
 pub const DEFAULT_NAMESPACE: &str = "openfaas-fn";
@@ -36,8 +39,11 @@ pub enum IdError {
          sha256:HEX for an artifact"
     )]
     Image(String),
-    /// Not 32 lower-case hexadecimal digits.
-    #[error("{0:?} is not the id of a call: write the 32 hexadecimal digits of the 202 answer")]
+    /// Not 32 lower-case hexadecimal digits, with what may follow them.
+    #[error(
+        "{0:?} is not the id of a call: write the X-Call-Id of the 202 answer, 32 hexadecimal \
+         digits and in a federation the nodes that keep the call, as 0123abcd, after hyphens"
+    )]
     Call(String),
 }
 
@@ -374,6 +380,71 @@ impl fmt::Debug for CallId {
     }
 }
 
+/// A node in short: the first 32 bits of the SHA-256 of its id. Several may
+/// share one, so it says where to ask and never who answers. Written as 8
+/// hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NodeMark([u8; 4]);
+
+impl NodeMark {
+    /// That of a node.
+    pub fn of(id: &PeerId) -> NodeMark {
+        let [a, b, c, d, ..] = *Digest::of(&id.to_bytes()).as_bytes();
+        NodeMark([a, b, c, d])
+    }
+}
+
+impl fmt::Display for NodeMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for NodeMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What whoever hands in an asynchronous call gets for it: the call's id and,
+/// in a federation, the nodes that keep it. Written as the id, then a hyphen
+/// and a [`NodeMark`] for each node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The call.
+    pub call: CallId,
+    /// The node that accepted it, then those with a copy; at most
+    /// [`Receipt::MOST_NODES`].
+    pub nodes: Vec<NodeMark>,
+}
+
+impl Receipt {
+    /// Nodes that one can name.
+    pub const MOST_NODES: usize = 1 + FunctionSpec::MOST_DURABLE as usize;
+}
+
+impl FromStr for Receipt {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let wrong = || IdError::Call(text.chars().take(80).collect());
+        let mut parts = text.split('-');
+        let call = parts.next().and_then(unhex).ok_or_else(wrong)?;
+        let nodes: Option<Vec<NodeMark>> = parts.map(|part| unhex(part).map(NodeMark)).collect();
+        let nodes = nodes.filter(|nodes| nodes.len() <= Receipt::MOST_NODES);
+        Ok(Receipt {
+            call: CallId(call),
+            nodes: nodes.ok_or_else(wrong)?,
+        })
+    }
+}
+
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.call.fmt(f)?;
+        self.nodes.iter().try_for_each(|node| write!(f, "-{node}"))
+    }
+}
+
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 fn hex(bytes: &[u8]) -> String {
@@ -451,5 +522,23 @@ mod tests {
     fn call_id_survives_its_text() {
         let id = CallId::new([7; 16]);
         assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn receipt_is_read_as_it_was_written_and_names_few_nodes() {
+        let call = CallId::new([7; 16]);
+        for count in 0..=Receipt::MOST_NODES {
+            let nodes = (0..count)
+                .map(|at| NodeMark([at as u8, 1, 2, 255]))
+                .collect();
+            let receipt = Receipt { call, nodes };
+            assert_eq!(receipt.to_string().parse(), Ok(receipt));
+        }
+        let refused = |text: String| text.parse::<Receipt>().is_err();
+        assert!(refused(format!(
+            "{call}-00000000-00000000-00000000-00000000"
+        )));
+        assert!(refused(format!("{call}-0000000")) && refused(format!("{call}-")));
+        assert!(refused(format!("-{call}")) && refused(String::new()));
     }
 }

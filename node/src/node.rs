@@ -7,6 +7,7 @@
 //! the backlog of asynchronous calls, and what is done now and then.
 
 mod backlog;
+mod copies;
 mod functions;
 mod housekeeping;
 mod instances;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
-use libp2p_identity::Keypair;
+use libp2p_identity::{Keypair, PeerId};
 use serde::Serialize;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -38,14 +39,17 @@ use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::executor::{self, Body, Executor};
 use crate::function::{ArtifactKind, FunctionSpec};
-use crate::id::{CallId, Digest, FunctionName, Namespace, SecretName};
+use crate::id::{CallId, Digest, FunctionName, Namespace, Receipt, SecretName};
 use crate::identity::{self, IdentityError};
 use crate::invocation::{Answer, Invocation, InvokeError, Outcome};
 use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
 use crate::resources::Resources;
 use crate::secret::SecretFolders;
-use crate::store::{NamespaceRecord, OpenError, SecretValue, Store, StoreConfig, StoreError};
+use crate::store::{
+    CallRecord, KeepBodyError, NamespaceRecord, OpenError, SecretValue, Store, StoreConfig,
+    StoreError,
+};
 
 /// Where a deployed function's code stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -148,9 +152,30 @@ pub enum SubmitError {
     /// The caller's body broke off.
     #[error("the request body ended early")]
     Body(#[source] executor::BodyError),
+    /// Too few peers can keep a copy of it (503).
+    #[error(
+        "{kept} of the {wanted} peers that are to keep a copy of each call of this function could: \
+         try again, or deploy it with fewer (--durable) or with --durable-best-effort"
+    )]
+    NoCopies {
+        /// How many should.
+        wanted: u8,
+        /// How many did; they let go of it.
+        kept: usize,
+    },
     /// The call could not be put on disk (507 when the disk is full, else 500).
     #[error("the call could not be stored, and was not accepted")]
     Store(#[source] StoreError),
+}
+
+impl From<KeepBodyError> for SubmitError {
+    fn from(error: KeepBodyError) -> Self {
+        match error {
+            KeepBodyError::TooLarge { limit } => SubmitError::TooLarge { limit },
+            KeepBodyError::Body(error) => SubmitError::Body(error),
+            KeepBodyError::Store(error) => SubmitError::Store(error),
+        }
+    }
 }
 
 /// What became of an asynchronous call.
@@ -291,6 +316,42 @@ pub trait Router: Send + Sync {
 
     /// Whether a function that is not deployed here can be called all the same.
     fn knows(&self, function: &FunctionName) -> bool;
+
+    /// Has as many peers keep a copy of a call as its function asks for. They
+    /// run it should this node be gone, until [`Router::ended`].
+    fn copy<'a>(&'a self, call: &'a CallRecord) -> BoxFuture<'a, Result<Copied, SubmitError>>;
+
+    /// A call has ended, or was not accepted after all.
+    fn ended(&self, call: CallId, accepted: bool);
+}
+
+/// Where copies of a call are.
+#[derive(Debug, Clone, Default)]
+pub struct Copied {
+    /// How many its function asks for.
+    pub wanted: u8,
+    /// Who has one.
+    pub peers: Vec<PeerId>,
+}
+
+impl Copied {
+    /// What there is of copies on a node without peers.
+    ///
+    /// # Errors
+    /// When the function's calls are not to be accepted without.
+    pub fn alone(spec: Option<&FunctionSpec>) -> Result<Copied, SubmitError> {
+        let asked = spec.map(|spec| spec.durability).unwrap_or_default();
+        if asked.copies > 0 && !asked.best_effort {
+            return Err(SubmitError::NoCopies {
+                wanted: asked.copies,
+                kept: 0,
+            });
+        }
+        Ok(Copied {
+            wanted: asked.copies,
+            peers: Vec::new(),
+        })
+    }
 }
 
 /// What a node can do now, for those who decide where calls run.
@@ -416,6 +477,7 @@ impl Node {
         });
         inner.recover_functions(recovered.functions, recovered.namespaces);
         inner.recover_calls(recovered.pending, recovered.callbacks);
+        inner.backlog.set_copies(recovered.copies);
         inner.clone().keep_house();
         Ok(Node { inner })
     }
@@ -430,8 +492,9 @@ impl Node {
         &self.inner.config
     }
 
-    /// Accepts a call to be run later; it is on disk when this returns.
-    pub async fn submit(&self, submission: Submission) -> Result<CallId, SubmitError> {
+    /// Accepts a call to be run later; it is on disk when this returns, here and
+    /// at as many peers as its function asks for.
+    pub async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError> {
         self.inner.submit(submission).await
     }
 

@@ -1,5 +1,5 @@
 //! What must survive a crash: deployed functions, namespaces, secrets, accepted
-//! asynchronous calls and their results.
+//! asynchronous calls, copies of such calls of other nodes', and results.
 //!
 //! The store is [redb]: written in Rust alone, so the static program needs no
 //! library; transactional, so a crash leaves all of a change or none; one file
@@ -25,6 +25,7 @@
 //! ```
 
 mod body;
+mod copies;
 mod engine;
 mod lock;
 mod record;
@@ -38,20 +39,23 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use libp2p_identity::PeerId;
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 pub use self::body::{BodyPart, INLINE_BODY, KeepBodyError, WrittenBody};
+pub use self::copies::CopyKept;
 pub use self::record::{
-    CallRecord, CallbackState, FileSerial, FunctionRecord, NamespaceRecord, PendingCall,
-    PendingCallback, ResultRecord, SecretValue, StoredBody,
+    CallRecord, CallStanding, CallbackState, CopyNote, FileSerial, FunctionRecord, NamespaceRecord,
+    PendingCall, PendingCallback, ResultRecord, SecretValue, StoredBody,
 };
 
 use self::body::BodyFiles;
+use self::copies::{mark_ended, requests};
 use self::engine::{
-    CALLBACKS, CALLS, EXPIRY, Engine, FORMAT, FUNCTIONS, NAMESPACES, PENDING, RESULTS, SECRETS,
-    Tables,
+    CALLBACKS, CALLS, EXPIRY, Engine, FORMAT, FUNCTIONS, NAMESPACES, NOTES, PENDING, RESULTS,
+    SECRETS, Tables,
 };
 use self::lock::DirLock;
 use self::record::{decode, encode, key};
@@ -190,6 +194,8 @@ pub struct Recovered {
     pub pending: Vec<PendingCall>,
     /// Results that still have to be sent.
     pub callbacks: Vec<PendingCallback>,
+    /// Copies of other nodes' calls.
+    pub copies: Vec<CopyNote>,
 }
 
 /// How much a store holds.
@@ -394,13 +400,27 @@ impl Store {
     /// future leaves open whether it was accepted.
     pub async fn accept(
         &self,
+        call: CallRecord,
+        body: impl Into<Arc<WrittenBody>>,
+    ) -> Result<(), StoreError> {
+        self.accept_copied(call, Vec::new(), body).await
+    }
+
+    /// The same for a call that these peers keep copies of.
+    pub async fn accept_copied(
+        &self,
         mut call: CallRecord,
+        copies: Vec<PeerId>,
         body: impl Into<Arc<WrittenBody>>,
     ) -> Result<(), StoreError> {
         let body = body.into();
         call.body = body.stored.clone();
         let (id, limit) = (number(call.id), self.inner.shared.config.backlog);
-        let (pending, call) = (encode(&PendingCall::of(&call)), encode(&call));
+        let pending = PendingCall {
+            copies,
+            ..PendingCall::of(&call)
+        };
+        let (pending, call) = (encode(&pending), encode(&call));
         self.write(move |tables| {
             if tables.pending.len()? >= limit {
                 return Err(Fault::Refused(StoreError::BacklogFull));
@@ -477,22 +497,16 @@ impl Store {
             };
             result.body = body.stored.clone();
             result.callback = CallbackState::Unwanted;
+            if call.as_ref().is_some_and(|call| call.durable > 0) {
+                mark_ended(tables, id, result.ended_at)?;
+            }
             if let Some(url) = call.and_then(|call| call.callback) {
                 result.callback = CallbackState::Pending;
                 let callback = encode(&PendingCallback { id, url });
                 tables.callbacks.insert(key, callback.as_slice())?;
             }
             tables.after.kept.push(body);
-            tables.results.insert(key, encode(&result).as_slice())?;
-            let ended = micros(result.ended_at);
-            let serial = result.body.serial().map_or(0, FileSerial::number);
-            tables.expiry.insert((ended, key), serial)?;
-            // Two, so that a bound that was lowered is reached in time too.
-            for _ in 0..2 {
-                if tables.results.len()? > shared.config.max_results {
-                    remove_oldest(tables, &shared.bodies, None)?;
-                }
-            }
+            insert_result(tables, &shared, id, &result)?;
             Ok(true)
         })
         .await
@@ -541,6 +555,7 @@ impl Store {
     /// Removes the results whose time has passed at `now` and those beyond the
     /// bound; returns how many.
     pub async fn expire(&self, now: Timestamp) -> Result<usize, StoreError> {
+        self.expire_marks(now).await?;
         let keep = &self.inner.shared.config.keep_results;
         let before =
             micros(now).saturating_sub(u64::try_from(keep.as_micros()).unwrap_or(u64::MAX));
@@ -681,6 +696,11 @@ impl Shared {
                     .callbacks
                     .extend(recognised("a callback", entry?.1.value()));
             }
+            for entry in txn.open_table(NOTES)?.iter()? {
+                recovered
+                    .copies
+                    .extend(recognised("a copy", entry?.1.value()));
+            }
             Ok(recovered)
         })?;
         recovered
@@ -693,12 +713,15 @@ impl Shared {
     fn sweep(&self) {
         let named = |id, part| {
             self.engine.read(|txn| {
-                let (table, id) = match part {
-                    BodyPart::Request => (CALLS, number(id)),
-                    BodyPart::Result => (RESULTS, number(id)),
+                let id = number(id);
+                let record = match part {
+                    BodyPart::Request => requests(txn, id)?,
+                    BodyPart::Result => {
+                        let result = txn.open_table(RESULTS)?.get(id)?;
+                        result.map(|result| result.value().to_vec())
+                    }
                 };
-                let record = txn.open_table(table)?.get(id)?;
-                let named = record.and_then(|record| recognised("a body", record.value()));
+                let named = record.and_then(|record| recognised("a body", &record));
                 Ok(named.and_then(|named: record::BodyOf| named.body.serial()))
             })
         };
@@ -736,6 +759,27 @@ fn take_call(
             .push(bodies.path(id, BodyPart::Request, serial));
     }
     Ok(Some(call))
+}
+
+/// Keeps a result, whose body is on disk.
+fn insert_result(
+    tables: &mut Tables<'_>,
+    shared: &Shared,
+    id: CallId,
+    result: &ResultRecord,
+) -> Result<(), Fault> {
+    let key = number(id);
+    tables.results.insert(key, encode(result).as_slice())?;
+    let ended = micros(result.ended_at);
+    let serial = result.body.serial().map_or(0, FileSerial::number);
+    tables.expiry.insert((ended, key), serial)?;
+    // Two, so that a bound that was lowered is reached in time too.
+    for _ in 0..2 {
+        if tables.results.len()? > shared.config.max_results {
+            remove_oldest(tables, &shared.bodies, None)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the oldest result, if it ended before `before`.

@@ -340,7 +340,7 @@ async fn an_accepted_call_has_a_result_later() {
     let node = Node::start(config(dir.path())).await.expect("starts");
     deploy(&node, "later", &model(0.0, "worth the wait")).await;
     let id = node.submit(submission("later", 7)).await.expect("accepted");
-    let result = until(async || match node.call(id).await.expect("readable") {
+    let result = until(async || match node.call(id.call).await.expect("readable") {
         Some(CallState::Done(result)) => Some(result),
         Some(CallState::Pending) | None => None,
     });
@@ -367,7 +367,7 @@ async fn accepted_calls_are_run_by_the_next_life_of_the_node() {
     };
     // The directory is free once the cut call has let go of it.
     let node = until(async || Node::start(config(dir.path())).await.ok()).await;
-    let result = until(async || match node.call(id).await.expect("readable") {
+    let result = until(async || match node.call(id.call).await.expect("readable") {
         Some(CallState::Done(result)) => Some(result),
         Some(CallState::Pending) | None => None,
     });

@@ -149,6 +149,24 @@ impl Host {
     }
 }
 
+/// Has the hub lose what two hosts send to each other; it still reaches both.
+pub fn apart(one: &Host, other: &Host) {
+    between(one, other, "-I");
+}
+
+/// Ends that.
+pub fn together(one: &Host, other: &Host) {
+    between(one, other, "-D");
+}
+
+fn between(one: &Host, other: &Host, action: &str) {
+    for (from, to) in [(one, other), (other, one)] {
+        let (from, to) = (from.address(), to.address());
+        let rule = [action, "FORWARD", "-s", &from, "-d", &to, "-j", "DROP"];
+        run("iptables", &rule);
+    }
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         let _ = Command::new("ip")

@@ -116,6 +116,12 @@ struct SettingsArguments {
     /// Have all who can run it bring it to them at once
     #[arg(long)]
     prefetch: bool,
+    /// Peers that keep each asynchronous call before it is accepted, 0 to 2 [default: 0]
+    #[arg(long, value_name = "N")]
+    durable: Option<u64>,
+    /// Accept asynchronous calls though fewer peers than --durable can keep them
+    #[arg(long)]
+    durable_best_effort: bool,
     /// Annotation
     #[arg(long, value_name = "K=V", value_parser = key_value)]
     annotation: Vec<(String, String)>,
@@ -188,6 +194,8 @@ impl SettingsArguments {
             scope: self.scope,
             replicas: self.replicas,
             prefetch: self.prefetch,
+            durable: self.durable,
+            durable_best_effort: self.durable_best_effort,
             ..Settings::default()
         }
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use reqwest::{Body, Response, Url};
 use tokio_util::io::ReaderStream;
-use weir_node::id::CallId;
+use weir_node::id::Receipt;
 
 use super::{Global, key_value};
 use crate::client::{Client, call_id};
@@ -185,7 +185,7 @@ pub(super) async fn invoke(global: &Global, arguments: InvokeArguments) -> anyho
 
 /// Waits for the answer of the accepted call `id`.
 pub(super) async fn result(client: &Client, id: &str) -> anyhow::Result<Response> {
-    let id: CallId = id.parse()?;
+    let id: Receipt = id.parse()?;
     let mut pause = FIRST_PAUSE;
     loop {
         let request = client.call(Method::GET, &format!("/weir/v1/calls/{id}"));

@@ -9,7 +9,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
-use weir_node::id::{CallId, Digest};
+use weir_federation::copies::Found;
+use weir_node::id::{Digest, Receipt};
 use weir_node::node::{CallResult, CallState};
 
 use crate::door::Door;
@@ -140,19 +141,30 @@ fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Reply> 
 }
 
 async fn result(door: &Door, id: &str, is_head: bool) -> Result<Response<Reply>, Problem> {
-    let id: CallId = id
+    let id: Receipt = id
         .parse()
         .map_err(|error| Problem::bad_request(format!("{error}")))?;
-    let mut response = match door.node.call(id).await? {
-        Some(CallState::Pending) => json_answer(
+    let found = match &door.dispatch {
+        Some(dispatch) => dispatch.find(&id).await?,
+        None => match door.node.call(id.call).await? {
+            Some(state) => Found::State(state),
+            None => Found::Unknown,
+        },
+    };
+    let mut response = match found {
+        Found::State(CallState::Pending) => json_answer(
             StatusCode::ACCEPTED,
-            &json!({ "call": id, "state": "pending" }),
+            &json!({ "call": id.to_string(), "state": "pending" }),
         ),
-        Some(CallState::Done(result)) => render(result),
-        None => {
+        Found::State(CallState::Done(result)) => render(result),
+        Found::Unknown => {
             let message =
                 "no result is kept under this id: it is unknown here, or its time has passed";
             return Err(Problem::not_found(message));
+        }
+        Found::Unreachable => {
+            let message = "the nodes that may keep this call cannot be asked now: try again";
+            return Err(Problem::unavailable("unreachable", message));
         }
     };
     let shown = HeaderValue::try_from(id.to_string()).expect("hexadecimal digits");

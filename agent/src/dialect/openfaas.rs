@@ -6,7 +6,7 @@ mod logs;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use weir_node::id::{FunctionName, IdError, Namespace, SecretName};
 use weir_node::node::{DeployMode, NamespaceInfo};
 
 use self::deployment::FunctionDeployment;
+use crate::door::headers::COPIES;
 use crate::door::problem::Problem;
 use crate::door::{Door, invoke};
 use crate::http::Connection;
@@ -238,7 +239,6 @@ fn list(door: &Door, query: Query<'_>) -> Answered {
 }
 
 /// Says how many members keep the code of what was deployed.
-const COPIES: HeaderName = HeaderName::from_static("x-weir-copies");
 
 async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> Answered {
     let code = wanted.code().map_err(Problem::bad_request)?;

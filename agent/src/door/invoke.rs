@@ -20,13 +20,13 @@ use hyper::body::Incoming;
 use tracing::debug;
 use weir_federation::dispatch::Dispatch;
 use weir_node::executor::{AnswerBody, Body, BodyError};
-use weir_node::id::{CallId, FunctionName};
+use weir_node::id::{CallId, FunctionName, Receipt};
 use weir_node::invocation::{Answer, Invocation, InvokeError, Start, Timing};
 use weir_node::node::Submission;
 
 use super::headers::{
-    self, CALL_ID, CALLBACK_URL, DEADLINE, DFAAS_NODE, EXPLAIN, FORWARDED_FOR, FORWARDED_HOST, QOS,
-    RAN_ON, SERVER, SERVER_TIMING, START, START_TIME,
+    self, CALL_ID, CALLBACK_URL, COPIES, DEADLINE, DFAAS_NODE, EXPLAIN, FORWARDED_FOR,
+    FORWARDED_HOST, QOS, RAN_ON, SERVER, SERVER_TIMING, START, START_TIME,
 };
 use super::problem::Problem;
 use super::session::Session;
@@ -621,7 +621,7 @@ pub async fn submit(
         caller_id: caller.callers_id.as_ref().and_then(|id| text(id).ok()),
     };
     let mut response = match door.node.submit(submission).await {
-        Ok(id) => accepted(id),
+        Ok(receipt) => accepted(&receipt),
         Err(error) => {
             let problem = match verdict.and_then(|verdict| verdict.fault()) {
                 Some(fault) => Problem::body(fault, limits.bytes, "http.async-body-bytes"),
@@ -635,8 +635,8 @@ pub async fn submit(
     response
 }
 
-fn accepted(id: CallId) -> Response<Reply> {
-    let id = id.to_string();
+fn accepted(receipt: &Receipt) -> Response<Reply> {
+    let id = receipt.to_string();
     let mut response = Response::new(Reply::EMPTY);
     *response.status_mut() = StatusCode::ACCEPTED;
     let location = HeaderValue::try_from(format!("/weir/v1/calls/{id}"));
@@ -644,8 +644,11 @@ fn accepted(id: CallId) -> Response<Reply> {
     headers.insert(LOCATION, location.expect("a path of plain text"));
     headers.insert(
         CALL_ID,
-        HeaderValue::try_from(id).expect("hexadecimal digits"),
+        HeaderValue::try_from(id).expect("hexadecimal digits and hyphens"),
     );
+    if let Some(copies) = receipt.nodes.len().checked_sub(1) {
+        headers.insert(COPIES, HeaderValue::from(copies));
+    }
     response
 }
 

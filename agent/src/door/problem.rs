@@ -106,6 +106,14 @@ impl Problem {
         }
     }
 
+    /// Others are needed for it, who cannot be had for the moment.
+    pub fn unavailable(word: &'static str, message: impl Into<String>) -> Self {
+        Problem {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, word, message)
+        }
+    }
+
     /// The answer.
     pub fn render(self) -> Response<Reply> {
         let mut response = Response::new(Reply::from(self.message + "\n"));
@@ -194,6 +202,7 @@ impl From<SubmitError> for Problem {
             SubmitError::Body(source) => {
                 Problem::body(fault(&*source), u64::MAX, "http.async-body-bytes")
             }
+            SubmitError::NoCopies { .. } => Problem::unavailable("no-copies", chain(&error)),
             SubmitError::Store(StoreError::BacklogFull) => {
                 Problem::busy(Refusal::BacklogFull.as_str(), chain(&error))
             }

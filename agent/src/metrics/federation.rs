@@ -12,7 +12,7 @@ use super::text::{Kind, Page};
 pub(super) fn write(page: &mut Page, dispatch: &Dispatch) {
     let federated = dispatch.federated();
     let (calls, peers) = (dispatch.counters(), federated.counters());
-    let overlay = federated.overlay_counters();
+    let (overlay, copies) = (federated.overlay_counters(), dispatch.copy_counters());
     page.family(
         "weir_offloads",
         Kind::Counter,
@@ -88,6 +88,26 @@ pub(super) fn write(page: &mut Page, dispatch: &Dispatch) {
             &peers.reports,
         ),
         (
+            "weir_call_copies",
+            "Copies of asynchronous calls that peers kept for this node.",
+            &copies.made,
+        ),
+        (
+            "weir_uncopied_calls",
+            "Asynchronous calls refused because too few peers could keep a copy.",
+            &copies.refused,
+        ),
+        (
+            "weir_calls_taken_over",
+            "Asynchronous calls of nodes that are gone that this one took over.",
+            &copies.taken_over,
+        ),
+        (
+            "weir_calls_handed_over",
+            "Asynchronous calls that this node handed to others.",
+            &copies.handed,
+        ),
+        (
             "weir_identity_conflicts",
             "Signs of a node with the same identity.",
             &peers.twins,
@@ -127,6 +147,12 @@ pub(super) fn write(page: &mut Page, dispatch: &Dispatch) {
         page.family(name, Kind::Counter, help);
         page.sample(&[], count.load(Ordering::Relaxed));
     }
+    page.family(
+        "weir_call_copies_kept",
+        Kind::Gauge,
+        "Copies of other nodes' asynchronous calls that this node keeps.",
+    );
+    page.sample(&[], dispatch.copies_kept() as u64);
     page.family(
         "weir_links",
         Kind::Gauge,

@@ -9,15 +9,17 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Full};
 use jiff::{SignedDuration, Timestamp};
+use libp2p_identity::PeerId;
 use tokio::sync::{Notify, Semaphore};
 
-use super::{CallResult, CallState, ChangeError, Inner, Submission, SubmitError, stored};
+use super::{CallResult, CallState, ChangeError, Copied, Inner, Submission, SubmitError, stored};
 use crate::executor::{AnswerBody, Body};
-use crate::id::CallId;
+use crate::function::FunctionSpec;
+use crate::id::{CallId, FunctionName, NodeMark, Receipt};
 use crate::invocation::{Answer, Invocation, InvokeError, Outcome, Refusal};
 use crate::store::{
-    BodyPart, CallRecord, CallbackState, KeepBodyError, PendingCall, PendingCallback, ResultRecord,
-    StoreError, StoredBody, WrittenBody,
+    BodyPart, CallRecord, CallbackState, CopyNote, KeepBodyError, PendingCall, PendingCallback,
+    ResultRecord, StoreError, StoredBody, WrittenBody,
 };
 
 /// Attempts to run a call that finds no start, or whose peer is lost, before it
@@ -33,6 +35,11 @@ const CALLBACKS_AT_ONCE: usize = 64;
 /// Accepted calls that have not begun, in memory as ids only.
 pub(super) struct Backlog {
     waiting: Mutex<VecDeque<CallId>>,
+    /// Calls of an earlier run that peers have copies of, until it is known
+    /// whether those were run.
+    held: Mutex<Vec<PendingCall>>,
+    /// Copies that an earlier run kept, until somebody looks after them.
+    copies: Mutex<Vec<CopyNote>>,
     /// Accepted and not done, those that run included.
     pending: AtomicUsize,
     results: AtomicUsize,
@@ -44,6 +51,8 @@ impl Default for Backlog {
     fn default() -> Self {
         Backlog {
             waiting: Mutex::default(),
+            held: Mutex::default(),
+            copies: Mutex::default(),
             pending: AtomicUsize::new(0),
             results: AtomicUsize::new(0),
             arrived: Notify::new(),
@@ -68,11 +77,34 @@ impl Backlog {
         );
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<CallId>> {
+    pub(super) fn waiting(&self) -> MutexGuard<'_, VecDeque<CallId>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, id: CallId) {
+    pub(super) fn held(&self) -> MutexGuard<'_, Vec<PendingCall>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_copies(&self, copies: Vec<CopyNote>) {
+        *self.copies.lock().unwrap_or_else(PoisonError::into_inner) = copies;
+    }
+
+    pub(super) fn take_copies(&self) -> Vec<CopyNote> {
+        std::mem::take(&mut self.copies.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts a call that is in no queue any more and will not be run.
+    pub(super) fn leave(&self) {
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts one that comes to be run.
+    pub(super) fn enter(&self, id: CallId) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        self.push(id);
+    }
+
+    pub(super) fn push(&self, id: CallId) {
         self.waiting().push_back(id);
         self.arrived.notify_one();
     }
@@ -92,7 +124,7 @@ impl Inner {
     pub(super) async fn submit(
         self: &Arc<Self>,
         submission: Submission,
-    ) -> Result<CallId, SubmitError> {
+    ) -> Result<Receipt, SubmitError> {
         let Submission {
             invocation,
             body_bytes,
@@ -122,19 +154,14 @@ impl Inner {
         let body = self
             .store
             .keep_body(id, BodyPart::Request, body, body_bytes)
-            .await;
-        let body = body.map_err(|error| match error {
-            KeepBodyError::TooLarge { limit } => SubmitError::TooLarge { limit },
-            KeepBodyError::Body(error) => SubmitError::Body(error),
-            KeepBodyError::Store(error) => SubmitError::Store(error),
-        })?;
+            .await?;
         let accepted_at = Timestamp::now();
         let after = |wait: Duration| {
             SignedDuration::try_from(wait)
                 .ok()
                 .and_then(|wait| accepted_at.checked_add(wait).ok())
         };
-        let record = CallRecord {
+        let mut record = CallRecord {
             id,
             function: invocation.function,
             method: head.method,
@@ -144,24 +171,52 @@ impl Inner {
                 .map_or("/", |path| path.as_str())
                 .to_owned(),
             headers: head.headers,
-            body: StoredBody::EMPTY,
+            body: body.stored(),
             class: invocation.class,
             deadline: invocation.deadline.and_then(after),
             accepted_at,
             callback,
             caller_id,
             attempts: 0,
+            durable: 0,
         };
-        self.store
-            .accept(record, body)
-            .await
-            .map_err(|error| match error {
-                StoreError::BacklogFull => self.refused(Refusal::BacklogFull).into(),
-                other => SubmitError::Store(other),
-            })?;
-        self.backlog.pending.fetch_add(1, Ordering::Relaxed);
-        self.backlog.push(id);
-        Ok(id)
+        let router = self.router.get();
+        let copied = match router {
+            Some(router) => router.copy(&record).await?,
+            None => Copied::alone(self.spec_of(&record.function).as_deref())?,
+        };
+        record.durable = copied.wanted;
+        let marks = copied.peers.iter().map(NodeMark::of);
+        let own = router.map(|_| NodeMark::of(&self.key.public().to_peer_id()));
+        let nodes = own.into_iter().chain(marks).collect();
+        let accepted = self.accept(record, copied.peers, body).await;
+        if let (Err(_), Some(router)) = (&accepted, router) {
+            router.ended(id, false);
+        }
+        accepted?;
+        Ok(Receipt { call: id, nodes })
+    }
+
+    fn spec_of(&self, name: &FunctionName) -> Option<Arc<FunctionSpec>> {
+        let function = self.functions.get(name)?;
+        Some(function.current.load().spec.clone())
+    }
+
+    /// Brings a call to disk, to be run.
+    pub(super) async fn accept(
+        &self,
+        record: CallRecord,
+        copies: Vec<PeerId>,
+        body: WrittenBody,
+    ) -> Result<(), SubmitError> {
+        let id = record.id;
+        let accepted = self.store.accept_copied(record, copies, body).await;
+        accepted.map_err(|error| match error {
+            StoreError::BacklogFull => self.refused(Refusal::BacklogFull).into(),
+            other => SubmitError::Store(other),
+        })?;
+        self.backlog.enter(id);
+        Ok(())
     }
 
     pub(super) async fn call_state(&self, id: CallId) -> Result<Option<CallState>, ChangeError> {
@@ -201,9 +256,14 @@ impl Inner {
         callbacks: Vec<PendingCallback>,
     ) {
         self.backlog.pending.store(pending.len(), Ordering::Relaxed);
+        // Peers that keep a copy may have run theirs meanwhile.
+        let (copied, own): (Vec<_>, Vec<_>) = pending
+            .into_iter()
+            .partition(|call| !call.copies.is_empty());
+        self.backlog.held().extend(copied);
         self.backlog
             .waiting()
-            .extend(pending.into_iter().map(|call| call.id));
+            .extend(own.into_iter().map(|call| call.id));
         for callback in callbacks {
             self.spawn(deliver(self.clone(), callback));
         }
@@ -241,7 +301,11 @@ impl Inner {
     async fn run(self: &Arc<Self>, id: CallId) {
         let record = match self.store.call(id).await {
             Ok(Some(record)) => record,
-            Ok(None) => return,
+            // Somebody else has run it.
+            Ok(None) => {
+                self.backlog.leave();
+                return;
+            }
             Err(error) => {
                 tracing::error!(call = %id, %error, "accepted call cannot be read");
                 return;
@@ -396,7 +460,7 @@ impl Inner {
         loop {
             match self.store.complete(id, result.clone(), body.clone()).await {
                 Ok(kept) => {
-                    self.backlog.pending.fetch_sub(1, Ordering::Relaxed);
+                    self.backlog.leave();
                     if kept {
                         self.backlog.results.fetch_add(1, Ordering::Relaxed);
                     }
@@ -414,8 +478,15 @@ impl Inner {
                 }
             }
         }
-        if let Some(url) = record.callback {
-            self.spawn(deliver(self.clone(), PendingCallback { id, url }));
+        match record.callback {
+            Some(url) => self.spawn(deliver(self.clone(), PendingCallback { id, url })),
+            None => self.tell_ended(id),
+        }
+    }
+
+    fn tell_ended(&self, id: CallId) {
+        if let Some(router) = self.router.get() {
+            router.ended(id, true);
         }
     }
 }
@@ -429,6 +500,8 @@ async fn deliver(inner: Arc<Inner>, callback: PendingCallback) {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(call = %callback.id, error, "callback failed; the result can still be read");
     }
+    // Not before: while it is under way a peer's copy would bring it too.
+    inner.tell_ended(callback.id);
 }
 
 fn whole(bytes: bytes::Bytes) -> Body {

@@ -168,6 +168,11 @@ impl WrittenBody {
         self.stored.bytes()
     }
 
+    /// How a record names it.
+    pub fn stored(&self) -> StoredBody {
+        self.stored.clone()
+    }
+
     /// Leaves the file to its record, or to the sweep when it is not certain
     /// that there is one.
     pub(super) fn leave(&self) {

@@ -39,6 +39,15 @@ pub(super) const RESULTS: TableDefinition<u128, &[u8]> = TableDefinition::new("r
 /// (0: none), so that expiry reads no result.
 pub(super) const EXPIRY: TableDefinition<(u64, u128), u64> = TableDefinition::new("expiry");
 pub(super) const CALLBACKS: TableDefinition<u128, &[u8]> = TableDefinition::new("callbacks");
+/// Calls of other nodes' that this one keeps copies of, as in `calls`.
+pub(super) const COPIES: TableDefinition<u128, &[u8]> = TableDefinition::new("copies");
+/// Whose they are and who else keeps them.
+pub(super) const NOTES: TableDefinition<u128, &[u8]> = TableDefinition::new("notes");
+/// Calls with copies that have ended: when, in microseconds. Kept for longer
+/// than results, for nodes that were away.
+pub(super) const ENDED: TableDefinition<u128, u64> = TableDefinition::new("ended");
+/// The same by that time.
+pub(super) const ENDINGS: TableDefinition<(u64, u128), ()> = TableDefinition::new("endings");
 
 const VERSION: &str = "version";
 
@@ -53,6 +62,10 @@ pub(super) struct Tables<'txn> {
     pub(super) results: Table<'txn, u128, &'static [u8]>,
     pub(super) expiry: Table<'txn, (u64, u128), u64>,
     pub(super) callbacks: Table<'txn, u128, &'static [u8]>,
+    pub(super) copies: Table<'txn, u128, &'static [u8]>,
+    pub(super) notes: Table<'txn, u128, &'static [u8]>,
+    pub(super) ended: Table<'txn, u128, u64>,
+    pub(super) endings: Table<'txn, (u64, u128), ()>,
     pub(super) after: &'txn mut Aftermath,
 }
 
@@ -67,6 +80,10 @@ impl<'txn> Tables<'txn> {
             results: txn.open_table(RESULTS)?,
             expiry: txn.open_table(EXPIRY)?,
             callbacks: txn.open_table(CALLBACKS)?,
+            copies: txn.open_table(COPIES)?,
+            notes: txn.open_table(NOTES)?,
+            ended: txn.open_table(ENDED)?,
+            endings: txn.open_table(ENDINGS)?,
             after,
         })
     }
@@ -314,7 +331,15 @@ fn open_database(path: &Path, faults: &Faults) -> Result<Database, OpenError> {
             .open_table(META)?
             .get(VERSION)?
             .map(|version| version.value());
+        // An earlier program made fewer tables, and reading finds none of those
+        // that are not there.
+        let whole = txn.open_table(ENDINGS).is_ok();
         drop(txn);
+        if !whole && version == Some(FORMAT) {
+            let txn = begin(&database)?;
+            Tables::open(&txn, &mut Aftermath::default())?;
+            txn.commit()?;
+        }
         Ok((database, version))
     });
     match opened.map_err(|error| damaged(path, error))? {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use jiff::Timestamp;
+use libp2p_identity::PeerId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::function::FunctionSpec;
@@ -72,6 +73,9 @@ pub struct CallRecord {
     /// it may miss the very last attempts before a crash.
     #[serde(default)]
     pub attempts: u32,
+    /// How many peers should keep a copy of it.
+    #[serde(default)]
+    pub durable: u8,
 }
 
 /// A call that waits for its result, without the parts that can be large: all
@@ -93,6 +97,12 @@ pub struct PendingCall {
     /// Attempts begun, as far as the disk knows.
     #[serde(default)]
     pub attempts: u32,
+    /// How many peers should keep a copy of it.
+    #[serde(default)]
+    pub durable: u8,
+    /// Those that keep one.
+    #[serde(default, with = "peers")]
+    pub copies: Vec<PeerId>,
 }
 
 impl PendingCall {
@@ -104,8 +114,39 @@ impl PendingCall {
             deadline: call.deadline,
             accepted_at: call.accepted_at,
             attempts: call.attempts,
+            durable: call.durable,
+            copies: Vec::new(),
         }
     }
+}
+
+/// What this node knows of a call of another's that it keeps a copy of, beside
+/// the call itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyNote {
+    /// The call.
+    pub id: CallId,
+    /// The node that runs it.
+    #[serde(with = "peer")]
+    pub owner: PeerId,
+    /// This node's turn to run it should its owner be gone, from 1.
+    pub turn: u8,
+    /// All that keep a copy, in the order of their turns.
+    #[serde(with = "peers")]
+    pub copies: Vec<PeerId>,
+}
+
+/// What a node knows of a call by its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallStanding {
+    /// Nothing.
+    Unknown,
+    /// It keeps a copy for another node.
+    Copied,
+    /// It is to run it, or does, or has its result still to deliver.
+    Pending,
+    /// It has ended, whether or not its result is still kept.
+    Done,
 }
 
 /// How an asynchronous call ended.
@@ -302,6 +343,37 @@ mod blob {
         }
 
         from.deserialize_byte_buf(Visitor)
+    }
+}
+
+/// A node's id as the byte string of its multihash.
+mod peer {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(peer: &PeerId, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(&peer.to_bytes())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PeerId, D::Error> {
+        let bytes = blob::deserialize(from)?;
+        PeerId::from_bytes(&bytes).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A list of them.
+mod peers {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct One(#[serde(with = "peer")] PeerId);
+
+    pub(super) fn serialize<S: Serializer>(peers: &[PeerId], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(peers.iter().copied().map(One))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PeerId>, D::Error> {
+        let peers = Vec::<One>::deserialize(from)?;
+        Ok(peers.into_iter().map(|One(peer)| peer).collect())
     }
 }
 

@@ -57,6 +57,7 @@ fn call(second: i64) -> CallRecord {
         callback: None,
         caller_id: None,
         attempts: 0,
+        durable: 0,
     }
 }
 

@@ -27,6 +27,9 @@ use crate::setting;
 /// Largest body of a request here.
 const BODY_BYTES: usize = 64 << 10;
 
+/// How long a node that leaves may take to hand its calls to others.
+const HAND_OVER: Duration = Duration::from_secs(30);
+
 /// How long an invite is good unless it says otherwise, and at most.
 const INVITE: (Duration, Duration) = (
     Duration::from_secs(3_600),
@@ -95,7 +98,7 @@ pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<
             dispatch.federated().drain(drains);
             Ok(json!({ "draining": drains }))
         }
-        (&Method::POST, ["leave"]) => leave(dispatch),
+        (&Method::POST, ["leave"]) => leave(dispatch).await,
         (&Method::POST, ["secret", "rotate"]) => rotate(dispatch),
         (&Method::GET, ["explain", call]) => explain(dispatch, call),
         _ => Err(Problem::not_found(format!(
@@ -129,6 +132,7 @@ pub(super) fn status(dispatch: &Dispatch) -> Value {
         "etcd_reached": federated.registry().map(|state| state.up.load(Ordering::Relaxed)),
         "peers": peers.iter().filter(|peer| peer.state == "in").count(),
         "draining": own.draining,
+        "copies_of_calls": dispatch.copies_kept(),
     })
 }
 
@@ -286,9 +290,11 @@ async fn ping(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
     Ok(Value::Array(ways.collect()))
 }
 
-fn leave(dispatch: &Dispatch) -> Result<Value, Problem> {
+async fn leave(dispatch: &Dispatch) -> Result<Value, Problem> {
     let federated = dispatch.federated();
     federated.drain(true);
+    // What nobody takes in that time is run here.
+    let _ = tokio::time::timeout(HAND_OVER, dispatch.hand_over()).await;
     federated.leave();
     let forgotten = federated.member().forget_membership();
     forgotten.map_err(|error| refused(&error))?;

@@ -59,7 +59,11 @@ const READ_WRITE: &str = "weir.read-write";
 const SCOPE: &str = "weir.scope";
 const COPIES: &str = "weir.replicas";
 const PREFETCH: &str = "weir.prefetch";
-const SETTINGS: [&str; 18] = [
+const DURABLE: &str = "weir.durable";
+const DURABLE_BEST_EFFORT: &str = "weir.durable-best-effort";
+const SETTINGS: [&str; 20] = [
+    DURABLE,
+    DURABLE_BEST_EFFORT,
     SCOPE,
     COPIES,
     PREFETCH,
@@ -251,6 +255,13 @@ fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes
             }
             COPIES => spec.copies = mistakes.take(COPIES, copies(&text)).unwrap_or(spec.copies),
             PREFETCH => spec.prefetch = mistakes.take(PREFETCH, flag(&text)).unwrap_or(false),
+            DURABLE => {
+                spec.durability.copies = mistakes.take(DURABLE, durable(&text)).unwrap_or(0);
+            }
+            DURABLE_BEST_EFFORT => {
+                let flag = mistakes.take(DURABLE_BEST_EFFORT, flag(&text));
+                spec.durability.best_effort = flag.unwrap_or(false);
+            }
             SCOPE => spec.scope = mistakes.take(SCOPE, text.parse()).unwrap_or(spec.scope),
             QOS => spec.classes = words(&text).map(str::to_owned).collect(),
             STATE | VERSION => {}
@@ -397,6 +408,12 @@ fn copies(text: &str) -> Result<u8, String> {
     count.ok_or_else(|| format!("write how many members keep the code, 1 to {most}"))
 }
 
+fn durable(text: &str) -> Result<u8, String> {
+    let most = FunctionSpec::MOST_DURABLE;
+    let count = text.parse().ok().filter(|count| *count <= most);
+    count.ok_or_else(|| format!("write how many peers keep each asynchronous call, 0 to {most}"))
+}
+
 /// A setting as text, unless it is what nobody asked for.
 fn unusual<T: Default + PartialEq + ToString>(value: T) -> Option<String> {
     (value != T::default()).then(|| value.to_string())
@@ -424,6 +441,14 @@ fn shown_settings(spec: &FunctionSpec) -> impl Iterator<Item = (String, String)>
             (spec.copies != FunctionSpec::USUAL_COPIES).then(|| spec.copies.to_string()),
         ),
         (PREFETCH, spec.prefetch.then(|| "true".to_owned())),
+        (
+            DURABLE,
+            (spec.durability.copies > 0).then(|| spec.durability.copies.to_string()),
+        ),
+        (
+            DURABLE_BEST_EFFORT,
+            spec.durability.best_effort.then(|| "true".to_owned()),
+        ),
         (TIMEOUT, Some(time(spec.timeout))),
         (KEEP_ALIVE, Some(time(spec.keep_alive))),
         (CONCURRENCY, spec.concurrency.map(|count| count.to_string())),
