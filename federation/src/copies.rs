@@ -14,6 +14,7 @@
 //!   lost on the way is made good.
 
 mod keeping;
+mod serve;
 mod words;
 
 use std::collections::{HashMap, HashSet};
@@ -24,21 +25,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use dashmap::DashMap;
 use futures_util::{StreamExt as _, future, stream};
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use jiff::Timestamp;
 use libp2p_identity::PeerId;
-use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::{debug, info, warn};
 use weir_node::Node;
-use weir_node::executor::{AnswerBody, Body, BodyError};
+use weir_node::executor::{Body, BodyError};
 use weir_node::function::FunctionSpec;
 use weir_node::id::{CallId, NodeMark, Receipt};
 use weir_node::node::{CallResult, CallState, ChangeError, Copied, SubmitError};
 use weir_node::store::{
-    BodyPart, CallRecord, CallStanding, CopyKept, CopyNote, PendingCall, ResultRecord, StoreError,
-    StoredBody,
+    BodyPart, CallRecord, CopyKept, CopyNote, PendingCall, ResultRecord, StoredBody,
 };
 use weir_node::time::Time;
 use weir_overlay::carriage::Using;
@@ -57,6 +56,14 @@ const GUESSED: usize = 4;
 /// How long a question between members may take.
 const QUESTION: Duration = Duration::from_secs(5);
 
+/// How long a peer may take to keep a copy before another is asked, and how many
+/// bytes of its body it may take a second more for.
+const PATIENCE: Duration = Duration::from_secs(3);
+const SLOW: u64 = 256 << 10;
+
+/// How long a peer that did not answer comes last.
+const AVOIDED: Duration = Duration::from_secs(10);
+
 /// How long a call or a result may take to a peer.
 const TRANSFER: Duration = Duration::from_secs(60);
 
@@ -68,9 +75,6 @@ const ENDED: usize = 16_384;
 
 /// Calls that are taken over, or copied anew, between two looks around.
 const BATCH: usize = 256;
-
-/// Part of the backlog's bound that copies of one owner may have.
-const OWNERS_SHARE: usize = 2;
 
 /// Longest answer to a question.
 const ANSWER_BYTES: usize = 64 << 10;
@@ -116,12 +120,15 @@ pub(crate) struct Copies {
     /// Those that peers were not told of yet.
     untold: AtomicUsize,
     all_told: Notify,
+    /// Peers that did not answer, until when they are asked last; no more than
+    /// there are members.
+    avoided: DashMap<PeerId, Time>,
     counters: Counters,
 }
 
 /// What a member answered when it was asked for a result.
 enum Fetched {
-    Result(Answered, Body),
+    Result(Box<Answered>, Body),
     Pending,
     /// It has ended, and nobody keeps its result.
     Expired,
@@ -145,6 +152,7 @@ impl Copies {
             ended,
             untold: AtomicUsize::new(0),
             all_told: Notify::new(),
+            avoided: DashMap::new(),
             counters: Counters::default(),
         });
         let held = copies.node.take_held();
@@ -232,9 +240,14 @@ impl Copies {
     /// Has peers keep copies of a call until `wanted` do, `kept` of which have
     /// one already; who does then.
     async fn make(&self, call: &CallRecord, kept: &[PeerId], wanted: usize) -> Vec<PeerId> {
-        let candidates = self.federated.keepers_of_call(call.id);
-        let candidates = candidates.into_iter().filter(|peer| !kept.contains(peer));
-        let candidates: Vec<PeerId> = candidates.take(ASKED).collect();
+        let mut candidates = self.federated.keepers_of_call(call.id);
+        candidates.retain(|peer| !kept.contains(peer));
+        if !self.avoided.is_empty() {
+            let now = self.now();
+            self.avoided.retain(|_, until| *until > now);
+            candidates.sort_by_key(|peer| self.avoided.contains_key(peer));
+        }
+        candidates.truncate(ASKED);
         let planned: Vec<PeerId> = kept.iter().chain(&candidates).copied().collect();
         let planned = &planned[..planned.len().min(wanted)];
         let next = Mutex::new(candidates.iter().copied());
@@ -279,8 +292,16 @@ impl Copies {
         };
         let body = self.node.request_body(call).await;
         let body = body.map_err(|error| error.to_string())?;
-        let sent = self.say(peer, Want::Keep, frame(&keep, body), TRANSFER);
-        sent.await.map(drop)
+        let limit = PATIENCE + Duration::from_secs(call.body.bytes() / SLOW);
+        let sent = self.answer(peer, Want::Keep, frame(&keep, body), limit);
+        match sent.await {
+            Ok((StatusCode::OK, _)) => Ok(()),
+            Ok((status, _)) => Err(format!("it answered {status}")),
+            Err(reason) => {
+                self.avoided.insert(peer, self.now() + AVOIDED);
+                Err(reason)
+            }
+        }
     }
 
     /// Tells those that keep copies of a call who they are and whose it is; which
@@ -315,16 +336,26 @@ impl Copies {
         body: Body,
         limit: Duration,
     ) -> Result<Bytes, String> {
+        match self.answer(peer, want, body, limit).await? {
+            (StatusCode::OK, body) => Ok(body),
+            (status, _) => Err(format!("it answered {status}")),
+        }
+    }
+
+    async fn answer(
+        &self,
+        peer: PeerId,
+        want: Want,
+        body: Body,
+        limit: Duration,
+    ) -> Result<(StatusCode, Bytes), String> {
         let request = want.request(body)?;
         let answered = async {
             let (response, _using) = self.federated.send(peer, request).await?;
             let status = response.status();
-            if status != StatusCode::OK {
-                return Err(format!("it answered {status}"));
-            }
             let body = Limited::new(response.into_body(), ANSWER_BYTES).collect();
             let body = body.await.map_err(|error| error.to_string())?;
-            Ok(body.to_bytes())
+            Ok((status, body.to_bytes()))
         };
         match tokio::time::timeout(limit, answered).await {
             Ok(answer) => answer,
@@ -359,7 +390,7 @@ impl Copies {
                 StatusCode::OK => {
                     let body = held(response, using);
                     let (answered, body) = unframe(body).await.ok_or("it answered nonsense")?;
-                    Ok(Fetched::Result(answered, body))
+                    Ok(Fetched::Result(Box::new(answered), body))
                 }
                 status => Err(format!("it answered {status}")),
             }
@@ -870,7 +901,8 @@ impl Copies {
         asked.retain(|peer| before.insert(*peer));
         for peer in asked {
             match self.fetch(peer, id).await {
-                Ok(Fetched::Result(Answered { result, bytes }, body)) => {
+                Ok(Fetched::Result(answered, body)) => {
+                    let Answered { result, bytes } = *answered;
                     return Ok(Found::State(CallState::Done(CallResult {
                         status: result.status,
                         headers: result.headers,
@@ -894,222 +926,6 @@ impl Copies {
             (Some(_), _) => Found::State(CallState::Pending),
             (None, true) => Found::Unreachable,
             (None, false) => Found::Unknown,
-        })
-    }
-
-    /// Whether a member asks about calls that are kept.
-    pub(crate) fn is_asked<B>(request: &Request<B>) -> bool {
-        Want::is_in(request.headers())
-    }
-
-    /// Does what a member asks.
-    pub(crate) async fn serve(
-        &self,
-        member: PeerId,
-        request: Request<Body>,
-    ) -> Response<AnswerBody> {
-        let (head, body) = request.into_parts();
-        let served = match Want::of(&head.headers) {
-            Some(Ok(Want::Keep)) => self.serve_keeping(member, body).await,
-            Some(Ok(Want::Hand)) => self.serve_handing(member, body).await,
-            Some(Ok(Want::Ended)) => self.serve_ending(member, body).await,
-            Some(Ok(Want::Standing)) => self.serve_standing(member, body).await,
-            Some(Ok(Want::Release)) => self.serve_release(member, body).await,
-            Some(Ok(Want::Drop)) => self.serve_dropping(member, body).await,
-            Some(Ok(Want::Result)) => self.serve_result(body).await,
-            Some(Err(_)) | None => Err(StatusCode::NOT_IMPLEMENTED),
-        };
-        let (status, body) = match served {
-            Ok(body) => (StatusCode::OK, body),
-            Err(status) => (status, AnswerBody::Whole(Bytes::new())),
-        };
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        response
-    }
-
-    async fn serve_keeping(&self, member: PeerId, body: Body) -> Result<AnswerBody, StatusCode> {
-        let (keep, body): (Keep, Body) = words(body).await?;
-        let note = keep.note;
-        let most = FunctionSpec::MOST_DURABLE;
-        if !(1..=most).contains(&note.turn) || note.copies.len() > usize::from(most) {
-            return Err(StatusCode::BAD_REQUEST);
-        }
-        let bound = self.node.config().asynchronous.backlog / OWNERS_SHARE;
-        {
-            let keeping = self.keeping();
-            if !keeping.may_note(&member, &note) {
-                return Err(StatusCode::FORBIDDEN);
-            }
-            if keeping.note(&note.id).is_none() && keeping.of(&member) >= bound.max(1) {
-                return Err(StatusCode::SERVICE_UNAVAILABLE);
-            }
-        }
-        let store = self.node.store();
-        let kept = match keep.told {
-            None => store.renote_copy(&note).await,
-            Some(_) if self.federated.is_draining() => {
-                return Err(StatusCode::SERVICE_UNAVAILABLE);
-            }
-            Some(told) => {
-                let call = told.call(Timestamp::now());
-                if call.id != note.id {
-                    return Err(StatusCode::BAD_REQUEST);
-                }
-                let limit = self.federated.settings().call_bytes;
-                let body = store
-                    .keep_body(call.id, BodyPart::Request, body, limit)
-                    .await;
-                let body = body.map_err(|error| refusal(&error.into()))?;
-                store.keep_copy(&note, call, body).await.map(Some)
-            }
-        };
-        match kept.map_err(|error| refusal(&SubmitError::Store(error)))? {
-            Some(CopyKept::Kept) => {
-                let now = self.now();
-                self.keeping().insert(note, now);
-                Ok(empty())
-            }
-            Some(CopyKept::Ended) => Err(StatusCode::GONE),
-            Some(CopyKept::Ours) => Err(StatusCode::CONFLICT),
-            None => Err(StatusCode::NOT_FOUND),
-        }
-    }
-
-    async fn serve_handing(&self, member: PeerId, body: Body) -> Result<AnswerBody, StatusCode> {
-        let (hand, body): (Hand, Body) = words(body).await?;
-        if self.federated.is_draining() {
-            return Err(StatusCode::SERVICE_UNAVAILABLE);
-        }
-        let call = hand.told.call(Timestamp::now());
-        let (id, wanted) = (call.id, call.durable);
-        let failed = |_| StatusCode::INTERNAL_SERVER_ERROR;
-        let standing = self
-            .node
-            .store()
-            .standings(vec![id])
-            .await
-            .map_err(failed)?;
-        // Copies that there are are made its own, and others, as if none were left.
-        let own = Owned {
-            copies: Vec::new(),
-            wanted,
-        };
-        match standing.first().copied() {
-            Some(CallStanding::Pending | CallStanding::Done) => return Ok(empty()),
-            Some(CallStanding::Copied) => {
-                if !self.keeping().may_end(&member, &id) {
-                    return Err(StatusCode::FORBIDDEN);
-                }
-                self.owned.insert(id, own);
-                let taken = self.node.take_over(id).await;
-                taken.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-                self.keeping().remove(&id);
-            }
-            Some(CallStanding::Unknown) | None => {
-                if wanted > 0 {
-                    self.owned.insert(id, own);
-                }
-                let limit = self.federated.settings().call_bytes;
-                let taken = self.node.take_in(call, body, limit).await;
-                if let Err(error) = taken {
-                    self.owned.remove(&id);
-                    return Err(refusal(&error));
-                }
-            }
-        }
-        Ok(empty())
-    }
-
-    async fn serve_ending(&self, member: PeerId, body: Body) -> Result<AnswerBody, StatusCode> {
-        let (ended, body): (Ended, Body) = words(body).await?;
-        let owned = self.owned.get(&ended.id);
-        let took_over = owned.is_some_and(|owned| owned.copies.contains(&member));
-        if !took_over && !self.keeping().may_end(&member, &ended.id) {
-            return Err(StatusCode::FORBIDDEN);
-        }
-        self.end(ended.id, ended.result, body).await?;
-        Ok(empty())
-    }
-
-    async fn serve_standing(&self, member: PeerId, body: Body) -> Result<AnswerBody, StatusCode> {
-        let ids = ids(body).await?;
-        let standings = self.node.store().standings(ids.clone()).await;
-        let standings = standings.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-        let said = ids.iter().zip(standings).map(|(id, standing)| {
-            let owned = self.owned.get(id);
-            // Until there are as many as there should be, nobody is to let go.
-            let unneeded = owned.is_some_and(|owned| {
-                let enough = owned.copies.len() >= usize::from(owned.wanted);
-                enough && !owned.copies.contains(&member)
-            });
-            match standing {
-                CallStanding::Pending if unneeded => Said::Unneeded.number(),
-                standing => Said::from(standing).number(),
-            }
-        });
-        let said: Vec<u8> = said.collect();
-        let encoded = cbor4ii::serde::to_vec(Vec::new(), &said);
-        let encoded = encoded.expect("numbers can be encoded");
-        Ok(AnswerBody::Whole(encoded.into()))
-    }
-
-    async fn serve_release(&self, member: PeerId, body: Body) -> Result<AnswerBody, StatusCode> {
-        let ids = ids(body).await?;
-        let made = ids.into_iter().map(|id| async move {
-            let owned = self.owned.get(&id).map(|owned| owned.clone());
-            let Some(owned) = owned.filter(|owned| owned.copies.contains(&member)) else {
-                return true;
-            };
-            let mut left = owned.copies;
-            left.retain(|peer| *peer != member);
-            let Ok(Some(call)) = self.node.store().call(id).await else {
-                return true;
-            };
-            let copies = self.make(&call, &left, usize::from(owned.wanted)).await;
-            let enough = copies.len() >= usize::from(owned.wanted);
-            if enough {
-                if let Some(mut owned) = self.owned.get_mut(&id) {
-                    owned.copies = copies.clone();
-                }
-                let _ = self.node.store().set_copies(id, copies).await;
-            }
-            enough
-        });
-        let made: Vec<bool> = stream::iter(made).buffer_unordered(AT_ONCE).collect().await;
-        match made.iter().all(|enough| *enough) {
-            true => Ok(empty()),
-            false => Err(StatusCode::SERVICE_UNAVAILABLE),
-        }
-    }
-
-    async fn serve_dropping(&self, member: PeerId, body: Body) -> Result<AnswerBody, StatusCode> {
-        let ids = ids(body).await?;
-        let theirs: Vec<CallId> = {
-            let keeping = self.keeping();
-            let theirs = ids.into_iter().filter(|id| {
-                let note = keeping.note(id);
-                note.is_some_and(|note| note.owner == member)
-            });
-            theirs.collect()
-        };
-        self.forget(theirs).await;
-        Ok(empty())
-    }
-
-    async fn serve_result(&self, body: Body) -> Result<AnswerBody, StatusCode> {
-        let id = *ids(body).await?.first().ok_or(StatusCode::BAD_REQUEST)?;
-        let failed = |_| StatusCode::INTERNAL_SERVER_ERROR;
-        let standing = self.node.store().standings(vec![id]).await;
-        let standing = standing.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-        // In this order, or a call that is done between would be neither.
-        if let Some((result, body)) = self.node.kept_result(id).await.map_err(failed)? {
-            return Ok(AnswerBody::Stream(frame(&Answered::new(result), body)));
-        }
-        Err(match standing.first() {
-            Some(CallStanding::Pending | CallStanding::Copied) => StatusCode::ACCEPTED,
-            Some(CallStanding::Done) => StatusCode::GONE,
-            Some(CallStanding::Unknown) | None => StatusCode::NOT_FOUND,
         })
     }
 }
@@ -1136,30 +952,4 @@ fn note(id: CallId, owner: PeerId, at: usize, copies: &[PeerId]) -> CopyNote {
 fn held(response: Response<hyper::body::Incoming>, using: Using) -> Body {
     let body = response.into_body().map_err(BodyError::from).boxed_unsync();
     Kept { body, kept: using }.boxed_unsync()
-}
-
-fn empty() -> AnswerBody {
-    AnswerBody::Whole(Bytes::new())
-}
-
-async fn words<T: DeserializeOwned>(body: Body) -> Result<(T, Body), StatusCode> {
-    let words = tokio::time::timeout(TRANSFER, unframe(body)).await;
-    words.ok().flatten().ok_or(StatusCode::BAD_REQUEST)
-}
-
-async fn ids(body: Body) -> Result<Vec<CallId>, StatusCode> {
-    let (ids, _): (Vec<CallId>, Body) = words(body).await?;
-    match ids.len() <= IDS {
-        true => Ok(ids),
-        false => Err(StatusCode::PAYLOAD_TOO_LARGE),
-    }
-}
-
-fn refusal(error: &SubmitError) -> StatusCode {
-    match error {
-        SubmitError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        SubmitError::Body(_) => StatusCode::BAD_REQUEST,
-        SubmitError::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    }
 }

@@ -215,11 +215,12 @@
 //!
 //! `note` says whose a copy is: `id` text; `owner` bytes, the node that runs the
 //! call; `turn` u8, 1 or 2; `copies` array of bytes, all that keep one, by their
-//! turns. A new one is taken from its owner alone; of a copy that is kept, from the
-//! owner that is known, and from one of the known `copies` that names itself as
-//! owner, which has taken over. How a call ended is taken from the owner and from
-//! all of `copies`. The copy whose turn is `k` takes over when the owner is gone
-//! for `k` times `federation.takeover`, after it asked the others (`standing`).
+//! turns. A note is taken from the owner that is known, or that a new one names;
+//! when that one is gone, from one of the known `copies` that names itself as
+//! owner, which has taken over. How a call ended is taken from its owner alone.
+//! The copy whose turn is `k` takes over when the owner is gone for `k` times
+//! `federation.takeover`, after it asked the others (`standing`). Who keeps a copy
+//! is trusted with that call: it may say that it ran what it did not.
 //!
 //! `told` is `{call, age}`: milliseconds since it was accepted, and a map of `id`,
 //! `function` (`name.namespace`), `method`, `path` with the query, `headers` (array

@@ -85,6 +85,12 @@ fn data(member: &Member) -> std::path::PathBuf {
     member.node.data().to_owned()
 }
 
+/// Kills a member and starts it again at once.
+async fn crashed(mut member: Member) -> Member {
+    member.node.kill().await;
+    member.restart().await
+}
+
 /// Kills a member and destroys what its disk holds.
 async fn destroy(mut member: Member) {
     member.node.kill().await;
@@ -239,7 +245,7 @@ async fn a_node_that_is_back_soon_runs_its_calls_itself() {
     let reply = submit(&members[0], "kept", "mine").await.expect_status(202);
     let id = reply.header("x-call-id").to_owned();
     keeps(&members[1], 2).await;
-    let first = members.remove(0).restart().await;
+    let first = crashed(members.remove(0)).await;
     members[0].sees(&first.id, "in").await;
     first.node.running(1).await;
     let taken = members[0]
@@ -387,6 +393,21 @@ fn a_history_of_crashes_partitions_and_a_wiped_disk_loses_no_acknowledged_call()
     );
 }
 
+/// Each call's result is found at some node, and is the right one.
+async fn found(members: &[Member], calls: &[(&String, &String)]) {
+    for (at, (id, body)) in calls.iter().enumerate() {
+        let path = format!("/weir/v1/calls/{id}");
+        let at = &members[at % members.len()];
+        let fact = format!("the result of {id} is at {}", at.id);
+        let reply = eventually(&fact, async || {
+            let reply = at.node.get(&path).send().await;
+            (reply.status == 200).then_some(reply)
+        })
+        .await;
+        assert_eq!(reply.text(), **body, "{id}");
+    }
+}
+
 async fn history() {
     forward();
     let hosts: Vec<Host> = (1..=5).map(Host::new).collect();
@@ -433,7 +454,7 @@ async fn history() {
                         "/async-function/kept",
                     );
                     // Some have their result told, as an effect of theirs.
-                    let ask = match turn % 10 {
+                    let ask = match turn % 2 {
                         0 => ask.header("x-callback-url", &callback),
                         _ => ask,
                     };
@@ -453,7 +474,8 @@ async fn history() {
         .collect();
 
     // Meanwhile the world is unkind, in an order that a seed tells.
-    let mut seed: u64 = 0x5eed;
+    let seed = std::env::var("WEIR_TEST_SEED").ok();
+    let mut seed: u64 = seed.and_then(|seed| seed.parse().ok()).unwrap_or(7);
     let mut draw = |bound: usize| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         usize::try_from(seed >> 33).expect("it fits") % bound
@@ -475,7 +497,7 @@ async fn history() {
                 let member = members.remove(at);
                 let host = &hosts[at];
                 let restarted = if wiped {
-                    member.restart().await
+                    crashed(member).await
                 } else {
                     wiped = true;
                     destroy(member).await;
@@ -500,7 +522,7 @@ async fn history() {
             _ => {
                 let at = draw(5);
                 let member = members.remove(at);
-                members.insert(at, member.restart().await);
+                members.insert(at, crashed(member).await);
             }
         }
     }
@@ -512,22 +534,14 @@ async fn history() {
     }
     assert!(acknowledged.len() >= CALLS);
     all_meet(&members.iter().collect::<Vec<_>>()).await;
-    let mut asked = 0;
-    for (id, body) in &acknowledged {
-        asked += 1;
-        let path = format!("/weir/v1/calls/{id}");
-        let at = &members[asked % members.len()];
-        let fact = format!("the result of {id} is at {}\n{}", at.id, at.node.log());
-        let reply = eventually(&fact, async || {
-            let reply = at.node.get(&path).send().await;
-            (reply.status == 200).then_some(reply)
-        })
-        .await;
-        assert_eq!(reply.text(), *body, "{id}");
-    }
+    let calls: Vec<(&String, &String)> = acknowledged.iter().collect();
+    let readers = calls.chunks(calls.len().div_ceil(8));
+    futures_util::future::join_all(readers.map(|calls| found(&members, calls))).await;
     // Effects by the call's id happen once, however often the call ran.
     let effects = ledger.effects.lock().expect("nothing panics");
-    let mut told = acknowledged.iter().filter(|(_, body)| body.ends_with('0'));
+    let mut told = acknowledged
+        .iter()
+        .filter(|(_, body)| body.ends_with(['0', '2', '4', '6', '8']));
     assert!(
         told.all(|(id, _)| effects.contains_key(&id[..32])),
         "a callback is missing"

@@ -588,3 +588,81 @@ async fn calls_that_no_member_makes_are_refused_and_cost_nothing() {
     }
     scene.all_is_well().await;
 }
+
+/// Asks about calls, as section 7 of the wire has it.
+async fn about_calls(scene: &Scene, want: &str, framed: Vec<u8>) -> u16 {
+    let request = Request::post("https://weir/calls")
+        .header("x-weir-calls", want)
+        .body(Full::from(framed))
+        .expect("a plain request");
+    let answer = scene.hostile.request(request).await;
+    answer.expect("it is answered").status().as_u16()
+}
+
+fn framed(words: &Value) -> Vec<u8> {
+    let words = bytes(words);
+    let length = u32::try_from(words.len()).expect("they are short");
+    [&length.to_be_bytes()[..], &words].concat()
+}
+
+#[tokio::test]
+async fn copies_of_calls_are_their_owners_alone_to_change() {
+    let scene = scene(&[], serve(async |_| foreign::answer(""))).await;
+    let owner = &scene.honest;
+    let slow = Function::new("slow", "sleep").timeout("15m");
+    owner.node.deploy(slow.setting("scope", "node")).await;
+    for _ in 0..64 {
+        let sent = owner.node.post("/async-function/slow").body("600000");
+        sent.send().await.expect_status(202);
+    }
+    let kept = Function::new("kept", "echo").setting("durable", "1");
+    owner.node.deploy(kept).await;
+    let reply = owner.node.post("/async-function/kept").body("mine");
+    let reply = reply.send().await.expect_status(202);
+    let id = reply.header("x-call-id")[..32].to_owned();
+    let copies = async || {
+        let status = scene.host.node.status().await;
+        status["federation"]["copies_of_calls"].as_u64()
+    };
+    assert_eq!(copies().await, Some(1));
+
+    let own = Value::Bytes(scene.hostile.id.to_bytes());
+    let theirs: libp2p::PeerId = owner.id.parse().expect("an id");
+    let theirs = Value::Bytes(theirs.to_bytes());
+    let note = |id: &str, owner: &Value, turn: u64| {
+        map([
+            ("id", text(id)),
+            ("owner", owner.clone()),
+            ("turn", number(turn)),
+            ("copies", Value::Array(vec![own.clone()])),
+        ])
+    };
+    let keep = |note: Value| framed(&map([("note", note)]));
+    let ids = |count: usize| framed(&Value::Array(vec![text(&id); count]));
+    let new = "0".repeat(32);
+    for (want, words, status) in [
+        ("keep", keep(note(&id, &own, 1)), 403),
+        ("keep", keep(note(&new, &theirs, 1)), 403),
+        ("keep", keep(note(&new, &own, 1)), 404),
+        ("keep", keep(note(&new, &own, 9)), 400),
+        ("ended", framed(&map([("id", text(&id))])), 403),
+        ("ended", framed(&map([("id", text(&new))])), 403),
+        ("drop", ids(1), 200),
+        ("release", ids(1_000), 200),
+        ("standing", ids(1_000), 200),
+        ("standing", ids(1_001), 413),
+        ("result", ids(1), 202),
+        ("result", ids(0), 400),
+        ("keep", ids(1), 400),
+        ("hand", vec![0, 0, 0, 1], 400),
+        ("ended", vec![0xff; 8], 400),
+        ("drop", Vec::new(), 400),
+        ("whatever", ids(1), 501),
+    ] {
+        assert_eq!(about_calls(&scene, want, words).await, status, "{want}");
+    }
+    assert_eq!(copies().await, Some(1));
+    let path = format!("/weir/v1/calls/{id}");
+    owner.node.get(&path).send().await.expect_status(202);
+    scene.all_is_well().await;
+}

@@ -238,8 +238,6 @@ fn list(door: &Door, query: Query<'_>) -> Answered {
     Ok(render(StatusCode::OK, &shown))
 }
 
-/// Says how many members keep the code of what was deployed.
-
 async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> Answered {
     let code = wanted.code().map_err(Problem::bad_request)?;
     let kind = match &code {

@@ -42,21 +42,20 @@ impl Keeping {
     }
 
     /// Whether `member` may have this node take note of a copy: its owner may,
-    /// for itself or for whom it hands the call to, and so may those that keep
-    /// copies too, for themselves, when they take over.
+    /// for itself or for whom it hands the call to; and once that one is gone,
+    /// those that keep copies too, for themselves.
     pub(super) fn may_note(&self, member: &PeerId, note: &CopyNote) -> bool {
-        match self.note(&note.id) {
-            None => note.owner == *member,
-            Some(known) => {
-                known.owner == *member || (note.owner == *member && known.copies.contains(member))
-            }
-        }
+        let Some(known) = self.note(&note.id) else {
+            return note.owner == *member;
+        };
+        let takes_over = note.owner == *member && known.copies.contains(member);
+        known.owner == *member || (takes_over && self.gone.contains_key(&known.owner))
     }
 
-    /// Whether `member` may say how a call ended.
-    pub(super) fn may_end(&self, member: &PeerId, id: &CallId) -> bool {
-        let note = self.note(id);
-        note.is_some_and(|note| note.owner == *member || note.copies.contains(member))
+    /// Whether a copy is of a call of `member`'s, which alone may say how it
+    /// ended.
+    pub(super) fn is_of(&self, member: &PeerId, id: &CallId) -> bool {
+        self.note(id).is_some_and(|note| note.owner == *member)
     }
 
     pub(super) fn insert(&mut self, note: CopyNote, now: Time) {
@@ -195,19 +194,20 @@ mod tests {
     }
 
     #[test]
-    fn only_the_owner_and_who_keeps_a_copy_too_change_a_note() {
+    fn a_note_is_the_owners_to_change_and_others_only_when_that_is_gone() {
         let [owner, second, stranger] = [peer(), peer(), peer()];
         let mut keeping = Keeping::default();
         assert!(keeping.may_note(&owner, &note(1, owner, 1, &[])));
         assert!(!keeping.may_note(&stranger, &note(1, owner, 1, &[])));
         keeping.insert(note(1, owner, 1, &[second]), Time::ZERO);
+        assert!(keeping.may_note(&owner, &note(1, stranger, 1, &[])));
+        assert!(!keeping.may_note(&second, &note(1, second, 1, &[])));
+        keeping.look(&HashSet::from([second, stranger]), Time::ZERO);
         assert!(keeping.may_note(&second, &note(1, second, 1, &[])));
         assert!(!keeping.may_note(&second, &note(1, stranger, 1, &[])));
-        assert!(keeping.may_note(&owner, &note(1, stranger, 1, &[])));
         assert!(!keeping.may_note(&stranger, &note(1, stranger, 1, &[])));
         let id = CallId::new([1; 16]);
-        assert!(keeping.may_end(&owner, &id) && keeping.may_end(&second, &id));
-        assert!(!keeping.may_end(&stranger, &id));
+        assert!(keeping.is_of(&owner, &id) && !keeping.is_of(&second, &id));
     }
 
     #[test]
