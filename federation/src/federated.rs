@@ -1621,6 +1621,14 @@ impl Host for Shared {
         said.filter_map(|text| text.parse().ok()).collect()
     }
 
+    fn is_known_at(&self, address: &Multiaddr) -> bool {
+        let address = address.to_string();
+        let known = lock(&self.table).known(self.clock.now());
+        let mut said = known.iter().flat_map(|known| &known.report.addresses);
+        // Some say who they are in it too.
+        said.any(|said| said.split("/p2p/").next() == Some(address.as_str()))
+    }
+
     fn happened(&self, event: Happening) {
         if let Happening::RoundTrip { peer, took } = event {
             self.round_trips.insert(peer, took);

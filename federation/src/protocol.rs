@@ -12,7 +12,10 @@
 //! TCP, or QUIC, or a relayed connection (libp2p's circuit relay, version 2).
 //! * TCP and relayed: multistream-select `/weir/1/noise`, then Noise (libp2p's
 //!   XX handshake), then the **proof** of section 2 on the encrypted stream, then
-//!   multistream-select `/yamux/1.0.0`. At most 512 streams on a connection.
+//!   multistream-select `/yamux/1.0.0`. At most 512 streams on a connection. Who
+//!   accepted a TCP connection from an address at which a member listens, and
+//!   hears nothing for 700 ms, begins in the other's place: of two that open holes
+//!   in their firewalls for each other (DCUtR) one waits to be spoken to.
 //! * QUIC: libp2p's QUIC; the proof has the first bidirectional stream that the
 //!   opener opens, to itself.
 //!

@@ -1195,7 +1195,6 @@ fn nodes_behind_firewalls_find_that_out_and_are_reached_over_a_relay() {
 }
 
 #[test]
-#[ignore = "the two stay on the relay in about one run of five"]
 fn two_nodes_behind_firewalls_link_directly_once_a_relay_has_introduced_them() {
     let name = "two_nodes_behind_firewalls_link_directly_once_a_relay_has_introduced_them";
     network::inside(name, async {

@@ -26,6 +26,9 @@ pub trait Host: Send + Sync + 'static {
     /// Where a member may be linked to, for a stream that somebody needs.
     fn addresses(&self, of: PeerId) -> Vec<Multiaddr>;
 
+    /// Whether a known member says that it can be linked to there.
+    fn is_known_at(&self, address: &Multiaddr) -> bool;
+
     /// Takes note of what happened. Must return at once.
     fn happened(&self, event: Event);
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::Either;
 use futures_util::io::{AsyncRead, AsyncWrite};
+use libp2p::core::ConnectedPoint;
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox};
 use libp2p::core::transport::Boxed;
 use libp2p::core::transport::timeout::TransportTimeout;
@@ -17,6 +18,10 @@ use libp2p::core::upgrade::{
 };
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, Transport as _, dns, noise, quic, relay, tcp, yamux};
+
+use multistream_select::{
+    Negotiated, NegotiationError, dialer_select_proto, listener_select_proto,
+};
 
 use crate::host::{Event, Host};
 use crate::proof::{self, ProofError};
@@ -27,6 +32,13 @@ const SETUP: Duration = Duration::from_secs(10);
 /// The same for connections that this node opens: a node that asks whether it
 /// can be dialled waits 10 s to hear that it cannot.
 const DIALLED: Duration = Duration::from_secs(5);
+
+/// How long a connection from where a member listens is waited on for its first
+/// byte, before this side begins. Of two that open a hole in their firewalls at
+/// the same time one says that it is the listener; where an earlier attempt left
+/// the other's firewall open, its connection is accepted as any other, and both
+/// would listen for ever.
+const SILENCE: Duration = Duration::from_millis(700);
 
 /// Streams that a peer may have open on one connection.
 const STREAMS: usize = 512;
@@ -89,17 +101,63 @@ fn direct(
     let quic = TransportTimeout::with_ingoing_timeout(quic, SETUP);
     let quic = TransportTimeout::with_outgoing_timeout(quic, DIALLED);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-    let tcp = tcp
-        .upgrade(Version::V1Lazy)
-        .authenticate(admission)
-        .multiplex(muxer)
-        .inbound_timeout(SETUP)
-        .outbound_timeout(DIALLED);
+    let tcp = tcp.and_then(move |socket, endpoint| {
+        Box::pin(over_tcp(socket, endpoint, admission, muxer))
+            as Pin<Box<dyn Future<Output = _> + Send>>
+    });
+    let tcp = TransportTimeout::with_ingoing_timeout(tcp, SETUP);
+    let tcp = TransportTimeout::with_outgoing_timeout(tcp, DIALLED);
     let either = quic.or_transport(tcp).map(|either, _| match either {
         Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
         Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
     });
     either.boxed()
+}
+
+/// Secures a TCP connection and divides it into streams.
+async fn over_tcp(
+    socket: tcp::tokio::TcpStream,
+    endpoint: ConnectedPoint,
+    admission: Admission,
+    muxer: yamux::Config,
+) -> io::Result<(PeerId, Muxer)> {
+    let begins = match &endpoint {
+        ConnectedPoint::Dialer { role_override, .. } => role_override.is_dialer(),
+        ConnectedPoint::Listener { send_back_addr, .. } => {
+            admission.host.is_known_at(send_back_addr) && is_silent(&socket.0).await
+        }
+    };
+    let failed = |error: NegotiationError| io::Error::other(error);
+    let (peer, secured) = if begins {
+        let selected = dialer_select_proto(socket, VERSIONS, Version::V1Lazy).await;
+        let (name, socket) = selected.map_err(failed)?;
+        admission.upgrade_outbound(socket, name).await
+    } else {
+        let selected = listener_select_proto(socket, VERSIONS).await;
+        let (name, socket) = selected.map_err(failed)?;
+        admission.upgrade_inbound(socket, name).await
+    }
+    .map_err(io::Error::other)?;
+    let names = muxer.protocol_info();
+    let divided = if begins {
+        let selected = dialer_select_proto(secured, names, Version::V1Lazy).await;
+        let (name, socket) = selected.map_err(failed)?;
+        muxer.upgrade_outbound(socket, name).await
+    } else {
+        let selected = listener_select_proto(secured, names).await;
+        let (name, socket) = selected.map_err(failed)?;
+        muxer.upgrade_inbound(socket, name).await
+    };
+    Ok((peer, divided.map_err(io::Error::other)?))
+}
+
+/// What a TCP connection becomes.
+type Muxer = yamux::Muxer<Negotiated<noise::Output<Negotiated<tcp::tokio::TcpStream>>>>;
+
+/// Whether the other side waits to be spoken to.
+async fn is_silent(socket: &tokio::net::TcpStream) -> bool {
+    let spoken = tokio::time::timeout(SILENCE, socket.peek(&mut [0])).await;
+    spoken.is_err()
 }
 
 /// QUIC proves identities itself; the exchange has a stream of its own there.

@@ -253,6 +253,9 @@ fn after(head: Bytes, body: Body) -> Body {
 #[cfg(test)]
 mod tests {
     use http_body_util::Full;
+    use libp2p_identity::PeerId;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -301,5 +304,50 @@ mod tests {
         assert_eq!(call.accepted_at, at(87_400));
         assert_eq!(call.deadline, Some(at(87_460)));
         assert_eq!(call.durable, FunctionSpec::MOST_DURABLE);
+    }
+
+    fn example() -> Vec<u8> {
+        let keep = Keep {
+            note: CopyNote {
+                id: CallId::new([7; 16]),
+                owner: PeerId::random(),
+                turn: 1,
+                copies: vec![PeerId::random()],
+            },
+            told: None,
+        };
+        cbor4ii::serde::to_vec(Vec::new(), &keep).expect("plain values can be encoded")
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_do_harm(noise in vec(any::<u8>(), 0..64), at in 0_usize..200) {
+            let mut bytes = example();
+            let at = at.min(bytes.len());
+            bytes.splice(at..at, noise.iter().copied());
+            for bytes in [&bytes, &noise] {
+                let _ = cbor4ii::serde::from_slice::<Keep>(bytes);
+                let _ = cbor4ii::serde::from_slice::<Hand>(bytes);
+                let _ = cbor4ii::serde::from_slice::<Ended>(bytes);
+                let _ = cbor4ii::serde::from_slice::<Answered>(bytes);
+                let _ = cbor4ii::serde::from_slice::<Vec<CallId>>(bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn another_decoder_reads_a_note() {
+        let value: serde_cbor::Value = serde_cbor::from_slice(&example()).expect("CBOR");
+        let serde_cbor::Value::Map(keep) = value else {
+            panic!("it is a map");
+        };
+        let text = |text: &str| serde_cbor::Value::Text(text.to_owned());
+        let serde_cbor::Value::Map(note) = &keep[&text("note")] else {
+            panic!("it is a map");
+        };
+        assert_eq!(note[&text("id")], text(&"07".repeat(16)));
+        assert_eq!(note[&text("turn")], serde_cbor::Value::Integer(1));
+        assert!(matches!(&note[&text("owner")], serde_cbor::Value::Bytes(id) if id.len() > 30));
+        assert!(matches!(&note[&text("copies")], serde_cbor::Value::Array(all) if all.len() == 1));
     }
 }

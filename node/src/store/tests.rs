@@ -8,6 +8,7 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tempfile::TempDir;
 
+use super::engine::{COPIES, ENDED, ENDINGS};
 use super::*;
 use crate::clock;
 use crate::function::{ArtifactKind, FunctionSpec, Protocol};
@@ -770,4 +771,151 @@ async fn a_full_store_opens_quickly_after_a_crash() {
     println!("opened in {took:?}");
     // Wide slack: the figure belongs to the benchmarks.
     assert!(took < Duration::from_secs(2), "took {took:?}");
+}
+
+fn note(of: &CallRecord) -> CopyNote {
+    CopyNote {
+        id: of.id,
+        owner: PeerId::random(),
+        turn: 1,
+        copies: vec![PeerId::random()],
+    }
+}
+
+async fn standing(store: &Store, id: CallId) -> CallStanding {
+    store.standings(vec![id]).await.expect("read")[0]
+}
+
+#[tokio::test]
+async fn a_copy_outlives_a_restart_is_taken_over_and_never_comes_back() {
+    let dir = folder();
+    let (store, _) = open(dir.path());
+    let long = vec![7; 100_000];
+    let call = CallRecord {
+        durable: 1,
+        ..call(1)
+    };
+    let kept = store.keep_body(call.id, BodyPart::Request, body(long.clone()), 1 << 20);
+    let kept = kept.await.expect("kept");
+    let first = note(&call);
+    let keeping = store.keep_copy(&first, call.clone(), kept).await;
+    assert_eq!(keeping.expect("kept"), CopyKept::Kept);
+    assert_eq!(standing(&store, call.id).await, CallStanding::Copied);
+    drop(store);
+
+    let (store, recovered) = open(dir.path());
+    assert_eq!(recovered.copies, [first]);
+    assert!(recovered.pending.is_empty(), "a copy is not run");
+    // A new note replaces the first one; the body stays.
+    let second = note(&call);
+    let again = store.keep_copy(&second, call.clone(), short("other")).await;
+    assert_eq!(again.expect("kept"), CopyKept::Kept);
+    let taken = store.take_over(call.id).await.expect("taken");
+    assert_eq!(taken.expect("a copy").durable, 1);
+    assert_eq!(store.take_over(call.id).await.expect("looked"), None);
+    assert_eq!(standing(&store, call.id).await, CallStanding::Pending);
+    let ours = store.renote_copy(&second).await.expect("looked");
+    assert_eq!(ours, Some(CopyKept::Ours));
+    let read = store.call(call.id).await.expect("read").expect("there");
+    let bytes = read_all(&store, call.id, BodyPart::Request, &read.body).await;
+    assert_eq!(bytes, long);
+    let done = store.complete(call.id, result(3), short("out")).await;
+    assert!(done.expect("kept"));
+    store.expire(at(10_000_000)).await.expect("expired");
+    assert!(store.result(call.id).await.expect("read").is_none());
+    let long_after = standing(&store, call.id).await;
+    assert_eq!(
+        long_after,
+        CallStanding::Unknown,
+        "eight days have passed too"
+    );
+    assert!(files(dir.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_result_takes_the_place_of_its_copy_and_is_marked_for_days() {
+    let dir = folder();
+    let (store, _) = open(dir.path());
+    let call = call(1);
+    store
+        .keep_copy(&note(&call), call.clone(), short("in"))
+        .await
+        .expect("kept");
+    let ended = Some((result(3), Arc::new(short("out"))));
+    assert!(
+        store
+            .end_copy(call.id, ended.clone(), at(3))
+            .await
+            .expect("kept")
+    );
+    assert!(!store.end_copy(call.id, ended, at(4)).await.expect("looked"));
+    assert_eq!(standing(&store, call.id).await, CallStanding::Done);
+    // Its result expires after a day; that it ended does not.
+    store.expire(at(2 * 24 * 3_600)).await.expect("expired");
+    assert!(store.result(call.id).await.expect("read").is_none());
+    assert_eq!(standing(&store, call.id).await, CallStanding::Done);
+    let late = store
+        .keep_copy(&note(&call), call.clone(), short("in"))
+        .await;
+    assert_eq!(late.expect("looked"), CopyKept::Ended);
+    store.expire(at(9 * 24 * 3_600)).await.expect("expired");
+    assert_eq!(standing(&store, call.id).await, CallStanding::Unknown);
+}
+
+#[tokio::test]
+async fn an_owner_lets_a_peer_run_its_call_and_drops_what_nobody_wants() {
+    let dir = folder();
+    let config = StoreConfig {
+        backlog: 2,
+        ..bounds()
+    };
+    let (store, _) = Store::open(dir.path(), config).expect("opens");
+    let own = call(1);
+    let peers = vec![PeerId::random()];
+    store
+        .accept_copied(own.clone(), peers.clone(), short("in"))
+        .await
+        .expect("accepted");
+    let pending = store.pending(own.id).await.expect("read").expect("there");
+    assert_eq!(pending.copies, peers);
+    assert!(store.set_copies(own.id, Vec::new()).await.expect("kept"));
+    assert!(store.demote(&note(&own)).await.expect("kept"));
+    assert!(!store.demote(&note(&own)).await.expect("looked"));
+    assert_eq!(standing(&store, own.id).await, CallStanding::Copied);
+    let copied = store.copied(own.id).await.expect("read").expect("there");
+    assert_eq!(copied.function, own.function);
+    // As many copies as the backlog may have calls.
+    let (second, third) = (call(2), call(3));
+    let keep = |call: CallRecord| {
+        let store = store.clone();
+        async move { store.keep_copy(&note(&call), call, short("in")).await }
+    };
+    keep(second.clone()).await.expect("kept");
+    let refused = keep(third.clone()).await.expect_err("too many");
+    assert!(matches!(refused, StoreError::BacklogFull), "{refused}");
+    let dropped = store.drop_copies(vec![own.id, second.id, third.id]).await;
+    assert_eq!(dropped.expect("dropped"), 2);
+    assert_eq!(standing(&store, own.id).await, CallStanding::Unknown);
+}
+
+#[tokio::test]
+async fn a_store_of_an_earlier_program_gets_the_tables_that_it_lacks() {
+    let dir = folder();
+    let (store, _) = open(dir.path());
+    store.put_function(&function("f")).await.expect("kept");
+    drop(store);
+    let path = dir.path().join("store.redb");
+    let database = redb::Database::open(&path).expect("opens");
+    let txn = database.begin_write().expect("begins");
+    for table in [COPIES, NOTES] {
+        assert!(txn.delete_table(table).expect("deleted"));
+    }
+    assert!(txn.delete_table(ENDED).expect("deleted"));
+    assert!(txn.delete_table(ENDINGS).expect("deleted"));
+    txn.commit().expect("committed");
+    drop(database);
+
+    let (store, recovered) = open(dir.path());
+    assert_eq!(recovered.functions.len(), 1);
+    assert_eq!(standing(&store, call(1).id).await, CallStanding::Unknown);
 }

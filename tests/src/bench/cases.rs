@@ -4,9 +4,12 @@ mod acceptances;
 mod at_rest;
 mod cold_start;
 mod containers;
+mod copies;
 mod crowd;
+mod distance;
 mod everywhere;
 mod hop;
+mod liar;
 mod restart;
 mod runaway;
 mod throughput;
@@ -115,5 +118,20 @@ pub const CASES: &[Case] = &[
         letter: 'p',
         what: "functions across a federation: known to all, and to a newcomer",
         run: |bench| Box::pin(everywhere::everywhere(bench)),
+    },
+    Case {
+        letter: 'q',
+        what: "asynchronous acceptances that peers keep copies of",
+        run: |bench| Box::pin(copies::copies(bench)),
+    },
+    Case {
+        letter: 'r',
+        what: "code from far, and to many",
+        run: |bench| Box::pin(distance::distance(bench)),
+    },
+    Case {
+        letter: 's',
+        what: "calls beside a member that lies",
+        run: |bench| Box::pin(liar::liar(bench)),
     },
 ];

@@ -17,11 +17,11 @@ use crate::eventually;
 use crate::node::{Function, Node, Setup};
 
 /// Clients that submit at once.
-const CLIENTS: usize = 64;
+pub(super) const CLIENTS: usize = 64;
 
 /// How long a turn of either lasts: the calls accepted meanwhile are run before
 /// the next turn, so that the disk is measured alone.
-const TURN: Duration = Duration::from_secs(1);
+pub(super) const TURN: Duration = Duration::from_secs(1);
 
 /// Calls that may wait; more than a disk accepts in a turn.
 const BACKLOG: usize = 1_000_000;
@@ -57,7 +57,7 @@ pub(super) async fn acceptances(bench: Rc<Bench>) -> Result<Vec<Row>> {
 }
 
 /// Waits until every accepted call is done.
-async fn done(node: &Node) {
+pub(super) async fn done(node: &Node) {
     eventually("the accepted calls are done", async || {
         (node.status().await["backlog"] == 0).then_some(())
     })
