@@ -61,6 +61,9 @@ const QUESTION: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(3);
 const SLOW: u64 = 256 << 10;
 
+/// How long a call may take from its first copy to this node's own disk.
+const ACCEPTING: Duration = Duration::from_secs(120);
+
 /// How long a peer that did not answer comes last.
 const AVOIDED: Duration = Duration::from_secs(10);
 
@@ -84,6 +87,8 @@ const ANSWER_BYTES: usize = 64 << 10;
 struct Owned {
     copies: Vec<PeerId>,
     wanted: u8,
+    /// Until when it may not be on this node's own disk yet.
+    young_until: Time,
 }
 
 /// What was counted.
@@ -203,8 +208,16 @@ impl Copies {
             durable: wanted,
             ..call.clone()
         };
+        // Known from now on, or a copy that asks would be let go.
+        let owned = Owned {
+            copies: Vec::new(),
+            wanted,
+            young_until: self.now() + ACCEPTING,
+        };
+        self.owned.insert(call.id, owned);
         let peers = self.make(&call, &[], usize::from(wanted)).await;
         if peers.len() < usize::from(wanted) && !asked.best_effort {
+            self.owned.remove(&call.id);
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             self.let_go(call.id, &peers).await;
             return Err(SubmitError::NoCopies {
@@ -212,8 +225,9 @@ impl Copies {
                 kept: peers.len(),
             });
         }
-        let copies = peers.clone();
-        self.owned.insert(call.id, Owned { copies, wanted });
+        if let Some(mut owned) = self.owned.get_mut(&call.id) {
+            owned.copies = peers.clone();
+        }
         Ok(Copied { wanted, peers })
     }
 
@@ -686,6 +700,7 @@ impl Copies {
             Owned {
                 copies: others,
                 wanted: 0,
+                young_until: Time::ZERO,
             },
         );
         match self.node.take_over(id).await {
@@ -738,8 +753,10 @@ impl Copies {
         let made = short.into_iter().map(|(id, left, wanted)| async move {
             let call = match self.node.store().call(id).await {
                 Ok(Some(call)) => call,
+                // It has ended, unless it is being accepted.
                 Ok(None) => {
-                    self.owned.remove(&id);
+                    self.owned
+                        .remove_if(&id, |_, owned| now >= owned.young_until);
                     return;
                 }
                 Err(_) => return,
@@ -935,6 +952,7 @@ impl Owned {
         Owned {
             copies: call.copies.clone(),
             wanted: call.durable,
+            young_until: Time::ZERO,
         }
     }
 }

@@ -144,6 +144,8 @@ struct Inner {
     explained: Mutex<Explained>,
     steward: Arc<Steward>,
     copies: Arc<Copies>,
+    /// Ids of peers as text, which is dear to make; no more than there may be.
+    names: DashMap<PeerId, Arc<str>>,
     /// Places of calls that wait for room elsewhere.
     waiters: tokio::sync::Semaphore,
 }
@@ -191,6 +193,7 @@ impl Dispatch {
                 explained: Mutex::default(),
                 steward,
                 copies,
+                names: DashMap::new(),
                 waiters: tokio::sync::Semaphore::new(WAITERS),
             }),
         };
@@ -439,6 +442,18 @@ impl Inner {
         {
             explained.by_call.remove(&oldest);
         }
+    }
+
+    fn name_of(&self, peer: PeerId) -> Arc<str> {
+        if let Some(name) = self.names.get(&peer) {
+            return name.clone();
+        }
+        if self.names.len() >= PEERS {
+            self.names.clear();
+        }
+        let name: Arc<str> = peer.to_string().into();
+        self.names.insert(peer, name.clone());
+        name
     }
 
     fn count_guest(&self, how: &'static str) {
@@ -952,12 +967,15 @@ impl Inner {
                 let body = Patient::new(body, to.patience);
                 // A member vouches for whom it sent the call on to, by a name that is one.
                 let named = arrived.ran_on.filter(|id| id.parse::<PeerId>().is_ok());
-                let ran_on = named.unwrap_or_else(|| to.peer.to_string());
+                let ran_on = match named {
+                    Some(named) => named.into(),
+                    None => self.name_of(to.peer),
+                };
                 Offered::Answer(Answer {
                     response: Response::from_parts(head, AnswerBody::Stream(body.boxed_unsync())),
                     start,
                     timing,
-                    ran_on: Some(ran_on.into()),
+                    ran_on: Some(ran_on),
                 })
             }
             REFUSED => {

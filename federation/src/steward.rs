@@ -44,6 +44,9 @@ const HOLDERS: usize = 6;
 /// How often a node looks whether its functions are what their records say.
 const AGAIN: Duration = Duration::from_secs(20);
 
+/// Records that are written to disk at once.
+const KEPT_AT_ONCE: usize = 64;
+
 /// How long after records came others of the same member are asked for.
 const MORE: Duration = Duration::from_secs(1);
 
@@ -59,6 +62,12 @@ const SETTLING: Duration = Duration::from_secs(10);
 
 /// Artifacts that are being fetched to be kept, at once.
 const PINNINGS: usize = 16;
+
+/// How full a node may be before it lets go of functions that it brought here
+/// itself, so that there is room for those of its own users; and how many it
+/// lets go at once.
+const FULL: f64 = 0.9;
+const LET_GO: usize = 64;
 
 /// How long code is kept that others should keep.
 const UNWANTED: Duration = Duration::from_secs(600);
@@ -94,6 +103,9 @@ pub(crate) struct Steward {
     /// Artifacts that this node keeps for the federation, and when it was last
     /// one of those who should.
     pins: DashMap<Digest, Time>,
+    /// Functions that were brought here and not deployed here: how many calls
+    /// they had when that was looked up, and when that number was new.
+    brought: DashMap<FunctionName, (u64, Time)>,
     /// One pinning at a time for each; others wait for it.
     pinning: DashMap<Digest, Arc<tokio::sync::Mutex<()>>>,
 }
@@ -110,12 +122,16 @@ impl Steward {
             paced: Mutex::new(tokio::time::Instant::now()),
             served: Semaphore::new(SERVED),
             pins: DashMap::new(),
+            brought: DashMap::new(),
             pinning: DashMap::new(),
         }
     }
 
     /// Looks after what is heard, until the federation ends.
     pub(crate) async fn run(self: Arc<Self>, mut heard: mpsc::Receiver<(PeerId, Summary)>) {
+        // Apart: many flushes to disk must not keep it from hearing more.
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(Arc::clone(&self).keep_changed());
         let mut again = tokio::time::interval(AGAIN);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Of many records whole parts are told, and then the next.
@@ -142,21 +158,36 @@ impl Steward {
                 {
                     self.federated.tell_summary(from, true);
                 },
-                () = self.federated.shared.functions_changed.notified() => {
-                    while let Some(name) = self.federated.next_changed() {
-                        self.keep(&name).await;
-                        self.reconcile(&name).await;
-                    }
-                }
                 () = self.federated.shared.members_changed.notified() => self.tend_pins(),
                 // What was not done before the last stop, or whose code nobody
                 // could give.
                 _ = again.tick() => {
                     for name in self.federated.names() {
                         self.reconcile(&name).await;
+                        self.note_use(&name);
                     }
+                    self.let_go().await;
                     self.tend_pins();
                     self.forget_removals().await;
+                }
+            }
+        }
+    }
+
+    /// Writes what is heard to disk, and does what it says.
+    async fn keep_changed(self: Arc<Self>) {
+        loop {
+            self.federated.shared.functions_changed.notified().await;
+            loop {
+                let next = (0..KEPT_AT_ONCE).map_while(|_| self.federated.next_changed());
+                let names: Vec<FunctionName> = next.collect();
+                if names.is_empty() {
+                    break;
+                }
+                let kept = names.iter().map(|name| self.keep(name));
+                futures_util::future::join_all(kept).await;
+                for name in &names {
+                    self.reconcile(name).await;
                 }
             }
         }
@@ -540,8 +571,59 @@ impl Steward {
         adopted
     }
 
+    /// Notes whether a function was called that was brought here.
+    fn note_use(&self, name: &FunctionName) {
+        let own = self.node.spec(name);
+        let elsewhere = || {
+            let entry = self.federated.entry(name);
+            entry.is_some_and(|entry| entry.writer != self.federated.shared.id)
+        };
+        let own = own.filter(|own| own.scope != Scope::Node && !own.prefetch && elsewhere());
+        let calls = own.and_then(|_| self.node.calls_of(name));
+        let Some(calls) = calls else {
+            self.brought.remove(name);
+            return;
+        };
+        let now = self.federated.shared.clock.now();
+        let mut noted = self.brought.entry(name.clone()).or_insert((calls, now));
+        if noted.0 != calls {
+            *noted = (calls, now);
+        }
+    }
+
+    /// Lets go of functions that were brought here, those first that were not
+    /// called for longest, until the node is not full any more.
+    async fn let_go(&self) {
+        for _ in 0..LET_GO {
+            if self.node.fullness() < FULL {
+                return;
+            }
+            // Looked up again: only a few were called since.
+            let names: Vec<FunctionName> = self.brought.iter().map(|b| b.key().clone()).collect();
+            for name in &names {
+                self.note_use(name);
+            }
+            let least = self.brought.iter().min_by_key(|brought| brought.value().1);
+            let Some(name) = least.map(|brought| brought.key().clone()) else {
+                return;
+            };
+            let code = self.node.spec(&name);
+            let code = code.and_then(|spec| spec.code.artifact().copied());
+            self.brought.remove(&name);
+            if let Err(error) = self.node.remove(&name).await {
+                debug!(function = %name, %error, "a function that is not called stays");
+                continue;
+            }
+            info!(function = %name, "let go of a function that was not called for longest");
+            if let Some(code) = code {
+                self.node.discard_artifact(code).await;
+            }
+        }
+    }
+
     async fn bring(&self, name: &FunctionName) -> Result<(), AdoptError> {
         self.may_run(name)?;
+        self.let_go().await;
         let gone = || AdoptError::Unfit(format!("{name}: it was removed"));
         let entry = self.federated.entry(name).ok_or_else(gone)?;
         let spec = entry.spec.clone().ok_or_else(gone)?;
@@ -555,6 +637,7 @@ impl Steward {
             .deploy((*spec).clone(), DeployMode::CreateOrReplace)
             .await?;
         self.wanted.remove(name);
+        self.note_use(name);
         Ok(())
     }
 

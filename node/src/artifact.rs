@@ -262,29 +262,36 @@ impl Artifacts {
             let old = ledger.entries.iter().filter(|(_, entry)| due(entry));
             old.map(|(digest, _)| *digest).collect()
         };
-        let mut removed = Vec::new();
-        for digest in old {
-            // Renamed under the lock, removed outside it: unlinking a large
-            // file takes long, and a new upload may want the name meanwhile.
-            let gone = self.inner.temporary(&digest);
-            {
-                let mut ledger = self.inner.ledger();
-                if !ledger.entries.get(&digest).is_some_and(due) {
-                    continue;
-                }
-                match fs::rename(self.path(&digest), &gone) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        tracing::warn!(%digest, %error, "cannot remove artifact");
-                        continue;
-                    }
-                    _ => ledger.remove(&digest),
-                }
+        let removed = old.into_iter().filter(|digest| self.remove(digest, due));
+        removed.collect()
+    }
+
+    /// Removes what nothing refers to, however short that is so; whether it
+    /// went. Blocks.
+    pub fn discard(&self, digest: &Digest) -> bool {
+        self.remove(digest, |entry| entry.references == 0)
+    }
+
+    fn remove(&self, digest: &Digest, due: impl Fn(&Entry) -> bool) -> bool {
+        // Renamed under the lock, removed outside it: unlinking a large file
+        // takes long, and a new upload may want the name meanwhile.
+        let gone = self.inner.temporary(digest);
+        {
+            let mut ledger = self.inner.ledger();
+            if !ledger.entries.get(digest).is_some_and(due) {
+                return false;
             }
-            // What stays is removed at the next start.
-            let _ = fs::remove_file(gone);
-            removed.push(digest);
+            match fs::rename(self.path(digest), &gone) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%digest, %error, "cannot remove artifact");
+                    return false;
+                }
+                _ => ledger.remove(digest),
+            }
         }
-        removed
+        // What stays is removed at the next start.
+        let _ = fs::remove_file(gone);
+        true
     }
 
     fn failed(&self, digest: Digest, error: io::Error) -> PutError {

@@ -540,6 +540,29 @@ impl Node {
         Some(function.current.load().spec.clone())
     }
 
+    /// Calls of a function that were answered since the node started; `None` when
+    /// it is not deployed here.
+    pub fn calls_of(&self, name: &FunctionName) -> Option<u64> {
+        let function = self.inner.functions.get(name)?;
+        Some(function.invocations.load(Ordering::Relaxed))
+    }
+
+    /// How full it is of functions, or of their code, whichever is more: 1 when
+    /// it takes no more.
+    pub fn fullness(&self) -> f64 {
+        let inner = &self.inner;
+        let part = |of: u64, most: u64| of as f64 / most.max(1) as f64;
+        let functions = part(
+            inner.functions.len() as u64,
+            inner.config.max_functions as u64,
+        );
+        let code = part(
+            inner.artifacts.stored_bytes(),
+            inner.config.artifacts.disk_bytes,
+        );
+        functions.max(code)
+    }
+
     /// What it can do now.
     pub fn capability(&self) -> Capability {
         let admission = self.inner.admission();
@@ -639,6 +662,20 @@ impl Node {
     pub fn unpin_artifact(&self, digest: &Digest) {
         let now = std::time::SystemTime::now();
         self.inner.artifacts.release(digest, now);
+    }
+
+    /// Removes an artifact that nothing refers to, at once.
+    pub async fn discard_artifact(&self, digest: Digest) {
+        let inner = self.inner.clone();
+        let discarding = move || {
+            if inner.artifacts.discard(&digest) {
+                for executor in &inner.executors {
+                    executor.forget(&digest);
+                }
+            }
+        };
+        // What stays is swept in time.
+        let _ = tokio::task::spawn_blocking(discarding).await;
     }
 
     /// Takes in an artifact; `true` when it was new.

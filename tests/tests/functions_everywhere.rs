@@ -500,3 +500,41 @@ async fn whose_change_was_lost_is_told_so() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_full_node_lets_go_of_what_it_brought_and_was_not_called_for_longest() {
+    let first = Member::found().await;
+    let second = first
+        .invite(member().variable("WEIR_FUNCTIONS_MAX", "10"))
+        .await;
+    all_meet(&[&first, &second]).await;
+    second.node.deploy(Function::new("own", "echo")).await;
+    for number in 0..20 {
+        let function = Function::new(&format!("f{number}"), "echo");
+        first.node.deploy(function.setting("replicas", "1")).await;
+    }
+    knows(&second, "f19").await;
+    closed(&first, &second).await;
+    let here = async || {
+        let listed = second.node.manage("GET", "/system/functions").send().await;
+        let listed = listed.expect_status(200).json();
+        let functions = listed.as_array().expect("a list").iter();
+        let names = functions.map(|f| f["name"].as_str().unwrap_or_default().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    for number in 0..20 {
+        let name = format!("f{number}");
+        second.node.call(&name, "x").await.expect_status(200);
+        // One is called all the while, and stays.
+        second.node.call("f0", "x").await.expect_status(200);
+        let here = here().await;
+        assert!(here.len() <= 10, "{here:?}");
+        for stays in ["own", "f0", &name] {
+            assert!(here.iter().any(|name| name == stays), "{stays}: {here:?}");
+        }
+    }
+    // What it let go of is the federation's still.
+    second.node.call("f1", "x").await.expect_status(200);
+    // And its own users find room.
+    second.node.deploy(Function::new("more", "echo")).await;
+}

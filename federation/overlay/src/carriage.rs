@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -138,15 +138,25 @@ impl Detour {
     }
 }
 
-/// Drives connections to one peer until they are cut: whoever waits for an
-/// answer on one learns at once that none will come.
+/// Drives a connection to a peer until it is cut: whoever waits for an answer
+/// on it learns at once that none will come.
 #[derive(Clone)]
-struct Driver(CancellationToken);
+struct Driver {
+    cut: CancellationToken,
+    driven: Arc<AtomicBool>,
+}
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Driver {
     fn execute(&self, future: F) {
-        let driven = self.0.clone().run_until_cancelled_owned(future);
-        tokio::spawn(async { _ = driven.await });
+        // hyper begins with the connection itself. What follows belongs to one
+        // request each and ends with the connection: to watch over each would
+        // cost more than the request.
+        if self.driven.swap(true, Ordering::Relaxed) {
+            tokio::spawn(future);
+        } else {
+            let driven = self.cut.clone().run_until_cancelled_owned(future);
+            tokio::spawn(async { _ = driven.await });
+        }
     }
 }
 
@@ -395,7 +405,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (every, within) = ALIVE;
-    let made = http2::Builder::new(Driver(peer.cut.clone()))
+    let driver = Driver {
+        cut: peer.cut.clone(),
+        driven: Arc::default(),
+    };
+    let made = http2::Builder::new(driver)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

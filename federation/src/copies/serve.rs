@@ -11,6 +11,7 @@ use weir_node::function::FunctionSpec;
 use weir_node::id::CallId;
 use weir_node::node::SubmitError;
 use weir_node::store::{BodyPart, CallStanding, CopyKept, StoreError};
+use weir_node::time::Time;
 
 use super::words::{Answered, Ended, Hand, IDS, Keep, Said, Want, frame, unframe};
 use super::{AT_ONCE, Copies, Owned, TRANSFER};
@@ -116,6 +117,7 @@ impl Copies {
         let own = Owned {
             copies: Vec::new(),
             wanted,
+            young_until: Time::ZERO,
         };
         match standing.first().copied() {
             Some(CallStanding::Pending | CallStanding::Done) => return Ok(empty()),
@@ -159,12 +161,14 @@ impl Copies {
         let said = ids.iter().zip(standings).map(|(id, standing)| {
             let owned = self.owned.get(id);
             // Until there are as many as there should be, nobody is to let go.
-            let unneeded = owned.is_some_and(|owned| {
+            let unneeded = owned.as_ref().is_some_and(|owned| {
                 let enough = owned.copies.len() >= usize::from(owned.wanted);
                 enough && !owned.copies.contains(&member)
             });
             match standing {
                 CallStanding::Pending if unneeded => Said::Unneeded.number(),
+                // It is being accepted.
+                CallStanding::Unknown if owned.is_some() => Said::Pending.number(),
                 standing => Said::from(standing).number(),
             }
         });

@@ -43,8 +43,9 @@ impl Subject {
         ensure!(answers > 0, "no answer came");
         ensure!(
             load.failures == 0,
-            "{} requests failed beside {answers} that did not",
-            load.failures
+            "{} requests to {} failed beside {answers} that did not",
+            load.failures,
+            self.address
         );
         Ok(Turn {
             load,

@@ -190,7 +190,7 @@ async fn to_many(bench: &Bench) -> Result<Row> {
             let mark = (number * 2 + usize::from(count > 1)) as u64;
             let code = padded(mark + 1_000, bytes);
             first.node.upload(&code).await;
-            let digest = format!("/weir/v1/artifacts/sha256:{}", code.digest);
+            let digest = format!("/weir/v1/artifacts/{}", code.digest);
             let function = Function::of(&name, code);
             let function = match count {
                 1 => function.setting("replicas", "2"),
