@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 
 use crate::bench::Bench;
 use crate::bench::report::{Row, Target, Unit, quantile};
+use crate::eventually_every;
 use crate::federation::{Member, all_meet, member, member_at};
 use crate::guests::{Guest, guest};
 use crate::node::{Function, free_address};
-use crate::{eventually, eventually_every};
 
 /// What a round trip through the relay takes.
 const ROUND_TRIP: Duration = Duration::from_millis(10);
@@ -119,20 +119,15 @@ async fn cold_calls(bench: &Bench) -> Result<Vec<Row>> {
     relay(near_links, links).await?;
     relay(near_calls, calls).await?;
     let advertised = format!("/ip4/{}/tcp/{}", near_links.ip(), near_links.port());
+    // And it runs nothing for others, who bring its code to them.
     let first = member_at(links, calls)
+        .variable("WEIR_FEDERATION_GUESTS", "0")
         .variable("WEIR_FEDERATION_ADVERTISE", &advertised)
         .variable("WEIR_FEDERATION_PEER_ADVERTISE", &near_calls.to_string());
     let first = Member::start(first).await;
     let second = first.invite(member()).await;
     all_meet(&[&first, &second]).await;
     let (mut whole, mut fetching) = (Vec::new(), Vec::new());
-    // So that it runs nothing for others, who bring the code to them.
-    let output = first.node.weir(["drain"]).await;
-    ensure!(output.status.success(), "it does not drain");
-    eventually("it is seen to drain", async || {
-        (second.peer(&first.id).await?["draining"] == true).then_some(())
-    })
-    .await;
     for number in 0..bench.plan.repetitions {
         let name = format!("far{number}");
         let function = Function::of(&name, padded(number as u64, NEAR)).setting("replicas", "1");
