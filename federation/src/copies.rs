@@ -416,7 +416,7 @@ impl Copies {
     }
 
     /// Brings the result of a call here from a member that has it, in the place
-    /// of the call or its copy; whether that is done.
+    /// of the call or its copy; whether it took that place.
     async fn settle(&self, peer: PeerId, id: CallId) -> bool {
         let (result, body) = match self.fetch(peer, id).await {
             Ok(Fetched::Result(answered, body)) => (Some(answered.result), body),
@@ -428,7 +428,7 @@ impl Copies {
             }
         };
         let transferred = tokio::time::timeout(TRANSFER, self.end(id, result, body)).await;
-        matches!(transferred, Ok(Ok(_)))
+        matches!(transferred, Ok(Ok(true)))
     }
 
     /// Puts a result in the place of a call or copy; false when there was
@@ -730,20 +730,19 @@ impl Copies {
 
     /// Has copies of own calls made anew where too few are left.
     async fn make_good(&self, away: &mut HashMap<PeerId, Time>, here: &HashSet<PeerId>, now: Time) {
-        if self.owned.is_empty() {
-            away.clear();
-            return;
-        }
         // A peer that is started anew has its copies still.
         let patience = self.takeover() / 3;
-        away.retain(|peer, _| !here.contains(peer));
+        let before = std::mem::take(away);
         let mut short = Vec::new();
         for owned in &self.owned {
             let mut left = owned.copies.clone();
             left.retain(|peer| {
-                let gone = !here.contains(peer);
-                let since = gone.then(|| *away.entry(*peer).or_insert(now));
-                since.is_none_or(|since| now.since(since) < patience)
+                if here.contains(peer) {
+                    return true;
+                }
+                let since = before.get(peer).copied().unwrap_or(now);
+                away.insert(*peer, since);
+                now.since(since) < patience
             });
             let others = here.iter().any(|peer| !left.contains(peer));
             if left.len() < usize::from(owned.wanted) && others && short.len() < BATCH {

@@ -124,7 +124,7 @@ async fn over_tcp(
     let begins = match &endpoint {
         ConnectedPoint::Dialer { role_override, .. } => role_override.is_dialer(),
         ConnectedPoint::Listener { send_back_addr, .. } => {
-            admission.host.is_known_at(send_back_addr) && is_silent(&socket.0).await
+            is_silent(&socket.0).await && admission.host.is_known_at(send_back_addr)
         }
     };
     let failed = |error: NegotiationError| io::Error::other(error);
