@@ -9,6 +9,7 @@ use std::time::Duration;
 use weir_tests::client::{Ask, Reply};
 use weir_tests::eventually;
 use weir_tests::federation::{Member, all_meet, deploy_everywhere, member, member_on};
+use weir_tests::guests::guest;
 use weir_tests::network::{Host, apart, forward, inside, together};
 use weir_tests::node::{Function, Setup, text};
 
@@ -198,6 +199,23 @@ async fn no_call_is_accepted_with_fewer_copies_than_asked_unless_that_will_do() 
     let reply = submit(&alone, "kept", "enough").await.expect_status(202);
     assert_eq!(reply.header("x-weir-copies"), "1");
     answered(&[&alone, &second], reply.header("x-call-id"), "enough").await;
+    // The same by the client program, which shows what it was told.
+    let code = guest("echo").path();
+    let code = code.to_str().expect("a plain path");
+    let deploy = ["deploy", "byhand", "--wasm", code, "--durable", "2"];
+    let output = alone.node.weir(deploy).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    submit(&alone, "byhand", "x").await.expect_error(503);
+    let output = alone
+        .node
+        .weir(["invoke", "byhand", "-d", "x", "--async"])
+        .await;
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains("keep a copy of each call"));
+    let degraded = [&deploy[..], &["--durable-best-effort"]].concat();
+    let output = alone.node.weir(degraded).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    submit(&alone, "byhand", "x").await.expect_status(202);
     // Not more than there can be.
     let output = alone.node.create(&kept("3")).await;
     assert!(output.expect_error(400).text().contains("0 to 2"));
