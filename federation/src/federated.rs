@@ -879,6 +879,11 @@ impl Federated {
         if !member.own_rights().is_some_and(|own| own.deploy) {
             return refused("this node may not deploy for others: deploy with --scope node");
         }
+        if !member.is_member() {
+            let text = "this node is still joining its federation: try again, or deploy with \
+                        --scope node";
+            return Err(ChangeError::NotYet(text.to_owned()));
+        }
         match cbor4ii::serde::to_vec(Vec::new(), spec) {
             Ok(bytes) if bytes.len() <= SPEC_BYTES => Ok(()),
             Ok(_) | Err(_) => {

@@ -109,6 +109,9 @@ pub enum ChangeError {
     /// The request itself is at fault (400).
     #[error("{0}")]
     Invalid(String),
+    /// It can be made soon, and not now (503).
+    #[error("{0}")]
+    NotYet(String),
     /// A bound of the node or its disk was reached (507).
     #[error("{0}")]
     Full(String),

@@ -520,6 +520,8 @@ async fn history() {
                     wiped = true;
                     destroy(member).await;
                     let fresh = members[0].invite(setup(host)).await;
+                    // Before it belongs there it deploys nothing for others.
+                    fresh.sees(&members[0].id, "in").await;
                     fresh.node.deploy(kept("1")).await;
                     fresh
                 };

@@ -538,3 +538,31 @@ async fn a_full_node_lets_go_of_what_it_brought_and_was_not_called_for_longest()
     // And its own users find room.
     second.node.deploy(Function::new("more", "echo")).await;
 }
+
+#[tokio::test]
+async fn a_node_that_is_still_joining_deploys_nothing_for_others_and_says_so() {
+    let mut first = Member::found().await;
+    let token = first.token(&[]).await;
+    first.node.kill().await;
+    let setup = member().variable("WEIR_FEDERATION_JOIN", &token);
+    let joining = Member::start(setup).await;
+    let refused = joining.node.create(&Function::new("early", "echo")).await;
+    let refused = refused.expect_error(503);
+    assert_eq!(refused.header("x-weir-error"), "not-yet");
+    assert_eq!(refused.header("retry-after"), "1");
+    assert!(
+        refused.text().contains("--scope node"),
+        "{}",
+        refused.text()
+    );
+    // Nothing of it was kept, and what is its own alone is taken.
+    joining.node.call("early", "x").await.expect_status(404);
+    let own = Function::new("early", "echo").setting("scope", "node");
+    joining.node.deploy(own).await;
+    joining.node.call("early", "x").await.expect_status(200);
+    // Once somebody lets it in, others hear of what it deploys.
+    let first = first.restart().await;
+    all_meet(&[&first, &joining]).await;
+    joining.node.deploy(Function::new("early", "echo")).await;
+    knows(&first, "early").await;
+}

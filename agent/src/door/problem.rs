@@ -229,6 +229,7 @@ impl From<ChangeError> for Problem {
             ChangeError::NotFound(message) => Problem::not_found(message),
             ChangeError::Exists(message) => Problem::new(StatusCode::CONFLICT, "exists", message),
             ChangeError::Invalid(message) => Problem::bad_request(message),
+            ChangeError::NotYet(message) => Problem::unavailable("not-yet", message),
             ChangeError::Full(message) => {
                 Problem::new(StatusCode::INSUFFICIENT_STORAGE, "full", message)
             }
@@ -352,6 +353,7 @@ mod tests {
         check(ChangeError::Exists("x".into()), 409, "exists");
         check(ChangeError::Invalid("x".into()), 400, "bad-request");
         check(ChangeError::Full("x".into()), 507, "full");
+        check(ChangeError::NotYet("x".into()), 503, "not-yet");
         check(PutError::TooLarge { limit: 1 }, 413, "body-too-large");
         check(PutError::NoSpace, 507, "disk-full");
         check(SubmitError::Store(StoreError::Full), 507, "disk-full");
