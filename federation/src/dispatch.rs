@@ -308,6 +308,11 @@ impl Dispatch {
         self.inner.copies.counters()
     }
 
+    /// What was counted of code on its way.
+    pub fn code_counters(&self) -> &crate::steward::Counters {
+        self.inner.steward.counters()
+    }
+
     /// Copies of others' calls that this node keeps.
     pub fn copies_kept(&self) -> usize {
         self.inner.copies.kept()

@@ -74,7 +74,7 @@ pub mod protocol;
 mod registry;
 pub mod report;
 pub mod snapshot;
-mod steward;
+pub mod steward;
 pub mod wire;
 
 pub use weir_overlay::{CallStreams, Multiaddr, PeerId, Stream, carriage, tls};

@@ -193,7 +193,13 @@
 //!
 //! **Code.** `GET /artifacts/list` and `GET /artifacts/N` with header
 //! `x-weir-artifact` (SHA-256 in hexadecimal): the list of digests, and part N of
-//! 1 MiB. 200, 404 (not here, or not for you), 503 (busy: ask another).
+//! 1 MiB. 200, 404 (not here, or not for you), 503 (busy: ask another). With header
+//! `range: bytes=A-B`, bytes A to B of part N, both counted from 0 and both in it:
+//! 206, or 416 for any other range. `GET /artifacts/layers`: which layers an image
+//! archive has, at most 256 rows of 48 bytes: a layer's SHA-256, then its place and
+//! length in the archive in 8 bytes each, the greatest first. Whoever has a layer
+//! elsewhere need not ask for its bytes; the list's digests say whether they are
+//! the right ones.
 //! `POST /artifacts/keep` with the same header and, as its body, the envelope of a
 //! record with that code: asks a member to keep the code. 200 when it does, 409
 //! when it knows a later record, 503 when it cannot.

@@ -1,18 +1,19 @@
 //! Functions across the federation: what is said of them, and how their code
 //! comes to a node that is to run them.
 
+mod exchange;
+mod layers;
+mod pins;
+
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use futures_util::TryStreamExt as _;
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body::Frame;
-use http_body_util::{BodyExt as _, Empty, Full, Limited, StreamBody};
+use http::{Request, Response};
 use libp2p_identity::PeerId;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 use weir_node::Node;
 use weir_node::executor::{AnswerBody, Body};
@@ -21,25 +22,13 @@ use weir_node::id::{Digest, FunctionName};
 use weir_node::node::{ChangeError, DeployMode};
 use weir_node::time::Time;
 
-use crate::catalogue::{CHUNK, CodeRef, Entry, FUNCTIONS, sha256};
+pub use self::exchange::Counters;
+use self::exchange::{ARTIFACT, Exchange};
+use self::pins::Pins;
+use crate::catalogue::{Entry, FUNCTIONS, sha256};
 use crate::federated::{AWAY, Federated};
 use crate::member::{save, unix_time};
-use crate::message::{self, ENVELOPE_BYTES, Summary};
-
-/// Names the artifact that a member asks for; the part is in the path.
-const ARTIFACT: &str = "x-weir-artifact";
-
-/// Artifacts that are fetched at once.
-const FETCHES: usize = 4;
-
-/// Parts of artifacts that are read for members at once, each in memory.
-const SERVED: usize = 8;
-
-/// How long one part may take to come.
-const PART_TIME: Duration = Duration::from_secs(30);
-
-/// Members that are asked for one part before the fetch is given up.
-const HOLDERS: usize = 6;
+use crate::message::{self, Summary};
 
 /// How often a node looks whether its functions are what their records say.
 const AGAIN: Duration = Duration::from_secs(20);
@@ -50,27 +39,14 @@ const KEPT_AT_ONCE: usize = 64;
 /// How long after records came others of the same member are asked for.
 const MORE: Duration = Duration::from_secs(1);
 
-/// Lists of parts that are kept in memory, so that whoever asks for them again
-/// and again costs no reading.
-const LISTS: usize = 64;
-
 /// Calls of a function that others ran for this node until it is brought here.
 const WANTED: u32 = 3;
-
-/// How long a deployment waits until others keep its code.
-const SETTLING: Duration = Duration::from_secs(10);
-
-/// Artifacts that are being fetched to be kept, at once.
-const PINNINGS: usize = 16;
 
 /// How full a node may be before it lets go of functions that it brought here
 /// itself, so that there is room for those of its own users; and how many it
 /// lets go at once.
 const FULL: f64 = 0.9;
 const LET_GO: usize = 64;
-
-/// How long code is kept that others should keep.
-const UNWANTED: Duration = Duration::from_secs(600);
 
 /// Why code did not come.
 #[derive(Debug, thiserror::Error)]
@@ -94,36 +70,26 @@ pub(crate) struct Steward {
     adopting: DashMap<FunctionName, Arc<tokio::sync::Mutex<()>>>,
     /// Calls that others ran.
     wanted: DashMap<FunctionName, u32>,
-    /// The digests of an artifact's parts.
-    lists: DashMap<Digest, Bytes>,
-    fetches: Semaphore,
-    /// When the next part may be fetched.
-    paced: Mutex<tokio::time::Instant>,
-    served: Semaphore,
-    /// Artifacts that this node keeps for the federation, and when it was last
-    /// one of those who should.
-    pins: DashMap<Digest, Time>,
+    exchange: Arc<Exchange>,
+    pins: Arc<Pins>,
     /// Functions that were brought here and not deployed here: how many calls
     /// they had when that was looked up, and when that number was new.
     brought: DashMap<FunctionName, (u64, Time)>,
-    /// One pinning at a time for each; others wait for it.
-    pinning: DashMap<Digest, Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Steward {
     pub(crate) fn new(node: Node, federated: Federated) -> Steward {
+        let exchange = Arc::new(Exchange::new(node.clone(), federated.clone()));
+        let pins = Pins::new(node.clone(), federated.clone(), Arc::clone(&exchange));
+        let pins = Arc::new(pins);
         Steward {
             node,
             federated,
             adopting: DashMap::new(),
             wanted: DashMap::new(),
-            lists: DashMap::new(),
-            fetches: Semaphore::new(FETCHES),
-            paced: Mutex::new(tokio::time::Instant::now()),
-            served: Semaphore::new(SERVED),
-            pins: DashMap::new(),
+            exchange,
+            pins,
             brought: DashMap::new(),
-            pinning: DashMap::new(),
         }
     }
 
@@ -158,7 +124,7 @@ impl Steward {
                 {
                     self.federated.tell_summary(from, true);
                 },
-                () = self.federated.shared.members_changed.notified() => self.tend_pins(),
+                () = self.federated.shared.members_changed.notified() => self.pins.tend(),
                 // What was not done before the last stop, or whose code nobody
                 // could give.
                 _ = again.tick() => {
@@ -167,7 +133,7 @@ impl Steward {
                         self.note_use(&name);
                     }
                     self.let_go().await;
-                    self.tend_pins();
+                    self.pins.tend();
                     self.forget_removals().await;
                 }
             }
@@ -283,153 +249,15 @@ impl Steward {
     /// to be told of.
     pub(crate) async fn announce(&self, spec: &FunctionSpec) -> Result<usize, ChangeError> {
         let code = match spec.code.artifact() {
-            Some(digest) => Some(self.code_ref(*digest).await?),
+            Some(digest) => Some(self.exchange.code_ref(*digest).await?),
             None => None,
         };
         self.federated.write(&spec.name, Some(spec), code)?;
         self.keep(&spec.name).await;
         match code {
-            Some(code) => Ok(self.settle(&spec.name, code).await),
+            Some(code) => Ok(self.pins.settle(&spec.name, code).await),
             None => Ok(1),
         }
-    }
-
-    /// Has others keep the code of a function that was deployed here; how many do
-    /// when that is done, or has taken long enough.
-    async fn settle(&self, name: &FunctionName, code: CodeRef) -> usize {
-        let Some(entry) = self.federated.entry(name) else {
-            return 1;
-        };
-        let own = self.federated.shared.id;
-        let wanted = entry
-            .spec
-            .as_ref()
-            .map_or(1, |spec| usize::from(spec.copies));
-        let mut candidates = self.federated.candidates();
-        let began = tokio::time::Instant::now();
-        let mut kept = 1;
-        // Whoever cannot is passed over, as if it were not there.
-        for _ in 0..HOLDERS {
-            let keepers = candidates.keepers(&entry);
-            let others = keepers.iter().copied().filter(|keeper| *keeper != own);
-            let asked: Vec<PeerId> = others.collect();
-            let left = SETTLING.saturating_sub(began.elapsed());
-            let answers = asked.iter().map(|keeper| {
-                let asked = self.ask_to_keep(*keeper, &entry, code);
-                async move { matches!(tokio::time::timeout(left, asked).await, Ok(Ok(()))) }
-            });
-            let answers = futures_util::future::join_all(answers).await;
-            kept = 1 + answers.iter().filter(|kept| **kept).count();
-            let failed = asked.iter().zip(&answers).filter(|(_, kept)| !**kept);
-            let failed: Vec<PeerId> = failed.map(|(keeper, _)| *keeper).collect();
-            candidates.leave_out(&failed);
-            if failed.is_empty() || left.is_zero() {
-                break;
-            }
-        }
-        if kept < wanted {
-            debug!(function = %name, kept, wanted, "fewer members keep code than should");
-        }
-        kept
-    }
-
-    async fn ask_to_keep(
-        &self,
-        keeper: PeerId,
-        entry: &Entry,
-        code: CodeRef,
-    ) -> Result<(), String> {
-        let body = Full::new(entry.sealed.clone());
-        let request = Request::post("https://weir/artifacts/keep")
-            .version(http::Version::HTTP_2)
-            .header(ARTIFACT, code.artifact().hex())
-            .body(body.map_err(|never| match never {}).boxed_unsync())
-            .map_err(|error| error.to_string())?;
-        let (response, _using) = self.federated.send(keeper, request).await?;
-        match response.status() {
-            StatusCode::OK => Ok(()),
-            status => Err(format!("it answered {status}")),
-        }
-    }
-
-    /// Keeps the code of a function for the federation, fetching it if need be.
-    async fn pin(&self, name: &FunctionName, code: CodeRef) -> Result<(), AdoptError> {
-        let digest = code.artifact();
-        let now = self.federated.shared.clock.now();
-        if let Some(mut wanted) = self.pins.get_mut(&digest) {
-            *wanted = now;
-            return Ok(());
-        }
-        let many = self.pinning.len() >= PINNINGS && !self.pinning.contains_key(&digest);
-        if many || self.pins.len() >= FUNCTIONS {
-            return Err(AdoptError::Code(
-                "this node keeps too much already".to_owned(),
-            ));
-        }
-        let turn = self.pinning.entry(digest).or_default().clone();
-        let pinned = {
-            let _turn = turn.lock().await;
-            self.pin_now(name, code, now).await
-        };
-        drop(turn);
-        self.pinning
-            .remove_if(&digest, |_, turn| Arc::strong_count(turn) == 1);
-        pinned
-    }
-
-    async fn pin_now(
-        &self,
-        name: &FunctionName,
-        code: CodeRef,
-        now: Time,
-    ) -> Result<(), AdoptError> {
-        let digest = code.artifact();
-        if self.pins.contains_key(&digest) {
-            return Ok(());
-        }
-        if !self.node.pin_artifact(&digest) {
-            let gone = || AdoptError::Unfit(format!("{name}: it was removed"));
-            let entry = self.federated.entry(name).ok_or_else(gone)?;
-            {
-                let _turn = self.fetches.acquire().await;
-                self.fetch(name, &entry, code).await?;
-            }
-            if !self.node.pin_artifact(&digest) {
-                return Err(AdoptError::Code("it was removed at once".to_owned()));
-            }
-        }
-        self.pins.insert(digest, now);
-        Ok(())
-    }
-
-    /// Keeps what this node should keep, and lets go of the rest after a while.
-    fn tend_pins(self: &Arc<Self>) {
-        let now = self.federated.shared.clock.now();
-        let mut begun = 0;
-        for (name, code) in self.federated.kept_here() {
-            if let Some(mut wanted) = self.pins.get_mut(&code.artifact()) {
-                *wanted = now;
-                continue;
-            }
-            // Beyond the bound it fails, and is tried again.
-            let steward = Arc::clone(self);
-            begun += 1;
-            if begun > PINNINGS {
-                break;
-            }
-            tokio::spawn(async move {
-                if let Err(error) = steward.pin(&name, code).await {
-                    debug!(function = %name, %error, "cannot keep code");
-                }
-            });
-        }
-        self.pins.retain(|digest, wanted| {
-            let keeps = now.since(*wanted) < UNWANTED;
-            if !keeps {
-                self.node.unpin_artifact(digest);
-            }
-            keeps
-        });
     }
 
     /// Forgets removals of long ago: whoever was away longer than that is a
@@ -457,47 +285,6 @@ impl Steward {
         self.federated.write(name, None, None)?;
         self.keep(name).await;
         Ok(())
-    }
-
-    async fn code_ref(&self, digest: Digest) -> Result<CodeRef, ChangeError> {
-        let list = self.chunk_list(digest).await;
-        let list =
-            list.ok_or_else(|| ChangeError::Invalid(format!("artifact {digest} is gone")))?;
-        Ok(CodeRef {
-            digest: *digest.as_bytes(),
-            bytes: self.node.artifact(&digest).unwrap_or_default(),
-            chunks: sha256(&list),
-        })
-    }
-
-    /// The digests of an artifact's parts, one after the other.
-    async fn chunk_list(&self, digest: Digest) -> Option<Bytes> {
-        let path = self.node.artifact_path(&digest)?;
-        if let Some(list) = self.lists.get(&digest) {
-            return Some(list.clone());
-        }
-        let read = tokio::task::spawn_blocking(move || {
-            use std::io::Read as _;
-            let mut file = std::fs::File::open(path)?;
-            let mut list = Vec::new();
-            loop {
-                let mut part = Vec::with_capacity(64 << 10);
-                (&mut file).take(CHUNK).read_to_end(&mut part)?;
-                if part.is_empty() && !list.is_empty() {
-                    return std::io::Result::Ok(list);
-                }
-                list.extend(sha256(&part));
-                if (part.len() as u64) < CHUNK {
-                    return Ok(list);
-                }
-            }
-        });
-        let list = Bytes::from(read.await.ok()?.ok()?);
-        if self.lists.len() >= LISTS {
-            self.lists.clear();
-        }
-        self.lists.insert(digest, list.clone());
-        Some(list)
     }
 
     /// Counts a call that somebody else ran, and brings the function here when
@@ -630,8 +417,7 @@ impl Steward {
         if let Some(code) = &entry.record.code
             && self.node.artifact(&code.artifact()).is_none()
         {
-            let _turn = self.fetches.acquire().await;
-            self.fetch(name, &entry, *code).await?;
+            self.exchange.fetch(name, &entry, *code).await?;
         }
         self.node
             .deploy((*spec).clone(), DeployMode::CreateOrReplace)
@@ -641,137 +427,8 @@ impl Steward {
         Ok(())
     }
 
-    /// Fetches code from the nearest that have it, part by part, each checked
-    /// before it counts.
-    async fn fetch(
-        &self,
-        name: &FunctionName,
-        entry: &Entry,
-        code: CodeRef,
-    ) -> Result<(), AdoptError> {
-        let digest = code.artifact();
-        let holders = self.federated.holders(name, entry);
-        let holders: Vec<PeerId> = holders.into_iter().take(HOLDERS).collect();
-        let failed = |reasons: &[String]| {
-            AdoptError::Code(match reasons.is_empty() {
-                true => "no member that has it can be reached".to_owned(),
-                false => reasons.join("; "),
-            })
-        };
-        let mut reasons = Vec::new();
-        let mut list = None;
-        for holder in &holders {
-            match self.part(*holder, digest, "list", code.count() * 32).await {
-                Ok(bytes) if code.is_list(&bytes) => {
-                    list = Some(bytes);
-                    break;
-                }
-                Ok(_) => {
-                    self.federated
-                        .lied(*holder, "gave a wrong list of an artifact's parts");
-                    reasons.push(format!("{holder} gave a wrong list"));
-                }
-                Err(reason) => reasons.push(format!("{holder}: {reason}")),
-            }
-        }
-        let list = list.ok_or_else(|| failed(&reasons))?;
-        // One part is on its way while another is written.
-        let (parts, came) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
-        let stream = futures_util::stream::unfold(came, |mut came| async {
-            came.recv().await.map(|part| (part, came))
-        });
-        let body = StreamBody::new(stream.map_ok(Frame::data).map_err(Into::into));
-        let put = self
-            .node
-            .put_artifact(digest, Some(code.bytes), Body::new(body));
-        let sent = async {
-            for (at, wanted) in list.chunks(32).enumerate() {
-                self.pace(CHUNK).await;
-                let part = self.checked_part(&holders, digest, at, wanted, code).await;
-                let broken = part.is_err();
-                let part = part.map_err(std::io::Error::other);
-                if parts.send(part).await.is_err() || broken {
-                    break;
-                }
-            }
-            drop(parts);
-        };
-        let (put, ()) = tokio::join!(put, sent);
-        put.map_err(|error| AdoptError::Code(error.to_string()))?;
-        info!(function = %name, %digest, bytes = code.bytes, "fetched code");
-        Ok(())
-    }
-
-    /// Waits until so many bytes more may be fetched.
-    async fn pace(&self, bytes: u64) {
-        let Some(rate) = self.federated.settings().fetch_rate else {
-            return;
-        };
-        let takes = Duration::from_secs_f64(bytes as f64 / rate.as_bytes().max(1) as f64);
-        let at = {
-            let mut next = self.paced.lock().unwrap_or_else(PoisonError::into_inner);
-            let at = tokio::time::Instant::now().max(*next);
-            *next = at + takes;
-            at
-        };
-        tokio::time::sleep_until(at).await;
-    }
-
-    /// One part of an artifact that is what the list says, from whoever gives it:
-    /// each holder has its share of the parts.
-    async fn checked_part(
-        &self,
-        holders: &[PeerId],
-        digest: Digest,
-        at: usize,
-        wanted: &[u8],
-        code: CodeRef,
-    ) -> Result<Bytes, String> {
-        let mut reasons = Vec::new();
-        for number in 0..holders.len() {
-            let holder = holders[(at + number) % holders.len()];
-            let length = CHUNK.min(code.bytes - (at as u64 * CHUNK).min(code.bytes));
-            match self.part(holder, digest, &at.to_string(), length).await {
-                Ok(bytes) if sha256(&bytes) == *wanted => return Ok(bytes),
-                Ok(_) => {
-                    self.federated
-                        .lied(holder, "gave wrong bytes for an artifact");
-                    reasons.push(format!("{holder} gave wrong bytes"));
-                }
-                Err(reason) => reasons.push(format!("{holder}: {reason}")),
-            }
-        }
-        Err(format!("part {at}: {}", reasons.join("; ")))
-    }
-
-    async fn part(
-        &self,
-        from: PeerId,
-        digest: Digest,
-        part: &str,
-        length: u64,
-    ) -> Result<Bytes, String> {
-        let request = Request::get(format!("https://weir/artifacts/{part}"))
-            .version(http::Version::HTTP_2)
-            .header(ARTIFACT, digest.hex())
-            .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
-            .map_err(|error| error.to_string())?;
-        let answered = async {
-            let (response, using) = self.federated.send(from, request).await?;
-            let status = response.status();
-            if status != StatusCode::OK {
-                return Err(format!("it answered {status}"));
-            }
-            let limit = usize::try_from(length).unwrap_or(usize::MAX);
-            let body = Limited::new(response.into_body(), limit).collect().await;
-            drop(using);
-            let body = body.map_err(|error| error.to_string())?;
-            Ok(body.to_bytes())
-        };
-        match tokio::time::timeout(PART_TIME, answered).await {
-            Ok(answer) => answer,
-            Err(_) => Err(format!("nothing came within {PART_TIME:?}")),
-        }
+    pub(crate) fn counters(&self) -> &Counters {
+        self.exchange.counters()
     }
 
     /// Whether a member asks for code, and not for a call.
@@ -787,99 +444,14 @@ impl Steward {
     ) -> Response<AnswerBody> {
         let (head, body) = request.into_parts();
         let answered = match head.uri.path().ends_with("/keep") {
-            true => self.serve_keeping(&head, body).await,
-            false => self.serve_part(member, &head).await,
+            true => self.pins.serve(&head, body).await,
+            false => self.exchange.serve(member, &head).await,
         };
-        let (status, bytes) = match answered {
-            Ok(bytes) => (StatusCode::OK, bytes),
-            Err(status) => (status, Bytes::new()),
-        };
+        let (status, bytes) = answered.unwrap_or_else(|status| (status, Bytes::new()));
         let mut response = Response::new(AnswerBody::Whole(bytes));
         *response.status_mut() = status;
         response
     }
-
-    /// Keeps the code of a function whose record a member brings.
-    async fn serve_keeping(
-        &self,
-        asked: &http::request::Parts,
-        body: Body,
-    ) -> Result<Bytes, StatusCode> {
-        let digest = digest_in(asked)?;
-        let body = gather(body).await.ok_or(StatusCode::PAYLOAD_TOO_LARGE)?;
-        let name = self.federated.hear_brought(&body);
-        let name = name.ok_or(StatusCode::BAD_REQUEST)?;
-        let code = self.federated.entry(&name).and_then(|e| e.record.code);
-        let code = code.filter(|code| code.artifact() == digest);
-        // Another version is known here, or its writer is not believed.
-        let code = code.ok_or(StatusCode::CONFLICT)?;
-        match self.pin(&name, code).await {
-            Ok(()) => Ok(Bytes::new()),
-            Err(error) => {
-                debug!(function = %name, %error, "cannot keep code");
-                Err(StatusCode::SERVICE_UNAVAILABLE)
-            }
-        }
-    }
-
-    async fn serve_part(
-        &self,
-        member: PeerId,
-        asked: &http::request::Parts,
-    ) -> Result<Bytes, StatusCode> {
-        let digest = digest_in(asked)?;
-        // Whoever asks goes on to another when this one is busy.
-        let Ok(_turn) = self.served.try_acquire() else {
-            return Err(StatusCode::SERVICE_UNAVAILABLE);
-        };
-        if !self.federated.may_have(&member, &digest) {
-            return Err(StatusCode::NOT_FOUND);
-        }
-        let part = asked.uri.path().rsplit('/').next().unwrap_or_default();
-        if part == "list" {
-            let list = self.chunk_list(digest).await.ok_or(StatusCode::NOT_FOUND)?;
-            return Ok(list);
-        }
-        let at: u64 = part.parse().map_err(|_| StatusCode::BAD_REQUEST)?;
-        let path = self
-            .node
-            .artifact_path(&digest)
-            .ok_or(StatusCode::NOT_FOUND)?;
-        let read = tokio::task::spawn_blocking(move || read_part(&path, at)).await;
-        match read {
-            Ok(Ok(bytes)) => Ok(bytes.into()),
-            _ => Err(StatusCode::NOT_FOUND),
-        }
-    }
-}
-
-/// A record as it was brought; `None` when it is too long, or broke off.
-async fn gather(mut body: Body) -> Option<Bytes> {
-    let mut gathered = Vec::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(piece) = frame.ok()?.into_data() {
-            gathered.extend_from_slice(&piece);
-        }
-        if gathered.len() > ENVELOPE_BYTES {
-            return None;
-        }
-    }
-    Some(gathered.into())
-}
-
-fn digest_in(asked: &http::request::Parts) -> Result<Digest, StatusCode> {
-    let text = asked.headers.get(ARTIFACT).map(HeaderValue::to_str);
-    let text = text.and_then(Result::ok).unwrap_or_default();
-    Digest::from_hex(text).map_err(|_| StatusCode::BAD_REQUEST)
-}
-
-fn read_part(path: &Path, at: u64) -> std::io::Result<Vec<u8>> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    let mut file = std::fs::File::open(path)?;
-    file.seek(SeekFrom::Start(at.saturating_mul(CHUNK)))?;
-    let mut part = Vec::new();
-    file.take(CHUNK).read_to_end(&mut part)?;
-    Ok(part)
 }
 
 fn file_name(name: &FunctionName) -> String {

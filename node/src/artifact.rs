@@ -243,6 +243,32 @@ impl Artifacts {
         self.inner.ledger().compiled = bytes;
     }
 
+    /// Holds so many bytes of the budget until what is returned is dropped;
+    /// `None` when there is no room.
+    pub fn room(&self, bytes: u64) -> Option<Room> {
+        let mut promise = Promise {
+            inner: self.inner.clone(),
+            bytes: 0,
+        };
+        promise.cover(bytes).ok()?;
+        Some(Room { _promise: promise })
+    }
+
+    /// The largest artifacts of at least `least` bytes, `most` at the most.
+    pub fn largest(&self, least: u64, most: usize) -> Vec<Digest> {
+        let mut large: Vec<(u64, Digest)> = {
+            let ledger = self.inner.ledger();
+            let entries = ledger.entries.iter();
+            let large = entries.filter(|(_, entry)| entry.bytes >= least);
+            large
+                .map(|(digest, entry)| (entry.bytes, *digest))
+                .collect()
+        };
+        large.sort_unstable_by(|a, b| b.cmp(a));
+        large.truncate(most);
+        large.into_iter().map(|(_, digest)| digest).collect()
+    }
+
     /// Bytes that artifacts take on disk.
     pub fn stored_bytes(&self) -> u64 {
         self.inner.ledger().stored
@@ -401,6 +427,11 @@ impl Ledger {
 #[derive(Debug, thiserror::Error)]
 #[error("the disk budget is exhausted")]
 struct OverBudget;
+
+/// Bytes of the budget that are held for something beside artifacts.
+pub struct Room {
+    _promise: Promise,
+}
 
 /// Bytes of the budget that an upload holds until it is stored or dropped.
 struct Promise {

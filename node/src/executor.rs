@@ -26,6 +26,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use crate::config::NodeConfig;
 use crate::function::{ArtifactKind, FunctionSpec};
 use crate::id::{CallId, Digest};
+use crate::layers::{Holder, Layer};
 use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
 use crate::resources::Resources;
@@ -225,6 +226,12 @@ pub trait Executor: Send + Sync {
 
     /// Removes what was made of an artifact that nobody refers to any more.
     fn forget(&self, _digest: &Digest) {}
+
+    /// Writes those of the wanted layers that it keeps outside the node, and
+    /// what else comes with them, to files of `room` bytes in all.
+    fn layers(&self, _wanted: Vec<Layer>, _room: u64) -> BoxFuture<'_, Vec<Holder>> {
+        Box::pin(async { Vec::new() })
+    }
 
     /// Gives back what it keeps outside the node for functions that are no
     /// more. `specs` are all functions of the node. Called every minute.

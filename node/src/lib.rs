@@ -11,6 +11,7 @@ pub mod function;
 pub mod id;
 pub mod identity;
 pub mod invocation;
+pub mod layers;
 pub mod ledger;
 pub mod logs;
 pub mod node;

@@ -42,6 +42,7 @@ use crate::function::{ArtifactKind, FunctionSpec};
 use crate::id::{CallId, Digest, FunctionName, Namespace, Receipt, SecretName};
 use crate::identity::{self, IdentityError};
 use crate::invocation::{Answer, Invocation, InvokeError, Outcome};
+use crate::layers::{self, Layer};
 use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
 use crate::resources::Resources;
@@ -639,6 +640,20 @@ impl Node {
     pub fn artifact_path(&self, digest: &Digest) -> Option<std::path::PathBuf> {
         let artifacts = &self.inner.artifacts;
         artifacts.has(digest).then(|| artifacts.path(digest))
+    }
+
+    /// What lies where in an image archive that is here.
+    pub async fn layers(&self, digest: &Digest) -> Vec<Layer> {
+        let (artifacts, digest) = (self.inner.artifacts.clone(), *digest);
+        let read = tokio::task::spawn_blocking(move || layers::layers(&artifacts, &digest));
+        let read = read.await.ok().flatten();
+        read.map(|holder| holder.layers).unwrap_or_default()
+    }
+
+    /// Those of some layers that lie on this machine already: in other
+    /// artifacts, or with an executor.
+    pub async fn find_layers(&self, wanted: Vec<Layer>) -> Vec<layers::Found> {
+        layers::find(&self.inner.artifacts, &self.inner.executors, wanted).await
     }
 
     /// Whether an executor that works here runs such functions.

@@ -76,6 +76,20 @@ pub fn server() -> &'static str {
     SERVER
 }
 
+/// An archive of an image that is [`SERVER`] and one small layer more.
+pub fn layered(mark: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
+    let recipe = format!("FROM {}\nCOPY mark /mark\n", server());
+    std::fs::write(folder.path().join("Dockerfile"), recipe).expect("it is written");
+    std::fs::write(folder.path().join("mark"), mark).expect("it is written");
+    let name = format!("weir-test/layered-{mark}:1");
+    let context = folder.path().display().to_string();
+    docker(&["build", "--quiet", "--tag", &name, &context]);
+    let archive = folder.path().join("image.tar");
+    docker(&["save", "--output", &archive.display().to_string(), &name]);
+    (folder, archive)
+}
+
 /// The same in another engine.
 pub fn server_at(socket: &Path) {
     let test = std::env::current_exe().expect("a running program has a path");

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weir_tests::client::{Ask, Reply};
-use weir_tests::engine::{self, docker};
+use weir_tests::engine::{self, OwnEngine, docker, docker_at};
 use weir_tests::eventually;
 use weir_tests::federation::{Member, all_meet, member};
 use weir_tests::node::{Function, free_address, text, weir};
@@ -37,6 +37,70 @@ async fn functions_of_both_kinds_are_called_where_they_can_run() {
     );
     let reply = first.node.call("both", "to a module").await;
     assert_eq!(ran_on(&reply.expect_status(200)), None);
+}
+
+/// Bytes of code that a member was sent, and that it had itself.
+async fn code(member: &Member) -> (f64, f64) {
+    let fetched = member.node.metric("weir_code_fetched_bytes_total", &[]);
+    let reused = member.node.metric("weir_code_reused_bytes_total", &[]);
+    (fetched.await, reused.await)
+}
+
+async fn deploy_archive(member: &Member, name: &str, archive: &std::path::Path) {
+    let archive = archive.display().to_string();
+    let output = member
+        .node
+        .weir(["deploy", name, "--image-archive", &archive])
+        .await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+fn bytes(archive: &std::path::Path) -> f64 {
+    let archive = std::fs::metadata(archive).expect("it is there");
+    archive.len() as f64
+}
+
+#[tokio::test]
+async fn layers_of_images_that_a_member_keeps_are_not_sent_to_it_again() {
+    let first = Member::start(member().containers()).await;
+    let engineless = "docker.socket = \"/nonexistent/docker.sock\"";
+    let second = first.invite(member().config(engineless)).await;
+    all_meet(&[&first, &second]).await;
+    let (_folder, one) = engine::layered("kept-one");
+    let (_folder, two) = engine::layered("kept-two");
+    deploy_archive(&first, "one", &one).await;
+    // The other keeps it too, though it runs no containers.
+    assert_eq!(code(&second).await, (bytes(&one), 0.0));
+    deploy_archive(&first, "two", &two).await;
+    let (fetched, reused) = code(&second).await;
+    assert_eq!(fetched + reused, bytes(&one) + bytes(&two));
+    assert!(reused > 0.9 * bytes(&two), "{reused} of {}", bytes(&two));
+}
+
+#[tokio::test]
+async fn layers_that_an_engine_has_are_not_sent_to_its_node() {
+    let first = Member::start(member().containers()).await;
+    let (_folder, archive) = engine::layered("sent");
+    deploy_archive(&first, "layered", &archive).await;
+    // Another engine, with the image on which that one is built.
+    let own = OwnEngine::start().await;
+    let base = archive.with_file_name("base.tar").display().to_string();
+    docker(&["save", "--output", &base, engine::server()]);
+    docker_at(&own.socket(), &["load", "--input", &base]);
+    let config = format!("docker.socket = {:?}", own.socket().display().to_string());
+    let second = first.invite(member().config(&config)).await;
+    all_meet(&[&first, &second]).await;
+    second.sees_function(&first.id, "layered").await;
+    let output = first.node.weir(["drain"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    second
+        .node
+        .call("layered", "there")
+        .await
+        .expect_status(200);
+    let (fetched, reused) = code(&second).await;
+    assert_eq!(fetched + reused, bytes(&archive));
+    assert!(reused > 0.9 * bytes(&archive), "{reused} were here");
 }
 
 /// A member in a container, on the host's network.

@@ -572,6 +572,7 @@ async fn calls_that_no_member_makes_are_refused_and_cost_nothing() {
     assert_eq!(answer.expect("it is answered").body(), "x");
     for (part, digest) in [
         ("list", "0".repeat(64)),
+        ("layers", "0".repeat(64)),
         ("7", "zz".to_owned()),
         ("-1", "0".repeat(64)),
     ] {

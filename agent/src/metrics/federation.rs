@@ -13,6 +13,7 @@ pub(super) fn write(page: &mut Page, dispatch: &Dispatch) {
     let federated = dispatch.federated();
     let (calls, peers) = (dispatch.counters(), federated.counters());
     let (overlay, copies) = (federated.overlay_counters(), dispatch.copy_counters());
+    let code = dispatch.code_counters();
     page.family(
         "weir_offloads",
         Kind::Counter,
@@ -86,6 +87,16 @@ pub(super) fn write(page: &mut Page, dispatch: &Dispatch) {
             "weir_reports",
             "Reports that this node sent.",
             &peers.reports,
+        ),
+        (
+            "weir_code_fetched_bytes",
+            "Bytes of functions' code that members sent to this node.",
+            &code.fetched,
+        ),
+        (
+            "weir_code_reused_bytes",
+            "Bytes of functions' code that were not sent, since this machine had them.",
+            &code.reused,
         ),
         (
             "weir_call_copies",

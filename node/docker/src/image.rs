@@ -1,7 +1,10 @@
 //! Images: pulled from a registry, loaded from an archive, or imported.
 
+use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bollard::Docker;
 use bollard::body_full;
@@ -11,8 +14,10 @@ use bollard::query_parameters::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
 
+use crate::archive::{self, Layer};
 use crate::chain;
 use crate::container::root_body;
 use crate::engine::{Engine, Unavailable, remove};
@@ -54,6 +59,23 @@ pub struct Image {
     pub is_new: bool,
 }
 
+/// An image of the engine as an archive.
+#[derive(Debug)]
+pub struct Export {
+    /// The archive, which is gone with this handle.
+    pub file: File,
+    /// What lies where in it.
+    pub layers: Vec<Layer>,
+}
+
+/// Images that are looked at for layers, and that are exported for them.
+const INSPECTED: usize = 256;
+const EXPORTS: usize = 4;
+
+/// An image is exported when at least this part of it is wanted: one in so many
+/// bytes.
+const WORTH: u64 = 4;
+
 /// Why there is no image to start.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -90,6 +112,47 @@ impl Engine {
             }
             ImageSource::Archive(path) => load(&docker, path).await,
         }
+    }
+
+    /// Writes images that have some of these layers (by digest, with their
+    /// lengths) to files without a name, each an archive whose layers are told
+    /// with it: images of which at least a part in [`WORTH`] is wanted, and
+    /// `room` bytes of them in all. `folder` says on which disk.
+    pub async fn export(
+        &self,
+        wanted: &[([u8; 32], u64)],
+        folder: &Path,
+        mut room: u64,
+    ) -> Result<Vec<Export>, Unavailable> {
+        let docker = self.docker().await?;
+        let mut wanted: HashMap<[u8; 32], u64> = wanted.iter().copied().collect();
+        let mut images = Vec::new();
+        let listed = docker.list_images(None::<ListImagesOptions>).await?;
+        for image in listed.into_iter().take(INSPECTED) {
+            // It may be gone by now.
+            if let Ok(image) = docker.inspect_image(&image.id).await {
+                images.push(image);
+            }
+        }
+        let mut exports = Vec::new();
+        while exports.len() < EXPORTS
+            && let Some((id, bytes)) = most_wanted(&images, &wanted, room)
+        {
+            images.retain(|image| image.id.as_ref() != Some(&id));
+            let export = match save(&docker, &id, folder, room).await {
+                Ok(export) => export,
+                Err(error) => {
+                    tracing::debug!(image = %id, %error, "cannot take layers out of an image");
+                    continue;
+                }
+            };
+            room = room.saturating_sub(bytes);
+            for layer in &export.layers {
+                wanted.remove(&layer.digest);
+            }
+            exports.push(export);
+        }
+        Ok(exports)
     }
 
     /// Removes an image unless something else uses it; `false` when it does.
@@ -136,6 +199,60 @@ impl Engine {
         let user = |image: ImageInspect| image.config?.user;
         Ok(found.map(|image| user(image).unwrap_or_default()))
     }
+}
+
+/// The image with most of what is wanted that is worth it and has room, and its
+/// size.
+fn most_wanted(
+    images: &[ImageInspect],
+    wanted: &HashMap<[u8; 32], u64>,
+    room: u64,
+) -> Option<(String, u64)> {
+    let worth = images.iter().filter_map(|image| {
+        let layers = image.root_fs.as_ref()?.layers.as_ref()?;
+        let layers = layers.iter().filter_map(|layer| archive::digest_in(layer));
+        let gain: u64 = layers.filter_map(|layer| wanted.get(&layer)).sum();
+        let bytes = u64::try_from(image.size?).ok()?;
+        let worth = gain > 0 && bytes <= room && bytes <= gain.saturating_mul(WORTH);
+        worth.then_some((gain, image.id.clone()?, bytes))
+    });
+    let (_, id, bytes) = worth.max_by_key(|(gain, ..)| *gain)?;
+    Some((id, bytes))
+}
+
+async fn save(docker: &Docker, id: &str, folder: &Path, room: u64) -> io::Result<Export> {
+    let mut file = tokio::fs::File::from_std(nameless(folder)?);
+    let mut saved = docker.export_image(id);
+    let mut bytes = 0;
+    while let Some(piece) = saved.next().await {
+        let piece = piece.map_err(io::Error::other)?;
+        bytes += piece.len() as u64;
+        if bytes > room {
+            return Err(io::Error::other("it is larger than it says"));
+        }
+        file.write_all(&piece).await?;
+    }
+    file.flush().await?;
+    let file = file.into_std().await;
+    let read = tokio::task::spawn_blocking(move || {
+        let layers = archive::layers(&file)?;
+        Ok(Export { file, layers })
+    });
+    read.await?
+}
+
+/// A file that nobody else can open, and that is gone when it is closed.
+fn nameless(folder: &Path) -> io::Result<File> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = folder.join(format!("{}.{number}.export", std::process::id()));
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    std::fs::remove_file(path)?;
+    Ok(file)
 }
 
 fn describe(image: &ImageInspect, is_new: bool) -> Image {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `engine` | the engine: reach it, notice that it is gone, know of deaths, clean up what an earlier life of the node left |
 //! | `image` | images: pulled, loaded from an archive, imported |
+//! | `archive` | what lies where in an image archive |
 //! | `container` | how a container is locked down, from its [`Settings`] |
 //! | `sandbox` | network namespaces without a network, and sockets in them |
 //! | `instance` | one started container: calls, death, the end |
@@ -19,6 +20,7 @@
 //!   node's id and is unknown to it is removed when the engine is reached.
 //! * A connection on which a call was begun and not ended is never used again.
 
+mod archive;
 mod container;
 mod engine;
 mod image;
@@ -34,9 +36,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 
+pub use archive::{LAYERS, Layer, layers};
 pub use container::{Network, Settings};
 pub use engine::{Description, Engine, EngineConfig, Unavailable};
-pub use image::{Image, ImageError, ImageSource, Pull};
+pub use image::{Export, Image, ImageError, ImageSource, Pull};
 pub use instance::{Instance, StartError};
 pub use protocol::{Action, LAMBDA_TASK_ROOT, Protocol};
 pub use source::{

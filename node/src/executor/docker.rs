@@ -21,6 +21,7 @@ use crate::clock;
 use crate::config::{DockerConfig, NodeConfig};
 use crate::function::{ArtifactKind, CodeSource, FunctionSpec, Network, Protocol, Pull};
 use crate::id::{CallId, Digest, ImageName};
+use crate::layers::{Holder, Layer};
 use crate::logs::FunctionLog;
 use crate::resources::{Cpu, Memory, Resources};
 
@@ -48,6 +49,8 @@ const ACTION_BYTES: u64 = 4 << 20;
 pub struct Docker {
     engine: Engine,
     config: DockerConfig,
+    /// Where it may write.
+    folder: PathBuf,
     /// Unpacked source archives, by digest.
     sources: PathBuf,
     /// Images that are in the engine because of this node.
@@ -77,6 +80,7 @@ impl Docker {
             engine: engine.map_err(|error| error.to_string())?,
             config: config.docker.clone(),
             sources: run.join("sources"),
+            folder: run,
             fetched: Fetched::open(config.data_dir.join("images.json"))
                 .map_err(|error| error.to_string())?,
             images: Mutex::default(),
@@ -453,6 +457,27 @@ impl Executor for Docker {
 
     fn cached_bytes(&self) -> u64 {
         folder_bytes(&self.sources)
+    }
+
+    fn layers(&self, wanted: Vec<Layer>, room: u64) -> BoxFuture<'_, Vec<Holder>> {
+        Box::pin(async move {
+            let wanted = wanted.iter();
+            let wanted: Vec<_> = wanted
+                .map(|layer| (*layer.digest.as_bytes(), layer.bytes))
+                .collect();
+            let exports = match self.engine.export(&wanted, &self.folder, room).await {
+                Ok(exports) => exports,
+                Err(error) => {
+                    tracing::debug!(%error, "the engine does not say which layers it has");
+                    return Vec::new();
+                }
+            };
+            let holders = exports.into_iter().map(|export| Holder {
+                file: export.file,
+                layers: export.layers.into_iter().map(Layer::from).collect(),
+            });
+            holders.collect()
+        })
     }
 
     fn tidy(&self, specs: Vec<Arc<FunctionSpec>>) -> BoxFuture<'_, ()> {

@@ -1,0 +1,209 @@
+//! What lies where in an image archive.
+//!
+//! Archives of one image differ in their bytes with the engine and the hour,
+//! while its layers do not: so it is layers by which two machines find out
+//! what both have.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+
+use serde_json::Value;
+
+/// Files in one archive that are looked at.
+const ENTRIES: usize = 4096;
+
+/// Largest description of an image, or of what an archive holds.
+const DESCRIPTION_BYTES: u64 = 4 << 20;
+
+/// Layers that an image may have; engines allow 127.
+pub const LAYERS: usize = 256;
+
+/// A layer's run of bytes in an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    /// The SHA-256 by which images name it: of those bytes, if the archive is
+    /// what it says.
+    pub digest: [u8; 32],
+    /// Where it begins.
+    pub at: u64,
+    /// How long it is.
+    pub bytes: u64,
+}
+
+/// Finds the layers of an archive as `docker save` writes it, in either of its
+/// formats: in the order of their places, [`LAYERS`] at the most. What is
+/// damaged has none. Only headers and descriptions are read. Blocks.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn layers(file: &File) -> io::Result<Vec<Layer>> {
+    let files = index(file)?;
+    let mut found = described(file, &files);
+    let blobs = files.iter().filter_map(|(name, (at, bytes))| {
+        let digest = parse(name.strip_prefix("blobs/sha256/")?)?;
+        let (at, bytes) = (*at, *bytes);
+        Some(Layer { digest, at, bytes })
+    });
+    found.extend(blobs);
+    found.sort_unstable_by_key(|layer| (layer.at, layer.digest));
+    found.dedup_by_key(|layer| layer.at);
+    found.truncate(LAYERS);
+    Ok(found)
+}
+
+/// Where each file of an archive begins, and how long it is.
+type Index = HashMap<String, (u64, u64)>;
+
+fn index(mut file: &File) -> io::Result<Index> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut archive = tar::Archive::new(file);
+    let mut files = Index::new();
+    for entry in archive.entries_with_seek()?.take(ENTRIES) {
+        // What comes behind damage is not looked at.
+        let Ok(entry) = entry else { break };
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        if let Ok(Some(name)) = entry.path().map(|path| path.to_str().map(str::to_owned)) {
+            files.insert(name, (entry.raw_file_position(), entry.size()));
+        }
+    }
+    Ok(files)
+}
+
+/// The layers that the archive's own table names.
+fn described(file: &File, files: &Index) -> Vec<Layer> {
+    let table = description(file, files, "manifest.json");
+    let images = table.as_ref().and_then(Value::as_array);
+    let mut found = Vec::new();
+    for image in images.into_iter().flatten() {
+        let config = image["Config"].as_str();
+        let config = config.and_then(|config| description(file, files, config));
+        let Some(config) = config else { continue };
+        let names = image["Layers"].as_array().into_iter().flatten();
+        let digests = config["rootfs"]["diff_ids"].as_array();
+        for (name, digest) in names.zip(digests.into_iter().flatten()) {
+            let place = name.as_str().and_then(|name| files.get(name));
+            let digest = digest.as_str().and_then(digest_in);
+            if let (Some((at, bytes)), Some(digest)) = (place.copied(), digest) {
+                found.push(Layer { digest, at, bytes });
+            }
+        }
+        if found.len() > LAYERS {
+            break;
+        }
+    }
+    found
+}
+
+fn description(mut file: &File, files: &Index, name: &str) -> Option<Value> {
+    let (at, bytes) = *files.get(name)?;
+    if bytes > DESCRIPTION_BYTES {
+        return None;
+    }
+    file.seek(SeekFrom::Start(at)).ok()?;
+    let mut text = Vec::new();
+    file.take(bytes).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// The digest in `sha256:HEX`.
+pub(crate) fn digest_in(text: &str) -> Option<[u8; 32]> {
+    parse(text.strip_prefix("sha256:")?)
+}
+
+fn parse(hex: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    if hex.len() != 64 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, pair) in digest.iter_mut().zip(hex.as_bytes().chunks(2)) {
+        let pair = std::str::from_utf8(pair).ok()?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// An archive with these files, and where each begins.
+    fn archive(files: &[(&str, &[u8])]) -> File {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, content) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            builder
+                .append_data(&mut header, name, *content)
+                .expect("it is packed");
+        }
+        written(&builder.into_inner().expect("it ends"))
+    }
+
+    fn written(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(bytes).expect("it is written");
+        file
+    }
+
+    fn content(mut file: &File, layer: &Layer) -> Vec<u8> {
+        file.seek(SeekFrom::Start(layer.at)).expect("it is there");
+        let mut bytes = Vec::new();
+        file.take(layer.bytes)
+            .read_to_end(&mut bytes)
+            .expect("it is read");
+        bytes
+    }
+
+    fn hex(digit: char) -> String {
+        std::iter::repeat_n(digit, 64).collect()
+    }
+
+    #[test]
+    fn layers_are_found_by_the_table_of_an_archive() {
+        let table = br#"[{"Config":"c.json","Layers":["x/layer.tar","y/layer.tar","gone"]}]"#;
+        let ids = [hex('1'), hex('2'), hex('3')].map(|hex| format!("sha256:{hex}"));
+        let config = serde_json::json!({"rootfs": {"type": "layers", "diff_ids": ids}});
+        let file = archive(&[
+            ("y/layer.tar", b"upper"),
+            ("c.json", config.to_string().as_bytes()),
+            ("x/layer.tar", b"lower layer"),
+            ("manifest.json", table),
+        ]);
+        let found = layers(&file).expect("it is read");
+        let found: Vec<_> = found
+            .iter()
+            .map(|layer| (layer.digest[0], content(&file, layer)))
+            .collect();
+        let wanted = [(0x22, b"upper".to_vec()), (0x11, b"lower layer".to_vec())];
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn layers_are_found_by_the_names_of_blobs() {
+        let name = format!("blobs/sha256/{}", hex('a'));
+        let file = archive(&[
+            ("oci-layout", b"{}"),
+            (&name, b"content"),
+            ("blobs/sha256/short", b"x"),
+        ]);
+        let found = layers(&file).expect("it is read");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].digest, [0xaa; 32]);
+        assert_eq!(content(&file, &found[0]), b"content");
+    }
+
+    #[test]
+    fn what_is_no_archive_or_damaged_has_no_layers() {
+        let whole = archive(&[("manifest.json", b"[{}, 7, {\"Config\": \"manifest.json\"}]")]);
+        assert_eq!(layers(&whole).expect("it is read"), []);
+        for bytes in [&b""[..], b"no archive", &[0; 4096], &[0xff; 2048]] {
+            assert_eq!(layers(&written(bytes)).expect("it is read"), []);
+        }
+    }
+}
