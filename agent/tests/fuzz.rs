@@ -13,6 +13,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http_body_util::{BodyExt as _, Full};
 use libp2p_identity::Keypair;
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
@@ -22,15 +24,20 @@ use weir::project;
 use weir_federation::PeerId;
 use weir_federation::catalogue::{Catalogue, CodeRef, Entry, Record};
 use weir_federation::coordinates::Coordinate;
+use weir_federation::copies::words::{self, Answered, Ended, Hand, Keep, Told};
 use weir_federation::member::Member;
 use weir_federation::membership::{Certificate, Rights, RootSecret, Token};
-use weir_federation::message::{self, Handover, Leave, Message, Summary, Suspicion};
+use weir_federation::message::{self, Forget, Handover, Leave, Message, Summary, Suspicion};
 use weir_federation::report::{Load, Offer, Report, Role};
+use weir_federation::steward::layers;
 use weir_federation::wire::{Arrived, CARRIAGE, Travelling, put, take};
 use weir_node::function::{ArtifactKind, CodeSource, FunctionSpec, Protocol, Scope};
 use weir_node::id::{CallId, Digest};
+use weir_node::layers::Layer;
 use weir_node::resources::Resources;
-use weir_node::store::{CallRecord, FunctionRecord, PendingCall, ResultRecord};
+use weir_node::store::{
+    CallRecord, CopyNote, FunctionRecord, PendingCall, ResultRecord, StoredBody,
+};
 
 /// Inputs for each target in a short run.
 const SHORT: usize = 50_000;
@@ -190,6 +197,54 @@ const TARGETS: &[Target] = &[
         },
     },
     Target {
+        name: "calls",
+        read: |bytes| {
+            let body = || {
+                let body = Full::from(bytes.to_vec());
+                body.map_err(|never| match never {}).boxed_unsync()
+            };
+            _ = words::unframe::<Keep>(body()).now_or_never();
+            _ = words::unframe::<Hand>(body()).now_or_never();
+            _ = words::unframe::<Ended>(body()).now_or_never();
+            _ = words::unframe::<Answered>(body()).now_or_never();
+            _ = words::unframe::<Vec<CallId>>(body()).now_or_never();
+        },
+        seeds: || {
+            let note = CopyNote {
+                id: CallId::new([7; 16]),
+                owner: id(),
+                turn: 1,
+                copies: vec![id()],
+            };
+            let told = Told::new(&call(), jiff::Timestamp::UNIX_EPOCH);
+            let keep = Keep {
+                note,
+                told: Some(told),
+            };
+            let ended = Ended {
+                id: CallId::new([7; 16]),
+                result: None,
+            };
+            vec![
+                framed(&keep),
+                framed(&ended),
+                framed(&vec![CallId::new([7; 16])]),
+            ]
+        },
+    },
+    Target {
+        name: "layers",
+        read: |bytes| _ = layers::decode(bytes, 1 << 30),
+        seeds: || {
+            let layer = Layer {
+                digest: Digest::new([7; 32]),
+                at: 512,
+                bytes: 1 << 20,
+            };
+            vec![layers::encode(&[layer, layer])]
+        },
+    },
+    Target {
         name: "store",
         read: |bytes| {
             _ = cbor4ii::serde::from_slice::<FunctionRecord>(bytes);
@@ -218,6 +273,30 @@ const TARGETS: &[Target] = &[
         },
     },
 ];
+
+fn framed<T: serde::Serialize>(words: &T) -> Vec<u8> {
+    let words = encode(words);
+    let length = u32::try_from(words.len()).expect("they are short");
+    [&length.to_be_bytes()[..], &words].concat()
+}
+
+fn call() -> CallRecord {
+    CallRecord {
+        id: CallId::new([7; 16]),
+        function: spec().name,
+        method: http::Method::POST,
+        path: "/".to_owned(),
+        headers: http::HeaderMap::new(),
+        body: StoredBody::EMPTY,
+        class: None,
+        deadline: None,
+        accepted_at: jiff::Timestamp::UNIX_EPOCH,
+        callback: None,
+        caller_id: None,
+        attempts: 0,
+        durable: 1,
+    }
+}
 
 fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
     cbor4ii::serde::to_vec(Vec::new(), value).expect("plain values can be encoded")
@@ -328,6 +407,7 @@ fn report() -> Report {
         addresses: vec!["/ip4/192.0.2.1/tcp/4001".to_owned()],
         carriage: vec!["192.0.2.1:4002".to_owned()],
         brief: false,
+        forgotten: 8,
         offers: vec![Offer {
             function: "shout.openfaas-fn".to_owned(),
             warm: 1,
@@ -355,6 +435,7 @@ fn messages() -> Vec<Vec<u8>> {
             marks: vec![7; 64],
             ask: true,
         }),
+        Message::Forget(Forget::new(id(), 4)),
     ];
     let sealed = all.iter().map(|message| message::seal(message, key()));
     sealed.map(|sealed| sealed.expect("it is short")).collect()

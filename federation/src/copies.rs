@@ -15,7 +15,7 @@
 
 mod keeping;
 mod serve;
-mod words;
+pub mod words;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

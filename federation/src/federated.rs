@@ -2,6 +2,7 @@
 //! members say, tells what this node can do, keeps links, and publishes the
 //! view by which calls are placed.
 
+mod forgetting;
 mod keeper;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -39,6 +40,7 @@ use crate::catalogue::{
     Catalogue, CodeRef, Entry, FUNCTIONS, Merged, Record, keepers, keeps, number_of, ranked,
 };
 use crate::coordinates::Coordinate;
+use crate::forgotten::Forgotten;
 use crate::member::{Member, MemberError, unix_millis, unix_time};
 use crate::membership::{CLOCK_SKEW, Refused, Rights, Token};
 use crate::message::{self, ENVELOPE_BYTES, Message, Summary, Suspicion as Suspecting};
@@ -393,6 +395,9 @@ pub(crate) struct Shared {
     happenings: mpsc::Sender<Happening>,
     /// Functions of the federation.
     catalogue: Mutex<Catalogue>,
+    forgotten: Mutex<Forgotten>,
+    /// This node forgot what it knew of functions, and asks others.
+    pub(crate) forgot: Notify,
     /// Those of which there is a newer record: no more than there are.
     changed: Mutex<BTreeSet<FunctionName>>,
     /// Functions of this node's that another changed since, and who did.
@@ -498,6 +503,11 @@ impl Federated {
         for (name, entry) in steward::recover(&settings.folder.join("functions")) {
             catalogue.merge(name, entry);
         }
+        let forgotten = Forgotten::open(&settings.folder, unix_time());
+        let first = Report {
+            forgotten: forgotten.own(),
+            ..first_report(&settings, invited, epoch)
+        };
         let shared = Arc::new(Shared {
             id,
             key: key.clone(),
@@ -507,7 +517,7 @@ impl Federated {
             counters: Counters::default(),
             table: Mutex::new(Peers::new(id, epoch)),
             said: Mutex::default(),
-            own: Mutex::new(first_report(&settings, invited, epoch)),
+            own: Mutex::new(first),
             role: invited,
             coordinate: Mutex::default(),
             tested: Mutex::default(),
@@ -521,6 +531,8 @@ impl Federated {
             aloud: AtomicBool::new(false),
             happenings,
             catalogue: Mutex::new(catalogue),
+            forgotten: Mutex::new(forgotten),
+            forgot: Notify::new(),
             changed: Mutex::default(),
             lost: Mutex::default(),
             functions_changed: Notify::new(),
@@ -819,18 +831,6 @@ impl Federated {
         self.shared.publish(&self.overlay, &leave);
     }
 
-    /// Forgets a peer: what was heard of it, and where it was.
-    pub fn forget(&self, peer: PeerId) -> bool {
-        lock(&self.shared.said).remove(&peer);
-        let known = lock(&self.shared.table).forget(&peer);
-        let _ = self.shared.happenings.try_send(Happening::Found {
-            peer,
-            address: Multiaddr::empty(),
-        });
-        self.shared.stale.notify_one();
-        known
-    }
-
     /// Whether there is a link to a peer, on which it is heard.
     pub(crate) fn is_linked(&self, peer: &PeerId) -> bool {
         self.shared.is_kept(peer)
@@ -1031,6 +1031,10 @@ impl Federated {
         if !self.shared.settings.registry.gossips() {
             return;
         }
+        // What it knows is not asked for before it has heard that it was forgotten.
+        if lock(&self.shared.forgotten).contains(&to) {
+            return;
+        }
         let topics = self.shared.topics_with(&to);
         let marks = lock(&self.shared.catalogue).summary(&topics);
         let summary = Message::Summary(Summary { marks, ask });
@@ -1119,16 +1123,6 @@ impl Federated {
         };
         self.shared.hear(envelope);
         record.name.parse().ok()
-    }
-
-    /// Forgets what is known of functions; those that run here go on.
-    pub(crate) fn forget_functions(&self) {
-        warn!(
-            "this node heard of nobody for more than seven days: its functions are its own until \
-             somebody announces them anew (weir list --federation, weir announce)"
-        );
-        *lock(&self.shared.catalogue) = Catalogue::default();
-        steward::set_aside(&self.shared.settings.folder);
     }
 
     /// Forgets removals that everybody has had time to hear of; their names.
@@ -1431,6 +1425,7 @@ impl Shared {
                     None => Ok(Verdict::Ignore),
                 }
             }
+            Message::Forget(forget) => self.hear_forget(from, &forget, bytes),
             Message::Unknown => Ok(Verdict::Accept),
             Message::Summary(summary) => {
                 // It is said again.
@@ -1448,6 +1443,9 @@ impl Shared {
         if from != self.id && role != Some(report.role) {
             self.count_rejected("role");
             return Verdict::Ignore;
+        }
+        if report.forgotten > 0 {
+            lock(&self.forgotten).heard(&from, report.forgotten);
         }
         if report.brief && self.is_near(&report) {
             return Verdict::Accept;
@@ -1566,6 +1564,9 @@ impl Shared {
         }
         let denials = self.member.denials().into_iter();
         news.extend(denials.filter_map(|d| Some((all(), seal(&Message::Denial(d))?))));
+        let forgotten = lock(&self.forgotten);
+        news.extend(forgotten.statements().map(|sealed| (all(), sealed)));
+        drop(forgotten);
         let mut said = lock(&self.said).clone();
         // What is not believed any more is not passed on.
         said.retain(|id, _| *id == self.id || self.member.rights(id).is_some());
@@ -1714,6 +1715,7 @@ fn first_report(settings: &Settings, role: Role, epoch: u64) -> Report {
             .take(ADDRESSES)
             .collect(),
         brief: false,
+        forgotten: 0,
         offers: Vec::new(),
     }
 }

@@ -64,6 +64,7 @@ pub mod copies;
 pub mod dispatch;
 pub mod explain;
 pub mod federated;
+mod forgotten;
 pub mod member;
 pub mod membership;
 pub mod message;

@@ -40,6 +40,8 @@ pub enum Message {
     Record(Box<Record>),
     /// What a linked member knows of functions, in short.
     Summary(Summary),
+    /// That somebody who was away is a newcomer when it is back.
+    Forget(Forget),
     /// What a later version of Weir knows: passed on, and not read.
     Unknown,
 }
@@ -58,6 +60,15 @@ pub struct Suspicion {
 pub struct Leave {
     /// Which life ends.
     pub epoch: u64,
+}
+
+/// Somebody was forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forget {
+    #[serde(with = "serde_bytes")]
+    whom: Vec<u8>,
+    /// When, in seconds since 1970.
+    pub at: u64,
 }
 
 /// A member is taken over into a federation whose secret was changed.
@@ -90,6 +101,7 @@ const DENIAL: u8 = 5;
 const HANDOVER: u8 = 6;
 const RECORD: u8 = 7;
 const SUMMARY: u8 = 8;
+const FORGET: u8 = 9;
 
 #[derive(Serialize, Deserialize)]
 struct Envelope {
@@ -146,6 +158,21 @@ impl Suspicion {
     }
 }
 
+impl Forget {
+    /// That `whom` was forgotten, at a time in seconds since 1970.
+    pub fn new(whom: PeerId, at: u64) -> Forget {
+        Forget {
+            whom: whom.to_bytes(),
+            at,
+        }
+    }
+
+    /// Who; `None` when those bytes are no PeerId.
+    pub fn whom(&self) -> Option<PeerId> {
+        PeerId::from_bytes(&self.whom).ok()
+    }
+}
+
 /// The identity of an envelope among all that travel: of equal bytes one is
 /// enough, and nobody can take another's.
 pub fn identity(envelope: &[u8]) -> [u8; 8] {
@@ -179,6 +206,7 @@ pub fn seal(message: &Message, key: &Keypair) -> Result<Vec<u8>, Invalid> {
             let payload = cbor4ii::serde::to_vec(Vec::new(), summary);
             (SUMMARY, plain(payload)?)
         }
+        Message::Forget(forget) => (FORGET, plain(cbor4ii::serde::to_vec(Vec::new(), forget))?),
         Message::Unknown => return Err(Invalid::Shape),
     };
     let signature = key.sign(&signed_bytes(kind, &payload));
@@ -225,6 +253,7 @@ pub fn open(bytes: &[u8]) -> Result<(PeerId, Message), Invalid> {
         HANDOVER => Message::Handover(payload(&envelope.payload)?),
         RECORD => Message::Record(Box::new(payload(&envelope.payload)?)),
         SUMMARY => Message::Summary(payload(&envelope.payload)?),
+        FORGET => Message::Forget(payload(&envelope.payload)?),
         _ => Message::Unknown,
     };
     Ok((from, message))
@@ -261,7 +290,7 @@ mod tests {
         key(number).public().to_peer_id()
     }
 
-    fn messages() -> [Message; 8] {
+    fn messages() -> [Message; 9] {
         [
             Message::Report(Box::new(report())),
             Message::Suspicion(Suspicion::new(id(9), 4)),
@@ -285,6 +314,7 @@ mod tests {
                 marks: vec![1, u64::MAX],
                 ask: true,
             }),
+            Message::Forget(Forget::new(id(9), 5)),
         ]
     }
 

@@ -116,6 +116,7 @@
 //! | 6 handover | `{succession: bytes, certificate: bytes}`: one member's certificate under the new secret |
 //! | 7 record | section 5 |
 //! | 8 summary | section 5; told on a link, never gossiped |
+//! | 9 forget | `{whom: bytes, at: u64}`: whoever that is becomes a newcomer: it puts aside what it knew of functions, tells none of it, and says `forgotten` in its reports; said by members that may deploy, at times within the last eight days, 64 a minute with suspicions |
 //!
 //! **Report.** A later (`epoch`, `sequence`) replaces an earlier one. A member
 //! sends at most max(0.2, min(5, 60/N)) a second, N members in its zone, and its
@@ -135,6 +136,7 @@
 //! | `coordinate` | `{position: [i64; 3], height: i64, error: i64}`, *optional* | microseconds, and thousandths |
 //! | `addresses` | array of multiaddresses, *optional* | 8 |
 //! | `carriage` | array of `ADDRESS:PORT`, *optional* | 8 |
+//! | `forgotten` | u64, *optional* | `at` of the latest kind 9 about it that it heard |
 //! | `offers` | array, *optional* | 256 |
 //!
 //! `load`: `cpu_total`, `cpu_free` (u32, thousandths of a core, at most 10^8, free
@@ -163,7 +165,8 @@
 //! by the first byte of the SHA-256 of `name.namespace`, modulo 64; a mark is the
 //! exclusive or of the first 8 bytes of the SHA-256 of each envelope of the part,
 //! of those that both may know. Whoever hears one that differs tells the records
-//! of the parts that differ, and its own summary if `ask`.
+//! of the parts that differ, and its own summary if `ask`: not to one that was
+//! forgotten and does not say yet that it heard so, which tells nothing unasked.
 //!
 //! # 6. Calls
 //!

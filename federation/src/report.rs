@@ -132,6 +132,10 @@ pub struct Report {
     /// left out.
     #[serde(default)]
     pub brief: bool,
+    /// When it was forgotten last, in seconds since 1970, as far as it heard:
+    /// 0 for never.
+    #[serde(default)]
+    pub forgotten: u64,
     /// What it can run; at most [`OFFERS`].
     #[serde(default)]
     pub offers: Vec<Offer>,
@@ -284,6 +288,7 @@ pub(crate) mod tests {
             addresses: vec!["/ip4/192.0.2.1/tcp/4001".to_owned()],
             carriage: vec!["192.0.2.1:4002".to_owned()],
             brief: false,
+            forgotten: 0,
             offers: vec![Offer {
                 function: "shout.openfaas-fn".to_owned(),
                 warm: 1,

@@ -2,7 +2,7 @@
 //! comes to a node that is to run them.
 
 mod exchange;
-mod layers;
+pub mod layers;
 mod pins;
 
 use std::path::{Path, PathBuf};
@@ -124,6 +124,7 @@ impl Steward {
                 {
                     self.federated.tell_summary(from, true);
                 },
+                () = self.federated.shared.forgot.notified() => self.federated.ask_around(),
                 () = self.federated.shared.members_changed.notified() => self.pins.tend(),
                 // What was not done before the last stop, or whose code nobody
                 // could give.

@@ -488,6 +488,69 @@ async fn whoever_was_away_for_too_long_tells_nothing_until_it_is_told_to() {
 }
 
 #[tokio::test]
+async fn whoever_was_forgotten_tells_nothing_until_it_is_told_to() {
+    let mut members = federation(3).await;
+    members[2]
+        .node
+        .deploy(Function::new("shared", "echo"))
+        .await;
+    for member in &members {
+        knows(member, "shared").await;
+    }
+    // One deploys while it is alone, and is gone when the others are back.
+    let away = members.remove(2);
+    for member in &mut members {
+        member.node.kill().await;
+        away.sees(&member.id, "dead").await;
+    }
+    away.node.deploy(Function::new("alone", "echo")).await;
+    let mut away = away;
+    away.node.kill().await;
+    let [first, second] = <[Member; 2]>::try_from(members).expect("two");
+    let (first, second) = (first.restart().await, second.restart().await);
+    all_meet(&[&first, &second]).await;
+    let output = first.node.weir(["forget", &away.id]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+
+    let away = away.restart().await;
+    all_meet(&[&first, &second, &away]).await;
+    eventually("it shows what is its own", async || {
+        let shown = known(&away, "alone").await?;
+        (shown["announced"] == false).then_some(())
+    })
+    .await;
+    away.node.call("alone", "x").await.expect_status(200);
+    // What the others know as well is what it was.
+    eventually("what all know is announced", async || {
+        (known(&away, "shared").await?["announced"] != false).then_some(())
+    })
+    .await;
+    // Its next words are heard, and what it puts aside is not told.
+    away.node.deploy(Function::new("next", "echo")).await;
+    for member in [&first, &second] {
+        knows(member, "next").await;
+        assert_eq!(known(member, "alone").await, None);
+    }
+    let output = away.node.weir(["announce", "alone"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for member in [&first, &second] {
+        knows(member, "alone").await;
+    }
+    // Once is enough.
+    let told = "this node was forgotten";
+    let mut away = away;
+    assert_eq!(away.node.log().matches(told).count(), 1);
+    away.node.kill().await;
+    let away = away.restart().await;
+    all_meet(&[&first, &second, &away]).await;
+    assert!(!away.node.log().contains(told), "{}", away.node.log());
+    assert_ne!(
+        known(&away, "alone").await.expect("it is known")["announced"],
+        false
+    );
+}
+
+#[tokio::test]
 async fn whose_change_was_lost_is_told_so() {
     let members = federation(2).await;
     members[0].node.deploy(Function::new("ours", "echo")).await;

@@ -21,11 +21,11 @@ const CALLS: HeaderName = HeaderName::from_static("x-weir-calls");
 const WORDS: usize = 256 << 10;
 
 /// Calls that one request is about.
-pub(super) const IDS: usize = 1_000;
+pub const IDS: usize = 1_000;
 
 /// What a member wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Want {
+pub enum Want {
     /// Keep a copy, or take a new note of one: [`Keep`] and the call's body.
     Keep,
     /// Run this call as yours: [`Hand`] and the call's body.
@@ -66,18 +66,22 @@ impl Want {
     }
 
     /// What the headers of a request ask for; `None` when it is no such request.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Result<Want, String>> {
+    pub fn of(headers: &HeaderMap) -> Option<Result<Want, String>> {
         let text = headers.get(CALLS)?.to_str().unwrap_or_default();
         let want = Want::ALL.into_iter().find(|want| want.as_str() == text);
         Some(want.ok_or_else(|| text.to_owned()))
     }
 
     /// Whether a request asks for any of them.
-    pub(super) fn is_in(headers: &HeaderMap) -> bool {
+    pub fn is_in(headers: &HeaderMap) -> bool {
         headers.contains_key(CALLS)
     }
 
-    pub(super) fn request(self, body: Body) -> Result<http::Request<Body>, String> {
+    /// A request that wants it.
+    ///
+    /// # Errors
+    /// Never, as long as the address is one.
+    pub fn request(self, body: Body) -> Result<http::Request<Body>, String> {
         http::Request::post("https://weir/calls")
             .version(http::Version::HTTP_2)
             .header(CALLS, HeaderValue::from_static(self.as_str()))
@@ -88,14 +92,15 @@ impl Want {
 
 /// A call on its way to be kept. Times are told as spans, since clocks differ.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Told {
+pub struct Told {
     call: CallRecord,
     /// Milliseconds since it was accepted.
     age: u64,
 }
 
 impl Told {
-    pub(super) fn new(call: &CallRecord, now: Timestamp) -> Told {
+    /// How a call is told at `now`.
+    pub fn new(call: &CallRecord, now: Timestamp) -> Told {
         let age = now.duration_since(call.accepted_at).as_millis();
         let mut call = call.clone();
         call.body = StoredBody::EMPTY;
@@ -106,7 +111,7 @@ impl Told {
     }
 
     /// The call by this node's clock.
-    pub(super) fn call(self, now: Timestamp) -> CallRecord {
+    pub fn call(self, now: Timestamp) -> CallRecord {
         let Told { mut call, age } = self;
         let age = SignedDuration::from_millis(i64::try_from(age).unwrap_or(i64::MAX));
         let accepted_at = now.checked_sub(age).unwrap_or(now);
@@ -120,38 +125,43 @@ impl Told {
 
 /// With [`Want::Keep`].
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Keep {
-    pub(super) note: CopyNote,
+pub struct Keep {
+    /// Whose call it is, and who keeps copies.
+    pub note: CopyNote,
     /// Not there when only the note is new.
     #[serde(default)]
-    pub(super) told: Option<Told>,
+    pub told: Option<Told>,
 }
 
 /// With [`Want::Hand`].
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Hand {
-    pub(super) told: Told,
+pub struct Hand {
+    /// The call.
+    pub told: Told,
 }
 
 /// With [`Want::Ended`].
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Ended {
-    pub(super) id: CallId,
+pub struct Ended {
+    /// Which call.
+    pub id: CallId,
     /// Not there when it is kept no more.
     #[serde(default)]
-    pub(super) result: Option<ResultRecord>,
+    pub result: Option<ResultRecord>,
 }
 
 /// With the answer to [`Want::Result`].
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Answered {
-    pub(super) result: ResultRecord,
+pub struct Answered {
+    /// The result, without its body.
+    pub result: ResultRecord,
     /// Length of the body that follows.
-    pub(super) bytes: u64,
+    pub bytes: u64,
 }
 
 impl Answered {
-    pub(super) fn new(mut result: ResultRecord) -> Answered {
+    /// How a result is told.
+    pub fn new(mut result: ResultRecord) -> Answered {
         let bytes = result.body.bytes();
         result.body = StoredBody::EMPTY;
         Answered { result, bytes }
@@ -160,10 +170,14 @@ impl Answered {
 
 /// What the answer to [`Want::Standing`] says of each call, as one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
+pub enum Said {
+    /// Nothing is known of it.
     Unknown,
+    /// A copy of it is there.
     Copied,
+    /// It runs, or waits.
     Pending,
+    /// It has ended.
     Done,
     /// It is the answering node's, and whoever asks is none of those that keep a
     /// copy of it.
@@ -179,13 +193,14 @@ impl Said {
         Said::Unneeded,
     ];
 
-    pub(super) fn number(self) -> u8 {
+    /// How it is told.
+    pub fn number(self) -> u8 {
         self as u8
     }
 
     /// What a number means; those of a later version mean that the call is
     /// in good hands.
-    pub(super) fn from_number(number: u8) -> Said {
+    pub fn from_number(number: u8) -> Said {
         Said::ALL
             .get(usize::from(number))
             .copied()
@@ -205,13 +220,13 @@ impl From<CallStanding> for Said {
 }
 
 /// No body.
-pub(super) fn nothing() -> Body {
+pub fn nothing() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 /// Words, as their length in four bytes, the greatest first, and their CBOR; and
 /// then a body.
-pub(super) fn frame<T: Serialize>(words: &T, body: Body) -> Body {
+pub fn frame<T: Serialize>(words: &T, body: Body) -> Body {
     let encoded = cbor4ii::serde::to_vec(Vec::with_capacity(512), words);
     let encoded = encoded.expect("plain values can be encoded");
     let mut head = BytesMut::with_capacity(4 + encoded.len());
@@ -222,7 +237,7 @@ pub(super) fn frame<T: Serialize>(words: &T, body: Body) -> Body {
 
 /// Takes the words off a body; `None` when they are too long, break off, or are
 /// none.
-pub(super) async fn unframe<T: DeserializeOwned>(mut body: Body) -> Option<(T, Body)> {
+pub async fn unframe<T: DeserializeOwned>(mut body: Body) -> Option<(T, Body)> {
     let mut read = BytesMut::new();
     let mut length = None;
     loop {

@@ -322,7 +322,11 @@ impl Keeper {
         }
         self.last_contact = Some(now);
         if since.is_some_and(|since| since > AWAY) {
-            self.federated.forget_functions();
+            warn!(
+                "this node heard of nobody for more than seven days: its functions are its own \
+                 until somebody announces them anew (weir list --federation, weir announce)"
+            );
+            self.shared().forget_functions();
         }
         steward::note_contact(&self.shared().settings.folder);
     }

@@ -25,7 +25,7 @@ pub(super) const TABLE: u64 = (ROW * ROWS) as u64;
 const LEAST: u64 = 64 << 10;
 
 /// A table as it is sent.
-pub(super) fn encode(layers: &[Layer]) -> Vec<u8> {
+pub fn encode(layers: &[Layer]) -> Vec<u8> {
     let rows = layers.iter().take(ROWS).flat_map(|layer| {
         let digest = layer.digest.as_bytes().iter().copied();
         let place = layer.at.to_be_bytes().into_iter();
@@ -36,7 +36,7 @@ pub(super) fn encode(layers: &[Layer]) -> Vec<u8> {
 
 /// The layers that are worth looking for, of an archive of `length` bytes: rows
 /// that cannot be true are left out.
-pub(super) fn decode(table: &[u8], length: u64) -> Vec<Layer> {
+pub fn decode(table: &[u8], length: u64) -> Vec<Layer> {
     let (rows, _) = table.as_chunks::<ROW>();
     let layers = rows.iter().take(ROWS).filter_map(|row| {
         let (digest, place) = row.split_first_chunk::<32>()?;
