@@ -52,6 +52,8 @@ pub mod kind {
     pub const RECORD: u8 = 7;
     /// What is known of functions, in short.
     pub const SUMMARY: u8 = 8;
+    /// That a member is a newcomer when it is back.
+    pub const FORGET: u8 = 9;
 }
 
 /// Where everybody hears everybody.
