@@ -1130,32 +1130,32 @@ impl Federated {
         lock(&self.shared.catalogue).forget_removals(unix_time())
     }
 
-    /// Members that may have the code of a function, the nearest first; its
-    /// writer among them, and those who keep it for others.
-    pub(crate) fn holders(&self, name: &FunctionName, entry: &Entry) -> Vec<PeerId> {
-        let writer = entry.writer;
+    /// Members that may have the code of a function, `most` of them, the nearest
+    /// first: its writer and those who keep it for others before any that
+    /// have a function of that name, which may be another version.
+    pub(crate) fn holders(&self, name: &FunctionName, entry: &Entry, most: usize) -> Vec<PeerId> {
         let keepers = self.candidates().keepers(entry);
         // Not the view alone: who takes no calls gives code all the same.
         let shared = &self.shared;
         let known = lock(&shared.table).known(shared.clock.now());
         let own = *lock(&shared.coordinate);
         let name = name.qualified();
-        let has = |known: &Known| {
-            let gone = matches!(known.standing, Standing::Gone { .. });
+        let mut holders = Vec::new();
+        for known in known {
+            let keeps = known.id == entry.writer || keepers.contains(&known.id);
             let offers = || known.report.offers.iter().any(|o| o.function == name);
-            let keeps = || known.id == writer || keepers.contains(&known.id);
-            !gone && (keeps() || offers())
-        };
-        let holders = known.iter().filter(|known| has(known));
-        let mut holders: Vec<_> = holders
-            .map(|known| {
-                let measured = shared.round_trips.get(&known.id).map(|took| *took);
-                let expected = || own.distance(&known.report.coordinate);
-                (measured.unwrap_or_else(expected), known.id)
-            })
-            .collect();
-        holders.sort();
-        holders.into_iter().map(|(_, id)| id).collect()
+            let gone = matches!(known.standing, Standing::Gone { .. });
+            if gone || !(keeps || offers()) {
+                continue;
+            }
+            let measured = shared.round_trips.get(&known.id).map(|took| *took);
+            let expected = || own.distance(&known.report.coordinate);
+            holders.push((!keeps, measured.unwrap_or_else(expected), known.id));
+        }
+        holders.sort_unstable();
+        holders.truncate(most);
+        holders.sort_unstable_by_key(|(_, away, id)| (*away, *id));
+        holders.into_iter().map(|(_, _, id)| id).collect()
     }
 
     /// Takes note that a member gave what it should not.

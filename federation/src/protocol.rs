@@ -196,7 +196,7 @@
 //!
 //! **Code.** `GET /artifacts/list` and `GET /artifacts/N` with header
 //! `x-weir-artifact` (SHA-256 in hexadecimal): the list of digests, and part N of
-//! 1 MiB. 200, 404 (not here, or not for you), 503 (busy: ask another). With header
+//! 1 MiB. 200, 404 (not here, or not for you), 503 (busy: ask another, or again). With header
 //! `range: bytes=A-B`, bytes A to B of part N, both counted from 0 and both in it:
 //! 206, or 416 for any other range. `GET /artifacts/layers`: which layers an image
 //! archive has, at most 256 rows of 48 bytes: a layer's SHA-256, then its place and

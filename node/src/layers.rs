@@ -95,35 +95,35 @@ impl From<weir_docker::Layer> for Layer {
     }
 }
 
-/// Looks for layers in the artifacts that are here, and then at the executors.
-pub(crate) async fn find(
-    artifacts: &Artifacts,
-    executors: &[Arc<dyn Executor>],
-    mut wanted: Vec<Layer>,
-) -> Vec<Found> {
+/// Looks for layers in the artifacts that are here, which costs little; those
+/// that are found are not `wanted` any more. Blocks.
+pub(crate) fn find(artifacts: &Artifacts, wanted: &mut Vec<Layer>) -> Vec<Found> {
     let mut found = Vec::new();
     let Some(least) = wanted.iter().map(|layer| layer.bytes).min() else {
         return found;
     };
-    let artifacts = artifacts.clone();
-    let looked = tokio::task::spawn_blocking(move || {
-        for digest in artifacts.largest(least, LOOKED_INTO) {
-            if let Some(holder) = layers(&artifacts, &digest) {
-                take(&mut wanted, &mut found, holder, None);
-            }
-            if wanted.is_empty() {
-                break;
-            }
+    for digest in artifacts.largest(least, LOOKED_INTO) {
+        if let Some(holder) = layers(artifacts, &digest) {
+            take(wanted, &mut found, holder, None);
         }
-        let bytes = wanted.iter().map(|layer| layer.bytes);
-        let room = bytes.fold(0, u64::saturating_add).saturating_mul(ROOM);
-        (artifacts.room(room), room, wanted, found)
-    });
-    let Ok((held, room, mut wanted, mut found)) = looked.await else {
-        return Vec::new();
-    };
-    // Without room for it, nobody writes anything.
-    let Some(held) = held.map(Arc::new) else {
+        if wanted.is_empty() {
+            break;
+        }
+    }
+    found
+}
+
+/// Has executors write the layers that they have, which takes a while; those
+/// that are found are not `wanted` any more.
+pub(crate) async fn export(
+    artifacts: &Artifacts,
+    executors: &[Arc<dyn Executor>],
+    wanted: &mut Vec<Layer>,
+) -> Vec<Found> {
+    let mut found = Vec::new();
+    let bytes = wanted.iter().map(|layer| layer.bytes);
+    let room = bytes.fold(0, u64::saturating_add).saturating_mul(ROOM);
+    let Some(held) = artifacts.room(room).map(Arc::new) else {
         return found;
     };
     for executor in executors {
@@ -131,7 +131,7 @@ pub(crate) async fn find(
             break;
         }
         for holder in executor.layers(wanted.clone(), room).await {
-            take(&mut wanted, &mut found, holder, Some(&held));
+            take(wanted, &mut found, holder, Some(&held));
         }
     }
     found

@@ -650,10 +650,22 @@ impl Node {
         read.map(|holder| holder.layers).unwrap_or_default()
     }
 
-    /// Those of some layers that lie on this machine already: in other
-    /// artifacts, or with an executor.
-    pub async fn find_layers(&self, wanted: Vec<Layer>) -> Vec<layers::Found> {
-        layers::find(&self.inner.artifacts, &self.inner.executors, wanted).await
+    /// Those of some layers that lie in other artifacts of this node, and the
+    /// rest.
+    pub async fn find_layers(&self, mut wanted: Vec<Layer>) -> (Vec<layers::Found>, Vec<Layer>) {
+        let artifacts = self.inner.artifacts.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let found = layers::find(&artifacts, &mut wanted);
+            (found, wanted)
+        });
+        looked.await.unwrap_or_default()
+    }
+
+    /// Those of some layers that executors have. Each is written to disk first,
+    /// so that this takes a while: about as long as it takes to copy them twice.
+    pub async fn export_layers(&self, mut wanted: Vec<Layer>) -> Vec<layers::Found> {
+        let inner = &self.inner;
+        layers::export(&inner.artifacts, &inner.executors, &mut wanted).await
     }
 
     /// Whether an executor that works here runs such functions.

@@ -76,20 +76,6 @@ pub fn server() -> &'static str {
     SERVER
 }
 
-/// An archive of an image that is [`SERVER`] and one small layer more.
-pub fn layered(mark: &str) -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().expect("the temporary folder can be written");
-    let recipe = format!("FROM {}\nCOPY mark /mark\n", server());
-    std::fs::write(folder.path().join("Dockerfile"), recipe).expect("it is written");
-    std::fs::write(folder.path().join("mark"), mark).expect("it is written");
-    let name = format!("weir-test/layered-{mark}:1");
-    let context = folder.path().display().to_string();
-    docker(&["build", "--quiet", "--tag", &name, &context]);
-    let archive = folder.path().join("image.tar");
-    docker(&["save", "--output", &archive.display().to_string(), &name]);
-    (folder, archive)
-}
-
 /// The same in another engine.
 pub fn server_at(socket: &Path) {
     let test = std::env::current_exe().expect("a running program has a path");
@@ -112,6 +98,27 @@ pub fn server_at(socket: &Path) {
     let archive = archive.display().to_string();
     let command = "CMD [\"/weir-container\"]";
     docker_at(socket, &["import", "--change", command, &archive, SERVER]);
+}
+
+/// An archive of an image that is [`SERVER`] and one small layer more.
+pub fn layered(mark: &str) -> (TempDir, PathBuf) {
+    let name = format!("weir-test/layered-{mark}:1");
+    layered_at(&socket(), server(), mark.as_bytes(), &name)
+}
+
+/// An archive of the image `base` and one layer more, in which a file has these
+/// bytes; the engine knows it as `name`.
+pub fn layered_at(socket: &Path, base: &str, bytes: &[u8], name: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
+    let recipe = format!("FROM {base}\nCOPY mark /mark\n");
+    std::fs::write(folder.path().join("Dockerfile"), recipe).expect("it is written");
+    std::fs::write(folder.path().join("mark"), bytes).expect("it is written");
+    let context = folder.path().display().to_string();
+    docker_at(socket, &["build", "--quiet", "--tag", name, &context]);
+    let archive = folder.path().join("image.tar");
+    let output = archive.display().to_string();
+    docker_at(socket, &["save", "--output", &output, name]);
+    (folder, archive)
 }
 
 /// Makes the image of the runtime `python` with the script that users have.

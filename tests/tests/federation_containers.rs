@@ -88,7 +88,9 @@ async fn layers_that_an_engine_has_are_not_sent_to_its_node() {
     docker(&["save", "--output", &base, engine::server()]);
     docker_at(&own.socket(), &["load", "--input", &base]);
     let config = format!("docker.socket = {:?}", own.socket().display().to_string());
-    let second = first.invite(member().config(&config)).await;
+    // Far enough away for its own engine to be the nearer.
+    let slow = member().variable("WEIR_FEDERATION_FETCH_RATE", "1MiB");
+    let second = first.invite(slow.config(&config)).await;
     all_meet(&[&first, &second]).await;
     second.sees_function(&first.id, "layered").await;
     let output = first.node.weir(["drain"]).await;
@@ -100,7 +102,7 @@ async fn layers_that_an_engine_has_are_not_sent_to_its_node() {
         .expect_status(200);
     let (fetched, reused) = code(&second).await;
     assert_eq!(fetched + reused, bytes(&archive));
-    assert!(reused > 0.9 * bytes(&archive), "{reused} were here");
+    assert!(reused > 0.7 * bytes(&archive), "{reused} were here");
 }
 
 /// A member in a container, on the host's network.

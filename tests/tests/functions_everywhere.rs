@@ -551,6 +551,35 @@ async fn whoever_was_forgotten_tells_nothing_until_it_is_told_to() {
 }
 
 #[tokio::test]
+async fn an_update_comes_from_who_has_it_and_not_from_the_many_who_run_the_last() {
+    let members = federation(9).await;
+    let setup = |code: &str| {
+        let function = Function::new("everywhere", code).setting("prefetch", "true");
+        function.setting("replicas", "1")
+    };
+    let all_run = async |body: &str| {
+        for member in &members {
+            let fact = format!("{} answers {body}", member.id);
+            eventually(&fact, async || {
+                let here = known(member, "everywhere").await?["here"] == true;
+                let reply = member.node.call("everywhere", "x").await;
+                let own = reply.status == 200 && ran_on(&reply).is_none();
+                (here && own && reply.text().starts_with(body)).then_some(())
+            })
+            .await;
+        }
+    };
+    members[0].node.deploy(setup("echo")).await;
+    all_run("x").await;
+    members[0].node.deploy(setup("hello.wat")).await;
+    all_run("hello").await;
+    for member in &members {
+        let log = member.node.log();
+        assert!(!log.contains("does not reach this node"), "{log}");
+    }
+}
+
+#[tokio::test]
 async fn whose_change_was_lost_is_told_so() {
     let members = federation(2).await;
     members[0].node.deploy(Function::new("ours", "echo")).await;

@@ -24,6 +24,7 @@ use weir_node::Node;
 use weir_node::executor::Body;
 use weir_node::function::ArtifactKind;
 use weir_node::id::{Digest, FunctionName};
+use weir_node::layers::Layer;
 use weir_node::node::ChangeError;
 
 use super::AdoptError;
@@ -43,8 +44,16 @@ const SERVED: usize = 8;
 /// How long one part may take to come.
 const PART_TIME: Duration = Duration::from_secs(30);
 
+/// How long members that are busy are asked again, and the shortest pause
+/// before that.
+const BUSY_FOR: Duration = Duration::from_secs(30);
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
 /// Members that are asked for one part before the fetch is given up.
 pub(super) const HOLDERS: usize = 6;
+
+/// How long layers would take to come before the engine is asked for them.
+const WAIT: Duration = Duration::from_secs(3);
 
 /// Lists of parts that are kept in memory, so that whoever asks for them again
 /// and again costs no reading.
@@ -73,11 +82,55 @@ pub(super) struct Exchange {
 }
 
 /// An artifact that is being fetched.
-struct Wanted<'a> {
+struct Wanted {
     code: CodeRef,
-    holders: &'a [PeerId],
+    /// Those that may have it; who turns out not to is left out.
+    holders: Vec<PeerId>,
     /// What of it is here.
     own: Own,
+    /// Layers that no artifact here has.
+    sought: Vec<Layer>,
+    /// Bytes that came from members, and how long that took.
+    came: (u64, Duration),
+}
+
+impl Wanted {
+    /// How long the layers behind so many bytes would take to come, at the pace
+    /// of what came so far.
+    fn would_take(&self, reached: u64) -> Duration {
+        let (bytes, took) = self.came;
+        let ends = self
+            .sought
+            .iter()
+            .map(|layer| (layer.at, layer.at + layer.bytes));
+        let ahead = ends.map(|(at, end)| end.saturating_sub(at.max(reached)));
+        let ahead: u64 = ahead.sum();
+        match bytes {
+            0 => Duration::ZERO,
+            _ => took.mul_f64(ahead as f64 / bytes as f64),
+        }
+    }
+}
+
+/// What members are asked for.
+struct Asked<'a> {
+    digest: Digest,
+    part: &'a str,
+    /// Which bytes of it; `None` for all.
+    range: Option<Range<usize>>,
+    /// Bytes of the longest answer.
+    length: u64,
+    /// What is said of whoever gives something else.
+    lie: &'static str,
+}
+
+/// Why a member gave nothing.
+enum Unanswered {
+    /// It does not have it, or not for this node.
+    Absent,
+    /// It serves as many as it may.
+    Busy,
+    Failed(String),
 }
 
 impl Exchange {
@@ -153,18 +206,19 @@ impl Exchange {
     ) -> Result<(), AdoptError> {
         let _turn = self.fetches.acquire().await;
         let digest = code.artifact();
-        let holders = self.federated.holders(name, entry);
-        let holders: Vec<PeerId> = holders.into_iter().take(HOLDERS).collect();
-        let list = self.list(&holders, code).await?;
+        let mut holders = self.federated.holders(name, entry, HOLDERS);
+        let list = self.list(&mut holders, code).await?;
         let kind = entry.spec.as_ref().map(|spec| spec.kind);
-        let own = match kind == Some(ArtifactKind::ImageArchive) && code.bytes > CHUNK {
-            true => self.own_layers(&holders, code).await,
-            false => Own::default(),
+        let (own, sought) = match kind == Some(ArtifactKind::ImageArchive) && code.bytes > CHUNK {
+            true => self.own_layers(&mut holders, code).await,
+            false => Default::default(),
         };
         let mut wanted = Wanted {
             code,
-            holders: &holders,
+            holders,
             own,
+            sought,
+            came: Default::default(),
         };
         // One part is on its way while another is written.
         let (parts, came) = mpsc::channel::<io::Result<Bytes>>(1);
@@ -178,12 +232,13 @@ impl Exchange {
         let sent = async {
             let mut reused = 0;
             for (at, checked) in list.chunks(32).enumerate() {
+                self.look_further(&mut wanted, at).await;
                 let part = match self.own_part(&mut wanted, at, checked).await {
                     Some((part, here)) => {
                         reused += here;
                         Ok(part)
                     }
-                    None => self.checked_part(&wanted, at, checked).await,
+                    None => self.checked_part(&mut wanted, at, checked).await,
                 };
                 let broken = part.is_err();
                 let part = part.map_err(io::Error::other);
@@ -200,45 +255,52 @@ impl Exchange {
         Ok(())
     }
 
-    /// The digests of an artifact's parts, from the first that gives the right
-    /// ones.
-    async fn list(&self, holders: &[PeerId], code: CodeRef) -> Result<Bytes, AdoptError> {
-        let mut reasons = Vec::new();
-        for holder in holders {
-            let length = code.count() * 32;
-            match self
-                .ask(*holder, code.artifact(), "list", None, length)
-                .await
-            {
-                Ok(bytes) if code.is_list(&bytes) => return Ok(bytes),
-                Ok(_) => {
-                    self.federated
-                        .lied(*holder, "gave a wrong list of an artifact's parts");
-                    reasons.push(format!("{holder} gave a wrong list"));
-                }
-                Err(reason) => reasons.push(format!("{holder}: {reason}")),
-            }
-        }
-        Err(AdoptError::Code(match reasons.is_empty() {
-            true => "no member that has it can be reached".to_owned(),
-            false => reasons.join("; "),
-        }))
+    /// The digests of an artifact's parts.
+    async fn list(&self, holders: &mut Vec<PeerId>, code: CodeRef) -> Result<Bytes, AdoptError> {
+        let asked = Asked {
+            digest: code.artifact(),
+            part: "list",
+            range: None,
+            length: code.count() * 32,
+            lie: "gave a wrong list of an artifact's parts",
+        };
+        let list = self.ask_all(holders, 0, &asked, |list| code.is_list(list));
+        list.await.map_err(AdoptError::Code)
     }
 
-    /// What lies on this machine of an image archive that others have.
-    async fn own_layers(&self, holders: &[PeerId], code: CodeRef) -> Own {
-        for holder in holders {
-            let asked = self.ask(*holder, code.artifact(), "layers", None, layers::TABLE);
-            match asked.await {
-                Ok(table) => {
-                    let wanted = layers::decode(&table, code.bytes);
-                    return Own::new(self.node.find_layers(wanted).await);
-                }
-                // Whoever does not know may still have it.
-                Err(reason) => debug!(peer = %holder, reason, "does not tell layers"),
+    /// What artifacts here have of an image archive, and what they have not.
+    async fn own_layers(&self, holders: &mut Vec<PeerId>, code: CodeRef) -> (Own, Vec<Layer>) {
+        let asked = Asked {
+            digest: code.artifact(),
+            part: "layers",
+            range: None,
+            length: layers::TABLE,
+            lie: "",
+        };
+        // What is wrong in a table shows in the parts.
+        match self.ask_all(holders, 0, &asked, |_| true).await {
+            Ok(table) => {
+                let wanted = layers::decode(&table, code.bytes);
+                let (found, left) = self.node.find_layers(wanted).await;
+                (Own::new(found), left)
+            }
+            Err(reason) => {
+                debug!(reason, "nobody tells the layers of an image");
+                Default::default()
             }
         }
-        Own::default()
+    }
+
+    /// Looks for layers at the engine too, where that is sooner than to wait for
+    /// them.
+    async fn look_further(&self, wanted: &mut Wanted, at: usize) {
+        let reached = at as u64 * CHUNK;
+        if wanted.would_take(reached) < WAIT {
+            return;
+        }
+        let mut sought = std::mem::take(&mut wanted.sought);
+        sought.retain(|layer| layer.at + layer.bytes > reached);
+        wanted.own = wanted.own.and(self.node.export_layers(sought).await);
     }
 
     /// Waits until so many bytes more may be fetched.
@@ -266,7 +328,7 @@ impl Exchange {
     /// how many bytes were not.
     async fn own_part(
         &self,
-        wanted: &mut Wanted<'_>,
+        wanted: &mut Wanted,
         at: usize,
         checked: &[u8],
     ) -> Option<(Bytes, u64)> {
@@ -277,23 +339,25 @@ impl Exchange {
         let own = wanted.own.clone();
         let filled = tokio::task::spawn_blocking(move || own.fill(&span)).await;
         let (mut bytes, missing) = filled.ok()?;
-        let holder = *wanted.holders.get(at % wanted.holders.len().max(1))?;
         if !missing.is_empty() {
-            let digest = wanted.code.artifact();
             let length = missing.len() as u64;
             self.pace(length).await;
-            let part = at.to_string();
-            let asked = self.ask(holder, digest, &part, Some(&missing), length);
-            let came = asked
-                .await
-                .ok()
-                .filter(|came| came.len() == missing.len())?;
+            let asked = Asked {
+                digest: wanted.code.artifact(),
+                part: &at.to_string(),
+                range: Some(missing.clone()),
+                length,
+                lie: "gave wrong bytes for an artifact",
+            };
+            let right = |came: &[u8]| came.len() == missing.len();
+            let came = self.ask_all(&mut wanted.holders, at, &asked, right).await;
+            let came = came.ok()?;
             bytes[missing.clone()].copy_from_slice(&came);
             self.counters.fetched.fetch_add(length, Ordering::Relaxed);
         }
         if sha256(&bytes) != *checked {
             // Whose fault it is cannot be told; whole parts are right or wrong.
-            debug!(peer = %holder, at, "layers here are not those of the archive");
+            debug!(at, "layers here are not those of the archive");
             wanted.own = Own::default();
             return None;
         }
@@ -302,76 +366,122 @@ impl Exchange {
         Some((bytes.into(), here))
     }
 
-    /// One part of an artifact that is what the list says, from whoever gives it:
-    /// each holder has its share of the parts.
+    /// One part of an artifact that is what the list says, from whoever gives it.
     async fn checked_part(
         &self,
-        wanted: &Wanted<'_>,
+        wanted: &mut Wanted,
         at: usize,
         checked: &[u8],
     ) -> Result<Bytes, String> {
-        let digest = wanted.code.artifact();
         let span = Self::span(wanted.code, at);
         let length = span.end - span.start;
-        let part = at.to_string();
-        let mut reasons = Vec::new();
+        let asked = Asked {
+            digest: wanted.code.artifact(),
+            part: &at.to_string(),
+            range: None,
+            length,
+            lie: "gave wrong bytes for an artifact",
+        };
+        let began = tokio::time::Instant::now();
         self.pace(length).await;
-        for number in 0..wanted.holders.len() {
-            let holder = wanted.holders[(at + number) % wanted.holders.len()];
-            match self.ask(holder, digest, &part, None, length).await {
-                Ok(bytes) if sha256(&bytes) == *checked => {
-                    self.counters.fetched.fetch_add(length, Ordering::Relaxed);
-                    return Ok(bytes);
-                }
-                Ok(_) => {
-                    self.federated
-                        .lied(holder, "gave wrong bytes for an artifact");
-                    reasons.push(format!("{holder} gave wrong bytes"));
-                }
-                Err(reason) => reasons.push(format!("{holder}: {reason}")),
-            }
-        }
-        Err(format!("part {at}: {}", reasons.join("; ")))
+        let came = self.ask_all(&mut wanted.holders, at, &asked, |part| {
+            sha256(part) == *checked
+        });
+        let part = came
+            .await
+            .map_err(|reason| format!("part {at}: {reason}"))?;
+        self.counters.fetched.fetch_add(length, Ordering::Relaxed);
+        wanted.came.0 += length;
+        wanted.came.1 += began.elapsed();
+        Ok(part)
     }
 
-    /// Asks a member for a part of an artifact, or for some bytes of the part.
-    async fn ask(
+    /// Asks one member after the other, from the one whose turn it is, and those
+    /// that are busy again, until one gives what is good. Who has nothing, or
+    /// gives what is wrong, is left out from then on.
+    async fn ask_all(
         &self,
-        from: PeerId,
-        digest: Digest,
-        part: &str,
-        range: Option<&Range<usize>>,
-        length: u64,
+        holders: &mut Vec<PeerId>,
+        turn: usize,
+        asked: &Asked<'_>,
+        good: impl Fn(&[u8]) -> bool,
     ) -> Result<Bytes, String> {
-        let mut request = Request::get(format!("https://weir/artifacts/{part}"))
+        let until = tokio::time::Instant::now() + BUSY_FOR;
+        let mut left = holders.clone();
+        let first = turn % left.len().max(1);
+        left.rotate_left(first);
+        let mut reasons = Vec::new();
+        loop {
+            let mut busy = Vec::new();
+            for holder in left {
+                let reason = match self.ask(holder, asked).await {
+                    Ok(bytes) if good(&bytes) => return Ok(bytes),
+                    Ok(_) => {
+                        self.federated.lied(holder, asked.lie);
+                        holders.retain(|other| *other != holder);
+                        asked.lie.to_owned()
+                    }
+                    Err(Unanswered::Absent) => {
+                        holders.retain(|other| *other != holder);
+                        "it is not there".to_owned()
+                    }
+                    Err(Unanswered::Busy) => {
+                        busy.push(holder);
+                        continue;
+                    }
+                    Err(Unanswered::Failed(reason)) => reason,
+                };
+                reasons.push(format!("{holder}: {reason}"));
+            }
+            if busy.is_empty() || tokio::time::Instant::now() >= until {
+                reasons.extend(busy.iter().map(|holder| format!("{holder}: it is busy")));
+                return Err(match reasons.is_empty() {
+                    true => "no member that has it can be reached".to_owned(),
+                    false => reasons.join("; "),
+                });
+            }
+            left = busy;
+            let pause = rand::random_range(BUSY_PAUSE..2 * BUSY_PAUSE);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Asks a member.
+    async fn ask(&self, from: PeerId, asked: &Asked<'_>) -> Result<Bytes, Unanswered> {
+        let mut request = Request::get(format!("https://weir/artifacts/{}", asked.part))
             .version(http::Version::HTTP_2)
-            .header(ARTIFACT, digest.hex());
-        if let Some(range) = range {
+            .header(ARTIFACT, asked.digest.hex());
+        if let Some(range) = &asked.range {
             // Both ends are in it.
             request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
         }
         let request = request
             .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
-            .map_err(|error| error.to_string())?;
-        let expected = match range {
+            .map_err(|error| Unanswered::Failed(error.to_string()))?;
+        let expected = match asked.range {
             Some(_) => StatusCode::PARTIAL_CONTENT,
             None => StatusCode::OK,
         };
         let answered = async {
-            let (response, using) = self.federated.send(from, request).await?;
-            let status = response.status();
-            if status != expected {
-                return Err(format!("it answered {status}"));
+            let sent = self.federated.send(from, request).await;
+            let (response, using) = sent.map_err(Unanswered::Failed)?;
+            match response.status() {
+                status if status == expected => {}
+                StatusCode::NOT_FOUND => return Err(Unanswered::Absent),
+                StatusCode::SERVICE_UNAVAILABLE => return Err(Unanswered::Busy),
+                status => return Err(Unanswered::Failed(format!("it answered {status}"))),
             }
-            let limit = usize::try_from(length).unwrap_or(usize::MAX);
+            let limit = usize::try_from(asked.length).unwrap_or(usize::MAX);
             let body = Limited::new(response.into_body(), limit).collect().await;
             drop(using);
-            let body = body.map_err(|error| error.to_string())?;
+            let body = body.map_err(|error| Unanswered::Failed(error.to_string()))?;
             Ok(body.to_bytes())
         };
         match tokio::time::timeout(PART_TIME, answered).await {
             Ok(answer) => answer,
-            Err(_) => Err(format!("nothing came within {PART_TIME:?}")),
+            Err(_) => Err(Unanswered::Failed(format!(
+                "nothing came within {PART_TIME:?}"
+            ))),
         }
     }
 
@@ -394,6 +504,9 @@ impl Exchange {
         if part == "list" {
             let list = self.chunk_list(digest).await;
             return whole(list.ok_or(StatusCode::NOT_FOUND)?);
+        }
+        if self.node.artifact(&digest).is_none() {
+            return Err(StatusCode::NOT_FOUND);
         }
         if part == "layers" {
             let table = layers::encode(&self.node.layers(&digest).await);

@@ -67,6 +67,11 @@ impl Own {
         }
     }
 
+    /// The same, and more.
+    pub(super) fn and(&self, found: Vec<Found>) -> Own {
+        Own::new(self.found.iter().cloned().chain(found).collect())
+    }
+
     /// Whether it has anything of these bytes of the archive.
     pub(super) fn touches(&self, span: &Range<u64>) -> bool {
         let mut found = self.found.iter();
