@@ -1,0 +1,435 @@
+//! Functions of the federation: what is said of them, and who keeps their code
+//! and the calls of them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use libp2p_identity::PeerId;
+use serde_bytes::ByteBuf;
+use tracing::warn;
+use weir_node::function::{FunctionSpec, Scope};
+use weir_node::id::{CallId, Digest, FunctionName};
+use weir_node::node::ChangeError;
+use weir_overlay::{Host as _, Verdict};
+
+use super::{EVERYBODY, Federated, Shared, lock};
+use crate::catalogue::{
+    CodeRef, Entry, FUNCTIONS, Merged, Record, keepers, keeps, number_of, ranked,
+};
+use crate::member::unix_time;
+use crate::membership::{CLOCK_SKEW, Refused};
+use crate::message::{self, Message, Summary};
+use crate::peers::Standing;
+use crate::report::REPORT_BYTES;
+
+/// Largest function that is told of, its certificate and signature not counted.
+const SPEC_BYTES: usize = REPORT_BYTES - 2_048;
+
+/// Members that may keep code, each with its number.
+pub(crate) struct Candidates {
+    all: Vec<(u64, PeerId)>,
+    /// Those of this node's zone or region.
+    near: Vec<(u64, PeerId)>,
+}
+
+/// What [`keepers`] is asked about one function.
+struct Keeping<'a> {
+    code: CodeRef,
+    copies: usize,
+    /// Where it was deployed, if that is among the others.
+    writer: Option<PeerId>,
+    others: &'a [(u64, PeerId)],
+}
+
+impl Candidates {
+    pub(crate) fn leave_out(&mut self, peers: &[PeerId]) {
+        for list in [&mut self.all, &mut self.near] {
+            list.retain(|(_, peer)| !peers.contains(peer));
+        }
+    }
+
+    /// Who may keep the code of one function; `None` for one without code.
+    fn of(&self, entry: &Entry) -> Option<Keeping<'_>> {
+        let (code, spec) = (entry.record.code?, entry.spec.as_ref()?);
+        let others = match entry.record.topic {
+            Some(_) => &self.near,
+            None => &self.all,
+        };
+        let there = others.iter().any(|(_, peer)| *peer == entry.writer);
+        Some(Keeping {
+            code,
+            copies: usize::from(spec.copies.clamp(1, FunctionSpec::MOST_COPIES)),
+            writer: there.then_some(entry.writer),
+            others,
+        })
+    }
+
+    /// Who keeps the code of a function.
+    pub(crate) fn keepers(&self, entry: &Entry) -> Vec<PeerId> {
+        let asked = self.of(entry);
+        asked.map_or_else(Vec::new, |asked| {
+            keepers(&asked.code, asked.copies, asked.writer, asked.others)
+        })
+    }
+}
+
+impl Federated {
+    /// What is known of a function.
+    pub(crate) fn entry(&self, name: &FunctionName) -> Option<Entry> {
+        lock(&self.shared.catalogue).get(name).cloned()
+    }
+
+    /// The next function of which a newer record was heard.
+    pub(crate) fn next_changed(&self) -> Option<FunctionName> {
+        lock(&self.shared.changed).pop_first()
+    }
+
+    /// How many names are known, removed ones included.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.shared.catalogue).len()
+    }
+
+    /// All names that are known, removed ones included.
+    pub(crate) fn names(&self) -> Vec<FunctionName> {
+        let catalogue = lock(&self.shared.catalogue);
+        catalogue.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// All functions that the federation has, with who wrote the newest record
+    /// and its version.
+    pub fn functions(&self) -> Vec<(Arc<FunctionSpec>, PeerId, u64)> {
+        let catalogue = lock(&self.shared.catalogue);
+        let entries = catalogue.iter();
+        let live = entries.filter_map(|(_, entry)| {
+            let spec = entry.spec.clone()?;
+            Some((spec, entry.writer, entry.record.version))
+        });
+        live.collect()
+    }
+
+    /// Whether a function can be told of.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_write(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
+        let refused = |text: &str| Err(ChangeError::Invalid(text.to_owned()));
+        let member = &self.shared.member;
+        if !member.own_rights().is_some_and(|own| own.deploy) {
+            return refused("this node may not deploy for others: deploy with --scope node");
+        }
+        if !member.is_member() {
+            let text = "this node is still joining its federation: try again, or deploy with \
+                        --scope node";
+            return Err(ChangeError::NotYet(text.to_owned()));
+        }
+        match cbor4ii::serde::to_vec(Vec::new(), spec) {
+            Ok(bytes) if bytes.len() <= SPEC_BYTES => Ok(()),
+            Ok(_) | Err(_) => {
+                refused("the function has more settings than can be told of: use --scope node")
+            }
+        }
+    }
+
+    /// Writes the newest record of a function, and says it.
+    pub(crate) fn write(
+        &self,
+        name: &FunctionName,
+        spec: Option<&FunctionSpec>,
+        code: Option<CodeRef>,
+    ) -> Result<(), ChangeError> {
+        let shared = &self.shared;
+        let refused = |text: &str| ChangeError::Invalid(text.to_owned());
+        if let Some(spec) = spec {
+            self.may_write(spec)?;
+        }
+        let may = shared.member.own_rights().is_some_and(|own| own.deploy);
+        let certificate = shared.member.certificate().filter(|_| may);
+        let certificate =
+            certificate.ok_or_else(|| refused("this node may not change what others deploy"))?;
+        let encode = |spec: &FunctionSpec| cbor4ii::serde::to_vec(Vec::new(), spec);
+        let encoded = spec.map(encode).transpose();
+        let encoded = encoded.map_err(|_| refused("the function cannot be told of"))?;
+        let mut catalogue = lock(&shared.catalogue);
+        let topic = match spec {
+            Some(spec) => (spec.scope == Scope::Zone).then(|| shared.topic()),
+            None => catalogue.get(name).and_then(|e| e.record.topic.clone()),
+        };
+        let record = Record {
+            name: name.qualified(),
+            version: catalogue.next_version(name),
+            topic: topic.clone(),
+            removed: encoded.is_none().then(unix_time),
+            spec: encoded.map(ByteBuf::from),
+            code,
+            certificate: ByteBuf::from(certificate),
+        };
+        let sealed = message::seal(&Message::Record(Box::new(record.clone())), &shared.key);
+        let sealed = Bytes::from(sealed.map_err(|_| {
+            refused("the function has more settings than can be told of: use --scope node")
+        })?);
+        let Some((name, entry)) = Entry::new(shared.id, record, sealed.clone()) else {
+            return Err(refused("the function cannot be told of"));
+        };
+        match catalogue.merge(name.clone(), entry) {
+            Merged::Newer { .. } => {}
+            Merged::Full => {
+                let text =
+                    format!("the federation has {FUNCTIONS} functions, the most there can be");
+                return Err(ChangeError::Full(text));
+            }
+            Merged::Known | Merged::Older | Merged::Jump => {
+                return Err(refused(
+                    "another node changed the function meanwhile: try again",
+                ));
+            }
+        }
+        drop(catalogue);
+        let registry = shared.settings.registry;
+        if registry.gossips() {
+            self.overlay
+                .publish(topic.as_deref().unwrap_or(EVERYBODY), sealed);
+        }
+        lock(&shared.lost).remove(&name);
+        shared.register(&name);
+        Ok(())
+    }
+
+    /// Who changed or removed a function since this node wrote it last.
+    pub fn lost(&self, name: &FunctionName) -> Option<PeerId> {
+        lock(&self.shared.lost).get(name).copied()
+    }
+
+    /// Records that a member whose summary this is may lack.
+    pub(crate) fn missing(&self, from: PeerId, marks: &[u64]) -> Vec<(Option<String>, Bytes)> {
+        let topics = self.shared.topics_with(&from);
+        lock(&self.shared.catalogue).missing(marks, &topics, rand::random_range(0..64))
+    }
+
+    /// Tells a linked member records.
+    pub(crate) fn tell_records(&self, to: PeerId, records: Vec<(Option<String>, Bytes)>) {
+        let named = |(topic, record): (Option<String>, Bytes)| {
+            (topic.unwrap_or_else(|| EVERYBODY.to_owned()), record)
+        };
+        self.overlay
+            .tell(to, records.into_iter().map(named).collect());
+    }
+
+    /// Whether a member whose summary this is knows the same.
+    pub(crate) fn agrees(&self, from: PeerId, marks: &[u64]) -> bool {
+        let topics = self.shared.topics_with(&from);
+        lock(&self.shared.catalogue).summary(&topics) == marks
+    }
+
+    /// Tells a linked member what this node knows, in short.
+    pub(crate) fn tell_summary(&self, to: PeerId, ask: bool) {
+        if !self.shared.settings.registry.gossips() {
+            return;
+        }
+        // What it knows is not asked for before it has heard that it was forgotten.
+        if lock(&self.shared.forgotten).contains(&to) {
+            return;
+        }
+        let topics = self.shared.topics_with(&to);
+        let marks = lock(&self.shared.catalogue).summary(&topics);
+        let summary = Message::Summary(Summary { marks, ask });
+        if let Ok(sealed) = message::seal(&summary, &self.shared.key) {
+            self.overlay
+                .tell(to, vec![(EVERYBODY.to_owned(), sealed.into())]);
+        }
+    }
+
+    /// Members that may keep code; this node among them unless it drains.
+    pub(crate) fn candidates(&self) -> Candidates {
+        let shared = &self.shared;
+        let known = lock(&shared.table).known(shared.clock.now());
+        let alive = known.iter().filter(|known| {
+            let gone = matches!(known.standing, Standing::Gone { .. });
+            !gone && !known.silent && !known.report.draining && self.admits(&known.id)
+        });
+        let (mut all, mut near) = (Vec::new(), Vec::new());
+        for known in alive {
+            let numbered = (number_of(&known.id), known.id);
+            all.push(numbered);
+            if known.report.role == shared.role && shared.is_near(&known.report) {
+                near.push(numbered);
+            }
+        }
+        if !self.is_draining() {
+            let own = (number_of(&shared.id), shared.id);
+            all.push(own);
+            near.push(own);
+        }
+        Candidates { all, near }
+    }
+
+    /// Members that are heard, and may be asked.
+    pub(crate) fn here(&self) -> HashSet<PeerId> {
+        let shared = &self.shared;
+        let known = lock(&shared.table).known(shared.clock.now());
+        let here = known.iter().filter(|known| {
+            let gone = matches!(known.standing, Standing::Gone { .. });
+            !gone && !known.silent && self.admits(&known.id)
+        });
+        here.map(|known| known.id).collect()
+    }
+
+    /// Members in the order in which they are to keep a call: neighbours of
+    /// this node first.
+    pub(crate) fn keepers_of_call(&self, call: CallId) -> Vec<PeerId> {
+        let Candidates { all, near } = self.candidates();
+        // Its random bits, so that calls are spread.
+        let number = (call.as_u128() >> 64) as u64;
+        let near = ranked(number, &near);
+        let far = ranked(number, &all);
+        let far = far.into_iter().filter(|peer| !near.contains(peer));
+        let all: Vec<PeerId> = near.iter().copied().chain(far).collect();
+        all.into_iter()
+            .filter(|peer| *peer != self.shared.id)
+            .collect()
+    }
+
+    /// Functions whose code this node keeps.
+    pub(crate) fn kept_here(&self) -> Vec<(FunctionName, CodeRef)> {
+        let candidates = self.candidates();
+        // Copied, so that nobody waits for the lock while all are looked at.
+        let entries: Vec<(FunctionName, Entry)> = {
+            let catalogue = lock(&self.shared.catalogue);
+            let entries = catalogue.iter();
+            entries.map(|(n, e)| (n.clone(), e.clone())).collect()
+        };
+        let own = &self.shared.id;
+        let kept = entries.into_iter().filter_map(|(name, entry)| {
+            let Keeping {
+                code,
+                copies,
+                writer,
+                others,
+            } = candidates.of(&entry)?;
+            keeps(&code, copies, writer, others, own).then_some((name, code))
+        });
+        kept.collect()
+    }
+
+    /// Hears a record that somebody brings itself; its name.
+    pub(crate) fn hear_brought(&self, envelope: &[u8]) -> Option<FunctionName> {
+        let (_, Message::Record(record)) = message::open(envelope).ok()? else {
+            return None;
+        };
+        self.shared.hear(envelope);
+        record.name.parse().ok()
+    }
+
+    /// Forgets removals that everybody has had time to hear of; their names.
+    pub(crate) fn forget_removals(&self) -> Vec<FunctionName> {
+        lock(&self.shared.catalogue).forget_removals(unix_time())
+    }
+
+    /// Members that may have the code of a function, `most` of them, the nearest
+    /// first: its writer and those who keep it for others before any that
+    /// have a function of that name, which may be another version.
+    pub(crate) fn holders(&self, name: &FunctionName, entry: &Entry, most: usize) -> Vec<PeerId> {
+        let keepers = self.candidates().keepers(entry);
+        // Not the view alone: who takes no calls gives code all the same.
+        let shared = &self.shared;
+        let known = lock(&shared.table).known(shared.clock.now());
+        let own = *lock(&shared.coordinate);
+        let name = name.qualified();
+        let mut holders = Vec::new();
+        for known in known {
+            let keeps = known.id == entry.writer || keepers.contains(&known.id);
+            let offers = || known.report.offers.iter().any(|o| o.function == name);
+            let gone = matches!(known.standing, Standing::Gone { .. });
+            if gone || !(keeps || offers()) {
+                continue;
+            }
+            let measured = shared.round_trips.get(&known.id).map(|took| *took);
+            let expected = || own.distance(&known.report.coordinate);
+            holders.push((!keeps, measured.unwrap_or_else(expected), known.id));
+        }
+        holders.sort_unstable();
+        holders.truncate(most);
+        holders.sort_unstable_by_key(|(_, away, id)| (*away, *id));
+        holders.into_iter().map(|(_, _, id)| id).collect()
+    }
+
+    /// Whether a member may have an artifact: some function that it may know
+    /// has it.
+    pub(crate) fn may_have(&self, member: &PeerId, digest: &Digest) -> bool {
+        let topics = self.shared.topics_with(member);
+        let catalogue = lock(&self.shared.catalogue);
+        let found = catalogue.iter().any(|(_, entry)| {
+            let code = entry.record.code.as_ref().map(CodeRef::artifact);
+            let topic = entry.record.topic.as_ref();
+            code.as_ref() == Some(digest) && topic.is_none_or(|topic| topics.contains(topic))
+        });
+        found && self.admits(member)
+    }
+}
+
+impl Shared {
+    /// Topics, beside the one of everybody, of which both hear.
+    pub(super) fn topics_with(&self, peer: &PeerId) -> Vec<String> {
+        let known = lock(&self.table).one(peer, self.clock.now());
+        let near = known.is_some_and(|k| k.report.role == self.role && self.is_near(&k.report));
+        match near {
+            true => vec![self.topic()],
+            false => Vec::new(),
+        }
+    }
+
+    pub(super) fn hear_record(
+        &self,
+        from: PeerId,
+        record: Record,
+        bytes: &[u8],
+    ) -> Result<Verdict, &'static str> {
+        if record
+            .topic
+            .as_ref()
+            .is_some_and(|topic| *topic != self.topic())
+        {
+            return Ok(Verdict::Ignore);
+        }
+        let now = unix_time();
+        if record.is_over(now) {
+            return Ok(Verdict::Ignore);
+        }
+        if record
+            .removed
+            .is_some_and(|removed| removed > now + CLOCK_SKEW)
+        {
+            return Err(Refused::Early.reason());
+        }
+        match self.member.may_have_written(from, &record.certificate) {
+            Ok(()) => {}
+            Err(refused) if self.may_be_ahead(from, refused) => return Ok(Verdict::Ignore),
+            Err(refused) => return Err(refused.reason()),
+        }
+        let entry = Entry::new(from, record, Bytes::copy_from_slice(bytes));
+        let (name, entry) = entry.ok_or("shape")?;
+        let merged = lock(&self.catalogue).merge(name.clone(), entry);
+        match merged {
+            Merged::Newer { before } => {
+                if before == Some(self.id) && from != self.id {
+                    let mut lost = lock(&self.lost);
+                    if lost.len() < FUNCTIONS {
+                        lost.insert(name.clone(), from);
+                    }
+                    drop(lost);
+                    warn!(function = %name, by = %from, "another node changed a function that was deployed here");
+                }
+                self.register(&name);
+                lock(&self.changed).insert(name);
+                self.functions_changed.notify_one();
+                Ok(Verdict::Accept)
+            }
+            Merged::Known | Merged::Older => Ok(Verdict::Ignore),
+            Merged::Jump => Err("version-jump"),
+            Merged::Full => {
+                self.count_rejected("full");
+                Ok(Verdict::Ignore)
+            }
+        }
+    }
+}

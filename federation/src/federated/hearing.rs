@@ -1,0 +1,347 @@
+//! What a node makes of what members say.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use libp2p_identity::PeerId;
+use tracing::{debug, info, warn};
+use weir_node::time::Time;
+use weir_overlay::{Answer, Event as Happening, Host, Multiaddr, Refusal, Verdict};
+
+use super::{EVERYBODY, Shared, lock, region_topic, zone_topic};
+use crate::member::Member;
+use crate::membership::Refused;
+use crate::message::{self, Message, Suspicion as Suspecting};
+use crate::peers::{Fault, Heard, Met, PEERS, Standing, Suspicion};
+use crate::report::{Report, Role};
+
+/// Suspicions of one member that are heard within so long: more than the links
+/// that it can lose.
+const SUSPICIONS: (u32, Duration) = (64, Duration::from_secs(60));
+
+/// How long a member that lied is kept away.
+const SHUNNED: Duration = Duration::from_secs(60);
+
+impl Shared {
+    /// Whether a member may have heard already that the secret was changed, and
+    /// this node not.
+    pub(super) fn may_be_ahead(&self, from: PeerId, refused: Refused) -> bool {
+        let ahead = refused == Refused::WrongFederation && self.member.rights(&from).is_some();
+        if ahead {
+            self.count_rejected(refused.reason());
+        }
+        ahead
+    }
+
+    pub(super) fn hear_message(&self, bytes: &[u8]) -> Result<Verdict, &'static str> {
+        let (from, message) = message::open(bytes).map_err(|invalid| invalid.reason())?;
+        let now = self.clock.now();
+        if let Message::Introduction(certificate) = &message {
+            return match self.member.introduce(from, certificate) {
+                Ok(_) => {
+                    let introduction = Some(Bytes::copy_from_slice(bytes));
+                    let mut said = lock(&self.said);
+                    if said.len() < PEERS || said.contains_key(&from) {
+                        said.entry(from).or_default().introduction = introduction;
+                    }
+                    Ok(Verdict::Accept)
+                }
+                // It was good when it was said: nobody lied.
+                Err(refused @ (Refused::Expired | Refused::Early | Refused::Superseded)) => {
+                    self.count_rejected(refused.reason());
+                    Ok(Verdict::Ignore)
+                }
+                Err(refused) if self.may_be_ahead(from, refused) => Ok(Verdict::Ignore),
+                Err(refused) => Err(refused.reason()),
+            };
+        }
+        // The old secret's word is enough, whoever brings it.
+        if let Message::Handover(handover) = &message {
+            return match self.member.hear_handover(handover) {
+                Ok(true) => {
+                    self.stale.notify_one();
+                    self.speak.notify_one();
+                    Ok(Verdict::Accept)
+                }
+                Ok(false) => Ok(Verdict::Ignore),
+                Err(refused) => {
+                    self.count_rejected(refused.reason());
+                    Ok(Verdict::Ignore)
+                }
+            };
+        }
+        // The writer may have left long ago.
+        if let Message::Record(record) = message {
+            return self.hear_record(from, *record, bytes);
+        }
+        // One who was not introduced yet may be honest: not believed, not
+        // passed on, and not held against whoever did.
+        if from != self.id && self.member.rights(&from).is_none() {
+            self.count_rejected("not-a-member");
+            return Ok(Verdict::Ignore);
+        }
+        match message {
+            Message::Report(report) => Ok(self.hear_report(from, *report, bytes, now)),
+            Message::Suspicion(suspicion) => {
+                let whom = suspicion.whom().ok_or("shape")?;
+                if from != self.id && !self.may_suspect(from, now) {
+                    self.count_rejected("suspects-too-often");
+                    return Ok(Verdict::Ignore);
+                }
+                let outcome = lock(&self.table).suspect(whom, suspicion.epoch, now);
+                match outcome {
+                    Suspicion::Noted => {
+                        debug!(peer = %whom, by = %from, "a peer is suspected");
+                        self.stale.notify_one();
+                        Ok(Verdict::Accept)
+                    }
+                    Suspicion::Old => Ok(Verdict::Ignore),
+                    Suspicion::Refute => {
+                        info!(by = %from, "refuted a suspicion");
+                        self.counters.refuted.fetch_add(1, Ordering::Relaxed);
+                        self.say_aloud();
+                        Ok(Verdict::Accept)
+                    }
+                }
+            }
+            Message::Leave(leave) => {
+                lock(&self.table).leave(from, leave.epoch, now);
+                lock(&self.said).remove(&from);
+                self.stale.notify_one();
+                Ok(Verdict::Accept)
+            }
+            Message::Denial(statement) => {
+                let heard = self.member.hear_denial(&statement);
+                match heard.map_err(|refused| refused.reason())? {
+                    Some(peer) => {
+                        info!(%peer, "the federation denies a member");
+                        let _ = self.happenings.try_send(Happening::Silent(peer));
+                        self.stale.notify_one();
+                        Ok(Verdict::Accept)
+                    }
+                    None => Ok(Verdict::Ignore),
+                }
+            }
+            Message::Forget(forget) => self.hear_forget(from, &forget, bytes),
+            Message::Unknown => Ok(Verdict::Accept),
+            Message::Summary(summary) => {
+                // It is said again.
+                let _ = self.summaries.try_send((from, summary));
+                Ok(Verdict::Ignore)
+            }
+            Message::Introduction(_) | Message::Handover(_) | Message::Record(_) => {
+                unreachable!("answered above")
+            }
+        }
+    }
+
+    pub(super) fn hear_report(
+        &self,
+        from: PeerId,
+        report: Report,
+        bytes: &[u8],
+        now: Time,
+    ) -> Verdict {
+        let role = self.member.rights(&from).map(|rights| rights.role);
+        if from != self.id && role != Some(report.role) {
+            self.count_rejected("role");
+            return Verdict::Ignore;
+        }
+        if report.forgotten > 0 {
+            lock(&self.forgotten).heard(&from, report.forgotten);
+        }
+        if report.brief && self.is_near(&report) {
+            return Verdict::Accept;
+        }
+        let topic = match (&report.role, &report.zone, &report.region) {
+            _ if report.brief => EVERYBODY.to_owned(),
+            (Role::Edge, Some(zone), _) => zone_topic(zone),
+            (Role::Cloud, _, Some(region)) => region_topic(region),
+            (Role::Edge, None, _) | (Role::Cloud, _, None) => EVERYBODY.to_owned(),
+        };
+        if !report.brief && self.is_near(&report) {
+            self.reports_near.fetch_add(1, Ordering::Relaxed);
+        }
+        let heard = lock(&self.table).hear(from, report, now);
+        match heard {
+            Heard::New | Heard::Newer => {
+                let report = Some((topic, Bytes::copy_from_slice(bytes)));
+                lock(&self.said).entry(from).or_default().report = report;
+                self.stale.notify_one();
+                if self.twice.contains_key(&from) {
+                    self.behind.insert(from, ());
+                }
+                if heard == Heard::New {
+                    info!(peer = %from, "a member is here");
+                }
+                Verdict::Accept
+            }
+            Heard::Old => Verdict::Ignore,
+            Heard::Past => {
+                self.behind.insert(from, ());
+                Verdict::Ignore
+            }
+            Heard::Full => {
+                self.count_rejected("full");
+                Verdict::Accept
+            }
+            Heard::Own { times } => {
+                self.counters.twins.fetch_add(1, Ordering::Relaxed);
+                // Named again and again, and ever more seldom.
+                if times > 1 && times.is_power_of_two() {
+                    warn!(
+                        id = %self.id,
+                        times,
+                        "another node runs with this node's identity: give the copy a data \
+                         directory of its own"
+                    );
+                }
+                self.say_aloud();
+                Verdict::Accept
+            }
+        }
+    }
+
+    /// Has nothing to do for a while with a member that lies.
+    pub(super) fn shun(&self, peer: PeerId) {
+        let now = self.clock.now();
+        if self.shunned.len() >= PEERS {
+            self.shunned.retain(|_, until| now < *until);
+        }
+        if self.shunned.len() < PEERS {
+            self.shunned.insert(peer, now + SHUNNED);
+        }
+        lock(&self.table).met(peer, Met::Failure(Fault::Lies), now);
+        self.stale.notify_one();
+    }
+
+    /// The word for a member that lied a moment ago.
+    pub(super) fn shuns(&self, peer: &PeerId) -> Option<Refusal> {
+        let until = *self.shunned.get(peer)?;
+        let left = until.since(self.clock.now());
+        (!left.is_zero()).then(|| Refusal {
+            reason: "shunned",
+            text: format!(
+                "it said what no honest member says; it may come back in {} s",
+                left.as_secs() + 1
+            ),
+        })
+    }
+
+    /// Whether a member's suspicion is heard: each one costs its target some
+    /// calls until it is refuted.
+    pub(super) fn may_suspect(&self, from: PeerId, now: Time) -> bool {
+        let (most, within) = SUSPICIONS;
+        if self.accusers.len() >= PEERS && !self.accusers.contains_key(&from) {
+            self.accusers
+                .retain(|_, (since, _)| now.since(*since) < within);
+        }
+        let mut accuser = self.accusers.entry(from).or_insert((now, 0));
+        let (since, count) = &mut *accuser;
+        if now.since(*since) >= within {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        *count <= most
+    }
+
+    /// What a newly linked peer may have missed; about itself too.
+    pub(super) fn news_for(&self, peer: PeerId) -> Vec<(String, Bytes)> {
+        let mut news = Vec::new();
+        let all = || EVERYBODY.to_owned();
+        let seal = |message: &Message| message::seal(message, &self.key).ok().map(Bytes::from);
+        if let Some(certificate) = self.member.certificate() {
+            news.extend(seal(&Message::Introduction(certificate)).map(|m| (all(), m)));
+        }
+        if let Some(handover) = self.member.handover_for(&peer) {
+            news.extend(seal(&Message::Handover(handover)).map(|m| (all(), m)));
+        }
+        let denials = self.member.denials().into_iter();
+        news.extend(denials.filter_map(|d| Some((all(), seal(&Message::Denial(d))?))));
+        let forgotten = lock(&self.forgotten);
+        news.extend(forgotten.statements().map(|sealed| (all(), sealed)));
+        drop(forgotten);
+        let mut said = lock(&self.said).clone();
+        // What is not believed any more is not passed on.
+        said.retain(|id, _| *id == self.id || self.member.rights(id).is_some());
+        let introductions = said.iter().filter(|(id, _)| **id != peer);
+        news.extend(introductions.filter_map(|(_, s)| Some((all(), s.introduction.clone()?))));
+        let reports = said.iter().filter(|(id, _)| **id != peer);
+        news.extend(reports.filter_map(|(_, s)| s.report.clone()));
+        let known = lock(&self.table).one(&peer, self.clock.now());
+        let suspected = known.filter(|known| {
+            matches!(
+                known.standing,
+                Standing::Suspected { .. } | Standing::Gone { left: false, .. }
+            )
+        });
+        if let Some(known) = suspected {
+            // So that it begins a new life, which all others believe.
+            let suspicion = Suspecting::new(peer, known.report.epoch);
+            news.extend(seal(&Message::Suspicion(suspicion)).map(|m| (self.topic(), m)));
+        }
+        news
+    }
+}
+
+impl Host for Shared {
+    fn hello(&self, _: PeerId) -> Vec<u8> {
+        self.member.hello()
+    }
+
+    fn answer(&self, from: PeerId, hello: &[u8]) -> Answer {
+        match self.shuns(&from) {
+            Some(refusal) => Member::refuse(refusal),
+            None => self.member.answer(from, hello),
+        }
+    }
+
+    fn judge(&self, from: PeerId, answer: &[u8]) -> Result<(), Refusal> {
+        match self.shuns(&from) {
+            Some(refusal) => Err(refusal),
+            None => self.member.judge(from, answer),
+        }
+    }
+
+    fn hear(&self, message: &[u8]) -> Verdict {
+        match self.hear_message(message) {
+            Ok(verdict) => verdict,
+            Err(reason) => {
+                debug!(reason, "refused a message");
+                self.count_rejected(reason);
+                Verdict::Reject
+            }
+        }
+    }
+
+    fn addresses(&self, of: PeerId) -> Vec<Multiaddr> {
+        let known = lock(&self.table).one(&of, self.clock.now());
+        let said = known.map(|known| known.report.addresses.clone());
+        let said = said.unwrap_or_default().into_iter();
+        said.filter_map(|text| text.parse().ok()).collect()
+    }
+
+    fn is_known_at(&self, address: &Multiaddr) -> bool {
+        let address = address.to_string();
+        let known = lock(&self.table).known(self.clock.now());
+        let mut said = known.iter().flat_map(|known| &known.report.addresses);
+        // Some say who they are in it too.
+        said.any(|said| said.split("/p2p/").next() == Some(address.as_str()))
+    }
+
+    fn happened(&self, event: Happening) {
+        if let Happening::RoundTrip { peer, took } = event {
+            self.round_trips.insert(peer, took);
+            return;
+        }
+        if let Happening::Refused { reason, text } = &event {
+            *self.counters.refused.entry(reason).or_default() += 1;
+            info!(reason, text, "a connection was refused");
+            return;
+        }
+        if self.happenings.try_send(event).is_err() {
+            debug!("too much happens at once; some of it is seen later");
+        }
+    }
+}
