@@ -435,7 +435,7 @@ fn messages() -> Vec<Vec<u8>> {
             marks: vec![7; 64],
             ask: true,
         }),
-        Message::Forget(Forget::new(id(), 4)),
+        Message::Forget(Forget::new(id(), 4, certificate())),
     ];
     let sealed = all.iter().map(|message| message::seal(message, key()));
     sealed.map(|sealed| sealed.expect("it is short")).collect()

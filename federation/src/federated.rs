@@ -30,6 +30,7 @@ use weir_overlay::carriage::{Carriage, SendError, Using};
 use weir_overlay::tls::{Acceptor, Connector, TlsError};
 use weir_overlay::{CallStreams, Event as Happening, Host, Multiaddr, Overlay};
 
+pub use self::forgetting::Forgot;
 use self::keeper::Keeper;
 pub use self::registering::RegistryState;
 pub use self::settings::{EtcdSettings, Registry, Settings};
@@ -59,6 +60,9 @@ const SETTLING: Duration = Duration::from_secs(5);
 /// it knew of functions is not told to others, who may have removed them and
 /// forgotten that.
 pub const AWAY: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// Where it is kept who was forgotten.
+const FORGOTTEN: &str = "forgotten";
 
 /// Where everybody hears everybody, in brief.
 const EVERYBODY: &str = "weir/1/all";
@@ -307,11 +311,8 @@ impl Federated {
         for (name, entry) in steward::recover(&settings.folder.join("functions")) {
             catalogue.merge(name, entry);
         }
-        let forgotten = Forgotten::open(&settings.folder, unix_time());
-        let first = Report {
-            forgotten: forgotten.own(),
-            ..first_report(&settings, invited, epoch)
-        };
+        let forgotten = std::fs::read(settings.folder.join(FORGOTTEN)).unwrap_or_default();
+        let forgotten = Forgotten::read(&forgotten, unix_time());
         let shared = Arc::new(Shared {
             id,
             key: key.clone(),
@@ -321,7 +322,7 @@ impl Federated {
             counters: Counters::default(),
             table: Mutex::new(Peers::new(id, epoch)),
             said: Mutex::default(),
-            own: Mutex::new(first),
+            own: Mutex::new(first_report(&settings, invited, epoch)),
             role: invited,
             coordinate: Mutex::default(),
             tested: Mutex::default(),

@@ -5,7 +5,6 @@
 //! that it was forgotten until it says itself that it heard of it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use libp2p_identity::PeerId;
@@ -13,26 +12,37 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::catalogue::REMOVED;
-use crate::member::save;
 use crate::message::{self, Message};
 
-/// Members of whom it is kept; the oldest go first.
-const MOST: usize = 1_000;
+/// Members of whom it is kept, and those of them of whom one member may have
+/// said it; the oldest go first.
+const MOST: usize = 512;
+const OF_ONE: usize = 128;
 
 /// Seconds in which a node becomes a newcomer once at the most, whatever is
 /// said of it.
 const ONCE_IN: u64 = 3_600;
 
+/// What was said of a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Statement {
+    /// When it was forgotten, in seconds since 1970.
+    pub(crate) at: u64,
+    /// Who says so.
+    pub(crate) by: PeerId,
+    /// The words; empty once the member has heard of it.
+    pub(crate) sealed: Bytes,
+}
+
 /// Who was forgotten, and when this node itself was.
 #[derive(Debug, Default)]
 pub(crate) struct Forgotten {
-    path: PathBuf,
-    /// When, in seconds since 1970, and in which words.
-    members: BTreeMap<PeerId, (u64, Bytes)>,
-    /// When this node was forgotten last, as far as it heard.
+    members: BTreeMap<PeerId, Statement>,
+    /// When this node was forgotten, as far as it became a newcomer by that.
     own: u64,
-    /// When it was that made it a newcomer.
+    /// When it became one, by its own clock.
     obeyed: u64,
+    is_saved: bool,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -42,41 +52,42 @@ struct Kept {
     members: Vec<ByteBuf>,
 }
 
-/// What a statement about this node itself comes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Own {
-    /// It was heard before.
-    Known,
-    /// It is to be answered.
-    Heard,
-    /// It makes this node a newcomer.
-    Newcomer,
-}
-
 impl Forgotten {
-    /// Reads what an earlier run kept in `folder`. What cannot be read is left
-    /// out: others say it again.
-    pub(crate) fn open(folder: &Path, now: u64) -> Forgotten {
-        let path = folder.join("forgotten");
-        let kept = std::fs::read(&path).ok();
-        let kept = kept.and_then(|bytes| cbor4ii::serde::from_slice::<Kept>(&bytes).ok());
-        let kept = kept.unwrap_or_default();
+    /// Reads what an earlier run wrote. What cannot be read is left out: others
+    /// say it again.
+    pub(crate) fn read(bytes: &[u8], now: u64) -> Forgotten {
+        let kept: Kept = cbor4ii::serde::from_slice(bytes).unwrap_or_default();
         let mut forgotten = Forgotten {
-            path,
+            members: BTreeMap::new(),
             own: kept.own,
             obeyed: kept.obeyed,
-            members: BTreeMap::new(),
+            is_saved: true,
         };
         for sealed in kept.members {
-            if let Ok((_, Message::Forget(forget))) = message::open(&sealed)
+            if let Ok((by, Message::Forget(forget))) = message::open(&sealed)
                 && let Some(whom) = forget.whom()
             {
-                let sealed = Bytes::from(sealed.into_vec());
-                forgotten.members.insert(whom, (forget.at, sealed));
+                let (at, sealed) = (forget.at, Bytes::from(sealed.into_vec()));
+                let statement = Statement { at, by, sealed };
+                forgotten.members.insert(whom, statement);
             }
         }
         forgotten.prune(now);
         forgotten
+    }
+
+    /// What is to be written, if anything has changed since it was asked last.
+    pub(crate) fn unsaved(&mut self) -> Option<Vec<u8>> {
+        if std::mem::replace(&mut self.is_saved, true) {
+            return None;
+        }
+        let open = self.statements().map(|(_, said)| said.sealed.to_vec());
+        let kept = Kept {
+            own: self.own,
+            obeyed: self.obeyed,
+            members: open.map(ByteBuf::from).collect(),
+        };
+        cbor4ii::serde::to_vec(Vec::new(), &kept).ok()
     }
 
     /// Whether a statement of that time is too old to matter.
@@ -84,85 +95,76 @@ impl Forgotten {
         now.saturating_sub(at) > REMOVED
     }
 
+    /// Whether a statement about a member as late as this one is known.
+    pub(crate) fn knows(&self, whom: &PeerId, at: u64) -> bool {
+        self.members.get(whom).is_some_and(|said| said.at >= at)
+    }
+
+    /// Takes a statement about another member.
+    pub(crate) fn note(&mut self, whom: PeerId, statement: Statement, now: u64) {
+        let by = statement.by;
+        self.members.insert(whom, statement);
+        // Whoever says it of many takes the place of nobody else's words.
+        let of_one = self.members.values().filter(|said| said.by == by).count();
+        if of_one > OF_ONE {
+            self.drop_oldest(|said| said.by == by);
+        }
+        self.prune(now);
+        self.is_saved = false;
+    }
+
     fn prune(&mut self, now: u64) {
-        self.members.retain(|_, (at, _)| !Self::is_over(*at, now));
+        self.members.retain(|_, said| !Self::is_over(said.at, now));
         while self.members.len() > MOST {
-            let oldest = self.members.iter().min_by_key(|(_, (at, _))| *at);
-            let Some(oldest) = oldest.map(|(whom, _)| *whom) else {
-                return;
-            };
+            self.drop_oldest(|_| true);
+        }
+    }
+
+    fn drop_oldest(&mut self, of: impl Fn(&Statement) -> bool) {
+        let these = self.members.iter().filter(|(_, said)| of(said));
+        let oldest = these.min_by_key(|(_, said)| said.at);
+        if let Some(oldest) = oldest.map(|(whom, _)| *whom) {
             self.members.remove(&oldest);
         }
     }
 
-    /// Takes a statement about another; `false` when a later one is known.
-    pub(crate) fn note(&mut self, whom: PeerId, at: u64, sealed: Bytes, now: u64) -> bool {
-        if self
-            .members
-            .get(&whom)
-            .is_some_and(|(known, _)| *known >= at)
-        {
+    /// Takes a statement about this node itself; whether it is a newcomer by
+    /// that.
+    pub(crate) fn obey(&mut self, at: u64, now: u64) -> bool {
+        if at <= self.own || now.saturating_sub(self.obeyed) < ONCE_IN {
             return false;
         }
-        self.members.insert(whom, (at, sealed));
-        self.prune(now);
-        self.keep();
+        (self.own, self.obeyed, self.is_saved) = (at, now, false);
         true
     }
 
-    /// Takes a statement about this node itself.
-    pub(crate) fn note_own(&mut self, at: u64) -> Own {
-        if at <= self.own {
-            return Own::Known;
-        }
-        self.own = at;
-        let newcomer = at - self.obeyed.min(at) >= ONCE_IN;
-        if newcomer {
-            self.obeyed = at;
-        }
-        self.keep();
-        match newcomer {
-            true => Own::Newcomer,
-            false => Own::Heard,
-        }
-    }
-
-    /// When this node was forgotten last, as far as it heard; 0 for never.
+    /// When this node was forgotten, as far as it became a newcomer by that; 0
+    /// for never.
     pub(crate) fn own(&self) -> u64 {
         self.own
     }
 
     /// Takes a member's word that it heard of statements up to `at`.
     pub(crate) fn heard(&mut self, whom: &PeerId, at: u64) {
-        if self.members.get(whom).is_some_and(|(said, _)| *said <= at) {
-            self.members.remove(whom);
-            self.keep();
+        if let Some(said) = self.members.get_mut(whom)
+            && said.at <= at
+            && !said.sealed.is_empty()
+        {
+            said.sealed = Bytes::new();
+            self.is_saved = false;
         }
     }
 
-    /// Whether somebody forgot a member that has not heard of it yet.
-    pub(crate) fn contains(&self, whom: &PeerId) -> bool {
-        self.members.contains_key(whom)
+    /// What a member has not heard yet that was said of it.
+    pub(crate) fn said_of(&self, whom: &PeerId) -> Option<&Statement> {
+        let said = self.members.get(whom)?;
+        (!said.sealed.is_empty()).then_some(said)
     }
 
-    /// All statements, to be passed on.
-    pub(crate) fn statements(&self) -> impl Iterator<Item = Bytes> {
-        self.members.values().map(|(_, sealed)| sealed.clone())
-    }
-
-    fn keep(&self) {
-        let members = self.statements();
-        let kept = Kept {
-            own: self.own,
-            obeyed: self.obeyed,
-            members: members
-                .map(|sealed| ByteBuf::from(sealed.to_vec()))
-                .collect(),
-        };
-        let bytes = cbor4ii::serde::to_vec(Vec::new(), &kept).map_err(std::io::Error::other);
-        if let Err(error) = bytes.and_then(|bytes| save(&self.path, &bytes)) {
-            tracing::warn!(%error, "who was forgotten is not kept over a restart");
-        }
+    /// All that their members have not heard yet.
+    pub(crate) fn statements(&self) -> impl Iterator<Item = (&PeerId, &Statement)> {
+        let members = self.members.iter();
+        members.filter(|(_, said)| !said.sealed.is_empty())
     }
 }
 
@@ -176,54 +178,64 @@ mod tests {
 
     const NOW: u64 = 2_000_000_000;
 
-    fn sealed(whom: PeerId, at: u64) -> Bytes {
-        let key = Keypair::generate_ed25519();
-        let said = Message::Forget(Forget::new(whom, at));
-        message::seal(&said, &key).expect("it is short").into()
+    fn said(by: &Keypair, whom: PeerId, at: u64) -> Statement {
+        let message = Message::Forget(Forget::new(whom, at, vec![7]));
+        let sealed = message::seal(&message, by).expect("it is short").into();
+        let by = by.public().to_peer_id();
+        Statement { at, by, sealed }
     }
 
     #[test]
     fn who_was_forgotten_is_kept_until_it_has_heard_of_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut forgotten = Forgotten::open(folder.path(), NOW);
+        let by = Keypair::generate_ed25519();
+        let mut forgotten = Forgotten::read(b"nonsense", NOW);
+        assert_eq!(forgotten.unsaved(), None);
         let [first, second] = [1, 2].map(id);
-        assert!(forgotten.note(first, NOW, sealed(first, NOW), NOW));
-        assert!(!forgotten.note(first, NOW - 1, sealed(first, NOW - 1), NOW));
-        assert!(forgotten.note(second, NOW, sealed(second, NOW), NOW));
+        for whom in [first, second] {
+            forgotten.note(whom, said(&by, whom, NOW), NOW);
+        }
+        assert!(forgotten.knows(&first, NOW - 1) && !forgotten.knows(&first, NOW + 1));
         forgotten.heard(&first, NOW - 1);
         forgotten.heard(&second, NOW);
+        // Who says it once more is not believed once more.
+        assert!(forgotten.knows(&second, NOW));
 
-        let forgotten = Forgotten::open(folder.path(), NOW);
-        assert!(forgotten.contains(&first) && !forgotten.contains(&second));
+        let written = forgotten.unsaved().expect("it has changed");
+        assert_eq!(forgotten.unsaved(), None);
+        let forgotten = Forgotten::read(&written, NOW);
+        assert_eq!(forgotten.said_of(&first), Some(&said(&by, first, NOW)));
+        assert_eq!(forgotten.said_of(&second), None);
         assert_eq!(forgotten.statements().count(), 1);
-        let later = NOW + REMOVED + 1;
-        assert!(!Forgotten::open(folder.path(), later).contains(&first));
+        let later = Forgotten::read(&written, NOW + REMOVED + 1);
+        assert_eq!(later.statements().count(), 0);
     }
 
     #[test]
-    fn a_node_is_made_a_newcomer_once_and_seldom() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut forgotten = Forgotten::open(folder.path(), NOW);
-        assert_eq!(forgotten.note_own(NOW), Own::Newcomer);
-        assert_eq!(forgotten.note_own(NOW), Own::Known);
-        assert_eq!(forgotten.note_own(NOW + 1), Own::Heard);
-        let mut forgotten = Forgotten::open(folder.path(), NOW);
-        assert_eq!(forgotten.own(), NOW + 1);
-        assert_eq!(forgotten.note_own(NOW), Own::Known);
-        assert_eq!(forgotten.note_own(NOW + ONCE_IN), Own::Newcomer);
-    }
-
-    #[test]
-    fn the_oldest_go_when_there_are_too_many() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut forgotten = Forgotten::open(folder.path(), NOW);
-        for number in 0..MOST as u64 {
-            let whom = PeerId::random();
-            forgotten.members.insert(whom, (NOW + number, Bytes::new()));
+    fn a_node_is_made_a_newcomer_seldom_by_its_own_clock() {
+        let mut forgotten = Forgotten::default();
+        assert!(forgotten.obey(NOW, NOW));
+        assert!(!forgotten.obey(NOW, NOW + ONCE_IN), "it was obeyed");
+        for hour in 1..100 {
+            assert!(!forgotten.obey(NOW + hour * ONCE_IN, NOW + hour));
         }
+        let written = forgotten.unsaved().expect("it has changed");
+        let mut forgotten = Forgotten::read(&written, NOW);
+        assert_eq!(forgotten.own(), NOW);
+        assert!(!forgotten.obey(NOW + 1, NOW + ONCE_IN - 1));
+        assert!(forgotten.obey(NOW + 1, NOW + ONCE_IN));
+    }
+
+    #[test]
+    fn whoever_says_it_of_many_leaves_room_for_what_others_say() {
+        let [loud, calm] = [0; 2].map(|_| Keypair::generate_ed25519());
+        let mut forgotten = Forgotten::default();
         let whom = id(1);
-        assert!(forgotten.note(whom, NOW - 1, sealed(whom, NOW - 1), NOW));
-        assert_eq!(forgotten.members.len(), MOST);
-        assert!(!forgotten.contains(&whom));
+        forgotten.note(whom, said(&calm, whom, NOW - 9), NOW);
+        for number in 0..2 * OF_ONE as u64 {
+            let invented = PeerId::random();
+            forgotten.note(invented, said(&loud, invented, NOW + number), NOW);
+        }
+        assert!(forgotten.said_of(&whom).is_some());
+        assert_eq!(forgotten.statements().count(), OF_ONE + 1);
     }
 }

@@ -685,6 +685,7 @@ impl Member {
             "used",
             "denied",
             "addresses",
+            "forgotten",
         ];
         for name in files {
             let path = self.folder.join(name);

@@ -69,6 +69,9 @@ pub struct Forget {
     whom: Vec<u8>,
     /// When, in seconds since 1970.
     pub at: u64,
+    /// The certificate of whoever says so.
+    #[serde(with = "serde_bytes")]
+    pub certificate: Vec<u8>,
 }
 
 /// A member is taken over into a federation whose secret was changed.
@@ -159,11 +162,13 @@ impl Suspicion {
 }
 
 impl Forget {
-    /// That `whom` was forgotten, at a time in seconds since 1970.
-    pub fn new(whom: PeerId, at: u64) -> Forget {
+    /// That `whom` was forgotten, at a time in seconds since 1970, by a member
+    /// with this certificate.
+    pub fn new(whom: PeerId, at: u64, certificate: Vec<u8>) -> Forget {
         Forget {
             whom: whom.to_bytes(),
             at,
+            certificate,
         }
     }
 
@@ -314,7 +319,7 @@ mod tests {
                 marks: vec![1, u64::MAX],
                 ask: true,
             }),
-            Message::Forget(Forget::new(id(9), 5)),
+            Message::Forget(Forget::new(id(9), 5, vec![6])),
         ]
     }
 

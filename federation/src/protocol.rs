@@ -116,7 +116,7 @@
 //! | 6 handover | `{succession: bytes, certificate: bytes}`: one member's certificate under the new secret |
 //! | 7 record | section 5 |
 //! | 8 summary | section 5; told on a link, never gossiped |
-//! | 9 forget | `{whom: bytes, at: u64}`: whoever that is becomes a newcomer: it puts aside what it knew of functions, tells none of it, and says `forgotten` in its reports; said by members that may deploy, at times within the last eight days, 64 a minute with suspicions |
+//! | 9 forget | `{whom: bytes, at: u64, certificate: bytes}`: whoever that is becomes a newcomer, once in an hour at the most: it puts aside what it knew of functions, tells none of it, and says so in `forgotten` of its reports. `certificate` is the sender's, as in a record; `at` lies within the last eight days; of one member's 64 a minute are heard, suspicions included, and 128 kept |
 //!
 //! **Report.** A later (`epoch`, `sequence`) replaces an earlier one. A member
 //! sends at most max(0.2, min(5, 60/N)) a second, N members in its zone, and its
@@ -136,7 +136,7 @@
 //! | `coordinate` | `{position: [i64; 3], height: i64, error: i64}`, *optional* | microseconds, and thousandths |
 //! | `addresses` | array of multiaddresses, *optional* | 8 |
 //! | `carriage` | array of `ADDRESS:PORT`, *optional* | 8 |
-//! | `forgotten` | u64, *optional* | `at` of the latest kind 9 about it that it heard |
+//! | `forgotten` | u64, *optional* | `at` of the kind 9 by which it became a newcomer last |
 //! | `offers` | array, *optional* | 256 |
 //!
 //! `load`: `cpu_total`, `cpu_free` (u32, thousandths of a core, at most 10^8, free
@@ -196,13 +196,14 @@
 //!
 //! **Code.** `GET /artifacts/list` and `GET /artifacts/N` with header
 //! `x-weir-artifact` (SHA-256 in hexadecimal): the list of digests, and part N of
-//! 1 MiB. 200, 404 (not here, or not for you), 503 (busy: ask another, or again). With header
-//! `range: bytes=A-B`, bytes A to B of part N, both counted from 0 and both in it:
-//! 206, or 416 for any other range. `GET /artifacts/layers`: which layers an image
-//! archive has, at most 256 rows of 48 bytes: a layer's SHA-256, then its place and
-//! length in the archive in 8 bytes each, the greatest first. Whoever has a layer
-//! elsewhere need not ask for its bytes; the list's digests say whether they are
-//! the right ones.
+//! 1 MiB. 200, 400 (no number, or no digest), 404 (not here, or not for you), 503
+//! (busy: ask another, or again). With header `range: bytes=A-B`, bytes A to B of
+//! part N, both counted from 0 and both in it: 206, or 416 for any other range.
+//! `GET /artifacts/layers`: which layers an image archive has, at most 256 rows of
+//! 48 bytes: a layer's SHA-256, then its place and length in the archive in 8 bytes
+//! each, the greatest first; of rows that overlap one is believed. Whoever has a
+//! layer elsewhere need not ask for its bytes (and lets the holder know so); the
+//! list's digests say whether they are the right ones.
 //! `POST /artifacts/keep` with the same header and, as its body, the envelope of a
 //! record with that code: asks a member to keep the code. 200 when it does, 409
 //! when it knows a later record, 503 when it cannot.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use libp2p_identity::PeerId;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
@@ -27,7 +27,7 @@ use self::exchange::{ARTIFACT, Exchange};
 use self::pins::Pins;
 use crate::catalogue::{Entry, FUNCTIONS, sha256};
 use crate::federated::{AWAY, Federated};
-use crate::member::{save, unix_time};
+use crate::member::{save, unix_millis, unix_time};
 use crate::message::{self, Summary};
 
 /// How often a node looks whether its functions are what their records say.
@@ -124,7 +124,11 @@ impl Steward {
                 {
                     self.federated.tell_summary(from, true);
                 },
-                () = self.federated.shared.forgot.notified() => self.federated.ask_around(),
+                () = self.federated.shared.forgot.notified() => {
+                    self.federated.ask_around();
+                    let folder = self.federated.settings().folder.clone();
+                    tokio::task::spawn_blocking(move || drop_asides(&folder));
+                }
                 () = self.federated.shared.members_changed.notified() => self.pins.tend(),
                 // What was not done before the last stop, or whose code nobody
                 // could give.
@@ -446,7 +450,14 @@ impl Steward {
         let (head, body) = request.into_parts();
         let answered = match head.uri.path().ends_with("/keep") {
             true => self.pins.serve(&head, body).await,
-            false => self.exchange.serve(member, &head).await,
+            false => {
+                // To its end, though whoever asked may be gone: what it reads is
+                // counted as long as it reads.
+                let exchange = Arc::clone(&self.exchange);
+                let served = tokio::spawn(async move { exchange.serve(member, &head).await });
+                let lost = Err(StatusCode::INTERNAL_SERVER_ERROR);
+                served.await.unwrap_or(lost)
+            }
         };
         let (status, bytes) = answered.unwrap_or_else(|status| (status, Bytes::new()));
         let mut response = Response::new(AnswerBody::Whole(bytes));
@@ -504,18 +515,39 @@ pub(crate) fn set_old_aside(folder: &Path) {
              somebody announces them anew (weir list --federation, weir announce)"
         );
         set_aside(folder);
+        drop_asides(folder);
     }
 }
 
-/// Puts the records of functions aside; nothing reads them but people.
+/// What folders begin with that hold records which were put aside, and how many
+/// of them stay: the oldest, since what came after them came from others.
+const ASIDE: &str = "functions.aside-";
+const ASIDES: usize = 4;
+
+/// Puts the records of functions aside; nothing reads them but people. Quick
+/// enough for where others wait.
 pub(crate) fn set_aside(folder: &Path) {
     let functions = folder.join("functions");
-    let aside = folder.join("functions.aside");
-    let _ = std::fs::remove_dir_all(&aside);
+    let aside = folder.join(format!("{ASIDE}{}", unix_millis()));
     if let Err(error) = std::fs::rename(&functions, aside) {
         warn!(%error, "old records of functions stay");
     }
     if let Err(error) = std::fs::create_dir_all(functions) {
         warn!(%error, "functions of the federation are not kept");
+    }
+}
+
+fn drop_asides(folder: &Path) {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let asides = files.map(|file| file.path()).filter(|path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with(ASIDE))
+    });
+    let mut asides: Vec<PathBuf> = asides.collect();
+    asides.sort();
+    for surplus in asides.iter().skip(ASIDES) {
+        if let Err(error) = std::fs::remove_dir_all(surplus) {
+            debug!(%error, "records that were put aside stay");
+        }
     }
 }

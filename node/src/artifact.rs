@@ -251,7 +251,7 @@ impl Artifacts {
             bytes: 0,
         };
         promise.cover(bytes).ok()?;
-        Some(Room { _promise: promise })
+        Some(Room { promise })
     }
 
     /// The largest artifacts of at least `least` bytes, `most` at the most.
@@ -430,7 +430,16 @@ struct OverBudget;
 
 /// Bytes of the budget that are held for something beside artifacts.
 pub struct Room {
-    _promise: Promise,
+    promise: Promise,
+}
+
+impl Room {
+    /// Holds no more than `bytes` from now on.
+    pub fn shrink(&mut self, bytes: u64) {
+        let less = self.promise.bytes.saturating_sub(bytes);
+        self.promise.inner.ledger().promised -= less;
+        self.promise.bytes -= less;
+    }
 }
 
 /// Bytes of the budget that an upload holds until it is stored or dropped.

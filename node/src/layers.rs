@@ -9,8 +9,10 @@ use crate::executor::Executor;
 use crate::function::ArtifactKind;
 use crate::id::Digest;
 
-/// Artifacts that are looked into for layers, the largest first.
-const LOOKED_INTO: usize = 1024;
+/// Artifacts that are looked at for layers, the largest first, and how many of
+/// them are looked into.
+const LOOKED_AT: usize = 1024;
+const LOOKED_INTO: usize = 64;
 
 /// What an executor may write to look for layers, for each byte that is wanted.
 const ROOM: u64 = 4;
@@ -30,6 +32,8 @@ pub struct Layer {
 pub struct Holder {
     /// Open, so that nobody can take it away.
     pub file: File,
+    /// How long it is.
+    pub bytes: u64,
     /// What lies where.
     pub layers: Vec<Layer>,
 }
@@ -69,8 +73,13 @@ pub(crate) fn layers(artifacts: &Artifacts, digest: &Digest) -> Option<Holder> {
         return None;
     }
     let file = File::open(artifacts.path(digest)).ok()?;
+    let bytes = artifacts.size(digest)?;
     let layers = in_archive(&file);
-    Some(Holder { file, layers })
+    Some(Holder {
+        file,
+        bytes,
+        layers,
+    })
 }
 
 #[cfg(feature = "docker")]
@@ -102,10 +111,10 @@ pub(crate) fn find(artifacts: &Artifacts, wanted: &mut Vec<Layer>) -> Vec<Found>
     let Some(least) = wanted.iter().map(|layer| layer.bytes).min() else {
         return found;
     };
-    for digest in artifacts.largest(least, LOOKED_INTO) {
-        if let Some(holder) = layers(artifacts, &digest) {
-            take(wanted, &mut found, holder, None);
-        }
+    let near = artifacts.largest(least, LOOKED_AT).into_iter();
+    let holders = near.filter_map(|digest| layers(artifacts, &digest));
+    for holder in holders.take(LOOKED_INTO) {
+        take(wanted, &mut found, holder, None);
         if wanted.is_empty() {
             break;
         }
@@ -123,16 +132,20 @@ pub(crate) async fn export(
     let mut found = Vec::new();
     let bytes = wanted.iter().map(|layer| layer.bytes);
     let room = bytes.fold(0, u64::saturating_add).saturating_mul(ROOM);
-    let Some(held) = artifacts.room(room).map(Arc::new) else {
+    let Some(mut held) = artifacts.room(room) else {
         return found;
     };
+    let (mut left, mut holders) = (room, Vec::new());
     for executor in executors {
-        if wanted.is_empty() {
-            break;
-        }
-        for holder in executor.layers(wanted.clone(), room).await {
-            take(wanted, &mut found, holder, Some(&held));
-        }
+        let more = executor.layers(wanted.clone(), left).await;
+        let bytes: u64 = more.iter().map(|holder| holder.bytes).sum();
+        left = left.saturating_sub(bytes);
+        holders.extend(more);
+    }
+    held.shrink(room - left);
+    let held = Arc::new(held);
+    for holder in holders {
+        take(wanted, &mut found, holder, Some(&held));
     }
     found
 }

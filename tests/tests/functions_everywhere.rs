@@ -509,8 +509,24 @@ async fn whoever_was_forgotten_tells_nothing_until_it_is_told_to() {
     let [first, second] = <[Member; 2]>::try_from(members).expect("two");
     let (first, second) = (first.restart().await, second.restart().await);
     all_meet(&[&first, &second]).await;
-    let output = first.node.weir(["forget", &away.id]).await;
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    // Not before it has had time to find who is here.
+    eventually("it is forgotten", async || {
+        let output = first.node.weir(["forget", &away.id]).await;
+        let said = text(&output.stdout);
+        let error = text(&output.stderr);
+        assert!(
+            output.status.success() || error.contains("try again"),
+            "{error}"
+        );
+        said.contains("is a newcomer when it is back").then_some(())
+    })
+    .await;
+    let own = first.node.weir(["forget", &first.id]).await;
+    assert!(
+        text(&own.stderr).contains("weir leave"),
+        "{}",
+        text(&own.stderr)
+    );
 
     let away = away.restart().await;
     all_meet(&[&first, &second, &away]).await;

@@ -298,8 +298,12 @@ pub(super) async fn announce(global: &Global, arguments: &AnnounceArguments) -> 
 
 pub(super) async fn forget(global: &Global, arguments: &PeerArguments) -> anyhow::Result<()> {
     let path = format!("/weir/v1/peers/{}", arguments.id);
-    tell(global, Method::DELETE, &path, None, "forget the peer").await?;
-    Ok(output::line(&format!("forgot {}", arguments.id))?)
+    let told = tell(global, Method::DELETE, &path, None, "forget the peer").await?;
+    let then = match told["newcomer"] == true {
+        true => "; it is a newcomer when it is back",
+        false => "",
+    };
+    Ok(output::line(&format!("forgot {}{then}", arguments.id))?)
 }
 
 pub(super) async fn deny(global: &Global, arguments: &DenyArguments) -> anyhow::Result<()> {
@@ -349,12 +353,11 @@ async fn tell(
     path: &str,
     body: Option<Value>,
     what: &str,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Value> {
     let client = global.client()?;
     let mut request = client.request(method, path);
     if let Some(body) = body {
         request = request.body(body.to_string());
     }
-    let _: Value = client.ask_json(what, request).await?;
-    Ok(())
+    Ok(client.ask_json(what, request).await?)
 }

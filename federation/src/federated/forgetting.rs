@@ -1,39 +1,92 @@
 //! How a member is forgotten, and what becomes of one that hears that it was.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use libp2p_identity::PeerId;
 use tracing::warn;
+use weir_node::node::ChangeError;
+use weir_node::time::Time;
 use weir_overlay::{Event as Happening, Multiaddr, Verdict};
 
 use super::{EVERYBODY, Federated, Shared, lock};
 use crate::catalogue::Catalogue;
-use crate::forgotten::{Forgotten, Own};
+use crate::forgotten::{Forgotten, Statement};
 use crate::member::unix_time;
 use crate::membership::{CLOCK_SKEW, Refused};
 use crate::message::{self, Forget, Message};
 use crate::steward;
 
+/// How long a node that was just started looks for its peers before it says of
+/// one that it is away.
+const FINDING: Duration = Duration::from_secs(5);
+
+/// What was done to forget a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgot {
+    /// It is away, and will be a newcomer when it is back.
+    Newcomer,
+    /// What was heard of it, and where it was.
+    Known,
+    /// Nothing was known of it.
+    Nothing,
+}
+
 impl Federated {
     /// Forgets a peer: what was heard of it, and where it was. One that is not
     /// here is a newcomer when it is back, as everybody is told if this node
-    /// may deploy. `false` when nothing is known of it.
-    pub fn forget(&self, peer: PeerId) -> bool {
+    /// may deploy, and members gossip.
+    ///
+    /// # Errors
+    /// When it is this node itself, or that cannot be told yet.
+    pub fn forget(&self, peer: PeerId) -> Result<Forgot, ChangeError> {
         let shared = &self.shared;
-        let is_away = !self.here().contains(&peer) && peer != shared.id;
+        if peer == shared.id {
+            let text = "this node is not its own peer: weir leave takes it out";
+            return Err(ChangeError::Invalid(text.to_owned()));
+        }
+        let is_away = !self.here().contains(&peer);
+        if is_away && shared.clock.now().since(Time::ZERO) < FINDING {
+            let text = "this node was just started and looks for its peers: try again";
+            return Err(ChangeError::NotYet(text.to_owned()));
+        }
         lock(&shared.said).remove(&peer);
-        let is_known = lock(&shared.table).forget(&peer) || self.wrote_some(&peer);
+        let is_known = lock(&shared.table).forget(&peer);
         let _ = shared.happenings.try_send(Happening::Found {
             peer,
             address: Multiaddr::empty(),
         });
         shared.stale.notify_one();
-        let may = shared.member.is_member() && shared.member.own_rights().is_some_and(|r| r.deploy);
-        if is_known && is_away && may {
-            self.make_newcomer(peer);
-        }
-        is_known
+        Ok(match is_away && self.make_newcomer(peer) {
+            true => Forgot::Newcomer,
+            false if is_known => Forgot::Known,
+            false => Forgot::Nothing,
+        })
+    }
+
+    /// Says to everybody that a member is a newcomer; `false` when this node may
+    /// not.
+    fn make_newcomer(&self, whom: PeerId) -> bool {
+        let shared = &self.shared;
+        let may = shared.member.own_rights().is_some_and(|own| own.deploy);
+        let certificate = shared.member.certificate().filter(|_| may);
+        let Some(certificate) = certificate.filter(|_| shared.settings.registry.gossips()) else {
+            return false;
+        };
+        let at = unix_time();
+        let said = Message::Forget(Forget::new(whom, at, certificate));
+        let Ok(sealed) = message::seal(&said, &shared.key).map(Bytes::from) else {
+            return false;
+        };
+        let statement = Statement {
+            at,
+            by: shared.id,
+            sealed: sealed.clone(),
+        };
+        lock(&shared.forgotten).note(whom, statement, at);
+        self.overlay.publish(EVERYBODY, sealed);
+        true
     }
 
     /// Asks all that are linked what they know of functions.
@@ -43,22 +96,6 @@ impl Federated {
         for peer in links {
             self.tell_summary(peer, true);
         }
-    }
-
-    fn wrote_some(&self, peer: &PeerId) -> bool {
-        let catalogue = lock(&self.shared.catalogue);
-        catalogue.iter().any(|(_, entry)| entry.writer == *peer)
-    }
-
-    fn make_newcomer(&self, peer: PeerId) {
-        let now = unix_time();
-        let said = Message::Forget(Forget::new(peer, now));
-        let Ok(sealed) = message::seal(&said, &self.shared.key) else {
-            return;
-        };
-        let sealed = Bytes::from(sealed);
-        lock(&self.shared.forgotten).note(peer, now, sealed.clone(), now);
-        self.overlay.publish(EVERYBODY, sealed);
     }
 }
 
@@ -71,47 +108,57 @@ impl Shared {
         sealed: &[u8],
     ) -> Result<Verdict, &'static str> {
         let whom = forget.whom().ok_or("shape")?;
-        let now = unix_time();
-        if !self
-            .member
-            .rights(&from)
-            .is_some_and(|rights| rights.deploy)
-        {
-            return Err(Refused::MayNotDeploy.reason());
+        let (at, now) = (forget.at, unix_time());
+        // Where etcd alone says which functions there are, nobody puts any aside.
+        if from == self.id || !self.settings.registry.gossips() || Forgotten::is_over(at, now) {
+            return Ok(Verdict::Ignore);
         }
-        if forget.at > now + CLOCK_SKEW {
+        if at > now + CLOCK_SKEW {
             return Err(Refused::Early.reason());
         }
-        if Forgotten::is_over(forget.at, now) {
+        match self.member.may_have_written(from, &forget.certificate) {
+            Ok(()) => {}
+            // Whoever passed it on need not have heard that it may not.
+            Err(refused @ Refused::MayNotDeploy) => {
+                self.count_rejected(refused.reason());
+                return Ok(Verdict::Ignore);
+            }
+            Err(refused) if self.may_be_ahead(from, refused) => return Ok(Verdict::Ignore),
+            Err(refused) => return Err(refused.reason()),
+        }
+        if whom == self.id {
+            return Ok(match lock(&self.forgotten).obey(at, now) {
+                true => {
+                    self.be_newcomer(from);
+                    Verdict::Accept
+                }
+                false => Verdict::Ignore,
+            });
+        }
+        if lock(&self.forgotten).knows(&whom, at) {
             return Ok(Verdict::Ignore);
         }
         if !self.may_suspect(from, self.clock.now()) {
             self.count_rejected("suspects-too-often");
             return Ok(Verdict::Ignore);
         }
-        let mut forgotten = lock(&self.forgotten);
-        if whom != self.id {
-            let sealed = Bytes::copy_from_slice(sealed);
-            return Ok(match forgotten.note(whom, forget.at, sealed, now) {
-                true => Verdict::Accept,
-                false => Verdict::Ignore,
-            });
-        }
-        let own = forgotten.note_own(forget.at);
-        drop(forgotten);
-        if own == Own::Newcomer {
-            warn!(
-                by = %from,
-                "this node was forgotten while it was away: its functions are its own until \
-                 somebody announces them anew (weir list --federation, weir announce)"
-            );
-            self.forget_functions();
-        }
-        if own != Own::Known {
-            lock(&self.own).forgotten = forget.at;
-            self.say_aloud();
-        }
+        let statement = Statement {
+            at,
+            by: from,
+            sealed: Bytes::copy_from_slice(sealed),
+        };
+        lock(&self.forgotten).note(whom, statement, now);
         Ok(Verdict::Accept)
+    }
+
+    fn be_newcomer(&self, by: PeerId) {
+        warn!(
+            %by,
+            "this node was forgotten while it was away: its functions are its own until somebody \
+             announces them anew (weir list --federation, weir announce)"
+        );
+        self.forget_functions();
+        self.say_aloud();
     }
 
     /// Forgets what is known of functions; those that run here go on, and what
@@ -121,5 +168,26 @@ impl Shared {
         *lock(&self.changed) = BTreeSet::new();
         steward::set_aside(&self.settings.folder);
         self.forgot.notify_one();
+    }
+
+    /// What is told to a member instead of a summary: that it was forgotten,
+    /// as long as it has not heard so.
+    pub(super) fn untold(&self, to: &PeerId) -> Option<Bytes> {
+        let forgotten = lock(&self.forgotten);
+        let said = forgotten.said_of(to)?;
+        (!self.member.is_denied(&said.by)).then(|| said.sealed.clone())
+    }
+
+    /// What a newly linked peer may have missed of this, about itself first.
+    pub(super) fn forgotten_for(&self, peer: &PeerId) -> Vec<Bytes> {
+        let forgotten = lock(&self.forgotten);
+        let told = forgotten
+            .statements()
+            .filter(|(_, said)| said.by != *peer && !self.member.is_denied(&said.by));
+        let mut told: Vec<_> = told.collect();
+        told.sort_by_key(|(whom, _)| *whom != peer);
+        told.into_iter()
+            .map(|(_, said)| said.sealed.clone())
+            .collect()
     }
 }

@@ -144,6 +144,10 @@ impl Federated {
             self.may_write(spec)?;
         }
         let may = shared.member.own_rights().is_some_and(|own| own.deploy);
+        if may && !shared.member.is_member() {
+            let text = "this node is still joining its federation: try again".to_owned();
+            return Err(ChangeError::NotYet(text));
+        }
         let certificate = shared.member.certificate().filter(|_| may);
         let certificate =
             certificate.ok_or_else(|| refused("this node may not change what others deploy"))?;
@@ -227,7 +231,9 @@ impl Federated {
             return;
         }
         // What it knows is not asked for before it has heard that it was forgotten.
-        if lock(&self.shared.forgotten).contains(&to) {
+        if let Some(forgotten) = self.shared.untold(&to) {
+            let forgotten = vec![(EVERYBODY.to_owned(), forgotten)];
+            self.overlay.tell(to, forgotten);
             return;
         }
         let topics = self.shared.topics_with(&to);

@@ -10,8 +10,8 @@ use weir_node::time::Time;
 use weir_overlay::{Answer, Event as Happening, Host, Multiaddr, Refusal, Verdict};
 
 use super::{EVERYBODY, Shared, lock, region_topic, zone_topic};
-use crate::member::Member;
-use crate::membership::Refused;
+use crate::member::{Member, unix_time};
+use crate::membership::{CLOCK_SKEW, Refused};
 use crate::message::{self, Message, Suspicion as Suspecting};
 use crate::peers::{Fault, Heard, Met, PEERS, Standing, Suspicion};
 use crate::report::{Report, Role};
@@ -75,6 +75,9 @@ impl Shared {
         if let Message::Record(record) = message {
             return self.hear_record(from, *record, bytes);
         }
+        if let Message::Forget(forget) = &message {
+            return self.hear_forget(from, forget, bytes);
+        }
         // One who was not introduced yet may be honest: not believed, not
         // passed on, and not held against whoever did.
         if from != self.id && self.member.rights(&from).is_none() {
@@ -123,14 +126,16 @@ impl Shared {
                     None => Ok(Verdict::Ignore),
                 }
             }
-            Message::Forget(forget) => self.hear_forget(from, &forget, bytes),
             Message::Unknown => Ok(Verdict::Accept),
             Message::Summary(summary) => {
                 // It is said again.
                 let _ = self.summaries.try_send((from, summary));
                 Ok(Verdict::Ignore)
             }
-            Message::Introduction(_) | Message::Handover(_) | Message::Record(_) => {
+            Message::Introduction(_)
+            | Message::Handover(_)
+            | Message::Record(_)
+            | Message::Forget(_) => {
                 unreachable!("answered above")
             }
         }
@@ -148,7 +153,7 @@ impl Shared {
             self.count_rejected("role");
             return Verdict::Ignore;
         }
-        if report.forgotten > 0 {
+        if (1..=unix_time() + CLOCK_SKEW).contains(&report.forgotten) {
             lock(&self.forgotten).heard(&from, report.forgotten);
         }
         if report.brief && self.is_near(&report) {
@@ -259,9 +264,6 @@ impl Shared {
         }
         let denials = self.member.denials().into_iter();
         news.extend(denials.filter_map(|d| Some((all(), seal(&Message::Denial(d))?))));
-        let forgotten = lock(&self.forgotten);
-        news.extend(forgotten.statements().map(|sealed| (all(), sealed)));
-        drop(forgotten);
         let mut said = lock(&self.said).clone();
         // What is not believed any more is not passed on.
         said.retain(|id, _| *id == self.id || self.member.rights(id).is_some());
@@ -281,6 +283,8 @@ impl Shared {
             let suspicion = Suspecting::new(peer, known.report.epoch);
             news.extend(seal(&Message::Suspicion(suspicion)).map(|m| (self.topic(), m)));
         }
+        let forgotten = self.forgotten_for(&peer).into_iter();
+        news.extend(forgotten.map(|sealed| (all(), sealed)));
         news
     }
 }

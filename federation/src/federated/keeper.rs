@@ -15,9 +15,9 @@ use weir_node::Node;
 use weir_node::time::Time;
 use weir_overlay::{Event as Happening, Host, Multiaddr, Overlay};
 
-use super::{AWAY, EVERYBODY, Federated, Link, Shared, guest_room, load_of, lock};
+use super::{AWAY, EVERYBODY, FORGOTTEN, Federated, Link, Shared, guest_room, load_of, lock};
 use crate::book::Book;
-use crate::member::unix_time;
+use crate::member::{save, unix_time};
 use crate::message::{self, Message, Suspicion as Suspecting};
 use crate::peers::{Event, Known, Standing, Suspicion};
 use crate::report::{ADDRESSES, OFFERS, Offer, Report};
@@ -307,10 +307,20 @@ impl Keeper {
         if now.since(self.last_book) >= BOOK {
             self.last_book = now;
             self.book.save();
+            self.save_forgotten();
             self.learn_distances();
             if self.shared().links.iter().any(|link| link.kept) {
                 self.note_contact(now);
             }
+        }
+    }
+
+    fn save_forgotten(&self) {
+        let shared = self.shared();
+        let unsaved = lock(&shared.forgotten).unsaved();
+        let Some(bytes) = unsaved else { return };
+        if let Err(error) = save(&shared.settings.folder.join(FORGOTTEN), &bytes) {
+            warn!(%error, "who was forgotten is not kept over a restart");
         }
     }
 
@@ -394,6 +404,7 @@ impl Keeper {
         Report {
             executors: executors.into_iter().map(str::to_owned).collect(),
             draining,
+            forgotten: lock(&shared.forgotten).own(),
             load: load_of(&capability, room),
             coordinate: *lock(&shared.coordinate),
             offers: offers.collect(),

@@ -52,10 +52,12 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// Members that are asked for one part before the fetch is given up.
 pub(super) const HOLDERS: usize = 6;
 
-/// How long layers would take to come before the engine is asked for them.
+/// How long layers would take to come before the engine is asked for them, and
+/// how long it may take at the most.
 const WAIT: Duration = Duration::from_secs(3);
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
-/// Lists of parts that are kept in memory, so that whoever asks for them again
+/// Lists of parts, and of layers, that are kept in memory, so that whoever asks for them again
 /// and again costs no reading.
 const LISTS: usize = 64;
 
@@ -74,6 +76,8 @@ pub(super) struct Exchange {
     federated: Federated,
     /// The digests of an artifact's parts.
     lists: DashMap<Digest, Bytes>,
+    /// The layers of an image archive.
+    tables: DashMap<Digest, Bytes>,
     fetches: Semaphore,
     /// When the next part may be fetched.
     paced: Mutex<tokio::time::Instant>,
@@ -120,8 +124,8 @@ struct Asked<'a> {
     range: Option<Range<usize>>,
     /// Bytes of the longest answer.
     length: u64,
-    /// What is said of whoever gives something else.
-    lie: &'static str,
+    /// What is said of whoever gives something else, where that can be told.
+    lie: Option<&'static str>,
 }
 
 /// Why a member gave nothing.
@@ -139,6 +143,7 @@ impl Exchange {
             node,
             federated,
             lists: DashMap::new(),
+            tables: DashMap::new(),
             fetches: Semaphore::new(FETCHES),
             paced: Mutex::new(tokio::time::Instant::now()),
             served: Semaphore::new(SERVED),
@@ -192,6 +197,19 @@ impl Exchange {
         }
         self.lists.insert(digest, list.clone());
         Some(list)
+    }
+
+    /// Which layers an image archive has, as that is told.
+    async fn table(&self, digest: Digest) -> Bytes {
+        if let Some(table) = self.tables.get(&digest) {
+            return table.clone();
+        }
+        let table = Bytes::from(layers::encode(&self.node.layers(&digest).await));
+        if self.tables.len() >= LISTS {
+            self.tables.clear();
+        }
+        self.tables.insert(digest, table.clone());
+        table
     }
 
     /// Fetches code from the nearest that have it.
@@ -262,7 +280,7 @@ impl Exchange {
             part: "list",
             range: None,
             length: code.count() * 32,
-            lie: "gave a wrong list of an artifact's parts",
+            lie: Some("gave a wrong list of an artifact's parts"),
         };
         let list = self.ask_all(holders, 0, &asked, |list| code.is_list(list));
         list.await.map_err(AdoptError::Code)
@@ -275,7 +293,7 @@ impl Exchange {
             part: "layers",
             range: None,
             length: layers::TABLE,
-            lie: "",
+            lie: None,
         };
         // What is wrong in a table shows in the parts.
         match self.ask_all(holders, 0, &asked, |_| true).await {
@@ -295,12 +313,18 @@ impl Exchange {
     /// them.
     async fn look_further(&self, wanted: &mut Wanted, at: usize) {
         let reached = at as u64 * CHUNK;
-        if wanted.would_take(reached) < WAIT {
+        let wait = wanted.would_take(reached);
+        if wait < WAIT {
             return;
         }
         let mut sought = std::mem::take(&mut wanted.sought);
         sought.retain(|layer| layer.at + layer.bytes > reached);
-        wanted.own = wanted.own.and(self.node.export_layers(sought).await);
+        // By then they would have come.
+        let looked = self.node.export_layers(sought);
+        match tokio::time::timeout(wait.min(LONGEST_LOOK), looked).await {
+            Ok(found) => wanted.own = wanted.own.and(found),
+            Err(_) => debug!("the engine takes too long to give layers"),
+        }
     }
 
     /// Waits until so many bytes more may be fetched.
@@ -347,7 +371,7 @@ impl Exchange {
                 part: &at.to_string(),
                 range: Some(missing.clone()),
                 length,
-                lie: "gave wrong bytes for an artifact",
+                lie: Some("gave wrong bytes for an artifact"),
             };
             let right = |came: &[u8]| came.len() == missing.len();
             let came = self.ask_all(&mut wanted.holders, at, &asked, right).await;
@@ -380,7 +404,7 @@ impl Exchange {
             part: &at.to_string(),
             range: None,
             length,
-            lie: "gave wrong bytes for an artifact",
+            lie: Some("gave wrong bytes for an artifact"),
         };
         let began = tokio::time::Instant::now();
         self.pace(length).await;
@@ -397,8 +421,8 @@ impl Exchange {
     }
 
     /// Asks one member after the other, from the one whose turn it is, and those
-    /// that are busy again, until one gives what is good. Who has nothing, or
-    /// gives what is wrong, is left out from then on.
+    /// that are busy again, until one gives what is good. Who gives nothing, or
+    /// what is wrong, is left out from then on, if there are others.
     async fn ask_all(
         &self,
         holders: &mut Vec<PeerId>,
@@ -406,34 +430,36 @@ impl Exchange {
         asked: &Asked<'_>,
         good: impl Fn(&[u8]) -> bool,
     ) -> Result<Bytes, String> {
-        let until = tokio::time::Instant::now() + BUSY_FOR;
         let mut left = holders.clone();
         let first = turn % left.len().max(1);
         left.rotate_left(first);
+        let mut until = None;
         let mut reasons = Vec::new();
         loop {
             let mut busy = Vec::new();
             for holder in left {
-                let reason = match self.ask(holder, asked).await {
+                let (reason, may_have_it) = match self.ask(holder, asked).await {
                     Ok(bytes) if good(&bytes) => return Ok(bytes),
                     Ok(_) => {
-                        self.federated.lied(holder, asked.lie);
-                        holders.retain(|other| *other != holder);
-                        asked.lie.to_owned()
+                        if let Some(lie) = asked.lie {
+                            self.federated.lied(holder, lie);
+                        }
+                        (asked.lie.unwrap_or("it gave nonsense").to_owned(), false)
                     }
-                    Err(Unanswered::Absent) => {
-                        holders.retain(|other| *other != holder);
-                        "it is not there".to_owned()
-                    }
+                    Err(Unanswered::Absent) => ("it is not there".to_owned(), false),
+                    Err(Unanswered::Failed(reason)) => (reason, true),
                     Err(Unanswered::Busy) => {
                         busy.push(holder);
                         continue;
                     }
-                    Err(Unanswered::Failed(reason)) => reason,
                 };
                 reasons.push(format!("{holder}: {reason}"));
+                if !may_have_it || holders.len() > 1 {
+                    holders.retain(|other| *other != holder);
+                }
             }
-            if busy.is_empty() || tokio::time::Instant::now() >= until {
+            let now = tokio::time::Instant::now();
+            if busy.is_empty() || now >= *until.get_or_insert(now + BUSY_FOR) {
                 reasons.extend(busy.iter().map(|holder| format!("{holder}: it is busy")));
                 return Err(match reasons.is_empty() {
                     true => "no member that has it can be reached".to_owned(),
@@ -505,15 +531,14 @@ impl Exchange {
             let list = self.chunk_list(digest).await;
             return whole(list.ok_or(StatusCode::NOT_FOUND)?);
         }
-        if self.node.artifact(&digest).is_none() {
-            return Err(StatusCode::NOT_FOUND);
-        }
+        let bytes = self.node.artifact(&digest).ok_or(StatusCode::NOT_FOUND)?;
         if part == "layers" {
-            let table = layers::encode(&self.node.layers(&digest).await);
-            return whole(table.into());
+            return whole(self.table(digest).await);
         }
         let at: u64 = part.parse().map_err(|_| StatusCode::BAD_REQUEST)?;
-        let range = range_in(asked)?;
+        let start = at.checked_mul(CHUNK).filter(|start| *start < bytes);
+        let start = start.ok_or(StatusCode::NOT_FOUND)?;
+        let range = range_in(asked, CHUNK.min(bytes - start))?;
         let path = self
             .node
             .artifact_path(&digest)
@@ -522,7 +547,7 @@ impl Exchange {
             Some(range) => (StatusCode::PARTIAL_CONTENT, range),
             None => (StatusCode::OK, 0..CHUNK),
         };
-        let read = tokio::task::spawn_blocking(move || read_part(&path, at, range)).await;
+        let read = tokio::task::spawn_blocking(move || read_part(&path, start, range)).await;
         match read {
             Ok(Ok(bytes)) => Ok((status, bytes.into())),
             _ => Err(StatusCode::NOT_FOUND),
@@ -536,9 +561,9 @@ pub(super) fn digest_in(asked: &http::request::Parts) -> Result<Digest, StatusCo
     Digest::from_hex(text).map_err(|_| StatusCode::BAD_REQUEST)
 }
 
-/// Which bytes of a part are asked for: `bytes=FIRST-LAST`, and nothing else of
-/// what such a header may say.
-fn range_in(asked: &http::request::Parts) -> Result<Option<Range<u64>>, StatusCode> {
+/// Which bytes of a part of this length are asked for: `bytes=FIRST-LAST`, and
+/// nothing else of what such a header may say.
+fn range_in(asked: &http::request::Parts, length: u64) -> Result<Option<Range<u64>>, StatusCode> {
     let Some(text) = asked.headers.get(RANGE) else {
         return Ok(None);
     };
@@ -546,15 +571,14 @@ fn range_in(asked: &http::request::Parts) -> Result<Option<Range<u64>>, StatusCo
     let range = text.and_then(|text| text.strip_prefix("bytes=")?.split_once('-'));
     let range = range.and_then(|(first, last)| {
         let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        (first <= last && last < CHUNK).then_some(first..last + 1)
+        (first <= last && last < length).then_some(first..last + 1)
     });
     range.map(Some).ok_or(StatusCode::RANGE_NOT_SATISFIABLE)
 }
 
-fn read_part(path: &Path, at: u64, range: Range<u64>) -> io::Result<Vec<u8>> {
+fn read_part(path: &Path, start: u64, range: Range<u64>) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
-    let start = at.saturating_mul(CHUNK).saturating_add(range.start);
-    file.seek(SeekFrom::Start(start))?;
+    file.seek(SeekFrom::Start(start + range.start))?;
     let mut part = Vec::new();
     file.take(range.end - range.start).read_to_end(&mut part)?;
     Ok(part)

@@ -34,8 +34,9 @@ pub fn encode(layers: &[Layer]) -> Vec<u8> {
     rows.collect()
 }
 
-/// The layers that are worth looking for, of an archive of `length` bytes: rows
-/// that cannot be true are left out.
+/// The layers that are worth looking for, of an archive of `length` bytes, in
+/// the order of their places: rows that cannot be true are left out, and all
+/// but one of those that overlap.
 pub fn decode(table: &[u8], length: u64) -> Vec<Layer> {
     let (rows, _) = table.as_chunks::<ROW>();
     let layers = rows.iter().take(ROWS).filter_map(|row| {
@@ -49,7 +50,17 @@ pub fn decode(table: &[u8], length: u64) -> Vec<Layer> {
         let end = layer.at.checked_add(layer.bytes)?;
         (layer.bytes >= LEAST && end <= length).then_some(layer)
     });
-    layers.collect()
+    let mut layers: Vec<Layer> = layers.collect();
+    layers.sort_by_key(|layer| layer.at);
+    let mut reached = 0;
+    layers.retain(|layer| {
+        let is_free = layer.at >= reached;
+        if is_free {
+            reached = layer.at + layer.bytes;
+        }
+        is_free
+    });
+    layers
 }
 
 /// What this machine has of an archive.
@@ -132,15 +143,17 @@ mod tests {
 
     #[test]
     fn a_table_comes_back_without_what_cannot_be() {
-        let good = [layer(1, 512, LEAST), layer(2, 0, 1 << 20)];
+        let good = [layer(1, 512, LEAST), layer(2, 512 + LEAST, LEAST)];
         let bad = [
-            layer(3, 0, LEAST - 1),
+            layer(3, 900_000, LEAST - 1),
             layer(4, u64::MAX, LEAST),
             layer(5, 1, 1 << 20),
+            layer(6, LEAST, LEAST),
         ];
-        let table = encode(&[good.as_slice(), bad.as_slice()].concat());
+        let table = encode(&[bad.as_slice(), good.as_slice()].concat());
         assert_eq!(decode(&table, 1 << 20), good);
-        assert_eq!(decode(&table[..table.len() - 1], 1 << 20), good);
+        let cut = &table[..table.len() - 1];
+        assert_eq!(decode(cut, 1 << 20), [good[0]]);
         let many = vec![good[0]; ROWS + 9];
         assert_eq!(encode(&many).len() as u64, TABLE);
     }
@@ -183,9 +196,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_table_is_read(table: Vec<u8>, length: u64) {
+            let mut reached = 0;
             for layer in decode(&table, length) {
-                prop_assert!(layer.at + layer.bytes <= length);
+                prop_assert!(layer.at >= reached);
+                reached = layer.at + layer.bytes;
             }
+            prop_assert!(reached <= length);
         }
     }
 }

@@ -8,16 +8,20 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// Files in one archive that are looked at.
 const ENTRIES: usize = 4096;
 
 /// Largest description of an image, or of what an archive holds.
-const DESCRIPTION_BYTES: u64 = 4 << 20;
+const DESCRIPTION_BYTES: u64 = 1 << 20;
+
+/// Images of one archive that are looked at; a function is one.
+const IMAGES: usize = 4;
 
 /// Layers that an image may have; engines allow 127.
-pub const LAYERS: usize = 256;
+const LAYERS: usize = 256;
 
 /// A layer's run of bytes in an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +44,15 @@ pub struct Layer {
 pub fn layers(file: &File) -> io::Result<Vec<Layer>> {
     let files = index(file)?;
     let mut found = described(file, &files);
+    // A blob that is pressed together has two digests: its own, and that of what
+    // it holds, by which images name it.
     let blobs = files.iter().filter_map(|(name, (at, bytes))| {
         let digest = parse(name.strip_prefix("blobs/sha256/")?)?;
         let (at, bytes) = (*at, *bytes);
         Some(Layer { digest, at, bytes })
     });
     found.extend(blobs);
-    found.sort_unstable_by_key(|layer| (layer.at, layer.digest));
+    found.sort_by_key(|layer| layer.at);
     found.dedup_by_key(|layer| layer.at);
     found.truncate(LAYERS);
     Ok(found)
@@ -59,7 +65,9 @@ fn index(mut file: &File) -> io::Result<Index> {
     file.seek(SeekFrom::Start(0))?;
     let mut archive = tar::Archive::new(file);
     let mut files = Index::new();
-    for entry in archive.entries_with_seek()?.take(ENTRIES) {
+    // Raw: names and other things that stand in entries of their own may be as
+    // long as the archive, and no layer needs them.
+    for entry in archive.entries_with_seek()?.raw(true).take(ENTRIES) {
         // What comes behind damage is not looked at.
         let Ok(entry) = entry else { break };
         if !entry.header().entry_type().is_file() {
@@ -72,32 +80,45 @@ fn index(mut file: &File) -> io::Result<Index> {
     Ok(files)
 }
 
+/// An image in the table of an archive.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    config: String,
+    layers: Vec<String>,
+}
+
+/// What an image says of itself.
+#[derive(Deserialize)]
+struct Config {
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<String>,
+}
+
 /// The layers that the archive's own table names.
 fn described(file: &File, files: &Index) -> Vec<Layer> {
-    let table = description(file, files, "manifest.json");
-    let images = table.as_ref().and_then(Value::as_array);
+    let images: Option<Vec<Listed>> = description(file, files, "manifest.json");
     let mut found = Vec::new();
-    for image in images.into_iter().flatten() {
-        let config = image["Config"].as_str();
-        let config = config.and_then(|config| description(file, files, config));
-        let Some(config) = config else { continue };
-        let names = image["Layers"].as_array().into_iter().flatten();
-        let digests = config["rootfs"]["diff_ids"].as_array();
-        for (name, digest) in names.zip(digests.into_iter().flatten()) {
-            let place = name.as_str().and_then(|name| files.get(name));
-            let digest = digest.as_str().and_then(digest_in);
-            if let (Some((at, bytes)), Some(digest)) = (place.copied(), digest) {
+    for image in images.into_iter().flatten().take(IMAGES) {
+        let Some(config) = description::<Config>(file, files, &image.config) else {
+            continue;
+        };
+        let digests = config.rootfs.diff_ids.iter().take(LAYERS);
+        for (name, digest) in image.layers.iter().zip(digests) {
+            if let (Some((at, bytes)), Some(digest)) = (files.get(name), digest_in(digest)) {
+                let (at, bytes) = (*at, *bytes);
                 found.push(Layer { digest, at, bytes });
             }
-        }
-        if found.len() > LAYERS {
-            break;
         }
     }
     found
 }
 
-fn description(mut file: &File, files: &Index, name: &str) -> Option<Value> {
+fn description<T: DeserializeOwned>(mut file: &File, files: &Index, name: &str) -> Option<T> {
     let (at, bytes) = *files.get(name)?;
     if bytes > DESCRIPTION_BYTES {
         return None;
@@ -199,9 +220,34 @@ mod tests {
     }
 
     #[test]
+    fn a_blob_goes_by_the_digest_by_which_its_image_names_it() {
+        let blob = format!("blobs/sha256/{}", hex('1'));
+        let table = serde_json::json!([{"Config": "c", "Layers": [blob]}]).to_string();
+        let ids = [format!("sha256:{}", hex('9'))];
+        let config = serde_json::json!({"rootfs": {"diff_ids": ids}}).to_string();
+        let file = archive(&[
+            (&blob, b"pressed"),
+            ("c", config.as_bytes()),
+            ("manifest.json", table.as_bytes()),
+        ]);
+        let found = layers(&file).expect("it is read");
+        assert_eq!((found.len(), found[0].digest), (1, [0x99; 32]));
+    }
+
+    #[test]
     fn what_is_no_archive_or_damaged_has_no_layers() {
         let whole = archive(&[("manifest.json", b"[{}, 7, {\"Config\": \"manifest.json\"}]")]);
         assert_eq!(layers(&whole).expect("it is read"), []);
+        // A long name in an entry of its own is not read.
+        let mut builder = tar::Builder::new(Vec::new());
+        let long = format!("{}/layer.tar", "x".repeat(4_000));
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        builder
+            .append_data(&mut header, long, &b"x"[..])
+            .expect("it is packed");
+        let long = written(&builder.into_inner().expect("it ends"));
+        assert_eq!(layers(&long).expect("it is read"), []);
         for bytes in [&b""[..], b"no archive", &[0; 4096], &[0xff; 2048]] {
             assert_eq!(layers(&written(bytes)).expect("it is read"), []);
         }

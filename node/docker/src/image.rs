@@ -64,11 +64,13 @@ pub struct Image {
 pub struct Export {
     /// The archive, which is gone with this handle.
     pub file: File,
+    /// How long it is.
+    pub bytes: u64,
     /// What lies where in it.
     pub layers: Vec<Layer>,
 }
 
-/// Images that are looked at for layers, and that are exported for them.
+/// Images that are looked at for layers, and that are tried to be exported.
 const INSPECTED: usize = 256;
 const EXPORTS: usize = 4;
 
@@ -135,9 +137,10 @@ impl Engine {
             }
         }
         let mut exports = Vec::new();
-        while exports.len() < EXPORTS
-            && let Some((id, bytes)) = most_wanted(&images, &wanted, room)
-        {
+        for _ in 0..EXPORTS {
+            let Some(id) = most_wanted(&images, &wanted, room) else {
+                break;
+            };
             images.retain(|image| image.id.as_ref() != Some(&id));
             let export = match save(&docker, &id, folder, room).await {
                 Ok(export) => export,
@@ -146,7 +149,7 @@ impl Engine {
                     continue;
                 }
             };
-            room = room.saturating_sub(bytes);
+            room = room.saturating_sub(export.bytes);
             for layer in &export.layers {
                 wanted.remove(&layer.digest);
             }
@@ -201,27 +204,27 @@ impl Engine {
     }
 }
 
-/// The image with most of what is wanted that is worth it and has room, and its
-/// size.
+/// The image with most of what is wanted that is worth it and has room.
 fn most_wanted(
     images: &[ImageInspect],
     wanted: &HashMap<[u8; 32], u64>,
     room: u64,
-) -> Option<(String, u64)> {
+) -> Option<String> {
     let worth = images.iter().filter_map(|image| {
         let layers = image.root_fs.as_ref()?.layers.as_ref()?;
         let layers = layers.iter().filter_map(|layer| archive::digest_in(layer));
         let gain: u64 = layers.filter_map(|layer| wanted.get(&layer)).sum();
         let bytes = u64::try_from(image.size?).ok()?;
         let worth = gain > 0 && bytes <= room && bytes <= gain.saturating_mul(WORTH);
-        worth.then_some((gain, image.id.clone()?, bytes))
+        worth.then_some((gain, image.id.clone()?))
     });
-    let (_, id, bytes) = worth.max_by_key(|(gain, ..)| *gain)?;
-    Some((id, bytes))
+    worth.max_by_key(|(gain, _)| *gain).map(|(_, id)| id)
 }
 
 async fn save(docker: &Docker, id: &str, folder: &Path, room: u64) -> io::Result<Export> {
-    let mut file = tokio::fs::File::from_std(nameless(folder)?);
+    let folder = folder.to_owned();
+    let made = tokio::task::spawn_blocking(move || nameless(&folder)).await?;
+    let mut file = tokio::fs::File::from_std(made?);
     let mut saved = docker.export_image(id);
     let mut bytes = 0;
     while let Some(piece) = saved.next().await {
@@ -236,7 +239,11 @@ async fn save(docker: &Docker, id: &str, folder: &Path, room: u64) -> io::Result
     let file = file.into_std().await;
     let read = tokio::task::spawn_blocking(move || {
         let layers = archive::layers(&file)?;
-        Ok(Export { file, layers })
+        Ok(Export {
+            file,
+            bytes,
+            layers,
+        })
     });
     read.await?
 }

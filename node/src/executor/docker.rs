@@ -474,6 +474,7 @@ impl Executor for Docker {
             };
             let holders = exports.into_iter().map(|export| Holder {
                 file: export.file,
+                bytes: export.bytes,
                 layers: export.layers.into_iter().map(Layer::from).collect(),
             });
             holders.collect()

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use weir_federation::PeerId;
 use weir_federation::dispatch::Dispatch;
+use weir_federation::federated::Forgot;
 use weir_federation::member::MemberError;
 use weir_federation::membership::Rights;
 use weir_federation::report::Role;
@@ -275,9 +276,10 @@ fn one_peer(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
 }
 
 fn forget(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
-    match dispatch.federated().forget(peer(id)?) {
-        true => Ok(json!({ "forgotten": id })),
-        false => Err(Problem::not_found(format!("{id} is not known"))),
+    match dispatch.federated().forget(peer(id)?)? {
+        Forgot::Newcomer => Ok(json!({ "forgotten": id, "newcomer": true })),
+        Forgot::Known => Ok(json!({ "forgotten": id, "newcomer": false })),
+        Forgot::Nothing => Err(Problem::not_found(format!("{id} is not known"))),
     }
 }
 
