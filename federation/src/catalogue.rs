@@ -7,7 +7,7 @@
 //! hears of it when it compares summaries with another: what both have is never
 //! sent again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -67,9 +67,18 @@ impl Record {
     /// nobody needs it any more, and nobody takes it from one who has not
     /// forgotten it yet.
     pub fn is_over(&self, now: UnixTime) -> bool {
-        let removed = self.removed.unwrap_or_default();
-        self.spec.is_none() && now.saturating_sub(removed) > REMOVED
+        self.removal().is_some_and(|removed| is_over(removed, now))
     }
+
+    /// When the function was removed, if it was.
+    fn removal(&self) -> Option<UnixTime> {
+        let removed = self.removed.unwrap_or_default();
+        self.spec.is_none().then_some(removed)
+    }
+}
+
+fn is_over(removed: UnixTime, now: UnixTime) -> bool {
+    now.saturating_sub(removed) > REMOVED
 }
 
 /// Code by digest, and by what each part of it is checked.
@@ -233,6 +242,8 @@ pub enum Merged {
     Newer {
         /// The writer of the one before, if there was one.
         before: Option<PeerId>,
+        /// The removal that was forgotten to make room, if one was.
+        dropped: Option<FunctionName>,
     },
     /// It is known.
     Known,
@@ -248,26 +259,54 @@ pub enum Merged {
 #[derive(Debug, Default)]
 pub struct Catalogue {
     entries: BTreeMap<FunctionName, Entry>,
+    /// Those of them that are removals, the oldest first.
+    removals: BTreeSet<(UnixTime, FunctionName)>,
 }
 
 impl Catalogue {
-    /// Takes a record in.
+    /// Takes a record in. Where there are as many as there may be, removals make
+    /// room, the oldest first: for functions, and for later removals.
     pub fn merge(&mut self, name: FunctionName, entry: Entry) -> Merged {
         let known = self.entries.get(&name);
         let version = known.map_or(0, |known| known.record.version);
         if entry.record.version > version.saturating_add(JUMP) {
             return Merged::Jump;
         }
+        let mut dropped = None;
         match known {
             Some(known) if known.sealed == entry.sealed => return Merged::Known,
             Some(known) if known.rank() >= entry.rank() => return Merged::Older,
-            None if self.entries.len() >= FUNCTIONS => return Merged::Full,
+            None if self.entries.len() >= FUNCTIONS => match self.drop_removal(&name, &entry) {
+                Some(removal) => dropped = Some(removal),
+                None => return Merged::Full,
+            },
             Some(_) | None => {}
         }
-        let before = self.entries.insert(name, entry);
+        let removal = entry.record.removal();
+        let before = self.entries.insert(name.clone(), entry);
+        if let Some(removed) = before.as_ref().and_then(|before| before.record.removal()) {
+            self.removals.remove(&(removed, name.clone()));
+        }
+        if let Some(removed) = removal {
+            self.removals.insert((removed, name));
+        }
         Merged::Newer {
             before: before.map(|before| before.writer),
+            dropped,
         }
+    }
+
+    /// Forgets the oldest removal for a record that is to come in, unless that
+    /// is an older one itself.
+    fn drop_removal(&mut self, name: &FunctionName, entry: &Entry) -> Option<FunctionName> {
+        let (removed, oldest) = self.removals.first()?;
+        let comes = entry.record.removal();
+        if comes.is_some_and(|comes| (comes, name) <= (*removed, oldest)) {
+            return None;
+        }
+        let (_, oldest) = self.removals.pop_first()?;
+        self.entries.remove(&oldest);
+        Some(oldest)
     }
 
     /// What is known of a function.
@@ -292,10 +331,13 @@ impl Catalogue {
 
     /// Forgets removals that are over; their names.
     pub fn forget_removals(&mut self, now: UnixTime) -> Vec<FunctionName> {
-        let over = self.entries.iter().filter(|(_, e)| e.record.is_over(now));
-        let over: Vec<_> = over.map(|(name, _)| name.clone()).collect();
-        for name in &over {
-            self.entries.remove(name);
+        let mut over = Vec::new();
+        while let Some((removed, _)) = self.removals.first()
+            && is_over(*removed, now)
+        {
+            let (_, name) = self.removals.pop_first().expect("it was just seen");
+            self.entries.remove(&name);
+            over.push(name);
         }
         over
     }
@@ -398,10 +440,59 @@ mod tests {
         catalogue.merge(name, entry)
     }
 
+    /// Some name's removal at a time.
+    fn removal(name: &str, version: u64, at: UnixTime) -> (FunctionName, Entry) {
+        let (name, entry) = entry(name, version, 1, true);
+        let record = Record {
+            removed: Some(at),
+            ..(*entry.record).clone()
+        };
+        let sealed = format!("{name} {version} {at}").into();
+        Entry::new(id(1), record, sealed).expect("it is honest")
+    }
+
+    #[test]
+    fn removals_make_room_the_oldest_first_and_functions_do_not() {
+        let mut catalogue = Catalogue::default();
+        let merge = |catalogue: &mut Catalogue, (name, entry)| match catalogue.merge(name, entry) {
+            Merged::Newer { dropped, .. } => Some(dropped.map(|name| name.qualified())),
+            Merged::Full => None,
+            other => panic!("{other:?}"),
+        };
+        let dropped = |name: &str| Some(Some(format!("{name}.openfaas-fn")));
+        for number in 0..FUNCTIONS - 3 {
+            let function = entry(&format!("f{number}"), 1, 1, false);
+            assert_eq!(merge(&mut catalogue, function), Some(None));
+        }
+        for (name, at) in [("b", 20), ("a", 10), ("c", 30)] {
+            assert_eq!(merge(&mut catalogue, removal(name, 1, at)), Some(None));
+        }
+        // It was removed again since, and is not the oldest any more.
+        assert_eq!(merge(&mut catalogue, removal("a", 2, 40)), Some(None));
+        assert_eq!(merge(&mut catalogue, removal("early", 1, 19)), None);
+        assert_eq!(merge(&mut catalogue, removal("late", 1, 25)), dropped("b"));
+        assert_eq!(
+            merge(&mut catalogue, entry("x", 1, 1, false)),
+            dropped("late")
+        );
+        assert_eq!(merge(&mut catalogue, entry("c", 2, 1, false)), Some(None));
+        assert_eq!(merge(&mut catalogue, entry("y", 1, 1, false)), dropped("a"));
+        assert_eq!(merge(&mut catalogue, entry("z", 1, 1, false)), None);
+        assert_eq!(merge(&mut catalogue, removal("f0", 2, 50)), Some(None));
+        assert_eq!(
+            merge(&mut catalogue, entry("z", 1, 1, false)),
+            dropped("f0")
+        );
+        assert_eq!((catalogue.len(), catalogue.removals.len()), (FUNCTIONS, 0));
+    }
+
     #[test]
     fn the_later_version_holds_and_a_removal_is_a_version() {
         let mut catalogue = Catalogue::default();
-        let newer = |before| Merged::Newer { before };
+        let newer = |before| Merged::Newer {
+            before,
+            dropped: None,
+        };
         assert_eq!(merged(&mut catalogue, entry("a", 1, 1, false)), newer(None));
         assert_eq!(
             merged(&mut catalogue, entry("a", 1, 1, false)),
@@ -545,7 +636,7 @@ mod tests {
                 })
                 .collect();
             // Two records of one rank by one writer are no honest ones.
-            let mut seen = std::collections::BTreeSet::new();
+            let mut seen = BTreeSet::new();
             let made: Vec<_> = made
                 .into_iter()
                 .filter(|(name, entry)| seen.insert((name.clone(), entry.rank())))

@@ -185,13 +185,18 @@ impl Steward {
         self.federated.settings().folder.join("functions")
     }
 
-    /// Writes what is known of a function to disk.
+    /// Writes what is known of a function to disk, or forgets it there too.
     async fn keep(&self, name: &FunctionName) {
-        let Some(entry) = self.federated.entry(name) else {
-            return;
-        };
+        let entry = self.federated.entry(name);
         let path = self.folder().join(file_name(name));
-        let kept = tokio::task::spawn_blocking(move || save(&path, &entry.sealed)).await;
+        let kept = tokio::task::spawn_blocking(move || match entry {
+            Some(entry) => save(&path, &entry.sealed),
+            None => match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                Ok(()) | Err(_) => Ok(()),
+            },
+        });
+        let kept = kept.await;
         if !matches!(kept, Ok(Ok(()))) {
             warn!(function = %name, ?kept, "a function's record is not kept over a restart");
         }

@@ -176,7 +176,10 @@ impl Federated {
             return Err(refused("the function cannot be told of"));
         };
         match catalogue.merge(name.clone(), entry) {
-            Merged::Newer { .. } => {}
+            Merged::Newer { dropped, .. } => {
+                lock(&shared.changed).extend(dropped);
+                shared.functions_changed.notify_one();
+            }
             Merged::Full => {
                 let text =
                     format!("the federation has {FUNCTIONS} functions, the most there can be");
@@ -416,7 +419,7 @@ impl Shared {
         let (name, entry) = entry.ok_or("shape")?;
         let merged = lock(&self.catalogue).merge(name.clone(), entry);
         match merged {
-            Merged::Newer { before } => {
+            Merged::Newer { before, dropped } => {
                 if before == Some(self.id) && from != self.id {
                     let mut lost = lock(&self.lost);
                     if lost.len() < FUNCTIONS {
@@ -426,7 +429,7 @@ impl Shared {
                     warn!(function = %name, by = %from, "another node changed a function that was deployed here");
                 }
                 self.register(&name);
-                lock(&self.changed).insert(name);
+                lock(&self.changed).extend(dropped.into_iter().chain([name]));
                 self.functions_changed.notify_one();
                 Ok(Verdict::Accept)
             }
