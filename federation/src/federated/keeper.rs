@@ -82,11 +82,11 @@ const ZONE_RATE: f64 = 60.0;
 const BRIEF: Duration = Duration::from_secs(7);
 
 /// How often a node says how it is though nothing has changed.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// How often a node proves anew that it belongs here, for those who missed it:
 /// often at first, seldom when all have had their chances.
-const INTRODUCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+const INTRODUCE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 
 /// A view is made at most so often.
 const VIEW: Duration = Duration::from_millis(10);
