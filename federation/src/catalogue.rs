@@ -37,6 +37,7 @@ pub const CHUNK: u64 = 1 << 20;
 
 /// Seconds for which a removal is remembered: a member that was away longer than
 /// [`crate::federated::AWAY`] brings none of its functions back, and a day more.
+/// Where there are [`FUNCTIONS`] names the oldest go earlier, and it may.
 pub const REMOVED: u64 = 8 * 24 * 3_600;
 
 /// What is said of one function.

@@ -200,13 +200,16 @@ pub(crate) struct Shared {
     tested: Mutex<BTreeMap<String, bool>>,
     round_trips: DashMap<PeerId, Duration>,
     links: DashMap<PeerId, Link>,
+    /// Since when there was always a link on which somebody was heard.
+    linked: Mutex<Option<Linked>>,
     happenings: mpsc::Sender<Happening>,
     /// Functions of the federation.
     catalogue: Mutex<Catalogue>,
     forgotten: Mutex<Forgotten>,
     /// This node forgot what it knew of functions, and asks others.
     pub(crate) forgot: Notify,
-    /// Those of which there is a newer record: no more than there are.
+    /// Those of which there is a newer record, or none any more: no more than
+    /// [`functions::CHANGED`] and those that are known.
     changed: Mutex<BTreeSet<FunctionName>>,
     /// Functions of this node's that another changed since, and who did.
     lost: Mutex<BTreeMap<FunctionName, PeerId>>,
@@ -244,6 +247,14 @@ pub(crate) struct Shared {
 struct Said {
     introduction: Option<Bytes>,
     report: Option<(String, Bytes)>,
+}
+
+/// A moment, by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Linked {
+    since: Time,
+    /// In seconds since 1970.
+    unix: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -328,6 +339,7 @@ impl Federated {
             tested: Mutex::default(),
             round_trips: DashMap::new(),
             links: DashMap::new(),
+            linked: Mutex::default(),
             reports_near: AtomicU64::new(0),
             behind: DashMap::new(),
             twice: DashMap::new(),

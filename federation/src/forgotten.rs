@@ -38,11 +38,24 @@ pub(crate) struct Statement {
 #[derive(Debug, Default)]
 pub(crate) struct Forgotten {
     members: BTreeMap<PeerId, Statement>,
-    /// When this node was forgotten, as far as it became a newcomer by that.
+    /// When this node was forgotten last, as far as it answers that.
     own: u64,
     /// When it became one, by its own clock.
     obeyed: u64,
     is_saved: bool,
+}
+
+/// What a statement about this node itself comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// It was answered before.
+    Known,
+    /// It may be heard again: this node was a newcomer not long ago.
+    Later,
+    /// This node was not away, and says that it has heard of it.
+    Answered,
+    /// This node is a newcomer by it.
+    Newcomer,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -77,6 +90,7 @@ impl Forgotten {
     }
 
     /// What is to be written, if anything has changed since it was asked last.
+    /// [`Forgotten::not_saved`] when it cannot be written.
     pub(crate) fn unsaved(&mut self) -> Option<Vec<u8>> {
         if std::mem::replace(&mut self.is_saved, true) {
             return None;
@@ -90,14 +104,30 @@ impl Forgotten {
         cbor4ii::serde::to_vec(Vec::new(), &kept).ok()
     }
 
+    /// Has what is known be written again.
+    pub(crate) fn not_saved(&mut self) {
+        self.is_saved = false;
+    }
+
     /// Whether a statement of that time is too old to matter.
     pub(crate) fn is_over(at: u64, now: u64) -> bool {
         now.saturating_sub(at) > REMOVED
     }
 
-    /// Whether a statement about a member as late as this one is known.
-    pub(crate) fn knows(&self, whom: &PeerId, at: u64) -> bool {
-        self.members.get(whom).is_some_and(|said| said.at >= at)
+    /// Whether a statement about a member adds nothing to what is known: it has
+    /// not heard of another one yet, or has of a later one. The words of whom
+    /// `is_believed` does not hold are nothing.
+    pub(crate) fn knows(
+        &self,
+        whom: &PeerId,
+        at: u64,
+        is_believed: impl Fn(&PeerId) -> bool,
+    ) -> bool {
+        let known = self.members.get(whom);
+        known.is_some_and(|said| {
+            let is_open = !said.sealed.is_empty();
+            said.at >= at && !is_open || is_open && is_believed(&said.by)
+        })
     }
 
     /// Takes a statement about another member.
@@ -128,18 +158,24 @@ impl Forgotten {
         }
     }
 
-    /// Takes a statement about this node itself; whether it is a newcomer by
-    /// that.
-    pub(crate) fn obey(&mut self, at: u64, now: u64) -> bool {
-        if at <= self.own || now.saturating_sub(self.obeyed) < ONCE_IN {
-            return false;
+    /// Takes a statement about this node itself, which `was_away` or was not.
+    pub(crate) fn hear_own(&mut self, at: u64, now: u64, was_away: bool) -> Own {
+        if at <= self.own {
+            return Own::Known;
         }
-        (self.own, self.obeyed, self.is_saved) = (at, now, false);
-        true
+        if was_away && now.saturating_sub(self.obeyed) < ONCE_IN {
+            return Own::Later;
+        }
+        (self.own, self.is_saved) = (at, false);
+        if !was_away {
+            return Own::Answered;
+        }
+        self.obeyed = now;
+        Own::Newcomer
     }
 
-    /// When this node was forgotten, as far as it became a newcomer by that; 0
-    /// for never.
+    /// When this node was forgotten last, as far as it answers that; 0 for
+    /// never.
     pub(crate) fn own(&self) -> u64 {
         self.own
     }
@@ -194,11 +230,15 @@ mod tests {
         for whom in [first, second] {
             forgotten.note(whom, said(&by, whom, NOW), NOW);
         }
-        assert!(forgotten.knows(&first, NOW - 1) && !forgotten.knows(&first, NOW + 1));
         forgotten.heard(&first, NOW - 1);
         forgotten.heard(&second, NOW);
+        // Nobody takes the place of what another said and was not heard yet, save
+        // of one who is not believed.
+        assert!(forgotten.knows(&first, NOW + 1, |_| true));
+        assert!(!forgotten.knows(&first, NOW + 1, |_| false));
         // Who says it once more is not believed once more.
-        assert!(forgotten.knows(&second, NOW));
+        assert!(forgotten.knows(&second, NOW, |_| true));
+        assert!(!forgotten.knows(&second, NOW + 1, |_| true));
 
         let written = forgotten.unsaved().expect("it has changed");
         assert_eq!(forgotten.unsaved(), None);
@@ -211,18 +251,25 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_made_a_newcomer_seldom_by_its_own_clock() {
+    fn a_node_that_was_away_is_made_a_newcomer_seldom_by_its_own_clock() {
         let mut forgotten = Forgotten::default();
-        assert!(forgotten.obey(NOW, NOW));
-        assert!(!forgotten.obey(NOW, NOW + ONCE_IN), "it was obeyed");
+        assert_eq!(forgotten.hear_own(NOW, NOW, true), Own::Newcomer);
+        assert_eq!(forgotten.hear_own(NOW, NOW + ONCE_IN, true), Own::Known);
         for hour in 1..100 {
-            assert!(!forgotten.obey(NOW + hour * ONCE_IN, NOW + hour));
+            let own = forgotten.hear_own(NOW + hour * ONCE_IN, NOW + hour, true);
+            assert_eq!(own, Own::Later);
         }
         let written = forgotten.unsaved().expect("it has changed");
         let mut forgotten = Forgotten::read(&written, NOW);
         assert_eq!(forgotten.own(), NOW);
-        assert!(!forgotten.obey(NOW + 1, NOW + ONCE_IN - 1));
-        assert!(forgotten.obey(NOW + 1, NOW + ONCE_IN));
+        let soon = NOW + ONCE_IN - 1;
+        assert_eq!(forgotten.hear_own(NOW + 1, soon, true), Own::Later);
+        assert_eq!(forgotten.hear_own(NOW + 1, soon + 1, true), Own::Newcomer);
+        // One that was here all the while only says that it has heard of it.
+        let late = NOW + 9 * ONCE_IN;
+        assert_eq!(forgotten.hear_own(NOW + 2, late, false), Own::Answered);
+        assert_eq!(forgotten.hear_own(NOW + 2, late, true), Own::Known);
+        assert_eq!(forgotten.own(), NOW + 2);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub const REFUTE_WITHIN: Duration = Duration::from_millis(1_500);
 
 /// A peer that says nothing for so long is no candidate: several of the
 /// slowest reports were lost.
-pub const SILENT_AFTER: Duration = Duration::from_secs(60);
+pub const SILENT_AFTER: Duration = Duration::from_secs(75);
 
 /// A peer that refused a call is taken to be full for so long at the least, and
 /// twice as long each time that it refuses what it claims to have room for.
@@ -782,9 +782,10 @@ mod tests {
     fn the_silent_are_no_candidates_and_later_forgotten() {
         let mut table = table();
         table.hear(id(1), say(1, 1), at(0));
-        assert_eq!(table.tick(at(60_000)), [Event::Silent(id(1))]);
-        assert!(table.tick(at(61_000)).is_empty());
-        assert!(!is_candidate(&table, at(61_000)));
+        assert!(table.tick(at(74_000)).is_empty());
+        assert_eq!(table.tick(at(75_000)), [Event::Silent(id(1))]);
+        assert!(table.tick(at(76_000)).is_empty());
+        assert!(!is_candidate(&table, at(76_000)));
         assert_eq!(table.tick(at(600_000)), [Event::Forgotten(id(1))]);
         assert!(table.known(at(600_000)).is_empty());
     }

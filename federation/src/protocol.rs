@@ -116,7 +116,7 @@
 //! | 6 handover | `{succession: bytes, certificate: bytes}`: one member's certificate under the new secret |
 //! | 7 record | section 5 |
 //! | 8 summary | section 5; told on a link, never gossiped |
-//! | 9 forget | `{whom: bytes, at: u64, certificate: bytes}`: whoever that is becomes a newcomer, once in an hour at the most: it puts aside what it knew of functions, tells none of it, and says so in `forgotten` of its reports. `certificate` is the sender's, as in a record; `at` lies within the last eight days; of one member's 64 a minute are heard, suspicions included, and 128 kept |
+//! | 9 forget | `{whom: bytes, at: u64, certificate: bytes}`: whoever that is becomes a newcomer if it was away then and is back since less than ten minutes, once in an hour at the most: it puts aside what it knew of functions, tells none of it, and says so in `forgotten` of its reports, as it does if it was not away. At most 4 KiB with its envelope. `certificate` is the sender's, as in a record; `at` lies within the last eight days; of one member's 64 a minute are heard, suspicions included, and 128 kept |
 //!
 //! **Report.** A later (`epoch`, `sequence`) replaces an earlier one. A member
 //! sends at most max(0.2, min(5, 60/N)) a second, N members in its zone, and its
@@ -136,7 +136,7 @@
 //! | `coordinate` | `{position: [i64; 3], height: i64, error: i64}`, *optional* | microseconds, and thousandths |
 //! | `addresses` | array of multiaddresses, *optional* | 8 |
 //! | `carriage` | array of `ADDRESS:PORT`, *optional* | 8 |
-//! | `forgotten` | u64, *optional* | `at` of the kind 9 by which it became a newcomer last |
+//! | `forgotten` | u64, *optional* | the latest `at` of a kind 9 about it that it answers |
 //! | `offers` | array, *optional* | 256 |
 //!
 //! `load`: `cpu_total`, `cpu_free` (u32, thousandths of a core, at most 10^8, free

@@ -132,8 +132,8 @@ pub struct Report {
     /// left out.
     #[serde(default)]
     pub brief: bool,
-    /// When it was forgotten, in seconds since 1970, as far as it became a
-    /// newcomer by that: 0 for never.
+    /// When it was forgotten last, in seconds since 1970, as far as it answers
+    /// that: 0 for never.
     #[serde(default)]
     pub forgotten: u64,
     /// What it can run; at most [`OFFERS`].

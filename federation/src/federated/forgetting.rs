@@ -7,20 +7,26 @@ use bytes::Bytes;
 use libp2p_identity::PeerId;
 use tracing::warn;
 use weir_node::node::ChangeError;
-use weir_node::time::Time;
 use weir_overlay::{Event as Happening, Multiaddr, Verdict};
 
-use super::{EVERYBODY, Federated, Shared, lock};
+use super::{EVERYBODY, Federated, Linked, Shared, lock};
 use crate::catalogue::Catalogue;
-use crate::forgotten::{Forgotten, Statement};
+use crate::forgotten::{Forgotten, Own, Statement};
 use crate::member::unix_time;
 use crate::membership::{CLOCK_SKEW, Refused};
 use crate::message::{self, Forget, Message};
 use crate::steward;
 
-/// How long a node that was just started looks for its peers before it says of
-/// one that it is away.
+/// How long a node is linked to somebody before it says of another that it is
+/// away.
 const FINDING: Duration = Duration::from_secs(5);
+
+/// For how long a node that is back may hear that it was forgotten: by then all
+/// have told it who can.
+const RETURNING: Duration = Duration::from_secs(600);
+
+/// Longest statement in bytes: a certificate, and what is around it.
+const STATEMENT_BYTES: usize = 4 << 10;
 
 /// What was done to forget a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +42,7 @@ pub enum Forgot {
 impl Federated {
     /// Forgets a peer: what was heard of it, and where it was. One that is not
     /// here is a newcomer when it is back, as everybody is told if this node
-    /// may deploy, and members gossip.
+    /// may deploy, is linked to anybody, and members gossip.
     ///
     /// # Errors
     /// When it is this node itself, or that cannot be told yet.
@@ -46,9 +52,11 @@ impl Federated {
             let text = "this node is not its own peer: weir leave takes it out";
             return Err(ChangeError::Invalid(text.to_owned()));
         }
-        let is_away = !self.here().contains(&peer);
-        if is_away && shared.clock.now().since(Time::ZERO) < FINDING {
-            let text = "this node was just started and looks for its peers: try again";
+        let linked = *lock(&shared.linked);
+        let is_away = linked.is_some() && !self.here().contains(&peer);
+        let is_new = |linked: &Linked| shared.clock.now().since(linked.since) < FINDING;
+        if is_away && linked.as_ref().is_some_and(is_new) {
+            let text = "this node was just linked and looks for its peers: try again";
             return Err(ChangeError::NotYet(text.to_owned()));
         }
         lock(&shared.said).remove(&peer);
@@ -110,6 +118,9 @@ impl Shared {
         let whom = forget.whom().ok_or("shape")?;
         let (at, now) = (forget.at, unix_time());
         // Where etcd alone says which functions there are, nobody puts any aside.
+        if sealed.len() > STATEMENT_BYTES {
+            return Err("size");
+        }
         if from == self.id || !self.settings.registry.gossips() || Forgotten::is_over(at, now) {
             return Ok(Verdict::Ignore);
         }
@@ -127,15 +138,11 @@ impl Shared {
             Err(refused) => return Err(refused.reason()),
         }
         if whom == self.id {
-            return Ok(match lock(&self.forgotten).obey(at, now) {
-                true => {
-                    self.be_newcomer(from);
-                    Verdict::Accept
-                }
-                false => Verdict::Ignore,
-            });
+            return Ok(self.hear_of_itself(from, at, now));
         }
-        if lock(&self.forgotten).knows(&whom, at) {
+        let believed = |by: &PeerId| !self.member.is_denied(by);
+        let known = lock(&self.forgotten).knows(&whom, at, believed);
+        if known {
             return Ok(Verdict::Ignore);
         }
         if !self.may_suspect(from, self.clock.now()) {
@@ -151,14 +158,29 @@ impl Shared {
         Ok(Verdict::Accept)
     }
 
-    fn be_newcomer(&self, by: PeerId) {
-        warn!(
-            %by,
-            "this node was forgotten while it was away: its functions are its own until somebody \
-             announces them anew (weir list --federation, weir announce)"
-        );
-        self.forget_functions();
+    /// Hears that this node itself was forgotten, which counts when it was away
+    /// and is back since not long ago.
+    fn hear_of_itself(&self, by: PeerId, at: u64, now: u64) -> Verdict {
+        let linked = *lock(&self.linked);
+        let was_away = linked.is_none_or(|linked| {
+            let back = self.clock.now().since(linked.since);
+            back < RETURNING && at < linked.unix + CLOCK_SKEW
+        });
+        let own = lock(&self.forgotten).hear_own(at, now, was_away);
+        match own {
+            Own::Known | Own::Later => return Verdict::Ignore,
+            Own::Answered => {}
+            Own::Newcomer => {
+                warn!(
+                    %by,
+                    "this node was forgotten while it was away: its functions are its own until \
+                     somebody announces them anew (weir list --federation, weir announce)"
+                );
+                self.forget_functions();
+            }
+        }
         self.say_aloud();
+        Verdict::Accept
     }
 
     /// Forgets what is known of functions; those that run here go on, and what

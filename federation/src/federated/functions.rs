@@ -26,6 +26,9 @@ use crate::report::REPORT_BYTES;
 /// Largest function that is told of, its certificate and signature not counted.
 const SPEC_BYTES: usize = REPORT_BYTES - 2_048;
 
+/// Functions of which news is not on disk yet, beyond which no more is heard.
+pub(super) const CHANGED: usize = 2 * FUNCTIONS;
+
 /// Members that may keep code, each with its number.
 pub(crate) struct Candidates {
     all: Vec<(u64, PeerId)>,
@@ -415,6 +418,11 @@ impl Shared {
             Err(refused) if self.may_be_ahead(from, refused) => return Ok(Verdict::Ignore),
             Err(refused) => return Err(refused.reason()),
         }
+        // Whoever says more than the disk takes is heard again later.
+        if lock(&self.changed).len() >= CHANGED {
+            self.count_rejected("full");
+            return Ok(Verdict::Ignore);
+        }
         let entry = Entry::new(from, record, Bytes::copy_from_slice(bytes));
         let (name, entry) = entry.ok_or("shape")?;
         let merged = lock(&self.catalogue).merge(name.clone(), entry);
@@ -429,6 +437,9 @@ impl Shared {
                     warn!(function = %name, by = %from, "another node changed a function that was deployed here");
                 }
                 self.register(&name);
+                if let Some(dropped) = &dropped {
+                    lock(&self.registry.unregistered).remove(dropped);
+                }
                 lock(&self.changed).extend(dropped.into_iter().chain([name]));
                 self.functions_changed.notify_one();
                 Ok(Verdict::Accept)

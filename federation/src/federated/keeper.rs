@@ -15,7 +15,9 @@ use weir_node::Node;
 use weir_node::time::Time;
 use weir_overlay::{Event as Happening, Host, Multiaddr, Overlay};
 
-use super::{AWAY, EVERYBODY, FORGOTTEN, Federated, Link, Shared, guest_room, load_of, lock};
+use super::{
+    AWAY, EVERYBODY, FORGOTTEN, Federated, Link, Linked, Shared, guest_room, load_of, lock,
+};
 use crate::book::Book;
 use crate::member::{save, unix_time};
 use crate::message::{self, Message, Suspicion as Suspecting};
@@ -315,12 +317,29 @@ impl Keeper {
         }
     }
 
+    /// Keeps since when there was always a link.
+    fn note_links(&self) {
+        let shared = self.shared();
+        let is_linked = shared.links.iter().any(|link| link.kept);
+        let mut linked = lock(&shared.linked);
+        *linked = match is_linked {
+            true => linked.or_else(|| {
+                Some(Linked {
+                    since: shared.clock.now(),
+                    unix: unix_time(),
+                })
+            }),
+            false => None,
+        };
+    }
+
     fn save_forgotten(&self) {
         let shared = self.shared();
         let unsaved = lock(&shared.forgotten).unsaved();
         let Some(bytes) = unsaved else { return };
         if let Err(error) = save(&shared.settings.folder.join(FORGOTTEN), &bytes) {
             warn!(%error, "who was forgotten is not kept over a restart");
+            lock(&shared.forgotten).not_saved();
         }
     }
 
@@ -552,6 +571,7 @@ impl Keeper {
                 if let Some(mut link) = self.shared().links.get_mut(&peer) {
                     link.kept = true;
                 }
+                self.note_links();
                 self.overlay().tell(peer, self.shared().news_for(peer));
                 self.federated.tell_summary(peer, true);
                 self.be_relayed(self.shared().clock.now());
@@ -716,6 +736,7 @@ impl Keeper {
         debug!(%peer, clean, "a link ended");
         let shared = self.federated.shared.clone();
         shared.links.remove(&peer);
+        self.note_links();
         shared.twice.remove(&peer);
         shared.round_trips.remove(&peer);
         if shared.member.is_denied(&peer) {

@@ -28,7 +28,7 @@ pub struct RegistryState {
     pub writes: AtomicU64,
     /// Functions of which it may not know the newest record: no more than
     /// there are.
-    unregistered: Mutex<BTreeSet<FunctionName>>,
+    pub(super) unregistered: Mutex<BTreeSet<FunctionName>>,
     /// Some were added to them.
     pub(crate) changed: Notify,
 }

@@ -134,6 +134,8 @@ enum Unanswered {
     Absent,
     /// It serves as many as it may.
     Busy,
+    /// Nothing came for long.
+    Late,
     Failed(String),
 }
 
@@ -421,8 +423,9 @@ impl Exchange {
     }
 
     /// Asks one member after the other, from the one whose turn it is, and those
-    /// that are busy again, until one gives what is good. Who gives nothing, or
-    /// what is wrong, is left out from then on, if there are others.
+    /// that are busy again, until one gives what is good. Who does not have it or
+    /// gives what is wrong is left out from then on, and so is one who lets this
+    /// node wait, if there are others.
     async fn ask_all(
         &self,
         holders: &mut Vec<PeerId>,
@@ -438,7 +441,7 @@ impl Exchange {
         loop {
             let mut busy = Vec::new();
             for holder in left {
-                let (reason, may_have_it) = match self.ask(holder, asked).await {
+                let (reason, stays) = match self.ask(holder, asked).await {
                     Ok(bytes) if good(&bytes) => return Ok(bytes),
                     Ok(_) => {
                         if let Some(lie) = asked.lie {
@@ -448,13 +451,17 @@ impl Exchange {
                     }
                     Err(Unanswered::Absent) => ("it is not there".to_owned(), false),
                     Err(Unanswered::Failed(reason)) => (reason, true),
+                    Err(Unanswered::Late) => {
+                        let reason = format!("nothing came within {PART_TIME:?}");
+                        (reason, holders.len() == 1)
+                    }
                     Err(Unanswered::Busy) => {
                         busy.push(holder);
                         continue;
                     }
                 };
                 reasons.push(format!("{holder}: {reason}"));
-                if !may_have_it || holders.len() > 1 {
+                if !stays {
                     holders.retain(|other| *other != holder);
                 }
             }
@@ -505,9 +512,7 @@ impl Exchange {
         };
         match tokio::time::timeout(PART_TIME, answered).await {
             Ok(answer) => answer,
-            Err(_) => Err(Unanswered::Failed(format!(
-                "nothing came within {PART_TIME:?}"
-            ))),
+            Err(_) => Err(Unanswered::Late),
         }
     }
 
