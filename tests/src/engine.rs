@@ -220,8 +220,14 @@ impl OwnEngine {
             .stderr(Stdio::null())
             .spawn();
         self.process = Some(started.expect("dockerd runs (tests/run installs it)"));
+        // It listens before it is ready, and two that get ready at once are in each
+        // other's way.
+        let host = format!("unix://{}", self.socket().display());
         eventually("the engine answers", async || {
-            std::os::unix::net::UnixStream::connect(self.socket()).ok()
+            let mut asked = Command::new("docker");
+            asked.args(["--host", &host, "version"]);
+            let asked = asked.stdout(Stdio::null()).stderr(Stdio::null()).status();
+            asked.ok()?.success().then_some(())
         })
         .await;
     }
