@@ -7,9 +7,10 @@ use bytes::Bytes;
 use libp2p_identity::PeerId;
 use tracing::warn;
 use weir_node::node::ChangeError;
+use weir_node::time::Time;
 use weir_overlay::{Event as Happening, Multiaddr, Verdict};
 
-use super::{EVERYBODY, Federated, Linked, Shared, lock};
+use super::{EVERYBODY, Federated, Shared, lock};
 use crate::catalogue::Catalogue;
 use crate::forgotten::{Forgotten, Own, Statement};
 use crate::member::unix_time;
@@ -17,8 +18,8 @@ use crate::membership::{CLOCK_SKEW, Refused};
 use crate::message::{self, Forget, Message};
 use crate::steward;
 
-/// How long a node is linked to somebody before it says of another that it is
-/// away.
+/// How long a node looks for its peers, from its start or since it is linked to
+/// one, before it says of another that it is away.
 const FINDING: Duration = Duration::from_secs(5);
 
 /// For how long a node that is back may hear that it was forgotten: by then all
@@ -42,7 +43,7 @@ pub enum Forgot {
 impl Federated {
     /// Forgets a peer: what was heard of it, and where it was. One that is not
     /// here is a newcomer when it is back, as everybody is told if this node
-    /// may deploy, is linked to anybody, and members gossip.
+    /// may deploy, and members gossip.
     ///
     /// # Errors
     /// When it is this node itself, or that cannot be told yet.
@@ -52,11 +53,10 @@ impl Federated {
             let text = "this node is not its own peer: weir leave takes it out";
             return Err(ChangeError::Invalid(text.to_owned()));
         }
-        let linked = *lock(&shared.linked);
-        let is_away = linked.is_some() && !self.here().contains(&peer);
-        let is_new = |linked: &Linked| shared.clock.now().since(linked.since) < FINDING;
-        if is_away && linked.as_ref().is_some_and(is_new) {
-            let text = "this node was just linked and looks for its peers: try again";
+        let is_away = !self.here().contains(&peer);
+        let since = lock(&shared.linked).map_or(Time::ZERO, |linked| linked.since);
+        if is_away && shared.clock.now().since(since) < FINDING {
+            let text = "this node still looks for its peers: try again";
             return Err(ChangeError::NotYet(text.to_owned()));
         }
         lock(&shared.said).remove(&peer);
