@@ -47,7 +47,7 @@ pub(crate) struct Forgotten {
 
 /// What a statement about this node itself comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Own {
+pub(crate) enum Outcome {
     /// It was answered before.
     Known,
     /// It may be heard again: this node was a newcomer not long ago.
@@ -159,19 +159,19 @@ impl Forgotten {
     }
 
     /// Takes a statement about this node itself, which `was_away` or was not.
-    pub(crate) fn hear_own(&mut self, at: u64, now: u64, was_away: bool) -> Own {
+    pub(crate) fn hear_own(&mut self, at: u64, now: u64, was_away: bool) -> Outcome {
         if at <= self.own {
-            return Own::Known;
+            return Outcome::Known;
         }
         if was_away && now.saturating_sub(self.obeyed) < ONCE_IN {
-            return Own::Later;
+            return Outcome::Later;
         }
         (self.own, self.is_saved) = (at, false);
         if !was_away {
-            return Own::Answered;
+            return Outcome::Answered;
         }
         self.obeyed = now;
-        Own::Newcomer
+        Outcome::Newcomer
     }
 
     /// When this node was forgotten last, as far as it answers that; 0 for
@@ -253,22 +253,25 @@ mod tests {
     #[test]
     fn a_node_that_was_away_is_made_a_newcomer_seldom_by_its_own_clock() {
         let mut forgotten = Forgotten::default();
-        assert_eq!(forgotten.hear_own(NOW, NOW, true), Own::Newcomer);
-        assert_eq!(forgotten.hear_own(NOW, NOW + ONCE_IN, true), Own::Known);
+        assert_eq!(forgotten.hear_own(NOW, NOW, true), Outcome::Newcomer);
+        assert_eq!(forgotten.hear_own(NOW, NOW + ONCE_IN, true), Outcome::Known);
         for hour in 1..100 {
             let own = forgotten.hear_own(NOW + hour * ONCE_IN, NOW + hour, true);
-            assert_eq!(own, Own::Later);
+            assert_eq!(own, Outcome::Later);
         }
         let written = forgotten.unsaved().expect("it has changed");
         let mut forgotten = Forgotten::read(&written, NOW);
         assert_eq!(forgotten.own(), NOW);
         let soon = NOW + ONCE_IN - 1;
-        assert_eq!(forgotten.hear_own(NOW + 1, soon, true), Own::Later);
-        assert_eq!(forgotten.hear_own(NOW + 1, soon + 1, true), Own::Newcomer);
+        assert_eq!(forgotten.hear_own(NOW + 1, soon, true), Outcome::Later);
+        assert_eq!(
+            forgotten.hear_own(NOW + 1, soon + 1, true),
+            Outcome::Newcomer
+        );
         // One that was here all the while only says that it has heard of it.
         let late = NOW + 9 * ONCE_IN;
-        assert_eq!(forgotten.hear_own(NOW + 2, late, false), Own::Answered);
-        assert_eq!(forgotten.hear_own(NOW + 2, late, true), Own::Known);
+        assert_eq!(forgotten.hear_own(NOW + 2, late, false), Outcome::Answered);
+        assert_eq!(forgotten.hear_own(NOW + 2, late, true), Outcome::Known);
         assert_eq!(forgotten.own(), NOW + 2);
     }
 

@@ -12,7 +12,7 @@ use weir_overlay::{Event as Happening, Multiaddr, Verdict};
 
 use super::{EVERYBODY, Federated, Shared, lock};
 use crate::catalogue::Catalogue;
-use crate::forgotten::{Forgotten, Own, Statement};
+use crate::forgotten::{Forgotten, Outcome, Statement};
 use crate::member::unix_time;
 use crate::membership::{CLOCK_SKEW, Refused};
 use crate::message::{self, Forget, Message};
@@ -117,10 +117,10 @@ impl Shared {
     ) -> Result<Verdict, &'static str> {
         let whom = forget.whom().ok_or("shape")?;
         let (at, now) = (forget.at, unix_time());
-        // Where etcd alone says which functions there are, nobody puts any aside.
         if sealed.len() > STATEMENT_BYTES {
             return Err("size");
         }
+        // Where etcd alone says which functions there are, nobody puts any aside.
         if from == self.id || !self.settings.registry.gossips() || Forgotten::is_over(at, now) {
             return Ok(Verdict::Ignore);
         }
@@ -168,9 +168,9 @@ impl Shared {
         });
         let own = lock(&self.forgotten).hear_own(at, now, was_away);
         match own {
-            Own::Known | Own::Later => return Verdict::Ignore,
-            Own::Answered => {}
-            Own::Newcomer => {
+            Outcome::Known | Outcome::Later => return Verdict::Ignore,
+            Outcome::Answered => {}
+            Outcome::Newcomer => {
                 warn!(
                     %by,
                     "this node was forgotten while it was away: its functions are its own until \

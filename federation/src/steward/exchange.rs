@@ -57,8 +57,8 @@ pub(super) const HOLDERS: usize = 6;
 const WAIT: Duration = Duration::from_secs(3);
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
-/// Lists of parts, and of layers, that are kept in memory, so that whoever asks for them again
-/// and again costs no reading.
+/// Lists of parts, and of layers, that are kept in memory, so that whoever asks
+/// for them again and again costs no reading.
 const LISTS: usize = 64;
 
 /// What was counted.
@@ -224,6 +224,15 @@ impl Exchange {
         entry: &Entry,
         code: CodeRef,
     ) -> Result<(), AdoptError> {
+        // Its list of parts is as long as its writer says that it is.
+        let most = self.node.config().artifacts.max_bytes;
+        if code.bytes > most {
+            return Err(AdoptError::Unfit(format!(
+                "{name}: its code has {} bytes, and an artifact may have {most} here \
+                 (artifacts.max-bytes)",
+                code.bytes
+            )));
+        }
         let _turn = self.fetches.acquire().await;
         let digest = code.artifact();
         let mut holders = self.federated.holders(name, entry, HOLDERS);
