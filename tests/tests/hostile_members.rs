@@ -134,8 +134,29 @@ fn removal(name: &str, version: u64, certificate: Vec<u8>) -> Value {
     ])
 }
 
-/// The certificate of whoever wrote the newest record that is passed on.
+/// The certificate of whoever wrote the first record that is passed on.
 async fn stolen(scene: &Scene) -> Vec<u8> {
+    match foreign::field(&record(scene).await, "certificate") {
+        Some(Value::Bytes(certificate)) => certificate.clone(),
+        other => panic!("a record has a certificate: {other:?}"),
+    }
+}
+
+/// Bytes with each place of some of them taken by others.
+fn exchanged(bytes: &[u8], these: &[u8], others: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let mut at = 0;
+    while at + these.len() <= bytes.len() {
+        if bytes[at..].starts_with(these) {
+            bytes[at..at + these.len()].copy_from_slice(others);
+        }
+        at += 1;
+    }
+    bytes
+}
+
+/// The first record that is passed on.
+async fn record(scene: &Scene) -> Value {
     eventually("a record is passed on", async || {
         let heard = scene.hostile.heard();
         let record = heard.into_iter().find(|m| m.kind == kind::RECORD)?;
@@ -143,11 +164,7 @@ async fn stolen(scene: &Scene) -> Vec<u8> {
         let Some(Value::Bytes(payload)) = foreign::field(&envelope, "payload") else {
             return None;
         };
-        let record: Value = serde_cbor::from_slice(payload).ok()?;
-        match foreign::field(&record, "certificate") {
-            Some(Value::Bytes(certificate)) => Some(certificate.clone()),
-            _ => None,
-        }
+        serde_cbor::from_slice(payload).ok()
     })
     .await
 }
@@ -583,6 +600,68 @@ async fn wrong_bytes_for_code_are_not_run_and_their_giver_is_named() {
     }
     scene.is_out("gave wrong bytes for code").await;
     scene.all_is_well().await;
+}
+
+#[tokio::test]
+async fn code_that_is_said_to_be_longer_than_any_is_not_even_asked_for() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&asked);
+    let scene = scene(
+        &[],
+        serve(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async { foreign::refusal("no") }
+        }),
+    )
+    .await;
+    scene.host.node.deploy(Function::new("ours", "echo")).await;
+    // The same function with other code, of which nobody has anything.
+    let theirs = record(&scene).await;
+    let Some(Value::Map(code)) = foreign::field(&theirs, "code").cloned() else {
+        panic!("it has code: {theirs:?}");
+    };
+    let Some(Value::Bytes(digest)) = code.get(&text("digest")).cloned() else {
+        panic!("it has a digest: {code:?}");
+    };
+    let Some(Value::Bytes(spec)) = foreign::field(&theirs, "spec").cloned() else {
+        panic!("it has a function: {theirs:?}");
+    };
+    let other = [7; 32];
+    let hex = |digest: &[u8]| -> String {
+        let bytes = digest.iter();
+        bytes.map(|byte| format!("{byte:02x}")).collect()
+    };
+    let (is, wanted) = (hex(&digest), hex(&other));
+    let spec = exchanged(&spec, is.as_bytes(), wanted.as_bytes());
+    for (version, length) in [(2, 1_u64 << 60), (3, 9)] {
+        let code = with(
+            Value::Map(code.clone()),
+            [
+                ("digest", Value::Bytes(other.to_vec())),
+                ("bytes", number(length)),
+            ],
+        );
+        let own = with(
+            theirs.clone(),
+            [
+                ("version", number(version)),
+                ("spec", Value::Bytes(spec.clone())),
+                ("code", code),
+                ("certificate", Value::Bytes(scene.hostile.certificate())),
+            ],
+        );
+        let sealed = scene.hostile.seal(kind::RECORD, &bytes(&own));
+        let before = asked.load(Ordering::Relaxed);
+        let request = Request::post("https://weir/artifacts/keep")
+            .header("x-weir-artifact", "07".repeat(32))
+            .body(Full::from(sealed))
+            .expect("a plain request");
+        let answer = scene.hostile.request(request).await;
+        assert_eq!(answer.expect("it is answered").status(), 503);
+        // Of what may be, it asks; of what may not, nobody.
+        let came = asked.load(Ordering::Relaxed) - before;
+        assert_eq!(came > 0, length == 9, "{came}");
+    }
 }
 
 #[tokio::test]
