@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use weir_federation::CallStreams;
 use weir_federation::dispatch::{Dispatch, Rules};
 use weir_federation::federated::{Federated, Settings};
+use weir_federation::regions::NONE as NO_REGION;
 use weir_node::Node;
 
 use crate::auth::Credentials;
@@ -219,7 +220,13 @@ fn federation_settings(config: &Config, bound: Option<SocketAddr>) -> Settings {
             Auto::Given(role) => Some(role),
         },
         zone: federation.zone.clone(),
-        regions: federation.regions.clone(),
+        regions: federation
+            .regions
+            .iter()
+            .filter(|region| *region != NO_REGION)
+            .cloned()
+            .collect(),
+        follows_regions: federation.regions.is_empty(),
         labels: federation.labels.clone(),
         mdns: federation.mdns,
         relayed: federation.relayed,

@@ -30,7 +30,7 @@ use weir_federation::membership::{Certificate, Rights, RootSecret, Token};
 use weir_federation::message::{self, Forget, Handover, Leave, Message, Summary, Suspicion};
 use weir_federation::report::{Load, Offer, Report, Role};
 use weir_federation::steward::layers;
-use weir_federation::wire::{Arrived, CARRIAGE, Travelling, put, take};
+use weir_federation::wire::{Arrived, CARRIAGE, Look, Looked, Reply, Travelling, put, take};
 use weir_node::function::{ArtifactKind, CodeSource, FunctionSpec, Protocol, Scope};
 use weir_node::id::{CallId, Digest};
 use weir_node::layers::Layer;
@@ -138,11 +138,15 @@ const TARGETS: &[Target] = &[
             if let Some(words) = take::<Travelling>(&mut headers) {
                 _ = (words.id(), words.name(), words.path());
             }
-            headers.insert(CARRIAGE, value);
+            headers.insert(CARRIAGE, value.clone());
             if let Some(words) = take::<Arrived>(&mut headers) {
                 _ = words.timing();
                 _ = words.error(String::new(), Duration::ZERO);
             }
+            headers.insert(CARRIAGE, value.clone());
+            _ = take::<Look>(&mut headers);
+            headers.insert(CARRIAGE, value);
+            _ = take::<Looked>(&mut headers);
         },
         seeds: frames,
     },
@@ -402,6 +406,7 @@ fn report() -> Report {
         executors: vec!["wasm".to_owned()],
         labels: BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]),
         draining: false,
+        abilities: 3,
         load: Load::default(),
         coordinate: Coordinate::default(),
         addresses: vec!["/ip4/192.0.2.1/tcp/4001".to_owned()],
@@ -412,6 +417,7 @@ fn report() -> Report {
             function: "shout.openfaas-fn".to_owned(),
             warm: 1,
             startable: 3,
+            full: false,
             running: 0,
             service_micros: 900,
             start_micros: 120,
@@ -451,10 +457,21 @@ fn frames() -> Vec<Vec<u8>> {
         class: Some("gold".to_owned()),
         region: None,
         zone: Some("lab".to_owned()),
+        version: 3,
+        wait: 40,
+        service: 900,
+    };
+    let told = Reply {
+        load: Some(Load::default()),
+        places: Some(3),
+        held: 1,
+        streams: true,
+        why: Some("node-full".to_owned()),
+        ready_in: 40,
     };
     let arrived = Arrived {
         kind: "answer".to_owned(),
-        load: Some(Load::default()),
+        told: told.clone(),
         cold: true,
         micros: [1, 2, 3],
         ran_on: Some(id().to_string()),
@@ -463,7 +480,20 @@ fn frames() -> Vec<Vec<u8>> {
     put(&mut headers, &travelling);
     let one = headers[CARRIAGE].as_bytes().to_vec();
     put(&mut headers, &arrived);
-    vec![one, headers[CARRIAGE].as_bytes().to_vec()]
+    let two = headers[CARRIAGE].as_bytes().to_vec();
+    let look = Look {
+        function: "shout.openfaas-fn".to_owned(),
+        version: 3,
+        bring: true,
+        most: 4,
+        wait: 1_000,
+        service: 900,
+    };
+    put(&mut headers, &look);
+    let three = headers[CARRIAGE].as_bytes().to_vec();
+    let text = "it is full".to_owned();
+    put(&mut headers, &Looked { told, text });
+    vec![one, two, three, headers[CARRIAGE].as_bytes().to_vec()]
 }
 
 /// Bytes at which readers go wrong.

@@ -968,5 +968,5 @@ fn note(id: CallId, owner: PeerId, at: usize, copies: &[PeerId]) -> CopyNote {
 /// An answer's body, which keeps what carries it until it has ended.
 fn held(response: Response<hyper::body::Incoming>, using: Using) -> Body {
     let body = response.into_body().map_err(BodyError::from).boxed_unsync();
-    Kept { body, kept: using }.boxed_unsync()
+    Kept::new(body, using).boxed_unsync()
 }

@@ -1,69 +1,67 @@
 //! From a call to its answer: look, decide, act, and decide again when the
 //! world has moved.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+mod bodies;
+mod explained;
+mod offer;
+mod serving;
+mod waiting;
+mod wanted;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use dashmap::DashMap;
 use futures_util::future::BoxFuture;
-use http::{Request, Response, StatusCode};
-use http_body::{Frame, SizeHint};
-use http_body_util::{BodyExt as _, Full};
+use http::{Request, Response};
 use libp2p_identity::PeerId;
-use serde::Serialize;
-use serde_bytes::ByteBuf;
+use tokio::sync::oneshot;
 use weir_node::Node;
-use weir_node::admission::Prospect;
-use weir_node::executor::{AnswerBody, Body, BodyError};
+use weir_node::admission::{Prospect, Seat};
+use weir_node::executor::{AnswerBody, Body};
 use weir_node::function::FunctionSpec;
 use weir_node::id::{CallId, FunctionName, Receipt};
 use weir_node::invocation::{Answer, Invocation, InvokeError, Phase, Refusal};
-use weir_node::node::{ChangeError, Copied, Declined, Router, SubmitError};
+use weir_node::node::{ChangeError, Copied, Declined, Moves, Router, SubmitError};
 use weir_node::replay::Replay;
 use weir_node::store::CallRecord;
 use weir_node::time::Time;
-use weir_overlay::carriage::{SendError, Using};
 
+pub(crate) use self::bodies::Kept;
+pub use self::bodies::whole;
+pub use self::explained::{Candidate, Explanation, Step};
+use self::explained::{Explained, step};
+use self::offer::{Errand, Offered, Seized, is_failure};
+use self::serving::{Guest, Serving};
+use self::waiting::{Waiters, Waiting};
+use self::wanted::Wanted;
+pub(crate) use self::wanted::asks_for_grants;
+use crate::blame::{Evidence, Place};
 use crate::copies::{self, Copies, Found};
 use crate::explain::Weighed;
-use crate::federated::{Federated, guest_room, load_of};
-use crate::peers::{Fault, Met, PEERS};
-use crate::policy::{self, Decision, Needs, Origin, Policy, Reach, Reason};
-use crate::report::{Load, Role};
-use crate::snapshot::{Here, Local, PeerView, Reserved, Snapshot, View};
+use crate::federated::Federated;
+use crate::peers::PEERS;
+use crate::policy::{self, Decision, Origin, Policy, Reach, Reason};
+use crate::snapshot::{Here, Local, Snapshot};
 use crate::steward::Steward;
-use crate::wire::{self, ANSWER, Arrived, REFUSED, Travelling};
 
 /// Peers to which one call is offered.
 const OFFERED: usize = 6;
 
 /// Decisions about one call.
-const DECISIONS: usize = 12;
+const DECISIONS: usize = 16;
 
 /// Hops of a call, unless it says less.
 const HOPS: u8 = 3;
 
-/// Calls of what runs only elsewhere that wait for room there; how long, and how
-/// often each looks.
-const WAITERS: usize = 256;
-const ROOM_WAIT: Duration = Duration::from_secs(2);
-const ROOM_LOOK: Duration = Duration::from_millis(20);
-
-/// Explanations that are kept; the oldest go first.
-const EXPLANATIONS: usize = 1_024;
+/// How long a call waits for a place elsewhere that has none here.
+const WAIT_ELSEWHERE: Duration = Duration::from_secs(5);
 
 /// Peers and outcomes that are counted apart; members come and go, and each
 /// would leave its series behind.
 const OFFLOAD_SERIES: usize = 8 * PEERS;
-
-/// Longest text of a peer's error that is passed on.
-const ERROR_BYTES: usize = 4 << 10;
 
 /// The label by which a function chooses its policy.
 pub const POLICY_LABEL: &str = "weir.policy";
@@ -77,57 +75,13 @@ pub struct Rules {
     pub by_class: BTreeMap<String, &'static dyn Policy>,
 }
 
-/// What was decided about one call, and why.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Explanation {
-    /// The function.
-    pub function: String,
-    /// The policy that decided.
-    pub policy: String,
-    /// Each decision in turn.
-    pub steps: Vec<Step>,
-    /// How the call ended.
-    pub outcome: String,
-}
-
-/// One decision.
-#[derive(Debug, Clone, Serialize)]
-pub struct Step {
-    /// What this node could do itself.
-    pub here: String,
-    /// Peers that were looked at.
-    pub candidates: Vec<Candidate>,
-    /// What was chosen.
-    pub choice: String,
-    /// What came of it.
-    pub result: String,
-}
-
-/// A peer that was looked at.
-#[derive(Debug, Clone, Serialize)]
-pub struct Candidate {
-    /// Who.
-    pub peer: String,
-    /// What speaks for or against it.
-    pub verdict: &'static str,
-    /// When the call would begin to run there, in milliseconds; its score: the
-    /// least is the best.
-    pub delay_ms: Option<f64>,
-    /// Calls that could be sent to it.
-    pub room: u32,
-    /// How old the newest word of its load was, in milliseconds.
-    pub age_ms: f64,
-    /// Expected round trip in milliseconds.
-    pub round_trip_ms: f64,
-}
-
 /// What was counted.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Calls sent to a peer, by peer and how that ended.
     pub offloads: DashMap<(PeerId, &'static str), u64>,
-    /// Decisions, by what was chosen.
-    pub decisions: DashMap<&'static str, u64>,
+    /// Decisions, by what was chosen and why.
+    pub decisions: DashMap<(&'static str, &'static str), u64>,
     /// Calls that were decided about again.
     pub retries: AtomicU64,
     /// Calls of peers, by how they ended.
@@ -142,18 +96,17 @@ struct Inner {
     rules: Rules,
     counters: Counters,
     explained: Mutex<Explained>,
+    evidence: Mutex<Evidence>,
+    /// Whether there is any evidence: looked at by every call.
+    has_evidence: std::sync::atomic::AtomicBool,
+    /// The peer that was chosen last.
+    remembered: Mutex<Option<PeerId>>,
     steward: Arc<Steward>,
     copies: Arc<Copies>,
+    waiters: Waiters,
+    serving: Serving,
     /// Ids of peers as text, which is dear to make; no more than there may be.
     names: DashMap<PeerId, Arc<str>>,
-    /// Places of calls that wait for room elsewhere.
-    waiters: tokio::sync::Semaphore,
-}
-
-#[derive(Default)]
-struct Explained {
-    by_call: HashMap<String, Arc<Explanation>>,
-    order: VecDeque<String>,
 }
 
 /// Places the calls of a node. Cheap to clone.
@@ -168,6 +121,19 @@ struct Way {
     /// Nodes that it visited, the last one last.
     visited: Vec<PeerId>,
     hops: u8,
+    /// What counts it, where it is a guest's.
+    guest: Option<Arc<Guest>>,
+}
+
+impl Way {
+    fn from_here() -> Way {
+        Way {
+            origin: Origin::Here,
+            visited: Vec::new(),
+            hops: HOPS,
+            guest: None,
+        }
+    }
 }
 
 impl Dispatch {
@@ -191,12 +157,18 @@ impl Dispatch {
                 rules,
                 counters: Counters::default(),
                 explained: Mutex::default(),
+                evidence: Mutex::default(),
+                has_evidence: false.into(),
+                remembered: Mutex::default(),
                 steward,
                 copies,
+                waiters: Waiters::default(),
+                serving: Serving::default(),
                 names: DashMap::new(),
-                waiters: tokio::sync::Semaphore::new(WAITERS),
             }),
         };
+        tokio::spawn(Inner::look_around(Arc::downgrade(&dispatch.inner)));
+        tokio::spawn(Inner::watch_places(Arc::downgrade(&dispatch.inner)));
         // Weakly, or node and dispatch would hold each other for ever.
         let router = Weak(Arc::downgrade(&dispatch.inner));
         dispatch.inner.node.route(Arc::new(router));
@@ -213,13 +185,8 @@ impl Dispatch {
         &self.inner.counters
     }
 
-    /// Whether some peer says that it can run `function`.
-    pub fn is_known(&self, function: &FunctionName) -> bool {
-        self.inner.federated.shared.view.load().knows(function) || self.has_record(function)
-    }
-
     /// Whether the federation has a function of this name, wherever it is.
-    pub fn has_record(&self, function: &FunctionName) -> bool {
+    pub fn is_known(&self, function: &FunctionName) -> bool {
         let entry = self.inner.federated.entry(function);
         entry.is_some_and(|entry| entry.spec.is_some())
     }
@@ -259,11 +226,7 @@ impl Dispatch {
         invocation: Invocation,
         explain: Option<String>,
     ) -> Result<Answer, InvokeError> {
-        let way = Way {
-            origin: Origin::Here,
-            visited: Vec::new(),
-            hops: HOPS,
-        };
+        let way = Way::from_here();
         let mut explanation = explain.as_ref().map(|_| Explanation {
             function: invocation.function.qualified(),
             ..Explanation::default()
@@ -279,7 +242,7 @@ impl Dispatch {
             Ok(answer) => format!("answered with {}", answer.response.status()),
             Err(error) => error.to_string(),
         };
-        self.inner.keep(call, explanation);
+        self.inner.explained().keep(call, explanation);
         placed
     }
 
@@ -321,9 +284,7 @@ impl Dispatch {
     /// Why a call went where it went; `None` when nobody asked for that, or it
     /// was too long ago.
     pub fn explanation(&self, call: &str) -> Option<Arc<Explanation>> {
-        let explained = self.inner.explained.lock();
-        let explained = explained.unwrap_or_else(PoisonError::into_inner);
-        explained.by_call.get(call).cloned()
+        self.inner.explained().of(call)
     }
 
     /// Runs a call that a member sent, or sends it on, or refuses it before its
@@ -336,30 +297,7 @@ impl Dispatch {
         if Copies::is_asked(&request) {
             return Box::pin(inner.copies.serve(from, request)).await;
         }
-        let mut called = None;
-        let guest = inner.guest(from, request, &mut called);
-        let (outcome, refused) = match guest.await {
-            Ok(answer) => (Ok(answer), None),
-            Err((error, reason)) => (Err(error), reason),
-        };
-        match outcome {
-            Ok(answer) => {
-                inner.count_guest("answered");
-                let arrived = Arrived::answer(&answer, inner.load(called.as_ref(), 1));
-                let mut response = answer.response;
-                wire::put(response.headers_mut(), &arrived);
-                response
-            }
-            Err(error) => {
-                inner.count_guest(refused.unwrap_or(error.word()));
-                let arrived = Arrived::without(&error, inner.load(called.as_ref(), 0));
-                let mut response = Response::new(AnswerBody::Whole(Bytes::from(error.to_string())));
-                *response.status_mut() =
-                    StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
-                wire::put(response.headers_mut(), &arrived);
-                response
-            }
-        }
+        inner.receive(from, request).await
     }
 }
 
@@ -381,12 +319,7 @@ impl Router for Weak {
                     retry_after: Duration::from_secs(1),
                 });
             };
-            let way = Way {
-                origin: Origin::Here,
-                visited: Vec::new(),
-                hops: HOPS,
-            };
-            inner.place(invocation, way, None).await
+            inner.place(invocation, Way::from_here(), None).await
         })
     }
 
@@ -406,47 +339,51 @@ impl Router for Weak {
     }
 }
 
-/// A call of a guest, counted until this is dropped.
-struct Guest(Arc<Inner>);
-
-impl Guest {
-    fn new(inner: &Arc<Inner>) -> Guest {
-        let guests = &inner.federated.shared.guests;
-        guests.fetch_add(1, Ordering::Relaxed);
-        Guest(inner.clone())
-    }
+/// One call, from its arrival to its answer.
+struct Course<'a> {
+    inner: &'a Arc<Inner>,
+    way: Way,
+    spec: Option<Arc<FunctionSpec>>,
+    /// Whether the function is not deployed here.
+    absent: bool,
+    wanted: Arc<Wanted>,
+    fits_here: bool,
+    policy: &'static dyn Policy,
+    arrived: Time,
+    deadline: Time,
+    /// Nodes that it visited, and peers that it was tried at in vain.
+    avoid: Vec<PeerId>,
+    offers: usize,
+    /// Its request, should it be sent again.
+    again: Option<Replay>,
+    /// Why the last peer did not take it.
+    declined: String,
+    fetched: Duration,
+    brought: bool,
+    /// Whether it waited for others in vain, so that it may go where the
+    /// function fails.
+    anywhere: bool,
+    waited_elsewhere: bool,
+    /// Where it stood in the queue, when it has left that.
+    seat: Option<Seat>,
 }
 
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let guests: &AtomicU32 = &self.0.federated.shared.guests;
-        guests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What came of offering a call to a peer.
-enum Offered {
-    /// It was answered.
-    Answer(Answer),
-    /// It cannot have begun.
-    Declined(String),
-    /// It may have begun.
-    Lost(String),
-    /// It ended without an answer, there.
-    Failed(InvokeError),
+/// What became of a step.
+enum Turned {
+    Ended(Result<Answer, InvokeError>),
+    /// It is to be decided about again.
+    Again(Invocation),
 }
 
 impl Inner {
-    fn keep(&self, call: String, explanation: Explanation) {
-        let explained = self.explained.lock();
-        let mut explained = explained.unwrap_or_else(PoisonError::into_inner);
-        explained.order.push_back(call.clone());
-        explained.by_call.insert(call, Arc::new(explanation));
-        if explained.order.len() > EXPLANATIONS
-            && let Some(oldest) = explained.order.pop_front()
-        {
-            explained.by_call.remove(&oldest);
-        }
+    fn explained(&self) -> MutexGuard<'_, Explained> {
+        self.explained
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn evidence(&self) -> MutexGuard<'_, Evidence> {
+        self.evidence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn name_of(&self, peer: PeerId) -> Arc<str> {
@@ -474,398 +411,11 @@ impl Inner {
         }
     }
 
-    /// How loaded this node is, for those who just sent it a call of a function;
-    /// `ended` such calls are about to leave their places.
-    fn load(&self, called: Option<&FunctionName>, ended: u32) -> Load {
-        let shared = &self.federated.shared;
-        let capability = self.node.capability();
-        // Own users first, and each kind of call by its own room: whoever
-        // sends more sends the same, most likely.
-        let open = capability.waiting == 0 && !self.federated.is_draining();
-        let places = called.filter(|_| open).and_then(|f| self.node.places(f));
-        let room = places.map_or(0, |places| {
-            let free = places.warm.saturating_add(places.startable);
-            let guests = shared.guests.load(Ordering::Relaxed);
-            let (free, guests) = (free.saturating_add(ended), guests.saturating_sub(ended));
-            guest_room(places.most, free, guests, shared.settings.guests)
-        });
-        load_of(&capability, room)
-    }
-
-    /// Takes a guest's call in.
-    async fn guest(
-        self: &Arc<Self>,
-        from: PeerId,
-        mut request: Request<Body>,
-        called: &mut Option<FunctionName>,
-    ) -> Result<Answer, (InvokeError, Option<&'static str>)> {
-        let bad = |text: &str| (InvokeError::Body(text.into()), Some("malformed"));
-        let travelling: Travelling = wire::take(request.headers_mut())
-            .ok_or_else(|| bad("a call without the words that carry it"))?;
-        let (Some(name), Some(id), Some(mut visited)) =
-            (travelling.name(), travelling.id(), travelling.path())
-        else {
-            return Err(bad("a call whose function, id or path cannot be read"));
-        };
-        *called = Some(name.clone());
-        let own = self.federated.shared.id;
-        let refused = |reason, word| {
-            let error = InvokeError::Refused {
-                reason,
-                retry_after: Duration::from_secs(1),
-            };
-            Err((error, Some(word)))
-        };
-        if from == own || visited.contains(&own) {
-            return refused(Refusal::NoRoom, "visited");
-        }
-        if !self.federated.admits(&from) {
-            return refused(Refusal::NoRoom, "not-a-member");
-        }
-        if self.federated.is_draining() {
-            return refused(Refusal::Draining, "draining");
-        }
-        visited.push(from);
-        let settings = self.federated.settings();
-        let origin = match self.federated.role() {
-            Role::Edge => Origin::Neighbour,
-            Role::Cloud => Origin::Region {
-                inside: travelling.region.is_some()
-                    && travelling.region.as_ref() == settings.regions.first(),
-            },
-        };
-        let guests = self.federated.shared.guests.load(Ordering::Relaxed);
-        if let Some(places) = self.node.places(&name) {
-            let room = guest_room(places.most, u32::MAX, guests, settings.guests);
-            if room == 0 {
-                return refused(Refusal::NoRoom, "guests");
-            }
-        }
-        let way = Way {
-            origin,
-            visited,
-            hops: travelling.hops.min(HOPS.saturating_sub(1)),
-        };
-        let invocation = Invocation {
-            id,
-            function: name,
-            request,
-            class: self.guest_class(travelling.class),
-            deadline: travelling.left.map(Duration::from_millis),
-        };
-        let guest = Guest::new(self);
-        let answer = self.place(invocation, way, None).await;
-        let mut answer = answer.map_err(|error| (error, None))?;
-        answer.response = answer.response.map(|body| match body {
-            AnswerBody::Whole(bytes) => AnswerBody::Whole(bytes),
-            AnswerBody::Stream(body) => {
-                AnswerBody::Stream(Kept { body, kept: guest }.boxed_unsync())
-            }
-        });
-        Ok(answer)
-    }
-
-    /// A guest's class where this node has one of that name; else its default.
-    fn guest_class(&self, class: Option<String>) -> Option<String> {
-        let classes = &self.node.config().classes;
-        class.filter(|name| classes.iter().any(|class| class.name == *name))
-    }
-
-    fn policy(&self, spec: Option<&FunctionSpec>, class: Option<&str>) -> &'static dyn Policy {
-        let chosen = spec.and_then(|spec| spec.labels.get(POLICY_LABEL));
-        let by_function = chosen.and_then(|name| policy::named(name));
-        let by_class = || class.and_then(|class| self.rules.by_class.get(class).copied());
-        by_function.or_else(by_class).unwrap_or(self.rules.default)
-    }
-
-    /// Runs a call here or elsewhere.
-    async fn place(
-        self: &Arc<Self>,
-        mut invocation: Invocation,
-        way: Way,
-        mut explain: Option<&mut Explanation>,
-    ) -> Result<Answer, InvokeError> {
-        let clock = self.node.clock();
-        let arrived = clock.now();
-        let deadline = invocation.deadline.map_or(Time::NEVER, |d| arrived + d);
-        let settings = self.federated.settings();
-        let here = self.node.spec(&invocation.function);
-        let absent = here.is_none();
-        let spec = here.or_else(|| self.federated.entry(&invocation.function)?.spec);
-        let policy = self.policy(spec.as_deref(), invocation.class.as_deref());
-        if let Some(explain) = &mut explain {
-            explain.policy = policy.name().to_owned();
-        }
-        let wanted = spec.as_ref().map(|spec| Wanted::by(spec));
-        let wanted = wanted.unwrap_or_default();
-        let fits_here = wanted.fits(&settings.labels);
-        let mut avoid = way.visited.clone();
-        let mut again: Option<Replay> = None;
-        let mut offered = 0;
-        let mut declined = String::new();
-        let (mut brought, mut fetched) = (false, Duration::ZERO);
-        let mut waited = Duration::ZERO;
-        // What others can run is theirs from now on, what was accepted before
-        // included; the rest still runs here.
-        let drains = self.federated.is_draining();
-        for _ in 0..DECISIONS {
-            let now = clock.now();
-            let prospect = self
-                .node
-                .prospect(&invocation.function, invocation.class.as_deref())?;
-            let (here, queue) = match prospect {
-                _ if !fits_here => (Here::Unable, None),
-                None => (Here::Unable, None),
-                Some((Prospect::Warm | Prospect::Start, _)) if drains => {
-                    (Here::Full, Some(Duration::ZERO))
-                }
-                Some((Prospect::Warm, _)) => (Here::Warm, Some(Duration::ZERO)),
-                Some((Prospect::Start, _)) => (Here::Startable, Some(Duration::ZERO)),
-                Some((Prospect::Wait { .. }, wait)) => (Here::Full, Some(wait)),
-                Some((Prospect::Refuse(_), _)) => (Here::Full, None),
-            };
-            let view = self.federated.shared.view.load_full();
-            let is_known = || spec.is_some() || view.knows(&invocation.function);
-            if here == Here::Unable && prospect.is_none() && !is_known() {
-                return Err(InvokeError::Unknown(invocation.function));
-            }
-            let request = policy::Request {
-                function: &invocation.function,
-                needs: wanted.needs(),
-                origin: way.origin,
-                avoid: &avoid,
-                hops: if offered < OFFERED { way.hops } else { 0 },
-                deadline,
-            };
-            let snapshot = Snapshot {
-                local: Local {
-                    here,
-                    queue,
-                    role: self.federated.role(),
-                    regions: &settings.regions,
-                },
-                view: &view,
-                now,
-                chance: rand::random(),
-            };
-            let decision = match &explain {
-                None => policy::decide(policy, &request, &snapshot, &mut ()),
-                Some(_) => {
-                    let mut weighed: Vec<Weighed> = Vec::new();
-                    let decision = policy::decide(policy, &request, &snapshot, &mut weighed);
-                    if let Some(explain) = &mut explain {
-                        explain.steps.push(step(here, &weighed, decision, &view));
-                    }
-                    decision
-                }
-            };
-            let mut note = |result: &str| {
-                if let Some(step) = explain.as_mut().and_then(|e| e.steps.last_mut()) {
-                    result.clone_into(&mut step.result);
-                }
-            };
-            self.count_decision(decision);
-            match decision {
-                Decision::Run => match self.node.invoke_now(invocation).await {
-                    Ok(mut answer) => {
-                        note("ran here");
-                        answer.timing.fetched = fetched;
-                        return Ok(answer);
-                    }
-                    Err(Declined::Failed(error)) => {
-                        note(&error.to_string());
-                        return Err(error);
-                    }
-                    Err(Declined::NoRoom(back)) => {
-                        note("another call took the place");
-                        invocation = *back;
-                    }
-                },
-                Decision::Enqueue { .. } => {
-                    note("waited here");
-                    return Box::pin(self.node.invoke(invocation)).await;
-                }
-                Decision::Offload { to, .. } => {
-                    let peer = &view.peers[to];
-                    let Some(reserved) = peer.window.reserve() else {
-                        avoid.push(peer.id);
-                        note("its last place went to another call");
-                        continue;
-                    };
-                    offered += 1;
-                    let mut request = std::mem::take(&mut invocation.request);
-                    if again.is_none() {
-                        again = Some(Replay::keep(&mut request, self.node.kept()));
-                    }
-                    let to = To {
-                        peer: peer.id,
-                        addresses: peer.carriage.clone(),
-                        left: deadline.since(now),
-                        limited: deadline != Time::NEVER,
-                        patience: self.patience(deadline, now, spec.as_deref()) + peer.round_trip,
-                    };
-                    let travelling = self.travelling(&invocation, &way, &to);
-                    // Boxed, so that calls which run here do not carry its room.
-                    let offer = self.offer(&to, request, &travelling, reserved);
-                    let outcome = Box::pin(offer).await;
-                    let idempotent = spec.as_ref().is_some_and(|spec| spec.idempotent);
-                    avoid.push(to.peer);
-                    let (reason, request) = match outcome {
-                        Offered::Answer(answer) => {
-                            note("answered");
-                            if absent && way.origin == Origin::Here && fits_here {
-                                self.steward.is_wanted(&invocation.function);
-                            }
-                            return Ok(answer);
-                        }
-                        Offered::Failed(error) => {
-                            note(&error.to_string());
-                            return Err(error);
-                        }
-                        Offered::Declined(reason) => {
-                            (reason, again.as_ref().and_then(Replay::request))
-                        }
-                        Offered::Lost(reason) if idempotent => {
-                            (reason, again.as_ref().and_then(Replay::request))
-                        }
-                        Offered::Lost(reason) => {
-                            note(&reason);
-                            let text = format!(
-                                "the node {} that had the call was lost ({reason}); it may have \
-                                 run there, and is not run again because {} is not declared \
-                                 idempotent",
-                                to.peer, invocation.function
-                            );
-                            return Err(InvokeError::PeerLost(text));
-                        }
-                    };
-                    note(&reason);
-                    let Some(request) = request else {
-                        let text = format!(
-                            "the node {} did not take the call ({reason}), and its body is too \
-                             long to be sent again",
-                            to.peer
-                        );
-                        return Err(InvokeError::PeerLost(text));
-                    };
-                    declined = reason;
-                    invocation.request = request;
-                    self.counters.retries.fetch_add(1, Ordering::Relaxed);
-                }
-                // Nobody runs it at once: its code may be brought here.
-                Decision::Reject(_)
-                    if prospect.is_none()
-                        && spec.is_some()
-                        && fits_here
-                        && way.origin == Origin::Here
-                        && !brought
-                        && would_run(policy, &request, &snapshot) =>
-                {
-                    brought = true;
-                    let name = invocation.function.clone();
-                    let adopted = Box::pin(self.steward.adopt(&name, false));
-                    let adopted = match deadline == Time::NEVER {
-                        true => Ok(adopted.await),
-                        false => tokio::time::timeout(deadline.since(now), adopted).await,
-                    };
-                    fetched = clock.now().since(now);
-                    match adopted {
-                        Ok(Ok(())) => note("its code was brought here"),
-                        Ok(Err(error)) => {
-                            note(&error.to_string());
-                            declined = error.to_string();
-                        }
-                        Err(_) => {
-                            note("its code did not come in time");
-                            return Err(InvokeError::Late {
-                                phase: Phase::Start,
-                                after: deadline.since(arrived),
-                            });
-                        }
-                    }
-                }
-                // Here there is no queue for it: the first who has room again.
-                Decision::Reject(Reason::NobodyHasRoom)
-                    if here == Here::Unable
-                        && way.origin == Origin::Here
-                        && waited < ROOM_WAIT
-                        && is_somewhere(&view, &request) =>
-                {
-                    let Ok(_place) = self.waiters.try_acquire() else {
-                        note("too many wait already");
-                        return Err(rejected(
-                            Reason::NobodyHasRoom,
-                            &invocation,
-                            deadline.since(arrived),
-                            &declined,
-                        ));
-                    };
-                    let until = ROOM_WAIT.saturating_sub(waited).min(deadline.since(now));
-                    let room = self.room_elsewhere(&request, &way.visited);
-                    let found = tokio::time::timeout(until, room).await;
-                    waited += clock.now().since(now);
-                    note("waited for room elsewhere");
-                    if found.is_err() {
-                        // The last look decides.
-                        waited = ROOM_WAIT;
-                    }
-                    // Whoever declined may have room now.
-                    avoid.clone_from(&way.visited);
-                }
-                Decision::Reject(reason) => {
-                    let reason = match reason {
-                        // More room would not help.
-                        Reason::NobodyHasRoom
-                            if here == Here::Unable && !is_somewhere(&view, &request) =>
-                        {
-                            Reason::NoSuchPlace
-                        }
-                        reason => reason,
-                    };
-                    let error = rejected(reason, &invocation, deadline.since(arrived), &declined);
-                    note(&error.to_string());
-                    return Err(error);
-                }
-            }
-        }
-        Err(InvokeError::Refused {
-            reason: Refusal::NobodyHasRoom,
-            retry_after: Duration::from_secs(1),
-        })
-    }
-
-    /// How long a peer's answer is waited for: what is left of the deadline, or
-    /// what the function may take, and a little for the way back.
-    fn patience(&self, deadline: Time, now: Time, spec: Option<&FunctionSpec>) -> Duration {
-        let limit = spec.map_or(self.node.config().max_timeout, |spec| spec.timeout);
-        match deadline == Time::NEVER {
-            true => limit.saturating_add(BEYOND),
-            false => deadline.since(now).saturating_add(LATE),
-        }
-    }
-
-    /// Waits until a peer that could run a call has room for it.
-    async fn room_elsewhere(&self, request: &policy::Request<'_>, visited: &[PeerId]) {
-        loop {
-            tokio::time::sleep(ROOM_LOOK).await;
-            let view = self.federated.shared.view.load_full();
-            let has_room = |peer: &&PeerView| {
-                let offer = peer.offers.get(request.function);
-                let open = offer.is_some_and(|offer| offer.warm > 0 || offer.startable > 0);
-                open && peer.window.room() > 0
-                    && !visited.contains(&peer.id)
-                    && policy::fits(&request.needs, peer)
-            };
-            if view.peers.iter().any(|peer| has_room(&peer)) {
-                return;
-            }
-        }
-    }
-
-    fn count_decision(&self, decision: Decision) {
+    fn count_decision(&self, decision: Decision, here: Here) {
         let word = match decision {
             Decision::Run => "run",
             Decision::Enqueue { .. } => "enqueue",
+            Decision::Ask => "ask",
             Decision::Offload {
                 reach: Reach::Horizontal,
                 ..
@@ -876,137 +426,674 @@ impl Inner {
             } => "vertical",
             Decision::Reject(_) => "reject",
         };
-        *self.counters.decisions.entry(word).or_default() += 1;
+        let why = match (decision, here) {
+            (Decision::Reject(reason), _) => match reason {
+                Reason::NoRoom => "no-room",
+                Reason::NobodyHasRoom => "no-room-anywhere",
+                Reason::NoSuchPlace => "no-such-place",
+                Reason::TooLate => "too-late",
+            },
+            (_, Here::Warm) => "warm",
+            (_, Here::Startable) => "startable",
+            (_, Here::Full) => "full",
+            (_, Here::Unable) => "unable",
+        };
+        *self.counters.decisions.entry((word, why)).or_default() += 1;
     }
 
-    fn travelling(&self, invocation: &Invocation, way: &Way, to: &To) -> Travelling {
-        let settings = self.federated.settings();
-        let cloud = self.federated.role() == Role::Cloud;
-        Travelling {
-            function: invocation.function.qualified(),
-            call: invocation.id.to_string(),
-            visited: way
-                .visited
-                .iter()
-                .map(|id| ByteBuf::from(id.to_bytes()))
-                .collect(),
-            hops: way.hops.saturating_sub(1),
-            left: to
-                .limited
-                .then(|| u64::try_from(to.left.as_millis()).unwrap_or(u64::MAX)),
-            class: invocation.class.clone(),
-            region: settings.regions.first().filter(|_| cloud).cloned(),
-            zone: (!cloud).then(|| settings.zone.clone()),
+    fn policy(&self, spec: Option<&FunctionSpec>, class: Option<&str>) -> &'static dyn Policy {
+        let chosen = spec.and_then(|spec| spec.labels.get(POLICY_LABEL));
+        let by_function = chosen.and_then(|name| policy::named(name));
+        let by_class = || class.and_then(|class| self.rules.by_class.get(class).copied());
+        by_function.or_else(by_class).unwrap_or(self.rules.default)
+    }
+
+    /// Takes note of how a call of this node's users ended where it ran.
+    fn note_outcome(
+        &self,
+        function: &FunctionName,
+        place: Place,
+        outcome: &Result<Answer, InvokeError>,
+    ) {
+        let failed = is_failure(outcome);
+        if !failed && !self.has_evidence.load(Ordering::Relaxed) {
+            return;
+        }
+        let now = self.node.clock().now();
+        let mut evidence = self.evidence();
+        evidence.note(function, place, failed, now);
+        self.has_evidence
+            .store(!evidence.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Where the function of a call fails and does so nowhere else.
+    fn failing(&self, function: &FunctionName) -> Vec<Place> {
+        if !self.has_evidence.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.evidence().failing(function, self.node.clock().now())
+    }
+
+    /// Runs a call here or elsewhere.
+    async fn place(
+        self: &Arc<Self>,
+        mut invocation: Invocation,
+        way: Way,
+        mut explain: Option<&mut Explanation>,
+    ) -> Result<Answer, InvokeError> {
+        let mut course = Course::new(self, way, &mut invocation);
+        if let Some(explain) = &mut explain {
+            explain.policy = course.policy.name().to_owned();
+        }
+        for _ in 0..DECISIONS {
+            match course.step(invocation, explain.as_deref_mut()).await {
+                Turned::Ended(outcome) => return outcome,
+                Turned::Again(again) => invocation = again,
+            }
+        }
+        Err(self.no_room())
+    }
+
+    /// How long a function runs here on average; `None` before it has run.
+    fn service(&self, function: &FunctionName) -> Option<Duration> {
+        let estimate = self.node.service(function)?;
+        (estimate.samples > 0).then_some(estimate.mean)
+    }
+
+    fn no_room(&self) -> InvokeError {
+        self.node.refused(Refusal::NobodyHasRoom, Duration::ZERO)
+    }
+}
+
+/// Writes into an explanation what came of its last step.
+fn note(explain: Option<&mut Explanation>, result: &str) {
+    if let Some(step) = explain.and_then(|explain| explain.steps.last_mut()) {
+        result.clone_into(&mut step.result);
+    }
+}
+
+impl<'a> Course<'a> {
+    /// Begins the course of a call, and fixes the moment of its deadline.
+    fn new(inner: &'a Arc<Inner>, way: Way, invocation: &mut Invocation) -> Course<'a> {
+        let arrived = inner.node.clock().now();
+        let class = invocation.class.as_deref();
+        if invocation.deadline.is_none() {
+            let by_class = inner.node.default_deadline(&invocation.function, class);
+            invocation.deadline = by_class.map(|deadline| arrived + deadline);
+        }
+        let here = inner.node.spec(&invocation.function);
+        let absent = here.is_none();
+        let entry = inner.federated.entry(&invocation.function);
+        let spec = here.or_else(|| entry.as_ref()?.spec.clone());
+        let wanted = spec
+            .as_ref()
+            .map(|spec| Wanted::by(spec, entry.as_ref()))
+            .unwrap_or_default();
+        let policy = inner.policy(spec.as_deref(), invocation.class.as_deref());
+        Course {
+            inner,
+            fits_here: wanted.fits(&inner.federated.settings().labels),
+            avoid: way.visited.clone(),
+            way,
+            spec,
+            absent,
+            wanted: Arc::new(wanted),
+            policy,
+            arrived,
+            deadline: invocation.deadline.unwrap_or(Time::NEVER),
+            offers: 0,
+            again: None,
+            declined: String::new(),
+            fetched: Duration::ZERO,
+            brought: false,
+            anywhere: false,
+            waited_elsewhere: false,
+            seat: None,
         }
     }
 
-    async fn offer(
-        &self,
-        to: &To,
-        mut request: Request<Body>,
-        travelling: &Travelling,
-        reserved: Reserved,
-    ) -> Offered {
-        wire::put(request.headers_mut(), travelling);
-        *request.version_mut() = http::Version::HTTP_2;
-        to_absolute(&mut request);
-        let sent = self
-            .federated
-            .carriage
-            .send(to.peer, &to.addresses, request);
-        let sent = tokio::time::timeout(to.patience, sent).await;
-        let (response, kind, using) = match sent {
-            Ok(Ok(sent)) => sent,
-            Ok(Err(SendError::NotSent { reason, .. })) => {
-                reserved.give_back();
-                self.count_offload(to.peer, "unreachable");
-                let fault = Met::Failure(Fault::Unreachable);
-                self.federated.met(to.peer, fault);
-                return Offered::Declined(format!("it cannot be reached: {reason}"));
+    /// What this node could do with the call itself.
+    fn here(&self, invocation: &Invocation) -> Result<Window, InvokeError> {
+        let inner = self.inner;
+        let outlook = inner.node.prospect(invocation)?;
+        // What others can run is theirs from now on, what was accepted before
+        // included; the rest still runs here.
+        let drains = inner.federated.is_draining();
+        let guest = self.way.guest.as_ref();
+        let closed = guest.is_some_and(|guest| !inner.has_guest_room(guest));
+        let (here, queue) = match &outlook {
+            _ if !self.fits_here => (Here::Unable, None),
+            None => (Here::Unable, None),
+            Some(outlook) => match outlook.prospect {
+                Prospect::Warm | Prospect::Start if closed => (Here::Full, None),
+                Prospect::Warm | Prospect::Start if drains => (Here::Full, Some(Duration::ZERO)),
+                Prospect::Warm => (Here::Warm, Some(Duration::ZERO)),
+                Prospect::Start => (Here::Startable, Some(Duration::ZERO)),
+                Prospect::Wait { .. } => (Here::Full, Some(outlook.wait)),
+                Prospect::Refuse(_) => (Here::Full, None),
+            },
+        };
+        let mut window = Window {
+            here,
+            queue,
+            turn: None,
+            deployed: outlook.is_some(),
+            refusal: None,
+        };
+        match outlook.as_ref().map(|outlook| outlook.prospect) {
+            Some(Prospect::Wait { expected }) => window.turn = Some(expected.turn),
+            Some(Prospect::Refuse(refusal)) => {
+                let wait = outlook.map_or(Duration::ZERO, |outlook| outlook.wait);
+                window.refusal = Some((refusal, wait));
             }
-            Ok(Err(SendError::Lost { reason, excused })) => {
-                reserved.give_back();
-                self.count_offload(to.peer, "lost");
-                // A peer that is heard may have lost its listener only: what
-                // comes now goes over its link.
-                if !(excused && self.federated.is_linked(&to.peer)) {
-                    self.federated.met(to.peer, Met::Failure(Fault::Lost));
+            Some(Prospect::Warm | Prospect::Start) | None => {}
+        }
+        Ok(window)
+    }
+
+    /// Looks, decides and acts once.
+    async fn step(
+        &mut self,
+        invocation: Invocation,
+        mut explain: Option<&mut Explanation>,
+    ) -> Turned {
+        let inner = self.inner;
+        let now = inner.node.clock().now();
+        let window = match self.here(&invocation) {
+            Ok(window) => window,
+            Err(error) => return Turned::Ended(Err(error)),
+        };
+        if window.here == Here::Unable && !window.deployed && self.spec.is_none() {
+            return Turned::Ended(Err(InvokeError::Unknown(invocation.function)));
+        }
+        let view = inner.federated.shared.view.load_full();
+        let (decision, seized) = {
+            let regions = inner.federated.shared.regions.load();
+            let from_here = self.way.origin == Origin::Here;
+            let failing = match from_here {
+                true => inner.failing(&invocation.function),
+                false => Vec::new(),
+            };
+            let blamed = failing.contains(&None);
+            let failing: Vec<PeerId> = failing.into_iter().flatten().collect();
+            let service = inner.service(&invocation.function);
+            let request = policy::Request {
+                function: &invocation.function,
+                version: self.wanted.version,
+                writer: self.wanted.writer,
+                needs: self.wanted.needs(),
+                bounds: self.wanted.bounds,
+                cost: self.wanted.cost(service),
+                origin: self.way.origin,
+                avoid: &self.avoid,
+                failing: &failing,
+                anywhere: self.anywhere,
+                hops: if self.offers < OFFERED {
+                    self.way.hops
+                } else {
+                    0
+                },
+                deadline: self.deadline,
+            };
+            // A call that runs here at once looks at nobody.
+            let at_once = matches!(window.here, Here::Warm | Here::Startable);
+            let abilities = match at_once && !blamed && explain.is_none() && !self.drains() {
+                true => Arc::default(),
+                false => inner.federated.abilities().of(&invocation.function),
+            };
+            let snapshot = Snapshot {
+                local: Local {
+                    here: window.here,
+                    queue: window.queue,
+                    service,
+                    blamed,
+                    role: inner.federated.role(),
+                    regions: &regions,
+                },
+                view: &view,
+                abilities: &abilities,
+                remembered: *inner
+                    .remembered
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+                now,
+                chance: rand::random(),
+            };
+            let decision = match &mut explain {
+                None => policy::decide(self.policy, &request, &snapshot, &mut ()),
+                Some(explain) => {
+                    let mut weighed: Vec<Weighed> = Vec::new();
+                    let decision = policy::decide(self.policy, &request, &snapshot, &mut weighed);
+                    let step = step(&request, &snapshot, &weighed, decision);
+                    explain.steps.push(step);
+                    decision
                 }
-                return Offered::Lost(reason);
+            };
+            // Who would run it here if only the code were here brings that first.
+            let decision = match decision {
+                Decision::Ask | Decision::Reject(_)
+                    if self.may_bring(&window) && would_run(self.policy, &request, &snapshot) =>
+                {
+                    Chosen::Bring(decision)
+                }
+                decision => Chosen::Decided(decision),
+            };
+            let seized = match decision {
+                Chosen::Decided(Decision::Offload { to, .. }) => {
+                    let peer = &view.peers[to];
+                    inner.seize(peer, &invocation.function, &self.wanted)
+                }
+                _ => None,
+            };
+            (decision, seized)
+        };
+        let decision = match decision {
+            Chosen::Bring(decision) => {
+                inner.count_decision(decision, window.here);
+                return self.bring(invocation, explain).await;
+            }
+            Chosen::Decided(decision) => decision,
+        };
+        let decision = match decision {
+            // It may be back soon.
+            Decision::Reject(Reason::NobodyHasRoom | Reason::NoSuchPlace)
+                if window.here == Here::Unable
+                    && self.way.origin == Origin::Here
+                    && !self.waited_elsewhere
+                    && self.is_away() =>
+            {
+                Decision::Ask
+            }
+            decision => decision,
+        };
+        inner.count_decision(decision, window.here);
+        match decision {
+            Decision::Run => {
+                let function = invocation.function.clone();
+                match inner.node.invoke_now(invocation).await {
+                    Ok(answer) => {
+                        note(explain, "ran here");
+                        self.ended_here(&function, Ok(answer))
+                    }
+                    Err(Declined::Failed(error)) => {
+                        note(explain, &error.to_string());
+                        self.ended_here(&function, Err(error))
+                    }
+                    Err(Declined::NoRoom(back) | Declined::Left(back, _)) => {
+                        note(explain, "another call took the place");
+                        Turned::Again(*back)
+                    }
+                }
+            }
+            Decision::Enqueue { .. } => self.wait_here(invocation, &window, explain).await,
+            Decision::Offload { to, .. } => {
+                let Some(seized) = seized else {
+                    note(explain, "its last place went to another call");
+                    self.offers += 1;
+                    return Turned::Again(invocation);
+                };
+                *inner
+                    .remembered
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = Some(view.peers[to].id);
+                Box::pin(self.go(seized, invocation, explain)).await
+            }
+            Decision::Ask if self.waited_elsewhere => {
+                if self.anywhere {
+                    let reason = Reason::NobodyHasRoom;
+                    return self.reject(reason, &invocation, &window, explain);
+                }
+                // The last place: better than none.
+                self.anywhere = true;
+                Turned::Again(invocation)
+            }
+            Decision::Ask => self.wait_elsewhere(invocation, &window, explain).await,
+            Decision::Reject(reason) => self.reject(reason, &invocation, &window, explain),
+        }
+    }
+
+    fn drains(&self) -> bool {
+        self.inner.federated.is_draining()
+    }
+
+    fn may_bring(&self, window: &Window) -> bool {
+        !window.deployed
+            && self.spec.is_some()
+            && self.fits_here
+            && self.way.origin == Origin::Here
+            && !self.brought
+            && self.wanted.bounds != policy::Bounds::Node
+    }
+
+    fn ended_here(&self, function: &FunctionName, outcome: Result<Answer, InvokeError>) -> Turned {
+        if self.way.origin == Origin::Here {
+            self.inner.note_outcome(function, None, &outcome);
+        }
+        Turned::Ended(outcome.map(|mut answer| {
+            answer.timing.fetched = self.fetched;
+            answer
+        }))
+    }
+
+    fn reject(
+        &self,
+        reason: Reason,
+        invocation: &Invocation,
+        window: &Window,
+        explain: Option<&mut Explanation>,
+    ) -> Turned {
+        let inner = self.inner;
+        let reason = match reason {
+            // More room would not help.
+            Reason::NobodyHasRoom if window.here == Here::Unable && !self.waited_elsewhere => {
+                Reason::NoSuchPlace
+            }
+            reason => reason,
+        };
+        let error = match (reason, window.refusal) {
+            (Reason::NoRoom | Reason::NobodyHasRoom, Some((refusal, wait))) => {
+                inner.node.refused(refusal, wait)
+            }
+            (Reason::NoRoom, None) => inner.node.refused(Refusal::NoRoom, Duration::ZERO),
+            (Reason::NobodyHasRoom, None) => inner.no_room(),
+            (Reason::NoSuchPlace, _) => InvokeError::CannotRun {
+                function: invocation.function.clone(),
+                reason: match self.declined.is_empty() {
+                    true => "the policy wants a place that there is not: no peer that may be \
+                             asked can run it"
+                        .to_owned(),
+                    false => format!("no peer took it; the last one: {}", self.declined),
+                },
+            },
+            (Reason::TooLate, _) => InvokeError::Late {
+                phase: Phase::Queue,
+                after: self.deadline.since(self.arrived),
+            },
+        };
+        note(explain, &error.to_string());
+        Turned::Ended(Err(error))
+    }
+
+    /// Whether somebody could run the function who takes no calls now, and is
+    /// not gone.
+    fn is_away(&self) -> bool {
+        let shared = &self.inner.federated.shared;
+        let view = shared.view.load();
+        let needs = self.wanted.needs();
+        let mut away = view.away().iter();
+        self.wanted.bounds != policy::Bounds::Node
+            && self.policy.reaches() != policy::Reaches::default()
+            && away.any(|report| policy::fits(&needs, report) && shared.is_near(report))
+    }
+
+    fn waiting(
+        &self,
+        invocation: &Invocation,
+        turn: Option<Duration>,
+        queued: bool,
+    ) -> (Arc<Waiting>, oneshot::Receiver<Seized>) {
+        let (sender, seized) = oneshot::channel();
+        let failing = self.inner.failing(&invocation.function);
+        let waiting = Waiting {
+            inner: Arc::downgrade(self.inner),
+            function: invocation.function.clone(),
+            wanted: self.wanted.clone(),
+            reaches: match self.offers < OFFERED {
+                true => self.policy.reaches(),
+                false => policy::Reaches::default(),
+            },
+            avoid: self.avoid.clone(),
+            failing: failing.into_iter().flatten().collect(),
+            anywhere: self.anywhere,
+            deadline: self.deadline,
+            queued,
+            turn,
+            seized: Mutex::new(Some(sender)),
+        };
+        (Arc::new(waiting), seized)
+    }
+
+    /// Waits in the queue here, for a place here or elsewhere.
+    async fn wait_here(
+        &mut self,
+        mut invocation: Invocation,
+        window: &Window,
+        mut explain: Option<&mut Explanation>,
+    ) -> Turned {
+        let inner = self.inner;
+        let leaves = self.way.origin == Origin::Here && self.policy.reaches() != Default::default();
+        let leaves = leaves && self.wanted.bounds != policy::Bounds::Node;
+        let mut parked = None;
+        let moves: Option<Arc<dyn Moves>> = match leaves {
+            true => {
+                self.keep_request(&mut invocation);
+                let (waiting, seized) = self.waiting(&invocation, window.turn, true);
+                let entered = inner.waiters.enter(&waiting);
+                parked = Some((entered, seized));
+                Some(waiting)
+            }
+            false => None,
+        };
+        inner
+            .node
+            .set_served_elsewhere(inner.waiters.served_elsewhere());
+        let function = invocation.function.clone();
+        let waited = inner.node.wait(invocation, moves, self.seat.take());
+        match Box::pin(waited).await {
+            Ok(answer) => {
+                note(explain, "waited here");
+                self.ended_here(&function, Ok(answer))
+            }
+            Err(Declined::Failed(error)) => {
+                note(explain, &error.to_string());
+                self.ended_here(&function, Err(error))
+            }
+            Err(Declined::NoRoom(back)) => {
+                note(explain, "no place was left to wait in");
+                Turned::Again(*back)
+            }
+            Err(Declined::Left(back, seat)) => {
+                self.seat = Some(seat);
+                let seized = parked.and_then(|(_, mut seized)| seized.try_recv().ok());
+                match seized {
+                    Some(seized) => {
+                        self.count_move(&seized);
+                        note(explain.as_deref_mut(), "waited here, and then went on");
+                        Box::pin(self.go(seized, *back, None)).await
+                    }
+                    None => Turned::Again(*back),
+                }
+            }
+        }
+    }
+
+    /// Waits for a place elsewhere, where there is none to wait for here.
+    async fn wait_elsewhere(
+        &mut self,
+        mut invocation: Invocation,
+        window: &Window,
+        mut explain: Option<&mut Explanation>,
+    ) -> Turned {
+        let inner = self.inner;
+        self.keep_request(&mut invocation);
+        // Whoever did not take it may do so now.
+        self.avoid.clone_from(&self.way.visited);
+        let (waiting, seized) = self.waiting(&invocation, None, false);
+        let Some(_entered) = inner.waiters.enter(&waiting) else {
+            note(explain, "too many wait already");
+            return Turned::Ended(Err(inner.no_room()));
+        };
+        let now = inner.node.clock().now();
+        let wait = WAIT_ELSEWHERE.min(self.deadline.since(now));
+        match tokio::time::timeout(wait, seized).await {
+            Ok(Ok(seized)) => {
+                self.count_move(&seized);
+                note(explain.as_deref_mut(), "waited for a place elsewhere");
+                Box::pin(self.go(seized, invocation, None)).await
+            }
+            Ok(Err(_)) | Err(_) if self.deadline <= inner.node.clock().now() => {
+                self.reject(Reason::TooLate, &invocation, window, explain)
+            }
+            Ok(Err(_)) | Err(_) => {
+                note(explain, "no peer had a place in time");
+                self.waited_elsewhere = true;
+                Turned::Again(invocation)
+            }
+        }
+    }
+
+    /// Counts a call that goes to a place for which it waited.
+    fn count_move(&self, seized: &Seized) {
+        let word = match seized.reach {
+            Reach::Horizontal => "horizontal",
+            Reach::Vertical => "vertical",
+        };
+        let decisions = &self.inner.counters.decisions;
+        *decisions.entry((word, "waited")).or_default() += 1;
+    }
+
+    /// Keeps the request of a call, should it be sent again; once.
+    fn keep_request(&mut self, invocation: &mut Invocation) {
+        if self.again.is_none() && !offer::is_sent_once(&invocation.request) {
+            let kept = self.inner.node.kept();
+            self.again = Some(Replay::keep(&mut invocation.request, kept));
+        }
+    }
+
+    /// Sends the call to a peer where it has taken a place.
+    async fn go(
+        &mut self,
+        to: Seized,
+        mut invocation: Invocation,
+        explain: Option<&mut Explanation>,
+    ) -> Turned {
+        let inner = self.inner;
+        self.offers += 1;
+        self.keep_request(&mut invocation);
+        if let Some(guest) = &self.way.guest {
+            guest.leaves();
+        }
+        let peer = to.peer;
+        let request = std::mem::replace(&mut invocation.request, Request::new(Body::default()));
+        let errand = Errand {
+            function: &invocation.function,
+            wanted: &self.wanted,
+            spec: self.spec.as_deref(),
+            deadline: self.deadline,
+        };
+        // Boxed, so that calls which run here do not carry its room.
+        let travelling = inner.travelling(&invocation, &self.way, &errand);
+        let offer = inner.offer(to, request, (travelling, &errand));
+        let (offered, unsent) = Box::pin(offer).await;
+        let whole = || unsent.or_else(|| self.again.as_ref().and_then(Replay::request));
+        let (reason, request) = match offered {
+            Offered::Answer(answer) => {
+                note(explain, "answered");
+                if self.absent && self.way.origin == Origin::Here && self.fits_here {
+                    inner.steward.is_wanted(&invocation.function);
+                }
+                return self.ended_at(peer, &invocation.function, Ok(answer));
+            }
+            Offered::Failed(error) => {
+                note(explain, &error.to_string());
+                return self.ended_at(peer, &invocation.function, Err(error));
+            }
+            Offered::Full(reason) => (reason, whole()),
+            Offered::Declined(reason) => {
+                self.avoid.push(peer);
+                (reason, whole())
+            }
+            Offered::Lost(reason) if self.wanted.idempotent => {
+                self.avoid.push(peer);
+                (reason, whole())
+            }
+            Offered::Lost(reason) => {
+                note(explain, &reason);
+                let text = format!(
+                    "the node {peer} that had the call was lost ({reason}); it may have run \
+                     there, and is not run again because {} is not declared idempotent",
+                    invocation.function
+                );
+                return Turned::Ended(Err(InvokeError::PeerLost(text)));
+            }
+        };
+        note(explain, &reason);
+        tracing::debug!(function = %invocation.function, %peer, reason, "a peer did not take a call");
+        let Some(request) = request else {
+            let text = format!(
+                "the node {peer} did not take the call ({reason}), and its body is too long to be \
+                 sent again"
+            );
+            return Turned::Ended(Err(InvokeError::PeerLost(text)));
+        };
+        self.declined = reason;
+        invocation.request = request;
+        inner.counters.retries.fetch_add(1, Ordering::Relaxed);
+        Turned::Again(invocation)
+    }
+
+    fn ended_at(
+        &self,
+        peer: PeerId,
+        function: &FunctionName,
+        outcome: Result<Answer, InvokeError>,
+    ) -> Turned {
+        if self.way.origin == Origin::Here {
+            self.inner.note_outcome(function, Some(peer), &outcome);
+        }
+        Turned::Ended(outcome)
+    }
+
+    /// Brings the code of the function here.
+    async fn bring(
+        &mut self,
+        invocation: Invocation,
+        mut explain: Option<&mut Explanation>,
+    ) -> Turned {
+        let inner = self.inner;
+        self.brought = true;
+        let began = inner.node.clock().now();
+        let adopting = inner.steward.adopt(&invocation.function, false);
+        let left = self.deadline.since(began);
+        let adopted = match self.deadline == Time::NEVER {
+            true => Ok(Box::pin(adopting).await),
+            false => tokio::time::timeout(left, Box::pin(adopting)).await,
+        };
+        self.fetched = inner.node.clock().now().since(began);
+        match adopted {
+            Ok(Ok(())) => note(explain.as_deref_mut(), "its code was brought here"),
+            Ok(Err(error)) => {
+                note(explain.as_deref_mut(), &error.to_string());
+                self.declined = error.to_string();
             }
             Err(_) => {
-                self.count_offload(to.peer, "late");
-                self.federated.met(to.peer, Met::Failure(Fault::Mute));
-                return Offered::Failed(InvokeError::Late {
-                    phase: Phase::Run,
-                    after: to.left,
-                });
-            }
-        };
-        *self.counters.carried.entry(kind.as_str()).or_default() += 1;
-        self.arrived(to, response, (using, reserved)).await
-    }
-
-    async fn arrived(
-        &self,
-        to: &To,
-        response: Response<hyper::body::Incoming>,
-        kept: (Using, Reserved),
-    ) -> Offered {
-        let (mut head, body) = response.into_parts();
-        let Some(arrived) = wire::take::<Arrived>(&mut head.headers) else {
-            self.count_offload(to.peer, "malformed");
-            let fault = Met::Failure(Fault::Malformed);
-            self.federated.met(to.peer, fault);
-            return Offered::Lost("it answered without the words that carry an answer".to_owned());
-        };
-        match arrived.kind.as_str() {
-            ANSWER => {
-                self.count_offload(to.peer, "answered");
-                self.federated.met(to.peer, Met::Answer(arrived.load));
-                let (start, timing) = arrived.timing();
-                let body = Kept {
-                    body: body.map_err(BodyError::from).boxed_unsync(),
-                    kept,
-                };
-                let body = Patient::new(body, to.patience);
-                // A member vouches for whom it sent the call on to, by a name that is one.
-                let named = arrived.ran_on.filter(|id| id.parse::<PeerId>().is_ok());
-                let ran_on = match named {
-                    Some(named) => named.into(),
-                    None => self.name_of(to.peer),
-                };
-                Offered::Answer(Answer {
-                    response: Response::from_parts(head, AnswerBody::Stream(body.boxed_unsync())),
-                    start,
-                    timing,
-                    ran_on: Some(ran_on),
-                })
-            }
-            REFUSED => {
-                self.count_offload(to.peer, "refused");
-                self.federated.met(to.peer, Met::Refusal(arrived.load));
-                let text = text_of(body).await;
-                Offered::Declined(format!("it refused: {text}"))
-            }
-            _ => {
-                self.count_offload(to.peer, "failed");
-                self.federated.met(to.peer, Met::Answer(arrived.load));
-                let text = text_of(body).await;
-                Offered::Failed(arrived.error(text, to.left))
+                note(explain, "its code did not come in time");
+                return Turned::Ended(Err(InvokeError::Late {
+                    phase: Phase::Start,
+                    after: self.deadline.since(self.arrived),
+                }));
             }
         }
+        Turned::Again(invocation)
     }
 }
 
-/// Whether somebody has a function, be it that it takes no call now.
-fn is_somewhere(view: &View, request: &policy::Request<'_>) -> bool {
-    view.is_away(request.function) || view.peers.iter().any(|peer| could_ever_run(peer, request))
+/// What this node could do with a call.
+struct Window {
+    here: Here,
+    queue: Option<Duration>,
+    /// How long each call that waits here makes the next one wait.
+    turn: Option<Duration>,
+    deployed: bool,
+    /// Why it would not be taken here, and how long it would have to wait.
+    refusal: Option<(Refusal, Duration)>,
 }
 
-/// Whether a peer has a function and what that needs, be it that it is full.
-fn could_ever_run(peer: &PeerView, request: &policy::Request<'_>) -> bool {
-    peer.offers.contains_key(request.function) && policy::fits(&request.needs, peer)
+/// A decision, or what comes before one.
+enum Chosen {
+    Decided(Decision),
+    /// The code is brought here first; what would be done without.
+    Bring(Decision),
 }
 
 /// Whether a policy would run a call here if its code were here: else there is
@@ -1025,253 +1112,4 @@ fn would_run(
         policy::decide(policy, request, &snapshot, &mut ()),
         Decision::Run
     )
-}
-
-/// What an answer may take beyond its deadline on its way back: the peer's own
-/// word that it was late says more than a timeout here.
-const LATE: Duration = Duration::from_millis(500);
-
-/// What a peer may take beyond a function's own time limit for a call without a
-/// deadline: it waits there, and is started.
-const BEYOND: Duration = Duration::from_secs(120);
-
-/// Where a call goes.
-struct To {
-    peer: PeerId,
-    addresses: Arc<[SocketAddr]>,
-    left: Duration,
-    limited: bool,
-    /// How long its answer is waited for, and each piece of it.
-    patience: Duration,
-}
-
-/// HTTP/2 wants a whole address; only its path means something to the peer.
-fn to_absolute(request: &mut Request<Body>) {
-    let path = request.uri().path_and_query();
-    let path = path.map_or("/", |path| path.as_str());
-    let absolute = http::Uri::builder()
-        .scheme("https")
-        .authority("weir")
-        .path_and_query(path)
-        .build();
-    if let Ok(absolute) = absolute {
-        *request.uri_mut() = absolute;
-    }
-}
-
-async fn text_of(body: hyper::body::Incoming) -> String {
-    let limited = http_body_util::Limited::new(body, ERROR_BYTES);
-    match limited.collect().await {
-        Ok(collected) => String::from_utf8_lossy(&collected.to_bytes())
-            .trim()
-            .to_owned(),
-        Err(_) => "without saying why".to_owned(),
-    }
-}
-
-/// What a function wants of the node that runs it.
-#[derive(Debug, Default)]
-struct Wanted {
-    executor: Option<&'static str>,
-    /// By the name that Rust has for it.
-    architecture: Option<String>,
-    labels: BTreeMap<String, String>,
-}
-
-/// Constraints that name a processor: Kubernetes' and Swarm's.
-const ARCHITECTURE: [&str; 2] = ["kubernetes.io/arch", "node.platform.arch"];
-
-impl Wanted {
-    fn by(spec: &FunctionSpec) -> Wanted {
-        let mut wanted = Wanted {
-            executor: Some(spec.kind.executor()),
-            ..Wanted::default()
-        };
-        for text in &spec.as_deployed.constraints {
-            let Some((key, value)) = text.split_once('=') else {
-                continue;
-            };
-            // OpenFaaS's own constraints are written `key == value`.
-            let (key, value) = (key.trim(), value.trim_start_matches('=').trim());
-            if ARCHITECTURE.contains(&key) {
-                let name = match value {
-                    "amd64" => "x86_64",
-                    "arm64" => "aarch64",
-                    other => other,
-                };
-                wanted.architecture = Some(name.to_owned());
-            } else {
-                wanted.labels.insert(key.to_owned(), value.to_owned());
-            }
-        }
-        wanted
-    }
-
-    /// Whether this machine with these labels will do; whether an executor is
-    /// here shows when the function is deployed.
-    fn fits(&self, labels: &BTreeMap<String, String>) -> bool {
-        let here = std::env::consts::ARCH;
-        let architecture = self.architecture.as_ref();
-        architecture.is_none_or(|wanted| wanted == here)
-            && self.labels.iter().all(|(k, v)| labels.get(k) == Some(v))
-    }
-
-    fn needs(&self) -> Needs<'_> {
-        Needs {
-            executor: self.executor,
-            architecture: self.architecture.as_deref(),
-            constraints: (!self.labels.is_empty()).then_some(&self.labels),
-        }
-    }
-}
-
-fn rejected(
-    reason: Reason,
-    invocation: &Invocation,
-    after: Duration,
-    declined: &str,
-) -> InvokeError {
-    let refused = |reason| InvokeError::Refused {
-        reason,
-        retry_after: Duration::from_secs(1),
-    };
-    match reason {
-        Reason::NoRoom => refused(Refusal::NoRoom),
-        Reason::NobodyHasRoom => refused(Refusal::NobodyHasRoom),
-        Reason::NoSuchPlace => InvokeError::CannotRun {
-            function: invocation.function.clone(),
-            reason: match declined.is_empty() {
-                true => "the policy wants a place that there is not: no peer that may be asked \
-                         can run it"
-                    .to_owned(),
-                false => format!("no peer took it; the last one: {declined}"),
-            },
-        },
-        Reason::TooLate => InvokeError::Late {
-            phase: Phase::Queue,
-            after,
-        },
-    }
-}
-
-fn step(here: Here, weighed: &[Weighed], decision: Decision, view: &View) -> Step {
-    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    let candidates = weighed.iter().map(|weighed| Candidate {
-        peer: weighed.peer.to_string(),
-        verdict: weighed.verdict.as_str(),
-        delay_ms: weighed.verdict.delay().map(milliseconds),
-        room: weighed.room,
-        age_ms: milliseconds(weighed.age),
-        round_trip_ms: milliseconds(weighed.round_trip),
-    });
-    let here = match here {
-        Here::Warm => "warm",
-        Here::Startable => "could start it",
-        Here::Full => "full",
-        Here::Unable => "cannot run it",
-    };
-    let choice = match decision {
-        Decision::Run => "run here".to_owned(),
-        Decision::Enqueue { .. } => "wait here".to_owned(),
-        Decision::Offload { to, reach } => {
-            let way = match reach {
-                Reach::Horizontal => "horizontally",
-                Reach::Vertical => "vertically",
-            };
-            format!("offload {way} to {}", view.peers[to].id)
-        }
-        Decision::Reject(reason) => format!("reject: {reason:?}"),
-    };
-    Step {
-        here: here.to_owned(),
-        candidates: candidates.collect(),
-        choice,
-        result: String::new(),
-    }
-}
-
-/// A body, and what is held until it has ended.
-pub(crate) struct Kept<K> {
-    pub(crate) body: Body,
-    pub(crate) kept: K,
-}
-
-impl<K: Unpin> http_body::Body for Kept<K> {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let _ = &self.kept;
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A body whose pieces each come in time, or that breaks off.
-struct Patient<B> {
-    body: B,
-    patience: Duration,
-    /// Made when a piece has to be waited for.
-    waiting: Option<Pin<Box<tokio::time::Sleep>>>,
-}
-
-impl<B> Patient<B> {
-    fn new(body: B, patience: Duration) -> Patient<B> {
-        Patient {
-            body,
-            patience,
-            waiting: None,
-        }
-    }
-}
-
-impl<B> http_body::Body for Patient<B>
-where
-    B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin,
-{
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Poll::Ready(piece) = Pin::new(&mut self.body).poll_frame(cx) {
-            self.waiting = None;
-            return Poll::Ready(piece);
-        }
-        let patience = self.patience;
-        let waiting = self
-            .waiting
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        ready!(waiting.as_mut().poll(cx));
-        Poll::Ready(Some(Err(
-            "the node that ran the call sent no more of its answer".into(),
-        )))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A body of one piece.
-pub fn whole(bytes: Bytes) -> Body {
-    Full::new(bytes)
-        .map_err(|never| match never {})
-        .boxed_unsync()
 }

@@ -7,9 +7,10 @@ use libp2p_identity::PeerId;
 /// What a policy found about one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It could take the call, which would begin to run after so long.
+    /// It could take the call, which would end after so long.
     Fits {
-        /// Round trip, expected start and what waits there already.
+        /// Round trip, expected start, what waits there already, and the
+        /// function's own time.
         delay: Duration,
     },
     /// The same, and that would be after the deadline.
@@ -17,22 +18,56 @@ pub enum Verdict {
         /// After so long.
         delay: Duration,
     },
+    /// The same, and the queue here is sooner done with it.
+    Slower {
+        /// After so long.
+        delay: Duration,
+    },
     /// The call was there already, or it was tried in vain.
     Visited,
     /// It lacks what the function needs: processor, executor or label.
     Unfit,
-    /// It does not know the function.
-    NoFunction,
-    /// It has no room, or no more trust.
-    NoRoom,
+    /// It has no disk for the code.
+    NoDisk,
+    /// The function asks for grants, and it was not deployed there by hand.
+    NeedsGrant,
+    /// It said why it cannot run it.
+    Unable,
+    /// It fetches the code or makes it ready.
+    Bringing {
+        /// For so much longer.
+        left: Duration,
+    },
+    /// Nobody has asked it yet.
+    Unasked {
+        /// After so long the call would end there if it can run it.
+        delay: Duration,
+    },
+    /// The function fails there and not elsewhere.
+    Failing,
+    /// It failed a call, and one call is finding out whether it is well again.
+    OnTrial,
+    /// It has no room, or holds as many of our calls as it may.
+    Full,
 }
 
 impl Verdict {
-    /// When the call would begin to run, where that was worked out.
+    /// When the call would end, where that was worked out.
     pub fn delay(self) -> Option<Duration> {
         match self {
-            Verdict::Fits { delay } | Verdict::TooFar { delay } => Some(delay),
-            Verdict::Visited | Verdict::Unfit | Verdict::NoFunction | Verdict::NoRoom => None,
+            Verdict::Fits { delay }
+            | Verdict::TooFar { delay }
+            | Verdict::Slower { delay }
+            | Verdict::Unasked { delay } => Some(delay),
+            Verdict::Visited
+            | Verdict::Unfit
+            | Verdict::NoDisk
+            | Verdict::NeedsGrant
+            | Verdict::Unable
+            | Verdict::Bringing { .. }
+            | Verdict::Failing
+            | Verdict::OnTrial
+            | Verdict::Full => None,
         }
     }
 
@@ -40,11 +75,18 @@ impl Verdict {
     pub fn as_str(self) -> &'static str {
         match self {
             Verdict::Fits { .. } => "fits",
-            Verdict::TooFar { .. } => "too far",
-            Verdict::Visited => "visited",
-            Verdict::Unfit => "unfit",
-            Verdict::NoFunction => "no function",
-            Verdict::NoRoom => "no room",
+            Verdict::TooFar { .. } => "too late there",
+            Verdict::Slower { .. } => "slower than waiting here",
+            Verdict::Visited => "was tried already",
+            Verdict::Unfit => "lacks what the function needs",
+            Verdict::NoDisk => "no disk for the code",
+            Verdict::NeedsGrant => "needs a grant that it does not give",
+            Verdict::Unable => "unable",
+            Verdict::Bringing { .. } => "brings the code",
+            Verdict::Unasked { .. } => "not asked yet",
+            Verdict::Failing => "the function fails there",
+            Verdict::OnTrial => "failed, and is tried by one call",
+            Verdict::Full => "full",
         }
     }
 }

@@ -24,9 +24,8 @@ use tracing::warn;
 use weir_node::Node;
 use weir_node::clock::Clock;
 use weir_node::id::FunctionName;
-use weir_node::node::Capability;
 use weir_node::time::Time;
-use weir_overlay::carriage::{Carriage, SendError, Using};
+use weir_overlay::carriage::{Carriage, Using};
 use weir_overlay::tls::{Acceptor, Connector, TlsError};
 use weir_overlay::{CallStreams, Event as Happening, Host, Multiaddr, Overlay};
 
@@ -35,16 +34,20 @@ use self::keeper::Keeper;
 pub use self::registering::RegistryState;
 pub use self::settings::{EtcdSettings, Registry, Settings};
 use self::settings::{check_registry, region_topic, topics, zone_topic};
+use crate::abilities::Abilities;
 use crate::catalogue::Catalogue;
 use crate::coordinates::Coordinate;
 use crate::forgotten::Forgotten;
+use crate::guests::{self, Peak, Processors};
 use crate::member::{Member, MemberError, unix_millis, unix_time};
 use crate::membership::Rights;
 use crate::message::{self, ENVELOPE_BYTES, Message, Summary};
 use crate::peers::{Fault, Known, Met, Peers, Standing};
+use crate::regions;
 use crate::report::{ADDRESSES, Load, Report, Role};
 use crate::snapshot::{View, carriage};
 use crate::steward;
+use crate::turns::Turns;
 
 /// What happened and was not looked at yet. Beyond it, what happened shows at
 /// the next look around.
@@ -90,9 +93,6 @@ pub enum FederateError {
         /// What it was told to be.
         told: Role,
     },
-    /// A cloud node names no region.
-    #[error("a cloud node needs a region: give federation.regions (--region)")]
-    Region,
     /// etcd cannot be used.
     #[error("{0}")]
     Registry(&'static str),
@@ -157,8 +157,13 @@ pub struct PeerStatus {
     pub running: u32,
     /// Calls that wait there.
     pub waiting: u32,
-    /// Calls of others that it takes now.
+    /// Calls of others that take a core each which it takes now; the last may
+    /// take less.
     pub room: u32,
+    /// Whether calls may be sent to it now.
+    pub candidate: bool,
+    /// Why `room` is none.
+    pub full_because: Option<&'static str>,
     /// Calls of ours that it holds.
     pub held: u32,
     /// Calls of ours that it may hold.
@@ -190,6 +195,16 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) role: Role,
     pub(crate) view: ArcSwap<View>,
+    /// There is a new view.
+    pub(crate) viewed: Notify,
+    /// Regions that this node spills to now, in order.
+    pub(crate) regions: ArcSwap<Vec<String>>,
+    abilities: Mutex<Abilities>,
+    turns: Mutex<Turns>,
+    /// Processors that calls of own users held at once lately.
+    own_peak: Mutex<Peak>,
+    /// Why this node's own report was not sent, while that is so.
+    unsaid: Mutex<Option<String>>,
     pub(crate) counters: Counters,
     table: Mutex<Peers>,
     /// The newest that each member said, to be told to others.
@@ -241,6 +256,9 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// Calls of other nodes' users that run or wait here.
     pub(crate) guests: AtomicU32,
+    /// Processors that they take, in thousandths of a core: short ones and long
+    /// ones.
+    pub(crate) guest_cpu: [AtomicU32; 2],
 }
 
 #[derive(Debug, Default, Clone)]
@@ -308,9 +326,11 @@ impl Federated {
         if let Some(told) = settings.role.filter(|told| *told != invited) {
             return Err(FederateError::Role { invited, told });
         }
+        let mut settings = settings;
         if invited == Role::Cloud && settings.regions.is_empty() {
-            return Err(FederateError::Region);
+            settings.regions.push(regions::DEFAULT.to_owned());
         }
+        settings.follows_regions &= invited == Role::Edge && settings.regions.is_empty();
         check_registry(&settings)?;
         let clock = node.clock();
         // Later than that of any earlier life, as long as the clock goes on.
@@ -330,6 +350,12 @@ impl Federated {
             member,
             clock,
             view: ArcSwap::default(),
+            viewed: Notify::new(),
+            regions: ArcSwap::from_pointee(settings.regions.clone()),
+            abilities: Mutex::default(),
+            turns: Mutex::default(),
+            own_peak: Mutex::default(),
+            unsaid: Mutex::default(),
             counters: Counters::default(),
             table: Mutex::new(Peers::new(id, epoch)),
             said: Mutex::default(),
@@ -361,6 +387,7 @@ impl Federated {
             speak: Notify::new(),
             draining: AtomicBool::new(false),
             guests: AtomicU32::new(0),
+            guest_cpu: [AtomicU32::new(0), AtomicU32::new(0)],
             settings: settings.clone(),
         });
         let host: Arc<dyn Host> = shared.clone();
@@ -369,7 +396,7 @@ impl Federated {
             listen: settings.listen.clone(),
             advertise: settings.advertise.clone(),
             mdns: settings.mdns,
-            topics: topics(&settings, invited),
+            topics: topics(&settings, &settings.regions, invited),
             message_bytes: ENVELOPE_BYTES,
             message_identity: message::identity,
         };
@@ -519,7 +546,12 @@ impl Federated {
             memory_total: known.load.memory_total,
             running: known.load.running,
             waiting: known.load.waiting,
-            room: known.load.guests,
+            room: match known.load.guest_cpu {
+                0 => 0,
+                cpu => (cpu / 1_000).max(1),
+            },
+            candidate: self.shared.view.load().peer(&known.id).is_some(),
+            full_because: full_because(known),
             held: known.held,
             allowance: known.allowance,
             functions: report.offers.iter().map(|o| o.function.clone()).collect(),
@@ -679,7 +711,73 @@ impl Federated {
         };
         match self.carriage.send(to, &addresses, request).await {
             Ok((response, _, using)) => Ok((response, using)),
-            Err(SendError::NotSent { reason, .. } | SendError::Lost { reason, .. }) => Err(reason),
+            Err(error) => Err(error.reason().to_owned()),
+        }
+    }
+
+    /// What is known of single functions at single peers.
+    pub(crate) fn abilities(&self) -> MutexGuard<'_, Abilities> {
+        lock(&self.shared.abilities)
+    }
+
+    /// Whose turn it is at this node's free places.
+    pub(crate) fn turns(&self) -> MutexGuard<'_, Turns> {
+        lock(&self.shared.turns)
+    }
+
+    /// The measured round trip to a peer.
+    pub(crate) fn round_trip(&self, peer: &PeerId) -> Option<Duration> {
+        self.shared.round_trips.get(peer).map(|took| *took)
+    }
+
+    /// Regions that this node spills to now, in order.
+    pub fn regions(&self) -> Arc<Vec<String>> {
+        self.shared.regions.load_full()
+    }
+
+    /// Why this node's own report cannot be sent, while that is so.
+    pub fn unsaid(&self) -> Option<String> {
+        lock(&self.shared.unsaid).clone()
+    }
+
+    /// How loaded this node is, as `to` is to hear it: what is promised to
+    /// others is not free. `None` for everybody.
+    pub(crate) fn load(&self, node: &Node, to: Option<&PeerId>) -> Load {
+        let shared = &self.shared;
+        let now = shared.clock.now();
+        let capability = node.capability();
+        let free = capability.capacity.checked_sub(capability.held);
+        let free = free.unwrap_or_default();
+        let guests = shared.guest_cpu.each_ref();
+        let [short, long] = guests.map(|cpu| cpu.load(Ordering::Relaxed));
+        let guests = short.saturating_add(long);
+        let own = capability.held.cpu.as_millicores().saturating_sub(guests);
+        let processors = Processors {
+            total: capability.capacity.cpu.as_millicores(),
+            free: free.cpu.as_millicores(),
+            own_peak: lock(&shared.own_peak).note(own, now),
+            guests,
+            guests_long: long,
+            promised: lock(&shared.turns).promised_to_others(to, now),
+        };
+        // Own users first: while one of them lacks what a guest would take,
+        // nobody else is asked in.
+        let open = capability.contending == 0 && !self.is_draining();
+        let [guest_cpu, guest_cpu_long] = match open {
+            true => guests::room(processors, shared.settings.guests),
+            false => [0, 0],
+        };
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Load {
+            cpu_total: processors.total,
+            cpu_free: processors.free,
+            memory_total: capability.capacity.memory.as_bytes(),
+            memory_free: free.memory.as_bytes(),
+            running: count(capability.running),
+            waiting: count(capability.waiting),
+            guest_cpu,
+            guest_cpu_long,
+            disk_free: node.code_room(),
         }
     }
 
@@ -722,7 +820,7 @@ impl Shared {
 
     /// Whether a report comes from where this node hears all, so that its
     /// short form says nothing new.
-    fn is_near(&self, report: &Report) -> bool {
+    pub(crate) fn is_near(&self, report: &Report) -> bool {
         match report.role {
             Role::Edge => {
                 self.role == Role::Edge
@@ -731,8 +829,13 @@ impl Shared {
             Role::Cloud => report
                 .region
                 .as_ref()
-                .is_some_and(|region| self.settings.regions.contains(region)),
+                .is_some_and(|region| self.regions.load().contains(region)),
         }
+    }
+
+    /// Whether a report is of a neighbour: an edge node of the same zone.
+    pub(crate) fn is_neighbour(&self, report: &Report) -> bool {
+        report.role == Role::Edge && self.is_near(report)
     }
 
     fn say_aloud(&self) {
@@ -757,6 +860,7 @@ fn first_report(settings: &Settings, role: Role, epoch: u64) -> Report {
         executors: Vec::new(),
         labels: settings.labels.clone(),
         draining: false,
+        abilities: 0,
         load: Load::default(),
         coordinate: Coordinate::default(),
         addresses: texts(&settings.advertise),
@@ -772,31 +876,20 @@ fn first_report(settings: &Settings, role: Role, epoch: u64) -> Report {
     }
 }
 
-fn texts(addresses: &[Multiaddr]) -> Vec<String> {
-    let texts = addresses.iter().map(ToString::to_string);
-    texts.take(ADDRESSES).collect()
-}
-
-/// How loaded a node is, with `room` for calls of others.
-pub(crate) fn load_of(capability: &Capability, room: u32) -> Load {
-    let held = capability.capacity.checked_sub(capability.held);
-    let free = held.unwrap_or_default();
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    Load {
-        cpu_total: capability.capacity.cpu.as_millicores(),
-        cpu_free: free.cpu.as_millicores(),
-        memory_total: capability.capacity.memory.as_bytes(),
-        memory_free: free.memory.as_bytes(),
-        running: count(capability.running),
-        waiting: count(capability.waiting),
-        guests: room.min(1_000_000),
+/// Why a peer takes no calls of others, by what it says of itself.
+fn full_because(known: &Known) -> Option<&'static str> {
+    let load = &known.load;
+    match load.guest_cpu {
+        1.. => None,
+        0 if known.report.draining => Some("it drains"),
+        0 if load.cpu_total == 0 => Some("it has no processors for functions"),
+        0 if load.waiting > 0 => Some("its own calls wait"),
+        0 if load.cpu_free == 0 => Some("its processors are busy"),
+        0 => Some("the rest is kept for its own calls, or promised"),
     }
 }
 
-/// How many calls of guests a node takes now: what there is room for, and no
-/// more than their share of it.
-pub(crate) fn guest_room(most: u32, free: u32, guests: u32, share: f64) -> u32 {
-    // A share of a few calls is not rounded to none.
-    let share = (f64::from(most) * share).ceil() as u32;
-    free.min(share.saturating_sub(guests))
+fn texts(addresses: &[Multiaddr]) -> Vec<String> {
+    let texts = addresses.iter().map(ToString::to_string);
+    texts.take(ADDRESSES).collect()
 }

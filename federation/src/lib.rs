@@ -10,6 +10,11 @@
 //! | `membership` | who belongs: invites, certificates, denials |
 //! | `message` | what is gossiped, signed |
 //! | `report` | what a node tells of itself, and what may be believed of it |
+//! | `abilities` | what is known of single functions at single peers |
+//! | `blame` | where a function fails and does so nowhere else |
+//! | `guests` | what a node gives to calls of other nodes' users |
+//! | `regions` | which regions are followed that nobody named |
+//! | `turns` | whose turn it is at this node's free places |
 //! | `peers` | what is known of others, how old it is, and what calls made of it |
 //! | `coordinates` | nearness without asking everybody |
 //! | `snapshot` | what one decision sees |
@@ -33,23 +38,40 @@
 //! * A decision costs the same in a federation of any size.
 //!
 //! ```
-//! use weir_federation::policy::{self, Decision, Needs, Origin, Request};
+//! use std::collections::BTreeMap;
+//!
+//! use weir_federation::policy::{self, Bounds, Decision, Needs, Origin, Request};
 //! use weir_federation::report::Role;
-//! use weir_federation::snapshot::{Here, Local, Snapshot, View};
+//! use weir_federation::snapshot::{Cost, Here, Local, Snapshot, View};
 //! use weir_node::time::Time;
 //!
 //! let function = "shout".parse().unwrap();
 //! let request = Request {
 //!     function: &function,
+//!     version: 1,
+//!     writer: None,
 //!     needs: Needs::default(),
+//!     bounds: Bounds::Federation,
+//!     cost: Cost { cpu: 100, long: false },
 //!     origin: Origin::Here,
 //!     avoid: &[],
+//!     failing: &[],
+//!     anywhere: false,
 //!     hops: 3,
 //!     deadline: Time::NEVER,
 //! };
 //! let snapshot = Snapshot {
-//!     local: Local { here: Here::Warm, queue: None, role: Role::Edge, regions: &[] },
+//!     local: Local {
+//!         here: Here::Warm,
+//!         queue: None,
+//!         service: None,
+//!         blamed: false,
+//!         role: Role::Edge,
+//!         regions: &[],
+//!     },
 //!     view: &View::default(),
+//!     abilities: &BTreeMap::new(),
+//!     remembered: None,
 //!     now: Time::ZERO,
 //!     chance: 4,
 //! };
@@ -57,6 +79,8 @@
 //! assert_eq!(policy::decide(spill, &request, &snapshot, &mut ()), Decision::Run);
 //! ```
 
+pub mod abilities;
+pub mod blame;
 mod book;
 pub mod catalogue;
 pub mod coordinates;
@@ -65,17 +89,20 @@ pub mod dispatch;
 pub mod explain;
 pub mod federated;
 mod forgotten;
+pub mod guests;
 pub mod member;
 pub mod membership;
 pub mod message;
 pub mod peers;
 pub mod policy;
 pub mod protocol;
+pub mod regions;
 #[cfg(feature = "etcd")]
 mod registry;
 pub mod report;
 pub mod snapshot;
 pub mod steward;
+pub mod turns;
 pub mod wire;
 
 pub use weir_overlay::{CallStreams, Multiaddr, PeerId, Stream, carriage, tls};

@@ -5,7 +5,7 @@
 //! says of itself is a claim; what calls to it met overrides that.
 
 use core::net::SocketAddr;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use libp2p_identity::PeerId;
 use weir_node::time::Time;
 
 use crate::report::{Load, Report};
-use crate::snapshot::{Offers, PeerView, View, Window, carriage, offers};
+use crate::snapshot::{Offers, PeerView, View, Window, Word, carriage, offers};
 
 /// Peers that are remembered; more are not heard.
 pub const PEERS: usize = 4_096;
@@ -25,9 +25,13 @@ pub const REFUTE_WITHIN: Duration = Duration::from_millis(1_500);
 /// slowest reports were lost.
 pub const SILENT_AFTER: Duration = Duration::from_secs(75);
 
-/// A peer that refused a call is taken to be full for so long at the least, and
-/// twice as long each time that it refuses what it claims to have room for.
+/// A peer that refused a call for which it claims to have room is taken to be
+/// full for so long, and twice as long each time that it does so again.
 const FULL_FOR: Duration = Duration::from_millis(250);
+
+/// A report that comes so soon after a call was sent there may not count it:
+/// what it says of room is left to the answers, which count all.
+const REPORT_SETTLES: Duration = Duration::from_millis(50);
 
 /// The dead, and those who left, are remembered so long, so that an old report
 /// that still travels does not raise them.
@@ -131,9 +135,17 @@ pub enum Suspicion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Met {
     /// It answered, and said how loaded it is.
-    Answer(Option<Load>),
-    /// It refused for load before it read the body.
-    Refusal(Option<Load>),
+    Answer(Option<Word>),
+    /// It had no room for a call, and did not read its body.
+    Full {
+        /// What it said of itself.
+        word: Option<Word>,
+        /// Whether it claims to have room for such a call all the same.
+        claims: bool,
+    },
+    /// It spoke of itself without a call: it answered a question, or refused a
+    /// call for the function's sake.
+    Told(Option<Word>),
     /// It failed the call.
     Failure(Fault),
 }
@@ -311,7 +323,13 @@ impl Peers {
         }
         peer.load = report.load;
         peer.loaded = now;
-        peer.window.renew(report.load.guests);
+        if !peer.window.sent_within(REPORT_SETTLES, now) && peer.full_until.is_none() {
+            let word = Word {
+                load: report.load,
+                under_way: 0,
+            };
+            peer.window.renew(&word);
+        }
         peer.offers = Arc::new(offers(&report));
         peer.carriage = carriage(&report);
         peer.report = Arc::new(report);
@@ -369,25 +387,24 @@ impl Peers {
             return;
         };
         match met {
-            Met::Answer(load) => {
+            Met::Told(word) => peer.learn(word, now),
+            Met::Answer(word) => {
                 peer.allowance = peer.allowance.saturating_mul(2).min(MOST_ALLOWANCE);
                 peer.refusals = 0;
                 peer.forgive();
                 if matches!(peer.standing, Standing::Out { .. }) {
                     peer.standing = Standing::In;
                 }
-                peer.learn(load, now);
+                peer.learn(word, now);
             }
-            Met::Refusal(load) => {
-                if peer.window.room() > 0 {
+            Met::Full { word, claims } => {
+                peer.learn(word, now);
+                if claims {
                     peer.refusals = peer.refusals.saturating_add(1);
+                    peer.window.close();
+                    let pause = FULL_FOR * (1 << peer.refusals.min(4));
+                    peer.full_until = Some(now + pause);
                 }
-                peer.learn(load, now);
-                // Whatever it claims: until it says otherwise, or a while has
-                // passed in which it had no reason to, it is full.
-                peer.window.renew(0);
-                let pause = FULL_FOR * (1 << peer.refusals.min(4));
-                peer.full_until = Some(now + pause);
             }
             Met::Failure(fault) => {
                 peer.fault = Some(fault);
@@ -425,7 +442,11 @@ impl Peers {
         for (&id, peer) in &mut self.peers {
             if peer.full_until.is_some_and(|until| now >= until) {
                 peer.full_until = None;
-                peer.window.renew(peer.load.guests);
+                let word = Word {
+                    load: peer.load,
+                    under_way: 0,
+                };
+                peer.window.renew(&word);
             }
             if let Standing::Suspected { since } = peer.standing
                 && now.since(since) >= REFUTE_WITHIN
@@ -471,7 +492,7 @@ impl Peers {
     /// What decisions see: peers that may take calls now, as `own`'s report
     /// looks at them.
     pub fn view(&self, own: &Report, now: Time) -> View {
-        let mut away = HashSet::new();
+        let mut away = Vec::new();
         let peers = self.peers.iter().filter_map(|(&id, peer)| {
             let takes = match peer.standing {
                 Standing::In => true,
@@ -480,11 +501,12 @@ impl Peers {
             };
             let may = takes && !peer.silent && !peer.report.draining;
             if !may && !matches!(peer.standing, Standing::Gone { .. }) {
-                away.extend(peer.offers.keys().cloned());
+                away.push(peer.report.clone());
             }
             may.then(|| PeerView {
                 id,
                 report: peer.report.clone(),
+                heard: peer.heard,
                 offers: peer.offers.clone(),
                 carriage: peer.carriage.clone(),
                 load: peer.load,
@@ -501,8 +523,12 @@ impl Peers {
 
 impl Peer {
     fn new(report: Report, now: Time) -> Peer {
+        let word = Word {
+            load: report.load,
+            under_way: 0,
+        };
         Peer {
-            window: Arc::new(Window::new(report.load.guests, FIRST_ALLOWANCE)),
+            window: Arc::new(Window::new(&word, FIRST_ALLOWANCE)),
             load: report.load,
             offers: Arc::new(offers(&report)),
             carriage: carriage(&report),
@@ -548,12 +574,12 @@ impl Peer {
         }
     }
 
-    fn learn(&mut self, load: Option<Load>, now: Time) {
-        if let Some(load) = load {
-            self.load = load;
+    fn learn(&mut self, word: Option<Word>, now: Time) {
+        if let Some(word) = word {
+            self.load = word.load;
             self.loaded = now;
             self.full_until = None;
-            self.window.renew(load.guests);
+            self.window.renew(&word);
         }
     }
 }
@@ -562,6 +588,7 @@ impl Peer {
 mod tests {
     use super::*;
     use crate::report::tests::{id, report};
+    use crate::snapshot::Cost;
 
     fn at(milliseconds: u64) -> Time {
         Time::from_nanos(milliseconds * 1_000_000)
@@ -717,16 +744,70 @@ mod tests {
         }
     }
 
+    const COST: Cost = Cost {
+        cpu: 1_000,
+        long: false,
+    };
+
+    fn room(table: &Peers) -> u32 {
+        table.view(&report(), at(1)).peers[0].window.room(COST)
+    }
+
+    const REFUSED: Met = Met::Full {
+        word: None,
+        claims: true,
+    };
+
     #[test]
-    fn a_refusal_closes_the_peer_until_it_says_otherwise() {
+    fn what_a_full_peer_says_with_its_refusal_holds_until_it_says_more() {
         let mut table = table();
         table.hear(id(1), say(1, 1), at(0));
-        let room = |table: &Peers| table.view(&report(), at(1)).peers[0].window.room();
         assert!(room(&table) > 0);
-        table.met(id(1), Met::Refusal(None), at(1));
+        let full = Met::Full {
+            word: Some(Word::default()),
+            claims: false,
+        };
+        table.met(id(1), full, at(1));
         assert_eq!(room(&table), 0);
-        table.hear(id(1), say(1, 2), at(2));
+        table.tick(at(5_000));
+        assert_eq!(room(&table), 0, "time alone frees no place");
+        table.hear(id(1), say(1, 2), at(5_001));
         assert!(room(&table) > 0);
+        assert!(!table.known(at(0))[0].contradicted);
+    }
+
+    #[test]
+    fn an_answer_tells_of_room_as_a_report_does() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        let word = |cpu| {
+            Some(Word {
+                load: Load {
+                    guest_cpu: cpu,
+                    ..report().load
+                },
+                under_way: 0,
+            })
+        };
+        table.met(id(1), Met::Answer(word(0)), at(1));
+        assert_eq!(room(&table), 0);
+        table.met(id(1), Met::Answer(word(2_000)), at(2));
+        assert_eq!(room(&table), 2);
+        table.met(id(1), Met::Told(word(1_000)), at(3));
+        assert_eq!(room(&table), 1);
+    }
+
+    #[test]
+    fn a_report_that_may_not_count_what_was_just_sent_opens_nothing() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        let window = table.view(&report(), at(1)).peers[0].window.clone();
+        let held = [at(10), at(10), at(10)].map(|now| window.reserve(None, COST, now));
+        assert!(held.iter().all(Option::is_some) && room(&table) == 0);
+        table.hear(id(1), say(1, 2), at(30));
+        assert_eq!(room(&table), 0);
+        table.hear(id(1), say(1, 3), at(60));
+        assert_eq!(room(&table), 1, "its allowance is 4");
     }
 
     #[test]
@@ -735,8 +816,9 @@ mod tests {
         table.hear(id(1), say(1, 1), at(0));
         for sequence in 2..=9 {
             assert!(!table.known(at(0))[0].contradicted);
-            table.met(id(1), Met::Refusal(None), at(sequence));
+            table.met(id(1), REFUSED, at(sequence));
             table.hear(id(1), say(1, sequence), at(sequence));
+            assert_eq!(room(&table), 0, "its claims alone do not open it");
         }
         assert!(table.known(at(0))[0].contradicted);
         table.met(id(1), Met::Answer(None), at(20));
@@ -744,20 +826,19 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_taken_to_be_over_after_a_while() {
+    fn a_contradiction_is_taken_to_be_over_after_a_while() {
         let mut table = table();
         table.hear(id(1), say(1, 1), at(0));
-        let room = |table: &Peers| table.view(&report(), at(1)).peers[0].window.room();
         let claimed = room(&table);
         assert!(claimed > 0);
-        table.met(id(1), Met::Refusal(None), at(10));
+        table.met(id(1), REFUSED, at(10));
         assert_eq!(room(&table), 0);
         table.tick(at(400));
         assert_eq!(room(&table), 0);
         table.tick(at(510));
         assert_eq!(room(&table), claimed);
         // Each refusal of what it claims to have room for counts for longer.
-        table.met(id(1), Met::Refusal(None), at(600));
+        table.met(id(1), REFUSED, at(600));
         table.tick(at(1_590));
         assert_eq!(room(&table), 0);
         table.tick(at(1_600));

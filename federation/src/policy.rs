@@ -17,15 +17,51 @@ use libp2p_identity::PeerId;
 use weir_node::id::FunctionName;
 use weir_node::time::Time;
 
+use crate::abilities::Able;
 use crate::explain::{Verdict, Weighed, Witness};
-use crate::snapshot::{Draws, Here, PeerView, Pool, Snapshot};
+use crate::report::Report;
+use crate::snapshot::{Cost, Draws, FunctionRoom, Here, PeerView, Pool, Snapshot};
 
-/// Most peers that one decision draws from a pool to find two that fit.
+/// Peers of a pool that one decision looks at: all of a pool of so many, and
+/// so many draws from a larger one, beside the one that was chosen last.
 /// Bounded, so that a decision costs the same in a federation of any size.
-const DRAWS: usize = 8;
+pub const LOOKED_AT: usize = 16;
 
-/// What a start is expected to take where nobody has measured one.
-const UNKNOWN_START: Duration = Duration::from_millis(300);
+/// What a start is expected to take where nobody has measured one: by what the
+/// executor does (see README, "Measured").
+const fn start_prior(executor: Option<Executor>) -> Duration {
+    match executor {
+        Some(Executor::Wasm) => Duration::from_millis(1),
+        Some(Executor::Simulated) => Duration::ZERO,
+        Some(Executor::Docker) | None => Duration::from_millis(500),
+    }
+}
+
+/// Completions that differ by less than this share of the service are alike:
+/// measurements are no better.
+const ALIKE_SHARE: u32 = 16;
+
+/// Completions that differ by less are alike however short the service is.
+const ALIKE: Duration = Duration::from_millis(1);
+
+/// Executors whose starts are known to differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Executor {
+    Wasm,
+    Docker,
+    Simulated,
+}
+
+impl Executor {
+    fn named(name: &str) -> Option<Executor> {
+        match name {
+            "wasm" => Some(Executor::Wasm),
+            "docker" => Some(Executor::Docker),
+            "simulated" => Some(Executor::Simulated),
+            _ => None,
+        }
+    }
+}
 
 /// How a call that is decided about came here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +86,22 @@ pub struct Needs<'a> {
     pub executor: Option<&'a str>,
     /// Labels that the node must have.
     pub constraints: Option<&'a BTreeMap<String, String>>,
+    /// Whether it asks for grants, which stay where it was deployed.
+    pub grants: bool,
+    /// Bytes of code that a node without it has to bring.
+    pub code_bytes: u64,
+}
+
+/// How far from the node that a function was deployed to it may run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Bounds {
+    /// There alone.
+    Node,
+    /// In its zone or region.
+    Zone,
+    /// Everywhere.
+    #[default]
+    Federation,
 }
 
 /// A call to be decided about.
@@ -57,12 +109,24 @@ pub struct Needs<'a> {
 pub struct Request<'a> {
     /// Which function.
     pub function: &'a FunctionName,
+    /// Version of its record; 0 for one that has none.
+    pub version: u64,
+    /// Who deployed it, and has it therefore.
+    pub writer: Option<PeerId>,
     /// What it needs of a node.
     pub needs: Needs<'a>,
+    /// Where it may run.
+    pub bounds: Bounds,
+    /// What a call of it takes.
+    pub cost: Cost,
     /// How it came here.
     pub origin: Origin,
     /// Nodes that it visited, and peers that were tried for it in vain.
     pub avoid: &'a [PeerId],
+    /// Peers where the function fails and not elsewhere.
+    pub failing: &'a [PeerId],
+    /// Whether it may go where the function fails: nobody else has room.
+    pub anywhere: bool,
     /// How many more nodes it may visit.
     pub hops: u8,
     /// When its answer is of no more use.
@@ -76,6 +140,15 @@ pub enum Reach {
     Horizontal,
     /// To a cloud region.
     Vertical,
+}
+
+/// Whom a policy lets a call that waits go to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reaches {
+    /// Neighbours.
+    pub horizontal: bool,
+    /// Regions.
+    pub vertical: bool,
 }
 
 /// Why a call is refused.
@@ -108,6 +181,8 @@ pub enum Decision {
         /// Which way that is.
         reach: Reach,
     },
+    /// Ask the peers that may have a place, and let it wait for that.
+    Ask,
     /// Refuse it.
     Reject(Reason),
 }
@@ -116,6 +191,9 @@ pub enum Decision {
 pub trait Policy: Send + Sync {
     /// Its name in configuration, metrics and explanations.
     fn name(&self) -> &'static str;
+
+    /// Whom it sends calls to.
+    fn reaches(&self) -> Reaches;
 
     /// Decides about a call of this node's own users.
     fn decide(&self, case: &mut Case<'_>) -> Decision;
@@ -146,6 +224,10 @@ pub fn named(name: &str) -> Option<&'static dyn Policy> {
 }
 
 /// Decides about one call; tells `witness` what was weighed.
+///
+/// What a policy would refuse for want of a place waits instead
+/// ([`Decision::Ask`]) while somebody may have one who was not asked, brings
+/// the code, or, where this node cannot run the function at all, is full.
 pub fn decide(
     policy: &dyn Policy,
     request: &Request<'_>,
@@ -156,10 +238,19 @@ pub fn decide(
         request,
         snapshot,
         draws: Draws::new(snapshot.chance),
+        open: false,
+        full: false,
         witness,
     };
     match request.origin {
-        Origin::Here => policy.decide(&mut case),
+        Origin::Here => match policy.decide(&mut case) {
+            Decision::Reject(Reason::NobodyHasRoom | Reason::NoSuchPlace)
+                if case.open || (case.full && snapshot.local.here == Here::Unable) =>
+            {
+                Decision::Ask
+            }
+            decision => decision,
+        },
         Origin::Neighbour | Origin::Region { .. } => policy.receive(&mut case),
     }
 }
@@ -172,6 +263,10 @@ pub struct Case<'a> {
     /// What is known.
     pub snapshot: &'a Snapshot<'a>,
     draws: Draws,
+    /// Somebody may take it who was not asked, or brings its code.
+    open: bool,
+    /// Somebody could take it, and is full.
+    full: bool,
     witness: &'a mut dyn Witness,
 }
 
@@ -182,6 +277,12 @@ impl Case<'_> {
             Here::Warm | Here::Startable => Some(Decision::Run),
             Here::Full | Here::Unable => None,
         }
+    }
+
+    /// The same, unless the function fails here and not elsewhere.
+    fn run_well_here(&self) -> Option<Decision> {
+        let fails = self.snapshot.local.blamed && !self.request.anywhere;
+        self.run_here().filter(|_| !fails)
     }
 
     /// Lets the call wait here if there is a place and it would be in time.
@@ -199,14 +300,30 @@ impl Case<'_> {
         }
     }
 
-    /// The better of two neighbours that fit, drawn in proportion to their room.
-    fn neighbour(&mut self) -> Option<Decision> {
-        let pool = self.snapshot.view.neighbours(self.request.function)?;
-        self.offload(pool, Reach::Horizontal)
+    /// Asks those first who may take the call and were not asked yet.
+    fn ask(&self) -> Option<Decision> {
+        let asks = self.open && !self.request.anywhere && self.request.origin == Origin::Here;
+        asks.then_some(Decision::Ask)
     }
 
-    /// The better of two members of the first region that has one that fits.
+    /// Where a call that waits elsewhere than in the queue is better off than
+    /// here, where the function fails.
+    fn wait_elsewhere(&self) -> Option<Decision> {
+        (self.open || self.full).then_some(Decision::Ask)
+    }
+
+    /// The neighbour that is expected to be done first.
+    fn neighbour(&mut self) -> Option<Decision> {
+        let view = self.snapshot.view;
+        self.offload(view.neighbours(), Reach::Horizontal)
+    }
+
+    /// The member that is expected to be done first, of the first region that
+    /// has one that fits.
     fn cloud(&mut self) -> Option<Decision> {
+        if self.request.bounds != Bounds::Federation {
+            return None;
+        }
         let Snapshot { local, view, .. } = self.snapshot;
         let pools = local.regions.iter().filter_map(|name| view.region(name));
         pools
@@ -226,105 +343,236 @@ impl Case<'_> {
     }
 
     fn offload(&mut self, pool: &Pool, reach: Reach) -> Option<Decision> {
-        let to = pick(
-            pool,
-            self.request,
-            self.snapshot,
-            &mut self.draws,
-            self.witness,
-        )?;
+        let to = self.pick(pool)?;
         Some(Decision::Offload { to, reach })
     }
-}
 
-/// The better of the first two that fit among a bounded number of draws:
-/// M. Mitzenmacher, "The power of two choices in randomized load balancing",
-/// IEEE TPDS 12(10), 2001, with draws weighted by room.
-fn pick(
-    pool: &Pool,
-    request: &Request<'_>,
-    snapshot: &Snapshot<'_>,
-    draws: &mut Draws,
-    witness: &mut dyn Witness,
-) -> Option<usize> {
-    if request.hops == 0 {
-        return None;
-    }
-    let mut best: Option<(usize, Duration)> = None;
-    let mut fitting = 0;
-    let mut last = None;
-    for _ in 0..DRAWS {
-        let place = pool.draw(draws.next()?)?;
-        if last.replace(place) == Some(place) {
-            continue;
+    /// The member of a pool that is expected to be done first, among all of a
+    /// small pool; of a large one among draws in proportion to what they have,
+    /// and the one chosen last: B. Prabhakar, D. Shah, M. Mitzenmacher, "The
+    /// use of memory in randomized load balancing", ISIT 2002. Between those
+    /// that are alike chance decides.
+    fn pick(&mut self, pool: &Pool) -> Option<usize> {
+        if self.request.hops == 0 || self.request.bounds == Bounds::Node {
+            return None;
         }
-        let peer = &snapshot.view.peers[place];
-        let verdict = weigh(peer, request, snapshot);
-        witness.weighed(Weighed {
+        let mut best = Best::default();
+        if pool.len() <= LOOKED_AT {
+            for place in pool.members() {
+                self.consider(place, &mut best);
+            }
+            return best.place;
+        }
+        let mut looked_at = [usize::MAX; LOOKED_AT + 1];
+        let remembered = self.snapshot.remembered.and_then(|id| {
+            let peers = &self.snapshot.view.peers;
+            peers.binary_search_by(|peer| peer.id.cmp(&id)).ok()
+        });
+        let remembered = remembered.filter(|place| pool.members().any(|other| other == *place));
+        for at in 0..=LOOKED_AT {
+            let place = match (at, remembered) {
+                (0, Some(place)) => place,
+                _ => pool.draw(self.draws.next()?)?,
+            };
+            if !looked_at.contains(&place) {
+                looked_at[at] = place;
+                self.consider(place, &mut best);
+            }
+        }
+        best.place
+    }
+
+    fn consider(&mut self, place: usize, best: &mut Best) {
+        let peer = &self.snapshot.view.peers[place];
+        let verdict = weigh(peer, self.request, self.snapshot);
+        self.witness.weighed(Weighed {
             peer: peer.id,
-            age: snapshot.now.since(peer.loaded),
-            room: peer.window.room(),
+            age: self.snapshot.now.since(peer.loaded),
+            room: room_of(peer, self.request, self.snapshot),
             round_trip: peer.round_trip,
             verdict,
         });
-        let Verdict::Fits { delay } = verdict else {
-            continue;
-        };
-        if best.is_none_or(|(_, least)| delay < least) {
-            best = Some((place, delay));
-        }
-        fitting += 1;
-        if fitting == 2 {
-            break;
+        match verdict {
+            Verdict::Fits { delay } => {
+                let service = self.snapshot.local.service.unwrap_or_default();
+                let alike = (service / ALIKE_SHARE).max(ALIKE);
+                let draw = self.draws.next().unwrap_or_default();
+                best.offer(place, delay, alike, draw);
+            }
+            Verdict::Unasked { .. } | Verdict::Bringing { .. } => self.open = true,
+            Verdict::Full | Verdict::OnTrial => self.full = true,
+            Verdict::TooFar { .. }
+            | Verdict::Slower { .. }
+            | Verdict::Visited
+            | Verdict::Unfit
+            | Verdict::NoDisk
+            | Verdict::NeedsGrant
+            | Verdict::Unable
+            | Verdict::Failing => {}
         }
     }
-    best.map(|(place, _)| place)
+}
+
+/// The best so far, and how many are like it.
+#[derive(Debug, Default)]
+struct Best {
+    place: Option<usize>,
+    rank: u128,
+    alike: u32,
+}
+
+impl Best {
+    fn offer(&mut self, place: usize, delay: Duration, alike: Duration, draw: f64) {
+        let rank = delay.as_nanos() / alike.as_nanos().max(1);
+        if self.place.is_none() || rank < self.rank {
+            (self.place, self.rank, self.alike) = (Some(place), rank, 1);
+        } else if rank == self.rank {
+            self.alike += 1;
+            if draw * f64::from(self.alike) < 1.0 {
+                self.place = Some(place);
+            }
+        }
+    }
+}
+
+fn known_room<'a>(
+    peer: &PeerView,
+    request: &Request<'_>,
+    snapshot: &Snapshot<'a>,
+) -> Option<&'a std::sync::Arc<FunctionRoom>> {
+    match able(peer, request, snapshot) {
+        Able::Ready(room) => Some(room),
+        Able::Unasked | Able::Bringing(_) | Able::Unable(_) => None,
+    }
+}
+
+/// Calls of a function that may be sent to a peer now.
+pub fn room_of(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) -> u32 {
+    let known = known_room(peer, request, snapshot);
+    peer.room(request.function, known, request.cost)
+}
+
+fn able<'a>(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'a>) -> Able<'a> {
+    let known = snapshot.abilities.get(&peer.id);
+    known.map_or(Able::Unasked, |known| {
+        known.able(request.version, peer.report.abilities, snapshot.now)
+    })
 }
 
 /// What speaks for and against a peer.
-fn weigh(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) -> Verdict {
+pub fn weigh(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) -> Verdict {
     if request.avoid.contains(&peer.id) {
         return Verdict::Visited;
     }
-    if !fits(&request.needs, peer) {
+    if !fits(&request.needs, &peer.report) {
         return Verdict::Unfit;
     }
-    if peer.window.room() == 0 || (peer.probing && peer.window.held() > 0) {
-        return Verdict::NoRoom;
-    }
-    let Some(offer) = peer.offers.get(request.function) else {
-        return Verdict::NoFunction;
+    let able = able(peer, request, snapshot);
+    let offer = peer.offers.get(request.function);
+    let has_it = match able {
+        Able::Ready(_) => true,
+        Able::Bringing(left) => return Verdict::Bringing { left },
+        Able::Unable(_) => return Verdict::Unable,
+        // It has instances of it; whether of this version, it says itself.
+        Able::Unasked => offer.is_some() || request.writer == Some(peer.id),
     };
-    if offer.warm == 0 && offer.startable == 0 {
-        return Verdict::NoRoom;
+    if !has_it && request.needs.grants {
+        return Verdict::NeedsGrant;
     }
-    let start = match (offer.warm, offer.start_micros) {
-        (1.., _) => Duration::ZERO,
-        (0, 0) => UNKNOWN_START,
-        (0, known) => Duration::from_micros(known),
+    if !has_it && request.needs.code_bytes > peer.load.disk_free {
+        return Verdict::NoDisk;
+    }
+    if peer.probing && peer.window.held() > 0 {
+        return Verdict::OnTrial;
+    }
+    if request.failing.contains(&peer.id) && !request.anywhere {
+        return Verdict::Failing;
+    }
+    let known = match able {
+        Able::Ready(room) => Some(room),
+        Able::Unasked | Able::Bringing(_) | Able::Unable(_) => None,
     };
+    let delay = completion(peer, known, request, snapshot);
+    if snapshot.now + delay >= request.deadline {
+        return Verdict::TooFar { delay };
+    }
+    if !has_it {
+        return Verdict::Unasked { delay };
+    }
+    let ahead = || known.is_some_and(|known| known.ahead(peer.round_trip) > 0);
+    if peer.room(request.function, known, request.cost) == 0 && !ahead() {
+        return Verdict::Full;
+    }
+    let local = &snapshot.local;
+    if let (Here::Full, Some(wait), Some(service)) = (local.here, local.queue, local.service)
+        && !local.blamed
+        && delay > wait + service
+    {
+        return Verdict::Slower { delay };
+    }
+    Verdict::Fits { delay }
+}
+
+/// When a call would be done at a peer: the way there and back, a start, what
+/// waits there already, and the function's own time.
+fn completion(
+    peer: &PeerView,
+    known: Option<&std::sync::Arc<FunctionRoom>>,
+    request: &Request<'_>,
+    snapshot: &Snapshot<'_>,
+) -> Duration {
+    let offer = peer.offers.get(request.function);
+    let start = match offer {
+        Some(offer) if offer.warm > 0 => Duration::ZERO,
+        Some(offer) if offer.start_micros > 0 => Duration::from_micros(offer.start_micros),
+        Some(_) | None => start_prior(request.needs.executor.and_then(Executor::named)),
+    };
+    let measured = known.and_then(|known| known.service());
+    let told = offer.filter(|offer| offer.service_micros > 0);
+    let service = measured
+        .or_else(|| Some(Duration::from_micros(told?.service_micros)))
+        .or(snapshot.local.service)
+        .unwrap_or_default();
     // Calls that wait there are before this one on the cores that it has.
-    let cores = u64::from((peer.load.cpu_total / 1_000).max(1));
-    let ahead = u64::from(peer.load.waiting).saturating_mul(offer.service_micros) / cores;
-    let delay = peer.round_trip + start + Duration::from_micros(ahead);
-    match snapshot.now + delay < request.deadline {
-        true => Verdict::Fits { delay },
-        false => Verdict::TooFar { delay },
-    }
+    let cores = (peer.load.cpu_total / 1_000).max(1);
+    let ahead = service.saturating_mul(peer.load.waiting) / cores;
+    let way = peer.round_trip.saturating_add(start);
+    way.saturating_add(ahead).saturating_add(service)
 }
 
 /// Whether a node has what a function needs of it, whatever its load.
-pub fn fits(needs: &Needs<'_>, peer: &PeerView) -> bool {
-    let report = &peer.report;
-    let architecture = needs.architecture.is_none_or(|a| a == report.architecture);
-    let executor = needs
-        .executor
-        .is_none_or(|wanted| report.executors.iter().any(|name| name == wanted));
-    let labels = needs.constraints.is_none_or(|constraints| {
-        let has = |(name, value): (&String, &String)| report.labels.get(name) == Some(value);
-        constraints.iter().all(has)
-    });
-    architecture && executor && labels
+pub fn fits(needs: &Needs<'_>, report: &Report) -> bool {
+    lacks(needs, report).is_none()
+}
+
+/// What a node lacks that a function needs of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack<'a> {
+    /// The processor that its code is made for.
+    Architecture(&'a str),
+    /// The executor that runs it.
+    Executor(&'a str),
+    /// A label.
+    Constraint(&'a str, &'a str),
+}
+
+/// The first thing that a node lacks; `None` when it has all.
+pub fn lacks<'a>(needs: &Needs<'a>, report: &Report) -> Option<Lack<'a>> {
+    if let Some(wanted) = needs.architecture
+        && wanted != report.architecture
+    {
+        return Some(Lack::Architecture(wanted));
+    }
+    if let Some(wanted) = needs.executor
+        && !report.executors.iter().any(|name| name == wanted)
+    {
+        return Some(Lack::Executor(wanted));
+    }
+    let constraints = needs.constraints.into_iter().flatten();
+    let mut missing = constraints.filter(|(name, value)| report.labels.get(*name) != Some(*value));
+    missing
+        .next()
+        .map(|(name, value)| Lack::Constraint(name, value))
 }
 
 #[cfg(test)]
@@ -334,9 +582,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::abilities::Ability;
     use crate::report::tests::{id, report};
     use crate::report::{Offer, Report, Role};
-    use crate::snapshot::{Local, View, Window, offers};
+    use crate::snapshot::{Local, View, Window, Word, offers};
 
     /// A peer, built by what is unusual about it.
     #[derive(Debug, Clone)]
@@ -350,11 +599,28 @@ mod tests {
             offers: Arc::new(offers(&report)),
             carriage: Arc::new([]),
             report: Arc::new(report),
+            heard: Time::ZERO,
             loaded: Time::ZERO,
             probing: false,
             round_trip: Duration::from_millis(1),
-            window: Arc::new(Window::new(16, 16)),
+            window: Arc::new(Window::new(&word(16), 16)),
         })
+    }
+
+    const COST: Cost = Cost {
+        cpu: 1_000,
+        long: false,
+    };
+
+    /// Room for so many calls.
+    fn word(calls: u32) -> Word {
+        let cpu = calls * COST.cpu;
+        let load = crate::report::Load {
+            guest_cpu: cpu,
+            guest_cpu_long: cpu,
+            ..report().load
+        };
+        Word { load, under_way: 0 }
     }
 
     impl Peer {
@@ -377,8 +643,13 @@ mod tests {
         }
 
         fn full(self) -> Peer {
-            self.0.window.renew(0);
+            self.0.window.close();
             self
+        }
+
+        /// It has no instance of the function.
+        fn idle(self) -> Peer {
+            self.change(|report| report.offers.clear())
         }
 
         fn far(mut self, milliseconds: u64) -> Peer {
@@ -399,6 +670,11 @@ mod tests {
         hops: u8,
         avoid: Vec<PeerId>,
         deadline: Time,
+        abilities: BTreeMap<PeerId, Ability>,
+        failing: Vec<PeerId>,
+        blamed: bool,
+        bounds: Bounds,
+        service: Option<Duration>,
     }
 
     fn case(here: Here) -> Given {
@@ -410,6 +686,11 @@ mod tests {
             hops: 3,
             avoid: Vec::new(),
             deadline: Time::NEVER,
+            abilities: BTreeMap::new(),
+            failing: Vec::new(),
+            blamed: false,
+            bounds: Bounds::Federation,
+            service: None,
         }
     }
 
@@ -439,6 +720,13 @@ mod tests {
             }
         }
 
+        fn ready(mut self, number: u8) -> Given {
+            let room = Arc::new(FunctionRoom::new());
+            let ready = Ability::Ready { version: 1, room };
+            self.abilities.insert(id(number), ready);
+            self
+        }
+
         fn decide(&self, policy: &str, peers: &[Peer], chance: u64) -> (Decision, Vec<Weighed>) {
             let own = report();
             let view = View::new(&own, peers.iter().map(|peer| peer.0.clone()).collect());
@@ -448,18 +736,28 @@ mod tests {
                 local: Local {
                     here: self.here,
                     queue: self.queue,
+                    service: self.service,
+                    blamed: self.blamed,
                     role: self.role,
                     regions: &regions,
                 },
                 view: &view,
+                abilities: &self.abilities,
+                remembered: None,
                 now: Time::ZERO,
                 chance,
             };
             let request = Request {
                 function: &function,
+                version: 1,
+                writer: None,
                 needs: Needs::default(),
+                bounds: self.bounds,
+                cost: COST,
                 origin: self.origin,
                 avoid: &self.avoid,
+                failing: &self.failing,
+                anywhere: false,
                 hops: self.hops,
                 deadline: self.deadline,
             };
@@ -536,6 +834,211 @@ mod tests {
         let nobody = reject(Reason::NobodyHasRoom);
         check("spill", case(Here::Full), &[peer(1).full()], nobody);
         check("spill", case(Here::Unable).queue(5), &[], nobody);
+    }
+
+    #[test]
+    fn whoever_could_run_it_and_was_not_asked_is_asked_while_the_call_waits() {
+        let unasked = [peer(1).idle()];
+        check("spill", case(Here::Full).queue(5), &unasked, wait());
+        check("spill", case(Here::Full), &unasked, Decision::Ask);
+        check("spill", case(Here::Unable), &unasked, Decision::Ask);
+        check("spill", case(Here::Full).ready(1), &unasked, to(0));
+        let cloud = [peer(1).cloud("near").idle()];
+        for policy in ["cloud-only", "edge-cloud"] {
+            check(policy, case(Here::Full), &cloud, Decision::Ask);
+            check(policy, case(Here::Full).ready(1), &cloud, up(0));
+        }
+        // A guest's sender has others to ask.
+        let guest = case(Here::Full).from(Origin::Neighbour);
+        let nobody = reject(Reason::NobodyHasRoom);
+        check("spill", guest, &unasked, nobody);
+    }
+
+    #[test]
+    fn who_runs_what_nobody_here_can_is_waited_for_when_it_is_full() {
+        let full = [peer(1).full()];
+        check("spill", case(Here::Unable), &full, Decision::Ask);
+        check(
+            "spill",
+            case(Here::Unable),
+            &[],
+            reject(Reason::NobodyHasRoom),
+        );
+    }
+
+    #[test]
+    fn who_is_unable_or_lacks_disk_or_grants_is_no_candidate() {
+        let nobody = reject(Reason::NobodyHasRoom);
+        let mut unable = case(Here::Full);
+        let said = Ability::Unable {
+            version: 1,
+            why: "no secret".into(),
+            abilities: 0,
+            until: Time::NEVER,
+            pause: Duration::ZERO,
+        };
+        unable.abilities.insert(id(1), said);
+        check("spill", unable, &[peer(1)], nobody);
+        let no_disk = peer(1).idle().change(|report| report.load.disk_free = 9);
+        let own = report();
+        let view = View::new(&own, vec![no_disk.0.clone()]);
+        let function = "shout".parse().expect("a name");
+        let abilities = BTreeMap::new();
+        let snapshot = Snapshot {
+            local: Local {
+                here: Here::Full,
+                queue: None,
+                service: None,
+                blamed: false,
+                role: Role::Edge,
+                regions: &[],
+            },
+            view: &view,
+            abilities: &abilities,
+            remembered: None,
+            now: Time::ZERO,
+            chance: 1,
+        };
+        let verdict = |needs| {
+            let request = Request {
+                needs,
+                ..request_of(&function)
+            };
+            weigh(&no_disk.0, &request, &snapshot)
+        };
+        let code_bytes = 10;
+        let wants_disk = Needs {
+            code_bytes,
+            ..Needs::default()
+        };
+        assert_eq!(verdict(wants_disk), Verdict::NoDisk);
+        let grants = true;
+        let wants_grants = Needs {
+            grants,
+            ..Needs::default()
+        };
+        assert_eq!(verdict(wants_grants), Verdict::NeedsGrant);
+        assert!(matches!(verdict(Needs::default()), Verdict::Unasked { .. }));
+    }
+
+    fn request_of(function: &FunctionName) -> Request<'_> {
+        Request {
+            function,
+            version: 1,
+            writer: None,
+            needs: Needs::default(),
+            bounds: Bounds::Federation,
+            cost: COST,
+            origin: Origin::Here,
+            avoid: &[],
+            failing: &[],
+            anywhere: false,
+            hops: 3,
+            deadline: Time::NEVER,
+        }
+    }
+
+    #[test]
+    fn a_function_stays_within_its_scope() {
+        let bound = |bounds| Given {
+            bounds,
+            ..case(Here::Full)
+        };
+        let (near, cloud) = (peer(1), peer(2).cloud("near"));
+        let nobody = reject(Reason::NobodyHasRoom);
+        check(
+            "spill",
+            bound(Bounds::Zone),
+            &[near.clone(), cloud.clone()],
+            to(0),
+        );
+        check("spill", bound(Bounds::Zone), &[cloud.clone()], nobody);
+        check("spill", bound(Bounds::Node), &[near, cloud], nobody);
+    }
+
+    #[test]
+    fn where_a_function_fails_and_others_do_not_calls_go_last() {
+        let fails_here = |here| Given {
+            blamed: true,
+            ..case(here).queue(5)
+        };
+        check("spill", fails_here(Here::Warm), &[peer(1)], to(0));
+        check("spill", fails_here(Here::Warm), &[], RUN);
+        check(
+            "spill",
+            fails_here(Here::Warm),
+            &[peer(1).full()],
+            Decision::Ask,
+        );
+        let fails_there = Given {
+            failing: vec![id(1)],
+            ..case(Here::Full).queue(5)
+        };
+        check("spill", fails_there, &[peer(1)], wait());
+        let fails_there = Given {
+            failing: vec![id(1)],
+            ..case(Here::Full)
+        };
+        check("spill", fails_there, &[peer(1), peer(2)], to(1));
+    }
+
+    #[test]
+    fn who_is_slower_than_the_queue_here_waits_for_a_longer_queue() {
+        let slow = [peer(1).change(|report| report.offers[0].service_micros = 400_000)];
+        let queue = |milliseconds| Given {
+            service: Some(Duration::from_millis(100)),
+            ..case(Here::Full).queue(milliseconds)
+        };
+        check("spill", queue(100), &slow, wait());
+        check("spill", queue(350), &slow, to(0));
+    }
+
+    #[test]
+    fn a_short_deadline_reaches_a_cold_idle_neighbour_where_starts_are_quick() {
+        let cold = [peer(1)
+            .cold()
+            .change(|report| report.offers[0].start_micros = 0)];
+        let own = report();
+        let view = View::new(&own, vec![cold[0].0.clone()]);
+        let function = "shout".parse().expect("a name");
+        let abilities = BTreeMap::new();
+        let snapshot = Snapshot {
+            local: Local {
+                here: Here::Full,
+                queue: None,
+                service: None,
+                blamed: false,
+                role: Role::Edge,
+                regions: &[],
+            },
+            view: &view,
+            abilities: &abilities,
+            remembered: None,
+            now: Time::ZERO,
+            chance: 1,
+        };
+        let verdict = |executor| {
+            let request = Request {
+                needs: Needs {
+                    executor: Some(executor),
+                    ..Needs::default()
+                },
+                deadline: Time::ZERO + Duration::from_millis(100),
+                ..request_of(&function)
+            };
+            weigh(
+                &cold[0]
+                    .clone()
+                    .change(|report| {
+                        report.executors = vec!["wasm".to_owned(), "docker".to_owned()]
+                    })
+                    .0,
+                &request,
+                &snapshot,
+            )
+        };
+        assert!(matches!(verdict("wasm"), Verdict::Fits { .. }));
+        assert!(matches!(verdict("docker"), Verdict::TooFar { .. }));
     }
 
     #[test]
@@ -640,6 +1143,12 @@ mod tests {
         let peers = [peer(1), peer(2).cloud("near")];
         check("edge-only", case(Here::Warm), &peers, to(0));
         check("edge-only", case(Here::Warm), &peers[1..], RUN);
+        check(
+            "edge-only",
+            case(Here::Warm),
+            &[peer(1).idle()],
+            Decision::Ask,
+        );
         let nobody = reject(Reason::NobodyHasRoom);
         check("edge-only", case(Here::Full).queue(5), &peers[1..], nobody);
     }
@@ -682,40 +1191,50 @@ mod tests {
             architecture: Some("x86_64"),
             executor: Some("wasm"),
             constraints: Some(&constraints),
+            ..Needs::default()
         };
         let verdict = |peer: Peer| {
             let view = View::new(&own, vec![peer.0.clone()]);
+            let abilities = BTreeMap::new();
             let snapshot = Snapshot {
                 local: Local {
                     here: Here::Full,
                     queue: None,
+                    service: None,
+                    blamed: false,
                     role: Role::Edge,
                     regions: &[],
                 },
                 view: &view,
+                abilities: &abilities,
+                remembered: None,
                 now: Time::ZERO,
                 chance: 1,
             };
             let request = Request {
-                function: &function,
                 needs,
-                origin: Origin::Here,
                 avoid: &[id(9)],
                 hops: 1,
-                deadline: Time::NEVER,
+                ..request_of(&function)
             };
             weigh(&peer.0, &request, &snapshot).as_str()
         };
         assert_eq!(verdict(peer(1)), "fits");
         assert_eq!(
             verdict(peer(1).change(|r| r.architecture = "aarch64".to_owned())),
-            "unfit"
+            "lacks what the function needs"
         );
-        assert_eq!(verdict(peer(1).change(|r| r.executors.clear())), "unfit");
-        assert_eq!(verdict(peer(1).change(|r| r.labels.clear())), "unfit");
-        assert_eq!(verdict(peer(1).change(|r| r.offers.clear())), "no function");
-        assert_eq!(verdict(peer(1).full()), "no room");
-        assert_eq!(verdict(peer(9)), "visited");
+        assert_eq!(
+            verdict(peer(1).change(|r| r.executors.clear())),
+            "lacks what the function needs"
+        );
+        assert_eq!(
+            verdict(peer(1).change(|r| r.labels.clear())),
+            "lacks what the function needs"
+        );
+        assert_eq!(verdict(peer(1).idle()), "not asked yet");
+        assert_eq!(verdict(peer(1).full()), "full");
+        assert_eq!(verdict(peer(9)), "was tried already");
     }
 
     #[test]
@@ -723,7 +1242,8 @@ mod tests {
         let mut probed = peer(1);
         probed.0.probing = true;
         check("spill", case(Here::Full), &[probed.clone()], to(0));
-        let _held = probed.0.window.reserve().expect("room");
+        let held = probed.0.window.reserve(None, COST, Time::ZERO);
+        let _held = held.expect("room");
         check(
             "spill",
             case(Here::Full),
@@ -748,7 +1268,7 @@ mod tests {
                         ..report.offers[0].clone()
                     }];
                 });
-                known.0.window.renew(room);
+                known.0.window.renew(&word(room));
                 match is_cloud {
                     true => known.cloud(if near { "near" } else { "away" }),
                     false => known,
@@ -777,6 +1297,7 @@ mod tests {
                 hops,
                 avoid: avoid.into_iter().map(id).collect(),
                 deadline: Time::ZERO + Duration::from_millis(within),
+                ..case(here)
             };
             let policy = all()[index].name();
             let (decision, weighed) = case.decide(policy, &peers, chance);
@@ -792,15 +1313,16 @@ mod tests {
                     prop_assert!(hops > 0);
                     let chosen = &peers[to].0;
                     prop_assert!(!case.avoid.contains(&chosen.id));
-                    prop_assert!(chosen.window.room() > 0);
+                    prop_assert!(chosen.window.room(COST) > 0);
                     prop_assert!(weighed.iter().any(|seen| seen.peer == chosen.id));
                     if reach == Reach::Vertical {
                         prop_assert_eq!(chosen.report.role, Role::Cloud);
                     }
                 }
+                Decision::Ask => prop_assert_eq!(origin, Origin::Here),
                 Decision::Reject(_) => {}
             }
-            prop_assert!(weighed.len() <= 3 * DRAWS);
+            prop_assert!(weighed.len() <= 3 * (LOOKED_AT + 1));
         }
     }
 }

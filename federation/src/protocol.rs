@@ -120,7 +120,7 @@
 //!
 //! **Report.** A later (`epoch`, `sequence`) replaces an earlier one. A member
 //! sends at most max(0.2, min(5, 60/N)) a second, N members in its zone, and its
-//! short form (`brief`, without labels and offers) to everybody, seldom.
+//! short form (`brief`, without offers) to everybody, seldom.
 //!
 //! | field | type | bounds |
 //! |---|---|---|
@@ -132,6 +132,7 @@
 //! | `executors` | array of text, *optional* | 32, of 256 bytes: `wasm`, `docker`, `simulated` |
 //! | `labels` | map of text to text, *optional* | 32 |
 //! | `draining`, `brief` | bool, *optional* | |
+//! | `abilities` | u64, *optional* | counts changes of its secrets: what it could not run before, it may now |
 //! | `load` | map, *optional* | below |
 //! | `coordinate` | `{position: [i64; 3], height: i64, error: i64}`, *optional* | microseconds, and thousandths |
 //! | `addresses` | array of multiaddresses, *optional* | 8 |
@@ -139,11 +140,16 @@
 //! | `forgotten` | u64, *optional* | the latest `at` of a kind 9 about it that it answers |
 //! | `offers` | array, *optional* | 256 |
 //!
-//! `load`: `cpu_total`, `cpu_free` (u32, thousandths of a core, at most 10^8, free
-//! no more than total), `memory_total`, `memory_free` (u64, bytes, at most 2^46),
-//! `running`, `waiting`, `guests` (u32, at most 10^7): calls, and room for calls
-//! of others. An offer: `function` (`name.namespace`), `warm`, `startable`,
-//! `running` (u32, at most 10^7), `service_micros`, `start_micros` (u64).
+//! `load`: `cpu_total`, `cpu_free`, `guest_cpu`, `guest_cpu_long` (u32, thousandths
+//! of a core, total at most 10^8, the others no more than total; the last two are
+//! what calls of others may take now, those that run up to a second and longer
+//! ones), `memory_total`, `memory_free`, `disk_free` (u64, bytes, at most 2^46; disk
+//! for code), `running`, `waiting` (u32, at most 10^7). An offer tells what is
+//! unusual about a function: that it has instances or calls there, or is `full`
+//! (bool: its own bound leaves no place). `function` (`name.namespace`), `warm`,
+//! `startable`, `running` (u32, at most 10^7), `service_micros`, `start_micros`
+//! (u64, at most a day). A member can run every function in whose scope it is, and
+//! whose executor, processor and labels it has, whether it offers it or not.
 //!
 //! # 5. Functions
 //!
@@ -185,14 +191,33 @@
 //! | `left` | u64, *optional* | milliseconds of its deadline |
 //! | `class` | text, *optional* | QoS class |
 //! | `region`, `zone` | text, *optional* | where the sender is |
+//! | `version` | u64, *optional* | of the function's record that the sender knows |
+//! | `wait` | u64, *optional* | milliseconds that it may wait for a place |
+//! | `service` | u64, *optional* | microseconds that it is expected to run |
 //!
 //! | with an answer | type | |
 //! |---|---|---|
 //! | `kind` | text | `answer`; `refused`: it has not begun; `late`, `function-failed`, `peer-lost`, `body`: the body says what happened |
-//! | `load` | map, *optional* | as in a report, now |
+//! | `told` | map, *optional* | what the node says of itself, below |
 //! | `cold` | bool, *optional* | |
 //! | `micros` | array of three u64, *optional* | it waited, was started for, ran |
 //! | `ran_on` | text, *optional* | the node that ran it, where it is another |
+//!
+//! `told`, as it is for the one who is told: `load` (as in a report), `places` (u32:
+//! calls of the function that it takes now; absent where it does not have it),
+//! `held` (u32: calls of the function that it holds of the one who is told, this
+//! one not included), `streams` (bool: this call keeps its place until its answer
+//! was read), and of what it refused `why` and `ready_in` (u64, milliseconds). `why`:
+//! `node-full`; `function-full`; `unable`, and the body says why; `bringing`: the
+//! code is on its way and expected in `ready_in`; anything else says nothing of
+//! its room.
+//!
+//! **Questions.** A request with header `x-weir-look` asks for places, and has the
+//! code brought: `function`, `version`, `bring` (bool), `most` (u32, places wanted),
+//! `wait` (u64, milliseconds to wait for a place or for the code, at most 5,000),
+//! `service`. The answer's `x-weir-carriage` holds `told` and `text`. Free places
+//! are promised to the one who asked for 100 ms, or two round trips if that is
+//! longer; who waits is told in turn, the one first that had its turn longest ago.
 //!
 //! **Code.** `GET /artifacts/list` and `GET /artifacts/N` with header
 //! `x-weir-artifact` (SHA-256 in hexadecimal): the list of digests, and part N of

@@ -25,14 +25,18 @@ pub const ADDRESSES: usize = 8;
 /// Longest such word in bytes.
 const WORD_BYTES: usize = 256;
 
-/// Processors that are believed of one machine, in thousandths of a core.
-const MOST_CPU: u32 = 100_000_000;
+/// Processors that one machine may say it has, in thousandths of a core.
+const CPU_MAX: u32 = 100_000_000;
 
-/// Memory that is believed of one machine: 64 TiB.
-const MOST_MEMORY: u64 = 64 << 40;
+/// Bytes of memory, or of disk, that one machine may say it has: 64 TiB.
+const BYTES_MAX: u64 = 64 << 40;
 
-/// Calls that are believed of one machine, running, waiting or free.
-const MOST_CALLS: u32 = 10_000_000;
+/// Calls that one machine may say it runs, holds or has room for.
+const CALLS_MAX: u32 = 10_000_000;
+
+/// Longest service or start that one machine may say it measured: a day, in
+/// microseconds.
+const MICROS_MAX: u64 = 24 * 3_600 * 1_000_000;
 
 /// What a node is for.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,11 +65,18 @@ pub struct Load {
     pub running: u32,
     /// Calls that wait.
     pub waiting: u32,
-    /// Calls of other nodes' users that it takes now, beside those it has.
-    pub guests: u32,
+    /// Processors that short calls of other nodes' users may take now, in
+    /// thousandths of a core, beside those that they hold.
+    pub guest_cpu: u32,
+    /// The same for calls that are expected to run longer than a second.
+    pub guest_cpu_long: u32,
+    /// Bytes of disk that are free for code.
+    pub disk_free: u64,
 }
 
-/// What a node can do with one function.
+/// What is unusual about one function at a node: it has instances of it, or
+/// calls, or no place left. Of all others a node says nothing: it can run what
+/// it has the executor, the processor and the labels for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// The function, as `name.namespace`.
@@ -76,6 +87,10 @@ pub struct Offer {
     /// Calls that instances which could be started now could take, beside those.
     #[serde(default)]
     pub startable: u32,
+    /// Whether the function's own bound there leaves no place, however idle the
+    /// node is.
+    #[serde(default)]
+    pub full: bool,
     /// Calls that run.
     #[serde(default)]
     pub running: u32,
@@ -115,6 +130,10 @@ pub struct Report {
     /// Whether it takes no new calls.
     #[serde(default)]
     pub draining: bool,
+    /// Counts changes of what it can run: secrets, executors, labels. Whoever
+    /// was told that it cannot run something may ask again when this changes.
+    #[serde(default)]
+    pub abilities: u64,
     /// How loaded it is.
     #[serde(default)]
     pub load: Load,
@@ -155,6 +174,45 @@ pub enum Implausible {
     Range(&'static str),
 }
 
+impl Load {
+    /// Whether an honest node could say so.
+    pub fn is_plausible(&self) -> bool {
+        let mut clamped = *self;
+        clamped.clamp();
+        clamped == *self
+    }
+
+    /// Bounds every number to what a reader believes.
+    fn clamp(&mut self) {
+        self.cpu_total = self.cpu_total.min(CPU_MAX);
+        let cpu = [
+            &mut self.cpu_free,
+            &mut self.guest_cpu,
+            &mut self.guest_cpu_long,
+        ];
+        for free in cpu {
+            *free = (*free).min(self.cpu_total);
+        }
+        self.memory_total = self.memory_total.min(BYTES_MAX);
+        self.memory_free = self.memory_free.min(self.memory_total);
+        self.disk_free = self.disk_free.min(BYTES_MAX);
+        self.running = self.running.min(CALLS_MAX);
+        self.waiting = self.waiting.min(CALLS_MAX);
+    }
+}
+
+impl Offer {
+    /// Bounds every number to what a reader believes.
+    fn clamp(&mut self) {
+        for calls in [&mut self.warm, &mut self.startable, &mut self.running] {
+            *calls = (*calls).min(CALLS_MAX);
+        }
+        for micros in [&mut self.service_micros, &mut self.start_micros] {
+            *micros = (*micros).min(MICROS_MAX);
+        }
+    }
+}
+
 impl Implausible {
     /// The word for metrics and logs.
     pub fn reason(&self) -> &'static str {
@@ -191,14 +249,36 @@ impl Report {
         Ok(report)
     }
 
-    fn check(&self) -> Result<(), Implausible> {
+    /// Bounds every number to what a reader believes, so that no setting or
+    /// model of this node makes others refuse its report.
+    pub fn clamp(&mut self) {
+        self.load.clamp();
+        self.labels
+            .retain(|name, value| name.len() <= WORD_BYTES && value.len() <= WORD_BYTES);
+        while self.labels.len() > WORDS {
+            self.labels.pop_last();
+        }
+        self.executors.retain(|name| name.len() <= WORD_BYTES);
+        self.executors.truncate(WORDS);
+        self.offers.truncate(OFFERS);
+        for offer in &mut self.offers {
+            offer.clamp();
+        }
+    }
+
+    /// Whether a reader would believe it.
+    ///
+    /// # Errors
+    /// What it would not believe.
+    pub fn check(&self) -> Result<(), Implausible> {
         let load = &self.load;
-        let calls = |count: &u32| *count <= MOST_CALLS;
+        let calls = |count: &u32| *count <= CALLS_MAX;
         let short = |word: &String| word.len() <= WORD_BYTES;
         let name = |offer: &Offer| offer.function.parse::<FunctionName>().is_ok();
         let counts = |offer: &Offer| {
             let counts = [offer.warm, offer.startable, offer.running];
-            counts.iter().all(calls)
+            let times = [offer.service_micros, offer.start_micros];
+            counts.iter().all(calls) && times.iter().all(|micros| *micros <= MICROS_MAX)
         };
         let places = |words: &Vec<String>| words.len() <= ADDRESSES && words.iter().all(short);
         let labels = self.labels.iter();
@@ -206,16 +286,17 @@ impl Report {
             ("epoch", self.epoch < u64::MAX / 2),
             (
                 "cpu",
-                load.cpu_free <= load.cpu_total && load.cpu_total <= MOST_CPU,
+                [load.cpu_free, load.guest_cpu, load.guest_cpu_long]
+                    .iter()
+                    .all(|free| *free <= load.cpu_total)
+                    && load.cpu_total <= CPU_MAX,
             ),
             (
                 "memory",
-                load.memory_free <= load.memory_total && load.memory_total <= MOST_MEMORY,
+                load.memory_free <= load.memory_total && load.memory_total <= BYTES_MAX,
             ),
-            (
-                "calls",
-                [load.running, load.waiting, load.guests].iter().all(calls),
-            ),
+            ("disk", load.disk_free <= BYTES_MAX),
+            ("calls", [load.running, load.waiting].iter().all(calls)),
             ("coordinate", self.coordinate.is_plausible()),
             (
                 "addresses",
@@ -275,6 +356,7 @@ pub(crate) mod tests {
             executors: vec!["wasm".to_owned()],
             labels: BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]),
             draining: false,
+            abilities: 0,
             load: Load {
                 cpu_total: 4_000,
                 cpu_free: 3_000,
@@ -282,7 +364,9 @@ pub(crate) mod tests {
                 memory_free: 4 << 30,
                 running: 2,
                 waiting: 0,
-                guests: 16,
+                guest_cpu: 3_000,
+                guest_cpu_long: 3_000,
+                disk_free: 4 << 30,
             },
             coordinate: Coordinate::default(),
             addresses: vec!["/ip4/192.0.2.1/tcp/4001".to_owned()],
@@ -293,6 +377,7 @@ pub(crate) mod tests {
                 function: "shout.openfaas-fn".to_owned(),
                 warm: 1,
                 startable: 3,
+                full: false,
                 running: 0,
                 service_micros: 900,
                 start_micros: 120,
@@ -333,12 +418,17 @@ pub(crate) mod tests {
         };
         check(|r| r.load.cpu_free = 5_000, "cpu");
         check(|r| r.load.memory_total = u64::MAX, "memory");
-        check(|r| r.load.guests = u32::MAX, "calls");
+        check(|r| r.load.running = u32::MAX, "calls");
+        check(|r| r.load.guest_cpu = 5_000, "cpu");
+        check(|r| r.load.disk_free = u64::MAX, "disk");
         check(|r| r.coordinate.height = f64::INFINITY, "coordinate");
         check(|r| r.zone = Some("z".repeat(300)), "zone");
         check(|r| r.carriage = vec![String::new(); 99], "addresses");
         check(|r| r.epoch = u64::MAX, "epoch");
         check(|r| r.offers[0].function = "No Name".to_owned(), "function");
+        check(|r| r.offers[0].startable = u32::MAX, "function");
+        check(|r| r.offers[0].service_micros = u64::MAX, "function");
+        check(|r| r.offers[0].start_micros = u64::MAX, "function");
         check(
             |r| r.offers = vec![r.offers[0].clone(); OFFERS + 1],
             "number of functions",
@@ -361,6 +451,39 @@ pub(crate) mod tests {
     }
 
     proptest! {
+        #[test]
+        fn whatever_a_node_measures_others_believe_its_report(
+            cpu in any::<[u32; 4]>(),
+            bytes in any::<[u64; 3]>(),
+            calls in any::<[u32; 2]>(),
+            offers in prop::collection::vec((any::<[u32; 3]>(), any::<[u64; 2]>()), 0..OFFERS + 9),
+            labels in prop::collection::btree_map("[a-z]{0,300}", "[a-z]{0,300}", 0..2 * WORDS),
+        ) {
+            let mut own = report();
+            own.load = Load {
+                cpu_total: cpu[0],
+                cpu_free: cpu[1],
+                memory_total: bytes[0],
+                memory_free: bytes[1],
+                running: calls[0],
+                waiting: calls[1],
+                guest_cpu: cpu[2],
+                guest_cpu_long: cpu[3],
+                disk_free: bytes[2],
+            };
+            own.labels = labels;
+            own.offers = offers.iter().map(|(calls, micros)| Offer {
+                warm: calls[0],
+                startable: calls[1],
+                running: calls[2],
+                service_micros: micros[0],
+                start_micros: micros[1],
+                ..report().offers[0].clone()
+            }).collect();
+            own.clamp();
+            prop_assert_eq!(own.check(), Ok(()));
+        }
+
         #[test]
         fn nothing_that_arrives_ends_the_reader(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
             let _ = Report::decode(&bytes);

@@ -26,6 +26,7 @@ pub use self::exchange::Counters;
 use self::exchange::{ARTIFACT, Exchange};
 use self::pins::Pins;
 use crate::catalogue::{Entry, FUNCTIONS, sha256};
+use crate::dispatch::asks_for_grants;
 use crate::federated::{AWAY, Federated};
 use crate::member::{save, unix_millis, unix_time};
 use crate::message::{self, Summary};
@@ -47,6 +48,9 @@ const WANTED: u32 = 3;
 /// lets go at once.
 const FULL: f64 = 0.9;
 const LET_GO: usize = 64;
+
+/// A function that was called within so long is not let go of.
+const IN_USE: Duration = Duration::from_secs(600);
 
 /// Why code did not come.
 #[derive(Debug, thiserror::Error)]
@@ -333,18 +337,56 @@ impl Steward {
             return unfit("it was removed");
         };
         // What its deployer was granted elsewhere is not granted here.
-        let container = &spec.container;
-        if !spec.allow_outbound.is_empty()
-            || container.network != weir_node::function::Network::default()
-            || container.read_write
-            || container.image_user
-        {
+        if asks_for_grants(spec) {
             return unfit("it asks for grants that its own node gives, and this one does not");
         }
         match self.node.has_executor_for(spec) {
             true => Ok(()),
             false => unfit("no executor of this node runs it"),
         }
+    }
+
+    /// Whether this node has the secrets that a function names.
+    ///
+    /// # Errors
+    /// Which one it lacks.
+    pub(crate) async fn has_secrets(&self, name: &FunctionName) -> Result<(), AdoptError> {
+        let own = self.node.spec(name);
+        let spec = own.or_else(|| self.federated.entry(name)?.spec);
+        let Some(spec) = spec.filter(|spec| !spec.secrets.is_empty()) else {
+            return Ok(());
+        };
+        let here = self.node.secrets(&name.namespace).await?;
+        match spec.secrets.iter().find(|secret| !here.contains(secret)) {
+            None => Ok(()),
+            Some(secret) => Err(AdoptError::Unfit(format!("it has no secret {secret}"))),
+        }
+    }
+
+    /// Whether this node may and can run a function that it hears of, as far as
+    /// that shows without the code.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn may_run_with_secrets(&self, name: &FunctionName) -> Result<(), AdoptError> {
+        self.may_run(name)?;
+        self.has_secrets(name).await
+    }
+
+    /// Whether a function is being brought here.
+    pub(crate) fn is_adopting(&self, name: &FunctionName) -> bool {
+        self.adopting.contains_key(name)
+    }
+
+    /// Brings a function here for users of other nodes, or its newest version
+    /// where an older one is here.
+    ///
+    /// # Errors
+    /// Why it is not here.
+    pub(crate) async fn adopt_for_guests(&self, name: &FunctionName) -> Result<(), AdoptError> {
+        let newest = self.federated.entry(name).and_then(|entry| entry.spec);
+        let anew = self.node.spec(name).is_some_and(|own| Some(own) != newest);
+        self.adopt(name, anew).await
     }
 
     /// Brings a function here: its code from those who have it, and then as if
@@ -401,9 +443,12 @@ impl Steward {
                 self.note_use(name);
             }
             let least = self.brought.iter().min_by_key(|brought| brought.value().1);
-            let Some(name) = least.map(|brought| brought.key().clone()) else {
+            let Some((name, used)) = least.map(|b| (b.key().clone(), b.value().1)) else {
                 return;
             };
+            if self.federated.shared.clock.now().since(used) < IN_USE {
+                return;
+            }
             let code = self.node.spec(&name);
             let code = code.and_then(|spec| spec.code.artifact().copied());
             self.brought.remove(&name);

@@ -16,6 +16,9 @@ use weir_node::invocation::{Answer, InvokeError, Phase, Refusal, Start, Timing};
 
 use crate::report::Load;
 
+/// The header of a [`Look`]; its answer comes in [`CARRIAGE`].
+pub const LOOK: HeaderName = HeaderName::from_static("x-weir-look");
+
 /// The header; its name begins as all do that the door takes from clients.
 pub const CARRIAGE: HeaderName = HeaderName::from_static("x-weir-carriage");
 
@@ -50,6 +53,106 @@ pub struct Travelling {
     /// The sender's zone, where it is an edge node.
     #[serde(default)]
     pub zone: Option<String>,
+    /// Version of the function's record that the sender knows; 0 for none.
+    #[serde(default)]
+    pub version: u64,
+    /// Milliseconds that it may wait for a place; 0 for none.
+    #[serde(default)]
+    pub wait: u64,
+    /// Microseconds that the sender expects it to run; 0 when it does not know.
+    #[serde(default)]
+    pub service: u64,
+}
+
+/// A question whether a function could be called at a node, and how often. It
+/// asks for a place, and has the code brought where that is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// The function, as `name.namespace`.
+    pub function: String,
+    /// Version of its record that the asking node knows; 0 for none.
+    #[serde(default)]
+    pub version: u64,
+    /// Whether to bring the code.
+    #[serde(default)]
+    pub bring: bool,
+    /// Places that are wanted.
+    #[serde(default)]
+    pub most: u32,
+    /// Milliseconds to wait for a place, or for the code.
+    #[serde(default)]
+    pub wait: u64,
+    /// Microseconds that a call is expected to run; 0 when nobody knows.
+    #[serde(default)]
+    pub service: u64,
+}
+
+/// The answer to a [`Look`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Looked {
+    /// What the node says of itself.
+    #[serde(default)]
+    pub told: Reply,
+    /// Why there is no place, for people.
+    #[serde(default)]
+    pub text: String,
+}
+
+/// What a node tells whoever sent it a call, or asked: all of it as it is for
+/// that one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reply {
+    /// How loaded the node is.
+    pub load: Option<Load>,
+    /// Calls of the function that it would take now; `None` when it does not
+    /// have the function.
+    pub places: Option<u32>,
+    /// Calls of the function that it holds of the one who is told, the one that
+    /// this answers not included.
+    pub held: u32,
+    /// Whether the call keeps its place until its answer has been read.
+    pub streams: bool,
+    /// Why it was refused: a [`Why`].
+    pub why: Option<String>,
+    /// Milliseconds until the code is expected to be there, where it is brought.
+    pub ready_in: u64,
+}
+
+/// Why a node takes no call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It has no room for any such call.
+    NodeFull,
+    /// The function's own bound there leaves no place.
+    FunctionFull,
+    /// It cannot run the function.
+    Unable,
+    /// It brings the code.
+    Bringing,
+    /// Something else, that says nothing of its room.
+    Other,
+}
+
+impl Why {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Why::NodeFull => "node-full",
+            Why::FunctionFull => "function-full",
+            Why::Unable => "unable",
+            Why::Bringing => "bringing",
+            Why::Other => "other",
+        }
+    }
+
+    /// What a word on the wire means; a word of another version means nothing
+    /// of the node's room.
+    pub fn named(word: Option<&str>) -> Why {
+        let all = [Why::NodeFull, Why::FunctionFull, Why::Unable, Why::Bringing];
+        let named = all.into_iter().find(|why| Some(why.as_str()) == word);
+        named.unwrap_or(Why::Other)
+    }
 }
 
 /// How a call went, with how loaded the node is now.
@@ -57,9 +160,9 @@ pub struct Travelling {
 pub struct Arrived {
     /// `answer`, `refused`, or the word of an error.
     pub kind: String,
-    /// How loaded the node is.
+    /// What the node says of itself.
     #[serde(default)]
-    pub load: Option<Load>,
+    pub told: Reply,
     /// Whether it was a cold start.
     #[serde(default)]
     pub cold: bool,
@@ -99,7 +202,7 @@ impl Travelling {
 
 impl Arrived {
     /// What is said of an answer.
-    pub fn answer(answer: &Answer, load: Load) -> Arrived {
+    pub fn answer(answer: &Answer, told: Reply) -> Arrived {
         let Timing {
             queued,
             started,
@@ -109,7 +212,7 @@ impl Arrived {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Arrived {
             kind: ANSWER.to_owned(),
-            load: Some(load),
+            told,
             cold: answer.start == Start::Cold,
             micros: [queued, started, ran].map(micros),
             ran_on: answer.ran_on.as_deref().map(str::to_owned),
@@ -117,7 +220,7 @@ impl Arrived {
     }
 
     /// What is said of a call that has no answer.
-    pub fn without(error: &InvokeError, load: Load) -> Arrived {
+    pub fn without(error: &InvokeError, told: Reply) -> Arrived {
         let kind = match error {
             // None of these has begun.
             InvokeError::Refused { .. }
@@ -137,7 +240,7 @@ impl Arrived {
         };
         Arrived {
             kind: kind.to_owned(),
-            load: Some(load),
+            told,
             cold: false,
             micros: [0; 3],
             ran_on: None,
@@ -178,16 +281,26 @@ impl Arrived {
 
 /// Writes the header.
 pub fn put<T: Serialize>(headers: &mut HeaderMap, words: &T) {
+    put_in(headers, CARRIAGE, words);
+}
+
+/// Writes one of these headers.
+pub fn put_in<T: Serialize>(headers: &mut HeaderMap, name: HeaderName, words: &T) {
     let bytes = cbor4ii::serde::to_vec(Vec::with_capacity(256), words);
     let bytes = bytes.expect("plain values can be encoded");
     let text = URL_SAFE_NO_PAD.encode(bytes);
     let value = HeaderValue::try_from(text).expect("base64 is plain text");
-    headers.insert(CARRIAGE, value);
+    headers.insert(name, value);
 }
 
 /// Takes the header out; `None` when there is none, or it cannot be read.
 pub fn take<T: DeserializeOwned>(headers: &mut HeaderMap) -> Option<T> {
-    let value = headers.remove(CARRIAGE)?;
+    take_from(headers, CARRIAGE)
+}
+
+/// Takes one of these headers out.
+pub fn take_from<T: DeserializeOwned>(headers: &mut HeaderMap, name: HeaderName) -> Option<T> {
+    let value = headers.remove(name)?;
     if value.len() > BYTES {
         return None;
     }
@@ -213,6 +326,9 @@ mod tests {
             class: Some("gold".to_owned()),
             region: None,
             zone: Some("lab".to_owned()),
+            version: 3,
+            wait: 0,
+            service: 900,
         }
     }
 
@@ -238,7 +354,7 @@ mod tests {
 
     #[test]
     fn only_what_cannot_have_begun_counts_as_refused() {
-        let kind = |error| Arrived::without(&error, Load::default()).kind;
+        let kind = |error| Arrived::without(&error, Reply::default()).kind;
         let late = |phase| InvokeError::Late {
             phase,
             after: Duration::ZERO,

@@ -15,7 +15,7 @@ mod invoke;
 mod rate;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -31,17 +31,18 @@ use tokio_util::task::TaskTracker;
 use self::backlog::Backlog;
 use self::functions::Function;
 use self::instances::{Live, Waiter};
-pub use self::invoke::Declined;
+pub use self::invoke::{Declined, Moves, Outlook};
 use crate::admission::{Admission, FunctionKey, InstanceId, Places};
 use crate::artifact::{Artifacts, Put, PutError};
 use crate::callback::{BadCallback, Callbacks};
 use crate::clock::Clock;
 use crate::config::NodeConfig;
+use crate::estimate::Estimate;
 use crate::executor::{self, Body, Executor};
 use crate::function::{ArtifactKind, FunctionSpec};
 use crate::id::{CallId, Digest, FunctionName, Namespace, Receipt, SecretName};
 use crate::identity::{self, IdentityError};
-use crate::invocation::{Answer, Invocation, InvokeError, Outcome};
+use crate::invocation::{Answer, Invocation, InvokeError, Outcome, Refusal};
 use crate::layers::{self, Layer};
 use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
@@ -278,6 +279,15 @@ struct Inner {
     config: NodeConfig,
     clock: Clock,
     admission: Mutex<Admission<Waiter>>,
+    /// Waiting calls that may leave for a place elsewhere.
+    movable: AtomicUsize,
+    /// Calls that arrived here and run elsewhere now.
+    elsewhere: AtomicU32,
+    /// When calls are looked at that give up, in the clock's nanoseconds.
+    /// Written under the lock of admission.
+    alarm: AtomicU64,
+    /// Told that the alarm is due earlier.
+    alarm_moved: Notify,
     /// Deployed functions by name; at most `max_functions`.
     functions: DashMap<FunctionName, Arc<Function>>,
     by_key: DashMap<FunctionKey, Arc<Function>>,
@@ -292,6 +302,10 @@ struct Inner {
     backlog: Backlog,
     /// What the node can do has changed since somebody looked.
     changed: Notify,
+    /// A call has ended, or resources have become free otherwise.
+    freed: Notify,
+    /// Changes of what functions may need beside room: secrets.
+    ability_changes: AtomicU64,
     /// Held while the registry of functions changes, so that store, admission
     /// and map change together.
     change: tokio::sync::Mutex<()>,
@@ -369,6 +383,9 @@ pub struct Capability {
     pub running: usize,
     /// Calls that wait.
     pub waiting: usize,
+    /// Queues of functions that lack resources which others hold; not those
+    /// that wait for their own function's maximum or for a start.
+    pub contending: usize,
 }
 
 /// The same for one function.
@@ -380,8 +397,11 @@ pub struct FunctionCapability {
     pub places: Places,
     /// Calls that run.
     pub running: u32,
-    /// How long a call runs, smoothed; zero before the first.
-    pub service: Duration,
+    /// How long a call runs.
+    pub service: Estimate,
+    /// Whether every instance that it may have is there, and none has a free
+    /// place.
+    pub full: bool,
     /// How long a start takes, smoothed; zero before the first.
     pub start: Duration,
     /// Calls answered since the node started.
@@ -455,6 +475,10 @@ impl Node {
                 &config.classes,
                 config.max_calls,
             )),
+            movable: AtomicUsize::new(0),
+            elsewhere: AtomicU32::new(0),
+            alarm: AtomicU64::new(u64::MAX),
+            alarm_moved: Notify::new(),
             functions: DashMap::new(),
             by_key: DashMap::new(),
             instances: DashMap::new(),
@@ -466,6 +490,8 @@ impl Node {
             callbacks: Callbacks::new(resolver, &config.asynchronous),
             backlog: Backlog::default(),
             changed: Notify::new(),
+            freed: Notify::new(),
+            ability_changes: AtomicU64::new(0),
             change: tokio::sync::Mutex::new(()),
             starts: Semaphore::new(parallel_starts()),
             kept: crate::replay::Budget::default(),
@@ -575,6 +601,7 @@ impl Node {
             held: admission.held(),
             running: admission.running(),
             waiting: admission.waiting(),
+            contending: admission.contending(),
         }
     }
 
@@ -584,6 +611,31 @@ impl Node {
         self.inner.changed.notified().await;
     }
 
+    /// Waits until a call has ended here since this was last waited for. One at
+    /// a time.
+    pub async fn freed(&self) {
+        self.inner.freed.notified().await;
+    }
+
+    /// Counts changes of what functions may need beside room and executors: a
+    /// function that could not run here may be able to when this has changed.
+    pub fn ability_changes(&self) -> u64 {
+        self.inner.ability_changes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of code that it may still keep.
+    pub fn code_room(&self) -> u64 {
+        let artifacts = &self.inner.artifacts;
+        let most = self.inner.config.artifacts.disk_bytes;
+        most.saturating_sub(artifacts.stored_bytes())
+    }
+
+    /// A refusal of a call, and when to come again: after what it would have had
+    /// to wait for; zero when nobody knows.
+    pub fn refused(&self, reason: Refusal, expected: Duration) -> InvokeError {
+        invoke::refused(reason, expected)
+    }
+
     /// Names of its executors that work.
     pub fn executors(&self) -> Vec<&'static str> {
         let executors = self.inner.executors.iter();
@@ -591,11 +643,12 @@ impl Node {
         working.map(|executor| executor.name()).collect()
     }
 
-    /// What it can do with the functions that can be called now; at most
-    /// `most`, those called most.
+    /// Functions of which there is something to tell: they have instances or
+    /// calls here, or no place left. At most `most`, those called most.
     pub fn function_capabilities(&self, most: usize) -> Vec<FunctionCapability> {
-        let functions = self.inner.functions.iter();
-        let mut functions: Vec<Arc<Function>> = functions.map(|f| f.value().clone()).collect();
+        let busy: Vec<FunctionKey> = self.inner.admission().busy_functions().collect();
+        let busy = busy.iter().filter_map(|key| self.inner.by_key.get(key));
+        let mut functions: Vec<Arc<Function>> = busy.map(|f| f.value().clone()).collect();
         if functions.len() > most {
             functions.sort_by_key(|f| std::cmp::Reverse(f.invocations.load(Ordering::Relaxed)));
             functions.truncate(most);
@@ -606,16 +659,18 @@ impl Node {
             if version.state() != FunctionState::Ready || !version.executor.works() {
                 return None;
             }
-            let (places, gauges) = {
+            let (places, gauges, full) = {
                 let admission = self.inner.admission();
                 let places = admission.places(function.key)?;
-                (places, admission.gauges(function.key)?)
+                let full = admission.is_full(function.key);
+                (places, admission.gauges(function.key)?, full)
             };
             Some(FunctionCapability {
                 spec: version.spec.clone(),
                 places,
                 running: gauges.running,
-                service: function.service.expected(),
+                service: function.service.estimate(),
+                full,
                 start: function.start.expected(),
                 invocations: function.invocations.load(Ordering::Relaxed),
             })
@@ -629,6 +684,41 @@ impl Node {
     pub fn places(&self, name: &FunctionName) -> Option<Places> {
         let key = self.inner.functions.get(name)?.key;
         self.inner.admission().places(key)
+    }
+
+    /// How long calls of a function run here; `None` when it is not deployed
+    /// here.
+    pub fn service(&self, name: &FunctionName) -> Option<Estimate> {
+        let function = self.inner.functions.get(name)?;
+        Some(function.service.estimate())
+    }
+
+    /// Whether a function has every instance here that it may have, and none
+    /// has a free place; `None` when it is not deployed here.
+    pub fn function_full(&self, name: &FunctionName) -> Option<bool> {
+        let key = self.inner.functions.get(name)?.key;
+        Some(self.inner.admission().is_full(key))
+    }
+
+    /// The default deadline of a class: the one of that name, or the first.
+    pub fn class_deadline(&self, class: Option<&str>) -> Option<Duration> {
+        let mut classes = self.inner.config.classes.iter();
+        let found = match class {
+            Some(name) => classes.find(|class| class.name == name),
+            None => classes.next(),
+        };
+        found?.deadline
+    }
+
+    /// The same for a call of a function, whose first class is meant when none
+    /// is named; `None` also when it is not deployed here.
+    pub fn default_deadline(&self, name: &FunctionName, class: Option<&str>) -> Option<Duration> {
+        if class.is_some() {
+            return self.class_deadline(class);
+        }
+        let function = self.inner.functions.get(name)?;
+        let first = function.current.load().classes[0];
+        self.inner.config.classes[first].deadline
     }
 
     /// The size in bytes of an artifact that the node has.
@@ -805,7 +895,9 @@ impl Node {
             let text = format!("secret {name} exists already: replace it with PUT");
             return Err(ChangeError::Exists(text));
         }
-        self.inner.put_secret(namespace, name, value).await
+        self.inner.put_secret(namespace, name, value).await?;
+        self.inner.abilities_changed();
+        Ok(())
     }
 
     /// Replaces a secret's value. Functions that name it get new instances;
@@ -824,6 +916,7 @@ impl Node {
             .put_secret(namespace.clone(), name.clone(), value)
             .await?;
         self.inner.renew_instances(&namespace, &name);
+        self.inner.abilities_changed();
         Ok(())
     }
 
@@ -930,6 +1023,11 @@ impl Inner {
         self.namespaces
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn abilities_changed(&self) {
+        self.ability_changes.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
     }
 
     async fn put_namespace(&self, name: Namespace, info: NamespaceInfo) -> Result<(), ChangeError> {

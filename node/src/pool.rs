@@ -346,6 +346,14 @@ impl Pool {
         })
     }
 
+    /// Functions that have instances, or calls that run or wait.
+    pub fn busy_functions(&self) -> impl Iterator<Item = FunctionKey> {
+        let busy = self.functions.iter().filter(|(_, function)| {
+            function.live() > 0 || function.running > 0 || function.waiting > 0
+        });
+        busy.map(|(key, _)| FunctionKey(key))
+    }
+
     /// Takes out what the shell must do because of the calls before.
     pub fn changes(&mut self) -> impl Iterator<Item = Change> {
         self.changes.drain(..)
@@ -577,6 +585,17 @@ impl Pool {
     pub fn may_start(&self, key: FunctionKey) -> bool {
         let function = self.functions.get(key.0);
         function.is_some_and(|function| function.live() < function.profile.max_instances)
+    }
+
+    /// Whether every instance that the function may have is there, and none has
+    /// a place that is free, or will be and nobody waits for.
+    pub fn is_full(&self, key: FunctionKey) -> bool {
+        let function = self.functions.get(key.0);
+        function.is_some_and(|function| {
+            function.available.is_empty()
+                && function.live() >= function.profile.max_instances
+                && !self.covers(key, function.waiting.saturating_add(1))
+        })
     }
 
     /// Whether an instance and a call on it would fit.

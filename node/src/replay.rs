@@ -13,7 +13,7 @@ use http_body_util::BodyExt as _;
 use crate::executor::{Body, BodyError};
 
 /// Bytes of a body that are kept. A call with a longer one is sent once.
-const KEPT_BYTES: usize = 256 << 10;
+pub const KEPT_BYTES: usize = 256 << 10;
 
 /// Bytes that all calls of a node keep together.
 const NODE_BYTES: usize = 64 << 20;

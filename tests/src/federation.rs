@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::eventually;
 use crate::network::Host;
@@ -105,17 +105,21 @@ impl Member {
         .await;
     }
 
-    /// Waits until a peer is one that can run a function.
+    /// Waits until a peer takes calls and a function is known, so that the peer
+    /// is one that can run it.
     pub async fn sees_function(&self, id: &str, function: &str) {
-        let name = format!("{function}.openfaas-fn");
-        eventually(
-            &format!("{} sees {function} at {id}", self.id),
-            async || {
-                let peer = self.peer(id).await?;
-                let functions = peer["functions"].as_array()?;
-                functions.contains(&json!(name)).then_some(())
-            },
-        )
+        let fact = format!("{} may send calls to {id}", self.id);
+        eventually(&fact, async || {
+            (self.peer(id).await?["candidate"] == true).then_some(())
+        })
+        .await;
+        let fact = format!("{} knows of {function}", self.id);
+        eventually(&fact, async || {
+            let listed = self.node.manage("GET", "/weir/v1/catalogue").send().await;
+            let listed = listed.expect_status(200).json();
+            let mut names = listed.as_array()?.iter().map(|known| &known["name"]);
+            names.any(|name| name == function).then_some(())
+        })
         .await;
     }
 

@@ -437,7 +437,9 @@ pub fn report(sequence: u64, functions: &[&str], room: u64) -> Value {
             map([
                 ("cpu_total", number(4_000)),
                 ("cpu_free", number(4_000)),
-                ("guests", number(room)),
+                ("guest_cpu", number((room * 1_000).min(4_000))),
+                ("guest_cpu_long", number((room * 1_000).min(4_000))),
+                ("disk_free", number(1 << 30)),
             ]),
         ),
         ("offers", Value::Array(offers.collect())),

@@ -641,17 +641,15 @@ async fn serverledge_many_asynchronous_calls_keep_their_own_answers() {
 #[tokio::test]
 async fn dfaas_names_match_whole_and_calls_go_only_where_the_function_is() {
     let members = federation(3).await;
-    members[1]
-        .node
-        .deploy(Function::new("fig", "echo").setting("scope", "node"))
-        .await;
+    members[1].node.deploy(Function::new("fig", "echo")).await;
     members[2]
         .node
-        .deploy(Function::new("figlet", "variables").setting("scope", "node"))
+        .deploy(Function::new("figlet", "variables"))
         .await;
     members[0].sees_function(&members[1].id, "fig").await;
     members[0].sees_function(&members[2].id, "figlet").await;
-    for _ in 0..5 {
+    // Twice: a function that is called more often is brought here.
+    for _ in 0..2 {
         for (name, place) in [("fig", 1), ("figlet", 2)] {
             let reply = members[0].node.call(name, "x").await.expect_status(200);
             assert_eq!(ran_on(&reply), Some(members[place].id.as_str()));
@@ -778,9 +776,12 @@ async fn when_one_carriage_breaks_in_a_burst_the_other_goes_on_at_once() {
     );
     // Room for all clients at once, so that nobody is refused for load.
     let setup = setup.variable("WEIR_FEDERATION_GUESTS", "100");
+    let setup = setup.variable("WEIR_FEDERATION_LABELS", "place=second");
     let second = first.invite(setup).await;
     all_meet(&[&first, &second]).await;
-    let function = Function::new("theirs", "echo").setting("scope", "node");
+    // For the second one alone, so that no call of it ever runs at the first.
+    let only = json!(["place=second"]);
+    let function = Function::new("theirs", "echo").field("constraints", only);
     second.node.deploy(function).await;
     eventually("it is one to choose from", async || {
         (first.node.call("theirs", "x").await.status == 200).then_some(())
@@ -884,7 +885,9 @@ async fn what_spills_goes_up_to_the_first_region_that_has_room() {
 
 #[tokio::test]
 async fn policies_are_chosen_by_configuration_class_and_function() {
-    let first = Member::found().await;
+    // Both know the classes: who does not cannot run the function.
+    let first = member().config("[[qos]]\nname = \"plain\"\n[[qos]]\nname = \"away\"\n");
+    let first = Member::start(first).await;
     let setup = member()
         .variable("WEIR_FEDERATION_POLICY", "local-only")
         .config("[[qos]]\nname = \"plain\"\n[[qos]]\nname = \"away\"\npolicy = \"edge-only\"\n");

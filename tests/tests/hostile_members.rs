@@ -333,7 +333,7 @@ async fn lies_and_forgeries_are_refused_and_their_teller_is_kept_away() {
         // What no honest node is.
         load("cpu_free", number(u64::from(u32::MAX))),
         load("memory_total", number(u64::MAX)),
-        load("guests", Value::Integer(-1)),
+        load("guest_cpu", Value::Integer(-1)),
         load("cpu_total", text("many")),
         lie(with(report(7, &[], 1), [("zone", text(&"z".repeat(300)))])),
         lie(with(report(7, &[], 1), [("epoch", number(u64::MAX))])),

@@ -246,7 +246,7 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
     };
     let spec = wanted.into_spec(code, kind).map_err(Problem::bad_request)?;
     // An update may be of what is only elsewhere.
-    let known = |dispatch: &Dispatch| dispatch.has_record(&spec.name);
+    let known = |dispatch: &Dispatch| dispatch.is_known(&spec.name);
     let mode = match door.dispatch.as_ref().is_some_and(known) {
         true => DeployMode::CreateOrReplace,
         false => mode,
@@ -284,7 +284,7 @@ async fn remove(door: &Door, removal: Removal) -> Answered {
     let dispatch = door
         .dispatch
         .as_ref()
-        .filter(|d| is_shared && d.has_record(&name));
+        .filter(|d| is_shared && d.is_known(&name));
     if let Some(dispatch) = dispatch {
         dispatch.withdraw(&name).await?;
     }

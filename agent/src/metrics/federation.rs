@@ -25,6 +25,16 @@ pub(super) fn write(page: &mut Page, dispatch: &Dispatch) {
     for ((peer, outcome), count) in offloads.collect::<BTreeMap<_, _>>() {
         page.sample(&[("peer", peer.as_str()), ("outcome", outcome)], count);
     }
+    page.family(
+        "weir_decisions",
+        Kind::Counter,
+        "Decisions about calls, by what was chosen and what this node could do itself.",
+    );
+    let decisions = calls.decisions.iter();
+    let decisions = decisions.map(|entry| (*entry.key(), *entry.value()));
+    for ((choice, reason), count) in decisions.collect::<BTreeMap<_, _>>() {
+        page.sample(&[("choice", choice), ("reason", reason)], count);
+    }
     let mut by_word = |name, label, help, counted: &DashMap<&'static str, u64>| {
         page.family(name, Kind::Counter, help);
         let counted = counted.iter().map(|entry| (*entry.key(), *entry.value()));
@@ -32,12 +42,6 @@ pub(super) fn write(page: &mut Page, dispatch: &Dispatch) {
             page.sample(&[(label, word)], count);
         }
     };
-    by_word(
-        "weir_decisions",
-        "choice",
-        "Decisions about calls, by what was chosen.",
-        &calls.decisions,
-    );
     by_word(
         "weir_guest_calls",
         "outcome",

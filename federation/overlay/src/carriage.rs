@@ -97,6 +97,15 @@ pub enum SendError {
     },
 }
 
+impl SendError {
+    /// What happened.
+    pub fn reason(&self) -> &str {
+        match self {
+            SendError::NotSent { reason, .. } | SendError::Lost { reason, .. } => reason,
+        }
+    }
+}
+
 /// All connections of a node to its peers.
 pub struct Carriage {
     connector: Connector,

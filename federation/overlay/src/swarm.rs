@@ -166,6 +166,9 @@ enum Command {
         purpose: Purpose,
         reply: Reply,
     },
+    Topics {
+        topics: Vec<String>,
+    },
     Find {
         peer: PeerId,
     },
@@ -271,6 +274,11 @@ impl Overlay {
         if self.commands.try_send(command).is_err() {
             debug!("the overlay is busy, or has stopped: dropped a request");
         }
+    }
+
+    /// Hears these topics from now on, and no others.
+    pub fn listen_to(&self, topics: Vec<String>) {
+        self.say(Command::Topics { topics });
     }
 
     /// Gossips a message.
@@ -465,10 +473,26 @@ impl Node {
                     debug!(%peer, %error, "cannot be met over a relay again");
                 }
             }
+            Command::Topics { topics } => self.listen_to_topics(topics),
             Command::Find { peer } => {
                 self.swarm.behaviour_mut().kad.find(peer);
             }
         }
+    }
+
+    /// Hears these topics from now on, and no others.
+    fn listen_to_topics(&mut self, topics: Vec<String>) {
+        let topics: HashSet<String> = topics.into_iter().collect();
+        let gossip = &mut self.swarm.behaviour_mut().gossip;
+        for topic in self.topics.difference(&topics) {
+            gossip.unsubscribe(&IdentTopic::new(topic));
+        }
+        for topic in topics.difference(&self.topics) {
+            if let Err(error) = gossip.subscribe(&IdentTopic::new(topic)) {
+                warn!(topic, %error, "cannot hear a topic");
+            }
+        }
+        self.topics = topics;
     }
 
     fn publish(&mut self, topic: &str, message: Bytes) {

@@ -12,16 +12,16 @@ use libp2p_identity::PeerId;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 use weir_node::Node;
+use weir_node::function::Scope;
 use weir_node::time::Time;
 use weir_overlay::{Event as Happening, Host, Multiaddr, Overlay};
 
-use super::{
-    AWAY, EVERYBODY, FORGOTTEN, Federated, Link, Linked, Shared, guest_room, load_of, lock,
-};
+use super::{AWAY, EVERYBODY, FORGOTTEN, Federated, Link, Linked, Shared, lock, topics};
 use crate::book::Book;
 use crate::member::{save, unix_time};
 use crate::message::{self, Message, Suspicion as Suspecting};
 use crate::peers::{Event, Known, Standing, Suspicion};
+use crate::regions;
 use crate::report::{ADDRESSES, OFFERS, Offer, Report};
 use crate::steward;
 
@@ -261,6 +261,7 @@ impl Keeper {
         }
         let view = view.without(&own, |peer| shared.member.is_denied(peer));
         shared.view.store(Arc::new(view));
+        shared.viewed.notify_waiters();
     }
 
     fn tick(&mut self) {
@@ -397,38 +398,35 @@ impl Keeper {
 
     fn current_report(&self) -> Report {
         let shared = self.shared();
-        let capability = self.node.capability();
         let functions = self.node.function_capabilities(OFFERS);
-        let share = shared.settings.guests;
         let draining = shared.draining.load(Ordering::Relaxed);
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let guests = shared.guests.load(Ordering::Relaxed);
-        let rooms = functions.iter().map(|f| {
-            let free = f.places.warm.saturating_add(f.places.startable);
-            guest_room(f.places.most, free, guests, share)
-        });
-        // Own users first: while any of them wait, nobody else is asked in.
-        let open = !draining && capability.waiting == 0;
-        let room = rooms.max().filter(|_| open).unwrap_or(0);
-        let offers = functions.iter().map(|f| Offer {
+        let told = functions.iter().filter(|f| f.spec.scope != Scope::Node);
+        let offers = told.map(|f| Offer {
             function: f.spec.name.qualified(),
             warm: f.places.warm,
             startable: f.places.startable,
+            full: f.full,
             running: f.running,
-            service_micros: micros(f.service),
+            service_micros: micros(f.service.mean),
             start_micros: micros(f.start),
         });
+        let load = self.federated.load(&self.node, None);
         let own = lock(&shared.own);
         let executors = self.node.executors();
-        Report {
+        let mut report = Report {
             executors: executors.into_iter().map(str::to_owned).collect(),
             draining,
             forgotten: lock(&shared.forgotten).own(),
-            load: load_of(&capability, room),
+            load,
+            abilities: self.node.ability_changes(),
             coordinate: *lock(&shared.coordinate),
             offers: offers.collect(),
             ..own.clone()
-        }
+        };
+        drop(own);
+        report.clamp();
+        report
     }
 
     fn report(&mut self, now: Time, at_once: bool) {
@@ -462,7 +460,6 @@ impl Keeper {
             let mut short = Report {
                 brief: true,
                 offers: Vec::new(),
-                labels: BTreeMap::new(),
                 ..report.clone()
             };
             self.say(&mut short, true);
@@ -517,6 +514,15 @@ impl Keeper {
             table.epoch()
         };
         report.sequence = self.sequence;
+        // Others would refuse it, and take this node for silent.
+        let wrong = report.check().err().map(|wrong| wrong.to_string());
+        if let Some(wrong) = &wrong {
+            warn!(%wrong, "this node's own report is not sent");
+        }
+        lock(&shared.unsaid).clone_from(&wrong);
+        if wrong.is_some() {
+            return;
+        }
         let sealed = match message::seal(&Message::Report(Box::new(report.clone())), &shared.key) {
             Ok(sealed) => Bytes::from(sealed),
             Err(error) => {
@@ -840,6 +846,7 @@ impl Keeper {
                 self.book.note(known.id, &addresses, unix_time());
             }
         }
+        self.follow_regions(&known);
         self.introduce(now);
         self.catch_up(&known);
         // Whoever is of another place has heard nothing of this node yet.
@@ -865,9 +872,8 @@ impl Keeper {
         let mut wanted = LINKS.saturating_sub(self.links_where(&reports, |report| {
             report.role == shared.role && shared.is_near(report)
         }));
-        let mut regions: BTreeMap<String, usize> = shared
-            .settings
-            .regions
+        let followed = shared.regions.load_full();
+        let mut regions: BTreeMap<String, usize> = followed
             .iter()
             .map(|region| {
                 let there = self.links_where(&reports, |r| r.region.as_ref() == Some(region));
@@ -951,6 +957,36 @@ impl Keeper {
                 self.overlay().tell(peer, vec![report]);
             }
         }
+    }
+
+    /// Follows the nearest regions that are heard of, where none is named.
+    fn follow_regions(&mut self, known: &[Known]) {
+        let shared = self.federated.shared.clone();
+        if !shared.settings.follows_regions {
+            return;
+        }
+        let own = *lock(&shared.coordinate);
+        let mut heard: BTreeMap<String, Duration> = BTreeMap::new();
+        for known in known {
+            let gone = known.silent || matches!(known.standing, Standing::Gone { .. });
+            let Some(region) = known.report.region.as_ref().filter(|_| !gone) else {
+                continue;
+            };
+            let measured = shared.round_trips.get(&known.id).map(|took| *took);
+            let away = measured.unwrap_or_else(|| own.distance(&known.report.coordinate));
+            let nearest = heard.entry(region.clone()).or_insert(away);
+            *nearest = away.min(*nearest);
+        }
+        let followed = shared.regions.load();
+        let nearest = regions::nearest(&heard, &followed);
+        if **followed == nearest {
+            return;
+        }
+        info!(regions = nearest.join(", "), "follows the nearest regions");
+        let listens = topics(&shared.settings, &nearest, shared.role);
+        shared.regions.store(Arc::new(nearest));
+        self.overlay().listen_to(listens);
+        self.view_due = true;
     }
 
     /// Compares what is known of functions with one link now and then: gossip
@@ -1083,7 +1119,7 @@ fn differs(said: &Report, now: &Report) -> bool {
     };
     let count = |a: u32, b: u32| part(a.into(), b.into());
     let (old, new) = (&said.load, &now.load);
-    let load = count(old.guests, new.guests)
+    let load = count(old.guest_cpu, new.guest_cpu)
         || count(old.waiting, new.waiting)
         || count(old.cpu_free, new.cpu_free)
         || part(old.memory_free, new.memory_free);
@@ -1091,11 +1127,13 @@ fn differs(said: &Report, now: &Report) -> bool {
         || said.offers.iter().zip(&now.offers).any(|(old, new)| {
             old.function != new.function
                 || (old.warm == 0) != (new.warm == 0)
+                || old.full != new.full
                 || (old.startable == 0) != (new.startable == 0)
         });
     load || offers
         || said.draining != now.draining
         || said.executors != now.executors
+        || said.abilities != now.abilities
         || said.addresses != now.addresses
         || said.carriage != now.carriage
         || said.epoch != now.epoch

@@ -35,8 +35,11 @@ pub struct Settings {
     pub role: Option<Role>,
     /// Its zone, where it is an edge node.
     pub zone: String,
-    /// Regions to spill to, in order; a cloud node's own is the first.
+    /// Regions to spill to, in order; a cloud node's own is the first. Empty:
+    /// the nearest that are heard of, or none.
     pub regions: Vec<String>,
+    /// Whether regions are followed that are not named.
+    pub follows_regions: bool,
     /// Labels for placement.
     pub labels: BTreeMap<String, String>,
     /// Whether to look for members on the local network.
@@ -57,6 +60,13 @@ pub struct Settings {
     pub registry: Registry,
     /// etcd, where it is one of those.
     pub etcd: EtcdSettings,
+}
+
+impl Settings {
+    /// A cloud node's own region.
+    pub(crate) fn own_region(&self) -> Option<String> {
+        self.regions.first().cloned()
+    }
 }
 
 /// Where functions are made known, and members found.
@@ -165,11 +175,11 @@ pub(super) fn region_topic(region: &str) -> String {
 
 /// What a node listens to: its own zone or region, the regions that it spills
 /// to, and what is for everybody.
-pub(super) fn topics(settings: &Settings, role: Role) -> Vec<String> {
+pub(super) fn topics(settings: &Settings, regions: &[String], role: Role) -> Vec<String> {
     let mut topics = vec![EVERYBODY.to_owned()];
     if role == Role::Edge {
         topics.push(zone_topic(&settings.zone));
     }
-    topics.extend(settings.regions.iter().map(|region| region_topic(region)));
+    topics.extend(regions.iter().map(|region| region_topic(region)));
     topics
 }

@@ -1,6 +1,6 @@
 //! Everything goes to the cloud; a cloud node runs it.
 
-use super::{Case, Decision, Policy, Reason};
+use super::{Case, Decision, Policy, Reaches, Reason};
 use crate::report::Role;
 
 /// Runs no call of an edge node's own users at the edge.
@@ -9,6 +9,13 @@ pub(super) struct CloudOnly;
 impl Policy for CloudOnly {
     fn name(&self) -> &'static str {
         "cloud-only"
+    }
+
+    fn reaches(&self) -> Reaches {
+        Reaches {
+            horizontal: false,
+            vertical: true,
+        }
     }
 
     fn decide(&self, case: &mut Case<'_>) -> Decision {

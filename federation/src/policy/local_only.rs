@@ -1,6 +1,6 @@
 //! Here or nowhere: warm, cold, or in the queue.
 
-use super::{Case, Decision, Policy};
+use super::{Case, Decision, Policy, Reaches};
 
 /// Asks no peer.
 pub(super) struct LocalOnly;
@@ -8,6 +8,13 @@ pub(super) struct LocalOnly;
 impl Policy for LocalOnly {
     fn name(&self) -> &'static str {
         "local-only"
+    }
+
+    fn reaches(&self) -> Reaches {
+        Reaches {
+            horizontal: false,
+            vertical: false,
+        }
     }
 
     fn decide(&self, case: &mut Case<'_>) -> Decision {

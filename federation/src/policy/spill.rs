@@ -1,11 +1,12 @@
 //! The default: here, else the best neighbour that can run it now, else the
-//! cloud, else a place in the queue here, else nothing.
+//! cloud, else a place in the queue here, else nothing. A node where the
+//! function fails and that of others does not comes last.
 //!
 //! A call that a peer sent goes on by the same rule, as far as its hops reach:
 //! peers know their own neighbours better than the sender does. It does not
 //! wait here: the sender still has other places to try.
 
-use super::{Case, Decision, Origin, Policy, Reason};
+use super::{Case, Decision, Origin, Policy, Reaches, Reason};
 
 /// Spills what does not fit, to where it is soonest run.
 pub(super) struct Spill;
@@ -15,9 +16,20 @@ impl Policy for Spill {
         "spill"
     }
 
+    fn reaches(&self) -> Reaches {
+        Reaches {
+            horizontal: true,
+            vertical: true,
+        }
+    }
+
     fn decide(&self, case: &mut Case<'_>) -> Decision {
         if let Some(decision) = at_once(case) {
             return decision;
+        }
+        // It could run here, and would fail as those before it.
+        if case.run_here().is_some() {
+            return case.wait_elsewhere().unwrap_or(Decision::Run);
         }
         match case.queue() {
             Ok(decision) => decision,
@@ -30,7 +42,10 @@ impl Policy for Spill {
 
     fn receive(&self, case: &mut Case<'_>) -> Decision {
         let decision = match case.request.origin {
-            Origin::Here | Origin::Neighbour => at_once(case),
+            Origin::Here | Origin::Neighbour => case
+                .run_here()
+                .or_else(|| case.neighbour())
+                .or_else(|| case.cloud()),
             Origin::Region { .. } => case.run_here().or_else(|| case.balance()),
         };
         decision.unwrap_or(Decision::Reject(Reason::NobodyHasRoom))
@@ -38,7 +53,7 @@ impl Policy for Spill {
 }
 
 fn at_once(case: &mut Case<'_>) -> Option<Decision> {
-    case.run_here()
+    case.run_well_here()
         .or_else(|| case.neighbour())
         .or_else(|| case.cloud())
 }

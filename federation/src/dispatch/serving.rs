@@ -1,0 +1,664 @@
+//! Calls and questions of other nodes: what this node gives them, and whose
+//! turn it is.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use libp2p_identity::PeerId;
+use tokio::sync::{Semaphore, oneshot};
+use weir_node::executor::{AnswerBody, Body};
+use weir_node::function::Scope;
+use weir_node::id::FunctionName;
+use weir_node::invocation::{Answer, Invocation, InvokeError, Refusal};
+
+use super::bodies::Kept;
+use super::wanted::Wanted;
+use super::{HOPS, Inner, Way};
+use crate::policy::Origin;
+use crate::report::Role;
+use crate::snapshot::Cost;
+use crate::turns::Turn;
+use crate::wire::{self, Arrived, LOOK, Look, Looked, Reply, Travelling, Why};
+
+/// How long a promise stands at the least, and in round trips.
+const PROMISE: (Duration, u32) = (Duration::from_millis(100), 2);
+
+/// Longest that a question or a call waits for its turn.
+const TURN_MAX: Duration = Duration::from_secs(5);
+
+/// Turns that are looked at when a place frees: one whose function is full
+/// must not hold back the others for ever.
+const TURNS_LOOKED_AT: usize = 16;
+
+/// Functions that this node brings at once for other nodes' users.
+const BRINGS: usize = 2;
+
+/// How long code is expected to need that nobody has measured: to begin with,
+/// and for each megabyte.
+const BRING_FIRST: Duration = Duration::from_millis(100);
+const BRING_MEGABYTE: Duration = Duration::from_millis(200);
+
+/// When a node that is to be asked again soon is asked again.
+const SOON: Duration = Duration::from_millis(500);
+
+/// What this node does for others.
+pub(super) struct Serving {
+    /// Calls that it holds of each node and function; no more than there are.
+    held: Mutex<HashMap<(PeerId, FunctionName), u32>>,
+    /// Those who wait for their turn; no more than [`crate::turns`] lets wait.
+    takers: DashMap<Turn, Taker>,
+    bringing: Semaphore,
+}
+
+impl Default for Serving {
+    fn default() -> Serving {
+        Serving {
+            held: Mutex::default(),
+            takers: DashMap::new(),
+            bringing: Semaphore::new(BRINGS),
+        }
+    }
+}
+
+struct Taker {
+    function: FunctionName,
+    cost: Cost,
+    most: u32,
+    told: oneshot::Sender<()>,
+}
+
+/// A call of a guest, counted until this is dropped.
+pub(super) struct Guest {
+    inner: Arc<Inner>,
+    from: PeerId,
+    function: FunctionName,
+    cost: Cost,
+    /// What it counts; nothing once it has gone on to another node.
+    cpu: std::sync::atomic::AtomicU32,
+}
+
+impl Guest {
+    fn new(inner: &Arc<Inner>, from: PeerId, function: FunctionName, cost: Cost) -> Guest {
+        let shared = &inner.federated.shared;
+        shared.guests.fetch_add(1, Ordering::Relaxed);
+        shared.guest_cpu[usize::from(cost.long)].fetch_add(cost.cpu, Ordering::Relaxed);
+        *inner
+            .serving
+            .held()
+            .entry((from, function.clone()))
+            .or_default() += 1;
+        Guest {
+            inner: inner.clone(),
+            from,
+            function,
+            cost,
+            cpu: cost.cpu.into(),
+        }
+    }
+
+    /// It goes on to another node, and takes nothing here.
+    pub(super) fn leaves(&self) {
+        let cpu = self.cpu.swap(0, Ordering::Relaxed);
+        let shared = &self.inner.federated.shared;
+        shared.guest_cpu[usize::from(self.cost.long)].fetch_sub(cpu, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.leaves();
+        self.inner
+            .federated
+            .shared
+            .guests
+            .fetch_sub(1, Ordering::Relaxed);
+        {
+            let mut held = self.inner.serving.held();
+            let key = (self.from, std::mem::replace(&mut self.function, nobody()));
+            if let Some(count) = held.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    held.remove(&key);
+                }
+            }
+        }
+        self.inner.serve_turns();
+    }
+}
+
+fn nobody() -> FunctionName {
+    "none".parse().expect("a name")
+}
+
+/// Why a guest's call is not run.
+struct Refused {
+    error: InvokeError,
+    /// The word for metrics.
+    word: Option<&'static str>,
+    why: Why,
+    ready_in: Duration,
+}
+
+impl Refused {
+    fn new(reason: Refusal, word: &'static str, why: Why) -> Refused {
+        let error = InvokeError::Refused {
+            reason,
+            retry_after: Duration::from_secs(1),
+        };
+        Refused {
+            error,
+            word: Some(word),
+            why,
+            ready_in: Duration::ZERO,
+        }
+    }
+
+    fn malformed(text: &str) -> Refused {
+        Refused {
+            error: InvokeError::Body(text.into()),
+            word: Some("malformed"),
+            why: Why::Other,
+            ready_in: Duration::ZERO,
+        }
+    }
+}
+
+/// What this node can do about a function that another node asks for.
+enum Standing {
+    /// It runs it.
+    Runs,
+    /// It could, and lacks the code.
+    Absent,
+    /// It could soon.
+    Later,
+    /// It cannot.
+    Unable(String),
+}
+
+impl Serving {
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<(PeerId, FunctionName), u32>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Calls of a function that a node may send now.
+    fn guest_room(&self, who: &PeerId, function: &FunctionName, cost: Cost) -> u32 {
+        let Some(places) = self.node.places(function) else {
+            return 0;
+        };
+        let load = self.federated.load(&self.node, Some(who));
+        let cpu = [load.guest_cpu, load.guest_cpu_long][usize::from(cost.long)];
+        let free = places.warm.saturating_add(places.startable);
+        free.min(cpu / cost.cpu.max(1))
+    }
+
+    /// Whether a call of a guest finds room now.
+    pub(super) fn has_guest_room(&self, guest: &Guest) -> bool {
+        // It counts itself already.
+        let shared = &self.federated.shared;
+        let counted = &shared.guest_cpu[usize::from(guest.cost.long)];
+        let own = guest.cpu.load(Ordering::Relaxed);
+        counted.fetch_sub(own, Ordering::Relaxed);
+        let room = self.guest_room(&guest.from, &guest.function, guest.cost);
+        counted.fetch_add(own, Ordering::Relaxed);
+        room > 0
+    }
+
+    /// What this node says of itself to a node that sent it a call, or asked.
+    fn told(&self, to: &PeerId, called: Option<&(FunctionName, Cost)>, streams: bool) -> Reply {
+        let load = self.federated.load(&self.node, Some(to));
+        let Some((function, cost)) = called else {
+            return Reply {
+                load: Some(load),
+                ..Reply::default()
+            };
+        };
+        let cpu = [load.guest_cpu, load.guest_cpu_long][usize::from(cost.long)];
+        let places = self.node.places(function).map(|places| {
+            let free = places.warm.saturating_add(places.startable);
+            free.min(cpu / cost.cpu.max(1))
+        });
+        let key = (*to, function.clone());
+        let held = self.serving.held().get(&key).copied().unwrap_or(0);
+        Reply {
+            load: Some(load),
+            places,
+            held: held.saturating_sub(u32::from(streams)),
+            streams,
+            why: None,
+            ready_in: 0,
+        }
+    }
+
+    /// Runs a call that a member sent, or sends it on, or refuses it before its
+    /// body is read.
+    pub(super) async fn receive(
+        self: &Arc<Self>,
+        from: PeerId,
+        request: Request<Body>,
+    ) -> Response<AnswerBody> {
+        if request.headers().contains_key(LOOK) {
+            return self.serve_look(from, request).await;
+        }
+        let mut called = None;
+        match Box::pin(self.guest(from, request, &mut called)).await {
+            Ok(answer) => {
+                self.count_guest("answered");
+                let streams = matches!(answer.response.body(), AnswerBody::Stream(_));
+                let told = self.told(&from, called.as_ref(), streams);
+                let arrived = Arrived::answer(&answer, told);
+                let mut response = answer.response;
+                wire::put(response.headers_mut(), &arrived);
+                response
+            }
+            Err(Refused {
+                error,
+                word,
+                why,
+                ready_in,
+            }) => {
+                self.count_guest(word.unwrap_or(error.word()));
+                let mut told = self.told(&from, called.as_ref(), false);
+                told.why = Some(why.as_str().to_owned());
+                told.ready_in = u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX);
+                let arrived = Arrived::without(&error, told);
+                let mut response = Response::new(AnswerBody::Whole(Bytes::from(error.to_string())));
+                *response.status_mut() =
+                    StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+                wire::put(response.headers_mut(), &arrived);
+                response
+            }
+        }
+    }
+
+    /// Takes a guest's call in.
+    async fn guest(
+        self: &Arc<Self>,
+        from: PeerId,
+        mut request: Request<Body>,
+        called: &mut Option<(FunctionName, Cost)>,
+    ) -> Result<Answer, Refused> {
+        let travelling: Travelling = wire::take(request.headers_mut())
+            .ok_or_else(|| Refused::malformed("a call without the words that carry it"))?;
+        let (Some(name), Some(id), Some(mut visited)) =
+            (travelling.name(), travelling.id(), travelling.path())
+        else {
+            let text = "a call whose function, id or path cannot be read";
+            return Err(Refused::malformed(text));
+        };
+        let cost = self.guest_cost(&name, travelling.service);
+        *called = Some((name.clone(), cost));
+        let own = self.federated.shared.id;
+        if from == own || visited.contains(&own) {
+            return Err(Refused::new(Refusal::NoRoom, "visited", Why::Other));
+        }
+        if !self.federated.admits(&from) {
+            return Err(Refused::new(Refusal::NoRoom, "not-a-member", Why::Other));
+        }
+        if self.federated.is_draining() {
+            return Err(Refused::new(Refusal::Draining, "draining", Why::Other));
+        }
+        self.check_standing(&from, &name, travelling.version)
+            .await?;
+        visited.push(from);
+        let origin = match self.federated.role() {
+            Role::Edge => Origin::Neighbour,
+            Role::Cloud => Origin::Region {
+                inside: travelling.region.is_some()
+                    && travelling.region == self.federated.settings().own_region(),
+            },
+        };
+        let now = self.node.clock().now();
+        let left = travelling.left.map(Duration::from_millis);
+        let invocation = Invocation {
+            id,
+            function: name.clone(),
+            request,
+            class: self.guest_class(travelling.class),
+            deadline: left.map(|left| now + left),
+            persists_until: None,
+        };
+        let guest = Arc::new(Guest::new(self, from, name.clone(), cost));
+        self.federated.turns().use_up(&from, cost.cpu, now);
+        let way = Way {
+            origin,
+            visited,
+            hops: travelling.hops.min(HOPS.saturating_sub(1)),
+            guest: Some(guest.clone()),
+        };
+        if travelling.wait > 0 && !self.has_guest_room(&guest) {
+            let wait = Duration::from_millis(travelling.wait).min(TURN_MAX);
+            self.wait_for_turn(from, (&name, cost, 1), wait).await;
+        }
+        let answer = self.place(invocation, way, None).await;
+        let mut answer = answer.map_err(|error| self.refusal(error, &name, cost))?;
+        answer.response = answer.response.map(|body| match body {
+            AnswerBody::Whole(bytes) => AnswerBody::Whole(bytes),
+            AnswerBody::Stream(body) => AnswerBody::Stream(Kept::new(body, guest).boxed_unsync()),
+        });
+        Ok(answer)
+    }
+
+    /// What it means to the sender that its call was not run here.
+    fn refusal(&self, error: InvokeError, name: &FunctionName, cost: Cost) -> Refused {
+        let why = match &error {
+            InvokeError::CannotRun { .. } => Why::Unable,
+            InvokeError::Refused { .. } => {
+                let places = self.node.places(name);
+                let full = places.is_some_and(|p| p.warm == 0 && p.startable == 0);
+                let free = self.federated.load(&self.node, None).cpu_free;
+                match full && free >= cost.cpu {
+                    true => Why::FunctionFull,
+                    false => Why::NodeFull,
+                }
+            }
+            InvokeError::Unknown(_)
+            | InvokeError::Class(_)
+            | InvokeError::Late { .. }
+            | InvokeError::Failed(_)
+            | InvokeError::PeerLost(_)
+            | InvokeError::Body(_) => Why::Other,
+        };
+        Refused {
+            error,
+            word: None,
+            why,
+            ready_in: Duration::ZERO,
+        }
+    }
+
+    fn guest_cost(&self, name: &FunctionName, service_micros: u64) -> Cost {
+        let spec = self.node.spec(name);
+        let spec = spec.or_else(|| self.federated.entry(name)?.spec);
+        let wanted = spec.map(|spec| Wanted::by(&spec, None)).unwrap_or_default();
+        let theirs = (service_micros > 0).then(|| Duration::from_micros(service_micros));
+        wanted.cost(self.service(name).or(theirs))
+    }
+
+    /// A guest's class where this node has one of that name; else its default.
+    fn guest_class(&self, class: Option<String>) -> Option<String> {
+        let classes = &self.node.config().classes;
+        class.filter(|name| classes.iter().any(|class| class.name == *name))
+    }
+
+    /// What this node can do about a version of a function.
+    async fn standing(&self, name: &FunctionName, version: u64) -> Standing {
+        let entry = self.federated.entry(name);
+        let own = self.node.spec(name);
+        if own.as_ref().is_some_and(|own| own.scope == Scope::Node) {
+            let text = "it is deployed there for that node alone (--scope node)";
+            return Standing::Unable(text.to_owned());
+        }
+        let known = entry.as_ref().map_or(0, |entry| entry.record.version);
+        if known < version {
+            return Standing::Later;
+        }
+        let newest = entry.and_then(|entry| entry.spec);
+        match (own, newest) {
+            (Some(own), Some(newest)) if own == newest => {}
+            (Some(_), None) => {}
+            (Some(_) | None, Some(_)) => {
+                return match self.steward.may_run_with_secrets(name).await {
+                    Ok(()) => Standing::Absent,
+                    Err(error) => Standing::Unable(error.to_string()),
+                };
+            }
+            (None, None) => return Standing::Unable("nothing is known of it".to_owned()),
+        }
+        // What runs has all that it needs.
+        let places = self.node.places(name).unwrap_or_default();
+        if places.warm == 0
+            && let Err(error) = self.steward.has_secrets(name).await
+        {
+            return Standing::Unable(error.to_string());
+        }
+        Standing::Runs
+    }
+
+    async fn check_standing(
+        self: &Arc<Self>,
+        from: &PeerId,
+        name: &FunctionName,
+        version: u64,
+    ) -> Result<(), Refused> {
+        let later = |ready_in| Refused {
+            ready_in,
+            ..Refused::new(Refusal::NoRoom, "bringing", Why::Bringing)
+        };
+        match self.standing(name, version).await {
+            Standing::Runs => Ok(()),
+            Standing::Later => Err(later(SOON)),
+            Standing::Absent => {
+                tracing::debug!(function = %name, peer = %from, "brings a function for a guest");
+                let (ready_in, _) = self.bring(name);
+                Err(later(ready_in))
+            }
+            Standing::Unable(reason) => Err(Refused {
+                error: InvokeError::CannotRun {
+                    function: name.clone(),
+                    reason,
+                },
+                word: Some("unable"),
+                why: Why::Unable,
+                ready_in: Duration::ZERO,
+            }),
+        }
+    }
+
+    /// Has a function brought here for others: how long that is expected to
+    /// take, and its end. `None` when others are brought already.
+    fn bring(
+        self: &Arc<Self>,
+        name: &FunctionName,
+    ) -> (Duration, Option<oneshot::Receiver<Result<(), String>>>) {
+        let entry = self.federated.entry(name);
+        let code = entry.and_then(|entry| entry.record.code);
+        let bytes = code.map_or(0, |code| code.bytes);
+        let megabytes = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+        let expected = BRING_FIRST.saturating_add(BRING_MEGABYTE.saturating_mul(megabytes));
+        if !self.steward.is_adopting(name) && self.serving.bringing.available_permits() == 0 {
+            return (expected.max(SOON), None);
+        }
+        let (ended, end) = oneshot::channel();
+        let (inner, name) = (self.clone(), name.clone());
+        tokio::spawn(async move {
+            let Ok(_turn) = inner.serving.bringing.acquire().await else {
+                return;
+            };
+            let brought = inner.steward.adopt_for_guests(&name).await;
+            if let Err(error) = &brought {
+                tracing::debug!(function = %name, %error, "a function is not brought for a guest");
+            }
+            // Whoever asked may have gone.
+            let _ = ended.send(brought.map_err(|error| error.to_string()));
+        });
+        (expected, Some(end))
+    }
+
+    async fn serve_look(
+        self: &Arc<Self>,
+        from: PeerId,
+        mut request: Request<Body>,
+    ) -> Response<AnswerBody> {
+        let look: Option<Look> = wire::take_from(request.headers_mut(), LOOK);
+        let mut response = Response::new(AnswerBody::Whole(Bytes::new()));
+        let name = look.as_ref().and_then(|look| look.function.parse().ok());
+        let (Some(look), Some(name)) = (look, name) else {
+            self.count_guest("malformed");
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            return response;
+        };
+        let looked = self.looked(from, &name, &look).await;
+        wire::put(response.headers_mut(), &looked);
+        response
+    }
+
+    async fn looked(self: &Arc<Self>, from: PeerId, name: &FunctionName, look: &Look) -> Looked {
+        let asked = self.node.clock().now();
+        let wait = Duration::from_millis(look.wait).min(TURN_MAX);
+        let cost = self.guest_cost(name, look.service);
+        let called = (name.clone(), cost);
+        let refused = |why: Why, ready_in: Duration, text: String| {
+            let mut told = self.told(&from, Some(&called), false);
+            told.why = Some(why.as_str().to_owned());
+            told.ready_in = u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX);
+            Looked { told, text }
+        };
+        if !self.federated.admits(&from) {
+            return refused(Why::Other, SOON, "not a member".to_owned());
+        }
+        if self.federated.is_draining() {
+            return refused(Why::Other, SOON, "it drains".to_owned());
+        }
+        match self.standing(name, look.version).await {
+            Standing::Runs => {}
+            Standing::Later => {
+                return refused(Why::Bringing, SOON, "it has not heard of it yet".to_owned());
+            }
+            Standing::Unable(reason) => return refused(Why::Unable, SOON, reason),
+            Standing::Absent if !look.bring => {
+                return refused(Why::Bringing, SOON, "it has no code of it".to_owned());
+            }
+            Standing::Absent => {
+                let (expected, end) = self.bring(name);
+                let brings = || "it brings the code".to_owned();
+                let Some(end) = end else {
+                    return refused(Why::Bringing, expected, brings());
+                };
+                match tokio::time::timeout(wait, end).await {
+                    Ok(Ok(Ok(()))) => {}
+                    Ok(Ok(Err(reason))) => return refused(Why::Unable, SOON, reason),
+                    Ok(Err(_)) | Err(_) => {
+                        let passed = self.node.clock().now().since(asked);
+                        let left = expected.saturating_sub(passed);
+                        return refused(Why::Bringing, left, brings());
+                    }
+                }
+            }
+        }
+        let most = look.most.max(1);
+        if self.guest_room(&from, name, cost) == 0 {
+            let passed = self.node.clock().now().since(asked);
+            let left = wait.saturating_sub(passed);
+            self.wait_for_turn(from, (name, cost, most), left).await;
+        } else {
+            self.promise(&from, name, cost, most);
+        }
+        let told = self.told(&from, Some(&called), false);
+        match told.places {
+            Some(1..) => Looked {
+                told,
+                text: String::new(),
+            },
+            Some(0) | None => {
+                let full = self.refusal(
+                    InvokeError::Refused {
+                        reason: Refusal::NoRoom,
+                        retry_after: SOON,
+                    },
+                    name,
+                    cost,
+                );
+                refused(full.why, Duration::ZERO, "it is full".to_owned())
+            }
+        }
+    }
+
+    /// Promises a node as many places as there are, up to `most`.
+    fn promise(&self, to: &PeerId, function: &FunctionName, cost: Cost, most: u32) {
+        let room = self.guest_room(to, function, cost).min(most);
+        let (least, round_trips) = PROMISE;
+        let round_trip = self.federated.round_trip(to).unwrap_or_default();
+        let stands = least.max(round_trip.saturating_mul(round_trips));
+        let now = self.node.clock().now();
+        let cpu = cost.cpu.saturating_mul(room);
+        self.federated.turns().promise(*to, cpu, now + stands, now);
+    }
+
+    /// Waits until a place is promised to a node in its turn, at most `wait`.
+    async fn wait_for_turn(
+        &self,
+        who: PeerId,
+        (function, cost, most): (&FunctionName, Cost, u32),
+        wait: Duration,
+    ) {
+        if wait.is_zero() {
+            return;
+        }
+        let Some(turn) = self.federated.turns().wait(who) else {
+            return;
+        };
+        let (told, promised) = oneshot::channel();
+        let taker = Taker {
+            function: function.clone(),
+            cost,
+            most,
+            told,
+        };
+        self.serving.takers.insert(turn, taker);
+        let _left = Left { inner: self, turn };
+        // A place may have become free meanwhile.
+        self.serve_turns();
+        let _ = tokio::time::timeout(wait, promised).await;
+    }
+
+    /// Promises places that became free to those whose turn it is.
+    pub(super) fn serve_turns(&self) {
+        loop {
+            let waiting = {
+                let turns = self.federated.turns();
+                if turns.is_empty() {
+                    return;
+                }
+                turns.in_turn()
+            };
+            let fits = |(turn, who): &(Turn, PeerId)| {
+                let taker = self.serving.takers.get(turn)?;
+                let room = self.guest_room(who, &taker.function, taker.cost);
+                (room > 0).then_some((*turn, *who))
+            };
+            let next = waiting.iter().take(TURNS_LOOKED_AT).find_map(fits);
+            let Some((turn, who)) = next else { return };
+            self.federated.turns().leave(turn);
+            let Some((_, taker)) = self.serving.takers.remove(&turn) else {
+                continue;
+            };
+            // Others wait too: one place each.
+            let most = if waiting.len() > 1 { 1 } else { taker.most };
+            self.promise(&who, &taker.function, taker.cost, most);
+            let _ = taker.told.send(());
+        }
+    }
+
+    /// Serves turns whenever a call of this node's own users frees a place.
+    pub(super) async fn watch_places(inner: Weak<Inner>) {
+        loop {
+            let Some(this) = inner.upgrade() else { return };
+            let node = this.node.clone();
+            drop(this);
+            node.freed().await;
+            let Some(this) = inner.upgrade() else { return };
+            this.serve_turns();
+        }
+    }
+}
+
+/// Ends a turn when dropped.
+struct Left<'a> {
+    inner: &'a Inner,
+    turn: Turn,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.inner.federated.turns().leave(self.turn);
+        self.inner.serving.takers.remove(&self.turn);
+    }
+}

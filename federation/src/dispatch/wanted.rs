@@ -1,0 +1,131 @@
+//! What a function wants of the node that runs it, read from how it was
+//! deployed.
+
+use std::collections::BTreeMap;
+
+use libp2p_identity::PeerId;
+use weir_node::function::{FunctionSpec, Network, Scope};
+
+use crate::catalogue::Entry;
+use crate::policy::{Bounds, Needs};
+use crate::snapshot::Cost;
+
+/// Constraints that name a processor: Kubernetes' and Swarm's.
+const ARCHITECTURE: [&str; 2] = ["kubernetes.io/arch", "node.platform.arch"];
+
+/// What a function wants of the node that runs it.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) executor: Option<&'static str>,
+    /// By the name that Rust has for it.
+    architecture: Option<String>,
+    labels: BTreeMap<String, String>,
+    grants: bool,
+    code_bytes: u64,
+    pub(super) bounds: Bounds,
+    /// Version of its record; 0 for none.
+    pub(super) version: u64,
+    /// Who deployed it.
+    pub(super) writer: Option<PeerId>,
+    cpu: u32,
+    pub(super) idempotent: bool,
+}
+
+impl Default for Wanted {
+    fn default() -> Wanted {
+        Wanted {
+            executor: None,
+            architecture: None,
+            labels: BTreeMap::new(),
+            grants: false,
+            code_bytes: 0,
+            bounds: Bounds::Node,
+            version: 0,
+            writer: None,
+            cpu: 1,
+            idempotent: false,
+        }
+    }
+}
+
+/// Whether a function asks for what its own node alone may give.
+pub(crate) fn asks_for_grants(spec: &FunctionSpec) -> bool {
+    let container = &spec.container;
+    !spec.allow_outbound.is_empty()
+        || container.network != Network::default()
+        || container.read_write
+        || container.image_user
+}
+
+impl Wanted {
+    /// By how it was deployed, and what the federation knows of that.
+    pub(super) fn by(spec: &FunctionSpec, entry: Option<&Entry>) -> Wanted {
+        let cpu = spec.cpu.unwrap_or(FunctionSpec::UNDECLARED_CPU);
+        let cpu = match spec.kind.executor() {
+            // A model has processors of its own.
+            "simulated" => 1,
+            _ => cpu.as_millicores().max(1),
+        };
+        let code = entry.and_then(|entry| entry.record.code);
+        let mut wanted = Wanted {
+            executor: Some(spec.kind.executor()),
+            grants: asks_for_grants(spec),
+            code_bytes: code.map_or(0, |code| code.bytes),
+            bounds: match spec.scope {
+                Scope::Node => Bounds::Node,
+                Scope::Zone => Bounds::Zone,
+                Scope::Federation => Bounds::Federation,
+            },
+            version: entry.map_or(0, |entry| entry.record.version),
+            writer: entry.map(|entry| entry.writer),
+            cpu,
+            idempotent: spec.idempotent,
+            ..Wanted::default()
+        };
+        for text in &spec.as_deployed.constraints {
+            let Some((key, value)) = text.split_once('=') else {
+                continue;
+            };
+            // OpenFaaS's own constraints are written `key == value`.
+            let (key, value) = (key.trim(), value.trim_start_matches('=').trim());
+            if ARCHITECTURE.contains(&key) {
+                let name = match value {
+                    "amd64" => "x86_64",
+                    "arm64" => "aarch64",
+                    other => other,
+                };
+                wanted.architecture = Some(name.to_owned());
+            } else {
+                wanted.labels.insert(key.to_owned(), value.to_owned());
+            }
+        }
+        wanted
+    }
+
+    /// Whether this machine with these labels will do; whether an executor is
+    /// here shows when the function is deployed.
+    pub(super) fn fits(&self, labels: &BTreeMap<String, String>) -> bool {
+        let here = std::env::consts::ARCH;
+        let architecture = self.architecture.as_ref();
+        architecture.is_none_or(|wanted| wanted == here)
+            && self.labels.iter().all(|(k, v)| labels.get(k) == Some(v))
+    }
+
+    pub(super) fn needs(&self) -> Needs<'_> {
+        Needs {
+            executor: self.executor,
+            architecture: self.architecture.as_deref(),
+            constraints: (!self.labels.is_empty()).then_some(&self.labels),
+            grants: self.grants,
+            code_bytes: self.code_bytes,
+        }
+    }
+
+    /// What a call takes that is expected to run so long.
+    pub(super) fn cost(&self, service: Option<std::time::Duration>) -> Cost {
+        Cost {
+            cpu: self.cpu,
+            long: service.is_some_and(|service| service > crate::snapshot::SHORT),
+        }
+    }
+}
