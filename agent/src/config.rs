@@ -704,7 +704,8 @@ pub static CLASS_KEYS: &[Key<ClassConfig>] = &[
     Key {
         path: "max-wait",
         field: |c| &mut c.max_wait,
-        help: "Longest wait in its queue.",
+        help: "Longest wait in its queue; none: 5 s, or twice the mean time that the function runs \
+               where that is more.",
     },
     Key {
         path: "queue",
@@ -714,7 +715,8 @@ pub static CLASS_KEYS: &[Key<ClassConfig>] = &[
     Key {
         path: "deadline",
         field: |c| &mut c.deadline,
-        help: "Deadline of a call that names none; none: the function's timeout alone.",
+        help: "Deadline of a call that is waited for and names none; none: the function's timeout \
+               alone.",
     },
     Key {
         path: "policy",

@@ -19,9 +19,10 @@ use crate::http::Traffic;
 
 /// Why calls are refused or fail before code runs, as the label `reason` has
 /// it; the words of `X-Weir-Error`. Any other word is counted as `other`.
-const REASONS: [&str; 20] = [
+const REASONS: [&str; 21] = [
     "queue-full",
     "too-many-calls",
+    "overloaded",
     "waited-too-long",
     "backlog-full",
     "draining",

@@ -551,7 +551,10 @@ impl Inner {
             function: name,
             request,
             class: self.guest_class(travelling.class),
-            deadline: travelling.left.map(Duration::from_millis),
+            deadline: travelling
+                .left
+                .map(|left| self.node.clock().now() + Duration::from_millis(left)),
+            persists_until: None,
         };
         let guest = Guest::new(self);
         let answer = self.place(invocation, way, None).await;
@@ -587,7 +590,7 @@ impl Inner {
     ) -> Result<Answer, InvokeError> {
         let clock = self.node.clock();
         let arrived = clock.now();
-        let deadline = invocation.deadline.map_or(Time::NEVER, |d| arrived + d);
+        let deadline = invocation.deadline.unwrap_or(Time::NEVER);
         let settings = self.federated.settings();
         let here = self.node.spec(&invocation.function);
         let absent = here.is_none();
@@ -610,9 +613,8 @@ impl Inner {
         let drains = self.federated.is_draining();
         for _ in 0..DECISIONS {
             let now = clock.now();
-            let prospect = self
-                .node
-                .prospect(&invocation.function, invocation.class.as_deref())?;
+            let prospect = self.node.prospect(&invocation)?;
+            let prospect = prospect.map(|outlook| (outlook.prospect, outlook.wait));
             let (here, queue) = match prospect {
                 _ if !fits_here => (Here::Unable, None),
                 None => (Here::Unable, None),
@@ -676,7 +678,7 @@ impl Inner {
                         note(&error.to_string());
                         return Err(error);
                     }
-                    Err(Declined::NoRoom(back)) => {
+                    Err(Declined::NoRoom(back) | Declined::Left(back, _)) => {
                         note("another call took the place");
                         invocation = *back;
                     }

@@ -7,11 +7,11 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use weir_node::admission::{Action, Admission, Arrival, FunctionKey, Slot, Verdict};
+use weir_node::admission::{Action, Admission, Arrival, FunctionKey, Kind, Pace, Slot, Verdict};
 use weir_node::config::ClassConfig;
 use weir_node::executor::Profile;
 use weir_node::pool::{Pool, Taken};
-use weir_node::queue::{Fit, Queue};
+use weir_node::queue::{Fit, Queue, Waiting};
 use weir_node::resources::{Cpu, Memory, Resources};
 use weir_node::time::Time;
 
@@ -70,11 +70,16 @@ impl Node {
 
     fn arrive(&mut self, function: FunctionKey) -> Option<Slot> {
         let now = self.tick();
+        let give_up = now + Duration::from_secs(30);
         let arrival = Arrival {
             function,
             class: 0,
-            give_up: now + Duration::from_secs(30),
+            kind: Kind::Awaited,
             patient: true,
+            arrived: now,
+            leave: give_up,
+            end: give_up,
+            pace: Pace::default(),
         };
         match self.admission.arrive(arrival, || 0, now, &mut self.actions) {
             Verdict::Run(slot) => Some(slot),
@@ -150,6 +155,16 @@ fn pool(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn waiting_until(class: usize, give_up: Time) -> Waiting {
+    Waiting {
+        class,
+        kind: Kind::Awaited,
+        arrived: Time::ZERO,
+        leave: give_up,
+        end: give_up,
+    }
+}
+
 fn queue(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("queue");
     let classes = [100, 10, 1].map(|priority| ClassConfig {
@@ -167,15 +182,16 @@ fn queue(criterion: &mut Criterion) {
             let mut push = |queue: &mut Queue<u64>| {
                 pushed += 1;
                 let function = functions[pushed % functions.len()];
-                let give_up = Time::from_nanos(pushed as u64);
-                queue.push(function, pushed % classes.len(), Time::ZERO, give_up, 0)
+                let class = pushed % classes.len();
+                let waiting = waiting_until(class, Time::from_nanos(pushed as u64));
+                queue.push(function, waiting, false, Time::ZERO, 0)
             };
             for _ in 0..waiting {
                 push(&mut queue);
             }
             bencher.iter(|| {
                 push(&mut queue);
-                black_box(queue.pick(|_, _| Fit::Runs))
+                black_box(queue.pick(Time::ZERO, |_, _| Fit::Runs))
             });
         });
     }
@@ -184,10 +200,12 @@ fn queue(criterion: &mut Criterion) {
         let function = pool.add(profile()).expect("smaller than the node");
         let mut queue = Queue::new(&classes);
         for at in 0..10_000 {
-            queue.push(function, 0, Time::ZERO, Time::from_nanos(at), 0);
+            let waiting = waiting_until(0, Time::from_nanos(at));
+            queue.push(function, waiting, false, Time::ZERO, 0);
         }
         bencher.iter(|| {
-            let ticket = queue.push(function, 0, Time::ZERO, Time::from_nanos(5_000), 0);
+            let waiting = waiting_until(0, Time::from_nanos(5_000));
+            let ticket = queue.push(function, waiting, false, Time::ZERO, 0);
             black_box(queue.remove(ticket))
         });
     });

@@ -13,22 +13,31 @@
 //!   waited longest, whichever start was meant for whom. A function with
 //!   waiting calls starts as many instances as those calls can fill, up to its
 //!   maximum and as far as there is room, at the cost of idle ones of others.
+//! * A call that would most likely wait longer than it may is refused at once,
+//!   and one that has done so leaves. Waiting for a start that is at hand does
+//!   not count as waiting for a place. What was accepted to be run later is
+//!   never refused for load, and waits as long as it takes.
+//! * A free place elsewhere is one more place: [`Admission::offer`] hands it to
+//!   the call whose turn it is. One that comes back has the seat that it left.
 //! * Each token is given back exactly once, in an [`Action`] or by
 //!   [`Admission::cancel`].
 //! * Whatever fits alone into the node runs in the end: a head that is passed
 //!   over too often holds the others back ([`crate::queue`]), and when nothing
 //!   moves any more even kept instances make room.
 
+use std::time::Duration;
+
 use crate::config::ClassConfig;
+use crate::estimate::ExpectedWait;
 use crate::executor::Profile;
 use crate::invocation::{Phase, Refusal};
 use crate::pool::{Change, Eviction, Pool, Taken};
-use crate::queue::{Fit, Look, Queue, Waited};
+use crate::queue::{Fit, Look, Queue, Waited, Waiting};
 use crate::resources::Resources;
 use crate::time::Time;
 
 pub use crate::pool::{FunctionGauges, FunctionKey, InstanceId, Places, Slot, TooLarge};
-pub use crate::queue::Ticket;
+pub use crate::queue::{Kind, Seat, Ticket};
 
 /// A call at the door.
 #[derive(Debug, Clone, Copy)]
@@ -37,10 +46,29 @@ pub struct Arrival {
     pub function: FunctionKey,
     /// Its class, as an index into the configured ones.
     pub class: usize,
-    /// When it stops waiting; [`Time::NEVER`] for no such moment.
-    pub give_up: Time,
+    /// Whether somebody waits for its answer. If not, it is not refused for
+    /// load.
+    pub kind: Kind,
     /// Whether it waits for a place; else only for a start that is at hand.
     pub patient: bool,
+    /// When it came; now, or before it was placed in vain.
+    pub arrived: Time,
+    /// When it stops waiting for a place; [`Time::NEVER`] for no such moment.
+    pub leave: Time,
+    /// When it stops waiting for a start that is at hand; not before `leave`.
+    pub end: Time,
+    /// By what its wait is guessed.
+    pub pace: Pace,
+}
+
+/// By what the wait of a call is guessed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// How long a call of its function runs; zero when nobody knows.
+    pub service: Duration,
+    /// Calls of this node that run elsewhere now: those places serve its queue
+    /// too.
+    pub elsewhere: u32,
 }
 
 /// What would become of a call that arrived now.
@@ -50,10 +78,10 @@ pub enum Prospect {
     Warm,
     /// It would wait for a start, and for nothing else.
     Start,
-    /// It would wait for a place, behind so many others of all functions.
+    /// It would wait for a place.
     Wait {
-        /// Those.
-        behind: usize,
+        /// So long, as far as anybody knows.
+        expected: ExpectedWait,
     },
     /// It would be refused.
     Refuse(Refusal),
@@ -217,8 +245,12 @@ impl<T> Admission<T> {
         let Arrival {
             function,
             class,
-            give_up,
+            kind,
             patient,
+            arrived,
+            leave,
+            end,
+            ..
         } = arrival;
         if self.draining {
             return Verdict::Refuse(Refusal::Draining);
@@ -229,36 +261,84 @@ impl<T> Admission<T> {
         let Some(gauges) = self.pool.gauges(function) else {
             return Verdict::Unknown;
         };
-        let overtakes = gauges.waiting > 0 || self.queue.has_contenders();
-        if !overtakes && let Taken::Slot(slot) = self.pool.take(function, now) {
+        if !self.overtakes(gauges)
+            && let Taken::Slot(slot) = self.pool.take(function, now)
+        {
             return Verdict::Run(slot);
         }
+        let at_hand = self.is_start_at_hand(function, gauges.waiting);
         let refusal = match patient {
-            true if self.queue.is_full(class) => {
-                let at_hand = self.is_start_at_hand(function, gauges.waiting);
-                (!at_hand).then_some(Refusal::QueueFull)
-            }
-            true => None,
+            true if at_hand => None,
+            true => self.refusal(&arrival, now),
             false => {
-                let at_hand = self.starts_at_once(function, gauges.waiting);
-                (!at_hand).then_some(Refusal::NoRoom)
+                let at_once = self.starts_at_once(function, gauges.waiting);
+                (!at_once).then_some(Refusal::NoRoom)
             }
         };
         if let Some(refusal) = refusal {
             return Verdict::Refuse(refusal);
         }
-        let ticket = self.queue.push(function, class, now, give_up, token());
+        let waiting = Waiting {
+            class,
+            kind,
+            arrived,
+            leave,
+            end,
+        };
+        let ticket = self.queue.push(function, waiting, at_hand, now, token());
         self.pool.count_waiting(function);
         self.settle(now, actions);
         Verdict::Wait(ticket)
     }
 
-    /// What would become of a call of `function` in `class`; `None` when the
-    /// function was removed.
+    /// Takes a call back in that left for a place elsewhere. It was taken once,
+    /// so that nothing is refused: it has its seat, or a place.
+    pub fn come_back(
+        &mut self,
+        function: FunctionKey,
+        seat: Seat,
+        token: impl FnOnce() -> T,
+        now: Time,
+        actions: &mut Vec<Action<T>>,
+    ) -> Verdict {
+        let Some(gauges) = self.pool.gauges(function) else {
+            return Verdict::Unknown;
+        };
+        if !self.overtakes(gauges)
+            && let Taken::Slot(slot) = self.pool.take(function, now)
+        {
+            return Verdict::Run(slot);
+        }
+        let at_hand = self.is_start_at_hand(function, gauges.waiting);
+        let ticket = self.queue.put_back(function, seat, at_hand, now, token());
+        self.pool.count_waiting(function);
+        self.settle(now, actions);
+        Verdict::Wait(ticket)
+    }
+
+    /// Hands a free place elsewhere to the waiting call whose turn it is, among
+    /// those that `ask` says can go there. That one is not in the queue any
+    /// more; it is returned with its seat.
+    pub fn offer(
+        &mut self,
+        now: Time,
+        ask: impl FnMut(&T) -> bool,
+        actions: &mut Vec<Action<T>>,
+    ) -> Option<(T, Seat)> {
+        self.expire_calls(now, actions);
+        let waited = self.queue.offer(now, ask)?;
+        let seat = waited.seat;
+        let token = self.token(waited);
+        self.settle(now, actions);
+        Some((token, seat))
+    }
+
+    /// What would become of such a call; `None` when the function was removed.
     ///
     /// # Panics
     /// When the class is not one of the configured ones.
-    pub fn prospect(&self, function: FunctionKey, class: usize) -> Option<Prospect> {
+    pub fn prospect(&self, arrival: &Arrival, now: Time) -> Option<Prospect> {
+        let function = arrival.function;
         let gauges = self.pool.gauges(function)?;
         if self.draining {
             return Some(Prospect::Refuse(Refusal::Draining));
@@ -266,19 +346,62 @@ impl<T> Admission<T> {
         if self.pool.running() + self.queue.len() >= self.max_calls {
             return Some(Prospect::Refuse(Refusal::TooManyCalls));
         }
-        let overtakes = gauges.waiting > 0 || self.queue.has_contenders();
-        if !overtakes && self.pool.has_place(function) && self.pool.has_room(function) {
+        if !self.overtakes(gauges) && self.pool.has_place(function) && self.pool.has_room(function)
+        {
             return Some(Prospect::Warm);
         }
         if self.starts_at_once(function, gauges.waiting) {
             return Some(Prospect::Start);
         }
-        Some(match self.queue.is_full(class) {
-            true => Prospect::Refuse(Refusal::QueueFull),
-            false => Prospect::Wait {
-                behind: self.queue.len(),
+        Some(match self.refusal(arrival, now) {
+            Some(refusal) => Prospect::Refuse(refusal),
+            None => Prospect::Wait {
+                expected: self.expected_wait(function, arrival.class, arrival.pace),
             },
         })
+    }
+
+    /// Why a call is not let into the queue.
+    fn refusal(&self, arrival: &Arrival, now: Time) -> Option<Refusal> {
+        let &Arrival {
+            function, class, ..
+        } = arrival;
+        match arrival.kind {
+            Kind::Accepted => None,
+            Kind::Awaited if self.queue.is_full(class) => Some(Refusal::QueueFull),
+            Kind::Awaited => {
+                let time = arrival.leave.since(now);
+                let expected = self.expected_wait(function, class, arrival.pace);
+                let fits = self.queue.fits(function, class, time, expected, now);
+                (!fits).then_some(Refusal::Overloaded)
+            }
+        }
+    }
+
+    /// How long a newcomer would wait for a place.
+    ///
+    /// # Panics
+    /// When the class is not one of the configured ones.
+    pub fn expected_wait(&self, function: FunctionKey, class: usize, pace: Pace) -> ExpectedWait {
+        let own = self
+            .pool
+            .gauges(function)
+            .map_or(0, |gauges| gauges.running);
+        let (ahead, here) = match self.pool.has_place(function) || own == 0 {
+            // Its calls take what any call gives back.
+            true => {
+                let all = u32::try_from(self.pool.running()).unwrap_or(u32::MAX);
+                (self.queue.ahead_of_class(class), all)
+            }
+            // Its own instances serve it.
+            false => (self.queue.ahead_of_function(function, class), own),
+        };
+        ExpectedWait::new(pace.service, ahead, here.saturating_add(pace.elsewhere))
+    }
+
+    /// Whether a newcomer that ran at once would go before somebody who waits.
+    fn overtakes(&self, gauges: FunctionGauges) -> bool {
+        gauges.waiting > 0 || self.queue.has_contenders()
     }
 
     /// For how many more calls of a function there is room; `None` when it was
@@ -420,6 +543,23 @@ impl<T> Admission<T> {
         self.pool.ledger().capacity()
     }
 
+    /// When the first waiting call gives up.
+    pub fn next_give_up(&self) -> Option<Time> {
+        self.queue.next_give_up()
+    }
+
+    /// Queues of functions that lack what others hold. Those that wait for
+    /// their own function's maximum, or for a start, do not count.
+    pub fn contending(&self) -> usize {
+        self.queue.lacking()
+    }
+
+    /// Whether every instance that a function may have is there, and none has a
+    /// free place.
+    pub fn is_full(&self, function: FunctionKey) -> bool {
+        self.pool.is_full(function)
+    }
+
     /// The numbers of one function; `None` when it was removed.
     pub fn gauges(&self, key: FunctionKey) -> Option<FunctionGauges> {
         self.pool.gauges(key)
@@ -446,17 +586,7 @@ impl<T> Admission<T> {
     fn settle(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
         // First, or a call might run after its caller was told that it waited
         // too long.
-        while let Some(waited) = self.queue.expire(now) {
-            let starting = self
-                .pool
-                .gauges(waited.function)
-                .is_some_and(|g| g.starting > 0);
-            let phase = if starting { Phase::Start } else { Phase::Queue };
-            actions.push(Action::Expired {
-                token: self.token(waited),
-                phase,
-            });
-        }
+        self.expire_calls(now, actions);
         if !self.queue.is_empty() {
             self.run_waiting(now, actions);
         }
@@ -472,9 +602,31 @@ impl<T> Admission<T> {
         }
     }
 
+    /// Has those leave who waited as long as they may, but for those that a
+    /// start is at hand for.
+    fn expire_calls(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
+        while let Some(due) = self.queue.due(now) {
+            let promised = self.queue.promised(due.function);
+            if due.may_stay && self.pool.covers(due.function, promised.saturating_add(1)) {
+                self.queue.promise(due.ticket);
+                continue;
+            }
+            let waited = self.queue.remove(due.ticket).expect("it is due");
+            let phase = match waited.promised {
+                true => Phase::Start,
+                false => Phase::Queue,
+            };
+            actions.push(Action::Expired {
+                token: self.token(waited),
+                phase,
+            });
+        }
+    }
+
     fn run_waiting(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
         let Admission { pool, queue, .. } = self;
-        while let Some(waited) = queue.pick(|function, look| judge(pool, function, look, now)) {
+        while let Some(waited) = queue.pick(now, |function, look| judge(pool, function, look, now))
+        {
             let Taken::Slot(slot) = pool.take(waited.function, waited.arrived) else {
                 unreachable!("judged to run in this very state");
             };
@@ -595,8 +747,12 @@ mod tests {
             let arrival = Arrival {
                 function,
                 class: 0,
-                give_up,
+                kind: Kind::Awaited,
                 patient: true,
+                arrived: at(self.now),
+                leave: give_up,
+                end: give_up,
+                pace: Pace::default(),
             };
             self.admission
                 .arrive(arrival, || token, at(self.now), &mut self.actions)

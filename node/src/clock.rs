@@ -41,3 +41,8 @@ pub fn timestamp() -> jiff::Timestamp {
 pub fn call_id() -> CallId {
     CallId::new(rand::random())
 }
+
+/// A number from 0 to 1, drawn anew.
+pub fn chance() -> f64 {
+    rand::random()
+}

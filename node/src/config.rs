@@ -15,11 +15,13 @@ pub struct ClassConfig {
     /// Its weight: when several classes wait, each is served in proportion to
     /// its weight, so the lowest still gets its share. 1 to 1000.
     pub priority: u32,
-    /// Longest wait in the queue.
-    pub max_wait: Duration,
+    /// Longest wait in the queue; `None` for 5 s or twice the mean time that
+    /// the function runs, whichever is more.
+    pub max_wait: Option<Duration>,
     /// Most calls waiting at once.
     pub queue: usize,
-    /// Deadline of a call that names none; `None` for the function's timeout alone.
+    /// Deadline of a call that is waited for and names none; `None` for the
+    /// function's timeout alone.
     pub deadline: Option<Duration>,
     /// The policy that places its calls in a federation; `None` for the
     /// node's.
@@ -31,7 +33,7 @@ impl Default for ClassConfig {
         ClassConfig {
             name: "default".to_owned(),
             priority: 10,
-            max_wait: Duration::from_secs(30),
+            max_wait: None,
             queue: 1000,
             deadline: None,
             policy: None,

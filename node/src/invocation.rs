@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::executor::{AnswerBody, Body, BodyError};
 use crate::id::{CallId, FunctionName};
+use crate::time::Time;
 
 /// One call as the door hands it in.
 pub struct Invocation {
@@ -17,8 +18,13 @@ pub struct Invocation {
     pub request: http::Request<Body>,
     /// The class that the caller asked for.
     pub class: Option<String>,
-    /// The latest useful answer, counted from arrival.
-    pub deadline: Option<Duration>,
+    /// The latest useful answer, a moment that was fixed when the call arrived;
+    /// `None` for none but its class's.
+    pub deadline: Option<Time>,
+    /// For a call that was accepted to be run later: until when it waits for a
+    /// place, in order and whatever the load. `None` for a call whose caller
+    /// waits.
+    pub persists_until: Option<Time>,
 }
 
 /// Whether a call found warm code.
@@ -72,7 +78,9 @@ pub enum Refusal {
     QueueFull,
     /// The node runs or holds as many calls as it may.
     TooManyCalls,
-    /// The longest wait of the class passed without a free place.
+    /// It would most likely wait longer than it may.
+    Overloaded,
+    /// It waited for as long as it may without a free place.
     WaitedTooLong,
     /// The backlog of asynchronous calls is full.
     BacklogFull,
@@ -92,6 +100,7 @@ impl Refusal {
         match self {
             Refusal::QueueFull => "queue-full",
             Refusal::TooManyCalls => "too-many-calls",
+            Refusal::Overloaded => "overloaded",
             Refusal::WaitedTooLong => "waited-too-long",
             Refusal::BacklogFull => "backlog-full",
             Refusal::Draining => "draining",
@@ -116,7 +125,7 @@ pub enum InvokeError {
     Refused {
         /// Why.
         reason: Refusal,
-        /// A guess of when a place will be free; at least a second.
+        /// A guess of when a place will be free.
         retry_after: Duration,
     },
     /// The node cannot run this function now, whatever the load.

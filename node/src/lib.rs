@@ -6,6 +6,7 @@ pub mod callback;
 pub mod clock;
 pub mod config;
 mod disk;
+pub mod estimate;
 pub mod executor;
 pub mod function;
 pub mod id;

@@ -15,7 +15,7 @@ mod invoke;
 mod rate;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -31,12 +31,13 @@ use tokio_util::task::TaskTracker;
 use self::backlog::Backlog;
 use self::functions::Function;
 use self::instances::{Live, Waiter};
-pub use self::invoke::Declined;
+pub use self::invoke::{Declined, Moves, Outlook};
 use crate::admission::{Admission, FunctionKey, InstanceId, Places};
 use crate::artifact::{Artifacts, Put, PutError};
 use crate::callback::{BadCallback, Callbacks};
 use crate::clock::Clock;
 use crate::config::NodeConfig;
+use crate::estimate::Estimate;
 use crate::executor::{self, Body, Executor};
 use crate::function::{ArtifactKind, FunctionSpec};
 use crate::id::{CallId, Digest, FunctionName, Namespace, Receipt, SecretName};
@@ -278,6 +279,15 @@ struct Inner {
     config: NodeConfig,
     clock: Clock,
     admission: Mutex<Admission<Waiter>>,
+    /// Waiting calls that may leave for a place elsewhere.
+    movable: AtomicUsize,
+    /// Calls that arrived here and run elsewhere now.
+    elsewhere: AtomicU32,
+    /// When calls are looked at that give up, in the clock's nanoseconds.
+    /// Written under the lock of admission.
+    alarm: AtomicU64,
+    /// Told that the alarm is due earlier.
+    alarm_moved: Notify,
     /// Deployed functions by name; at most `max_functions`.
     functions: DashMap<FunctionName, Arc<Function>>,
     by_key: DashMap<FunctionKey, Arc<Function>>,
@@ -369,6 +379,9 @@ pub struct Capability {
     pub running: usize,
     /// Calls that wait.
     pub waiting: usize,
+    /// Queues of functions that lack resources which others hold; not those
+    /// that wait for their own function's maximum or for a start.
+    pub contending: usize,
 }
 
 /// The same for one function.
@@ -380,8 +393,11 @@ pub struct FunctionCapability {
     pub places: Places,
     /// Calls that run.
     pub running: u32,
-    /// How long a call runs, smoothed; zero before the first.
-    pub service: Duration,
+    /// How long a call runs.
+    pub service: Estimate,
+    /// Whether every instance that it may have is there, and none has a free
+    /// place.
+    pub full: bool,
     /// How long a start takes, smoothed; zero before the first.
     pub start: Duration,
     /// Calls answered since the node started.
@@ -455,6 +471,10 @@ impl Node {
                 &config.classes,
                 config.max_calls,
             )),
+            movable: AtomicUsize::new(0),
+            elsewhere: AtomicU32::new(0),
+            alarm: AtomicU64::new(u64::MAX),
+            alarm_moved: Notify::new(),
             functions: DashMap::new(),
             by_key: DashMap::new(),
             instances: DashMap::new(),
@@ -575,6 +595,7 @@ impl Node {
             held: admission.held(),
             running: admission.running(),
             waiting: admission.waiting(),
+            contending: admission.contending(),
         }
     }
 
@@ -606,16 +627,18 @@ impl Node {
             if version.state() != FunctionState::Ready || !version.executor.works() {
                 return None;
             }
-            let (places, gauges) = {
+            let (places, gauges, full) = {
                 let admission = self.inner.admission();
                 let places = admission.places(function.key)?;
-                (places, admission.gauges(function.key)?)
+                let full = admission.is_full(function.key);
+                (places, admission.gauges(function.key)?, full)
             };
             Some(FunctionCapability {
                 spec: version.spec.clone(),
                 places,
                 running: gauges.running,
-                service: function.service.expected(),
+                service: function.service.estimate(),
+                full,
                 start: function.start.expected(),
                 invocations: function.invocations.load(Ordering::Relaxed),
             })
@@ -629,6 +652,41 @@ impl Node {
     pub fn places(&self, name: &FunctionName) -> Option<Places> {
         let key = self.inner.functions.get(name)?.key;
         self.inner.admission().places(key)
+    }
+
+    /// How long calls of a function run here; `None` when it is not deployed
+    /// here.
+    pub fn service(&self, name: &FunctionName) -> Option<Estimate> {
+        let function = self.inner.functions.get(name)?;
+        Some(function.service.estimate())
+    }
+
+    /// Whether a function has every instance here that it may have, and none
+    /// has a free place; `None` when it is not deployed here.
+    pub fn function_full(&self, name: &FunctionName) -> Option<bool> {
+        let key = self.inner.functions.get(name)?.key;
+        Some(self.inner.admission().is_full(key))
+    }
+
+    /// The default deadline of a class: the one of that name, or the first.
+    pub fn class_deadline(&self, class: Option<&str>) -> Option<Duration> {
+        let mut classes = self.inner.config.classes.iter();
+        let found = match class {
+            Some(name) => classes.find(|class| class.name == name),
+            None => classes.next(),
+        };
+        found?.deadline
+    }
+
+    /// The same for a call of a function, whose first class is meant when none
+    /// is named; `None` also when it is not deployed here.
+    pub fn default_deadline(&self, name: &FunctionName, class: Option<&str>) -> Option<Duration> {
+        if class.is_some() {
+            return self.class_deadline(class);
+        }
+        let function = self.inner.functions.get(name)?;
+        let first = function.current.load().classes[0];
+        self.inner.config.classes[first].deadline
     }
 
     /// The size in bytes of an artifact that the node has.

@@ -579,6 +579,17 @@ impl Pool {
         function.is_some_and(|function| function.live() < function.profile.max_instances)
     }
 
+    /// Whether every instance that the function may have is there, and none has
+    /// a place that is free, or will be and nobody waits for.
+    pub fn is_full(&self, key: FunctionKey) -> bool {
+        let function = self.functions.get(key.0);
+        function.is_some_and(|function| {
+            function.available.is_empty()
+                && function.live() >= function.profile.max_instances
+                && !self.covers(key, function.waiting.saturating_add(1))
+        })
+    }
+
     /// Whether an instance and a call on it would fit.
     pub fn has_room_to_start(&self, key: FunctionKey) -> bool {
         self.functions.get(key.0).is_some_and(|function| {

@@ -1,8 +1,8 @@
 //! Calls that wait: bounded per QoS class, in order, and shared by weight.
 //!
-//! Calls of one function and class form a **lane** and leave it in the order
-//! they came. A lane is *asleep* while its function alone decides when it goes
-//! on (all its instances are busy and it may have no more, or one is being
+//! Calls of one function, class and [`Kind`] form a **lane** and leave it in the
+//! order they came. A lane is *asleep* while its function alone decides when it
+//! goes on (all its instances are busy and it may have no more, or one is being
 //! started); it costs nothing then, and nobody waits behind it. It *contends*
 //! when it lacks what others could take from it: processor share or memory.
 //! It is *patient* when it is served by instances of its own and would like
@@ -15,14 +15,27 @@
 //! contend for saves no credit.
 //!
 //! **Look-ahead.** A contending head that does not fit lets up to
-//! [`LOOK_AHEAD`] lanes behind it, and other classes, go first; after it was
-//! passed over [`PASSED_OVER`] times in its turn, nobody goes before it, so
-//! that what is released adds up to what it needs.
+//! [`LOOK_AHEAD`] lanes behind it, and other classes, go first; after its lane
+//! was passed over [`PASSED_OVER`] times in its turn, nobody goes before it, so
+//! that what is released adds up to what it needs. The lane counts, not the
+//! call: heads that give up meanwhile would start again for ever.
+//!
+//! **Too late for order.** Under load that lasts, first come, first served has
+//! everybody wait until it is too late. A lane whose oldest call has used half
+//! of its time serves the newest first, until it has not; the old ones are
+//! served when the newest are, or leave. Calls that were accepted to be run
+//! later have no such time, and stay in order.
+//!
+//! **Elsewhere.** A free place on another node is one more place:
+//! [`Queue::offer`] has the same turns as [`Queue::pick`], over all lanes, as
+//! whatever a lane waits for here is not what it waits for there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
+use std::time::Duration;
 
 use crate::config::ClassConfig;
+use crate::estimate::ExpectedWait;
 use crate::pool::FunctionKey;
 use crate::slab::{Key, Slab};
 use crate::time::Time;
@@ -36,6 +49,10 @@ pub const LOOK_AHEAD: usize = 8;
 /// keeps the node busier; fewer bounds a large call's wait more tightly.
 pub const PASSED_OVER: u32 = 32;
 
+/// Calls that are asked about one place elsewhere: each is a few looks into
+/// maps, and all of them together a few microseconds under a lock.
+pub const ASKED: usize = 64;
+
 /// The stride of weight 1; large against the greatest weight, so that integer
 /// division costs no class more than a thousandth of its share.
 const STRIDE_ONE: u64 = 1 << 20;
@@ -43,9 +60,67 @@ const STRIDE_ONE: u64 = 1 << 20;
 /// The greatest weight.
 const WEIGHT_MOST: u32 = 1000;
 
+/// The part of its time after which a call is late: it may still be served, but
+/// what comes now is more likely to be.
+const LATE: u32 = 2;
+
+/// The part of its time for which a lane has had calls waiting before its load
+/// is taken to last, and the part of its time that others may then go before a
+/// newcomer. Half of what makes a lane late, so that one whose load lasts stays
+/// in order even where it is served at half the rate that was expected.
+const LASTING: u32 = 4;
+
 /// A waiting call; finds nothing once the call has left the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(Key);
+
+/// Whether somebody waits for the answer of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Its caller does.
+    Awaited,
+    /// Nobody does: it was accepted to be run later.
+    Accepted,
+}
+
+impl Kind {
+    const ALL: [Kind; 2] = [Kind::Awaited, Kind::Accepted];
+}
+
+/// Where a call stands in the queue, so that it can go back there after it left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seat {
+    pub(crate) class: usize,
+    pub(crate) kind: Kind,
+    pub(crate) arrived: Time,
+    /// When it stops waiting for a place; [`Time::NEVER`] for no such moment.
+    pub(crate) leave: Time,
+    /// When it stops waiting for a start that is at hand; not before `leave`.
+    pub(crate) end: Time,
+    sequence: u64,
+}
+
+impl Seat {
+    /// When its call came.
+    pub fn arrived(&self) -> Time {
+        self.arrived
+    }
+}
+
+/// A call that comes to wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// Its class, as an index into the configured ones.
+    pub class: usize,
+    /// Whether somebody waits for its answer.
+    pub kind: Kind,
+    /// When it came.
+    pub arrived: Time,
+    /// When it stops waiting for a place; [`Time::NEVER`] for no such moment.
+    pub leave: Time,
+    /// When it stops waiting for a start that is at hand; not before `leave`.
+    pub end: Time,
+}
 
 /// A call that left the queue.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +131,21 @@ pub struct Waited<T> {
     pub function: FunctionKey,
     /// When it came.
     pub arrived: Time,
+    /// Whether it waited for a start that was at hand.
+    pub promised: bool,
+    /// Where it stood.
+    pub seat: Seat,
+}
+
+/// A call that has waited as long as it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// Which.
+    pub ticket: Ticket,
+    /// The function it asks for.
+    pub function: FunctionKey,
+    /// Whether it may wait on for a start that is at hand.
+    pub may_stay: bool,
 }
 
 /// Which lane is being judged in [`Queue::pick`].
@@ -86,13 +176,23 @@ pub enum Fit {
 struct Entry<T> {
     token: T,
     function: FunctionKey,
-    class: usize,
-    sequence: u64,
-    arrived: Time,
+    seat: Seat,
+    /// Until when it waits as things are: `leave`, or `end` once promised.
     give_up: Time,
-    passed_over: u32,
+    /// A start is at hand for it.
+    promised: bool,
     before: Option<Key>,
     after: Option<Key>,
+}
+
+impl<T> Entry<T> {
+    /// Whether it has used half of the time that it may wait.
+    fn is_late(&self, now: Time) -> bool {
+        let arrived = self.seat.arrived;
+        self.give_up != Time::NEVER
+            && self.seat.kind == Kind::Awaited
+            && now.since(arrived) >= self.give_up.since(arrived) / LATE
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +208,13 @@ struct Lane {
     head: Option<Key>,
     tail: Option<Key>,
     state: State,
+    length: usize,
+    /// Calls that a start is at hand for.
+    promised: u32,
+    /// Since when there has been a call without a break.
+    since: Time,
+    /// How often its head was passed over since one of its calls was served.
+    passed_over: u32,
 }
 
 #[derive(Debug)]
@@ -116,29 +223,34 @@ struct Class {
     /// How much it was served, in strides; the least is next.
     pass: u64,
     most: usize,
-    length: usize,
+    /// Calls by kind.
+    lengths: [usize; 2],
+    /// Heads of all lanes by arrival.
+    heads: BTreeSet<(u64, Key)>,
     /// Heads of contending lanes by arrival.
-    contending: BTreeMap<u64, Key>,
+    contending: BTreeSet<(u64, Key)>,
+    /// Calls in contending lanes.
+    contending_calls: usize,
     /// Patient lanes, looked at in turn.
-    patient: BTreeSet<FunctionKey>,
-    patient_last: Option<FunctionKey>,
+    patient: BTreeSet<usize>,
+    patient_last: Option<usize>,
 }
 
 /// All waiting calls of a node.
 #[derive(Debug)]
 pub struct Queue<T> {
     classes: Vec<Class>,
-    /// By function, then class; as many as there ever were functions at once.
+    /// By function, class and kind; as many as there ever were functions at once.
     lanes: Vec<Lane>,
     entries: Slab<Entry<T>>,
-    give_ups: BTreeMap<(Time, u64), Key>,
+    give_ups: BTreeSet<(Time, u64, Key)>,
     sequence: u64,
     /// The pass of the class served last, before it was served.
     pass: u64,
     contending: usize,
     /// Kept between picks so that they allocate nothing.
     order: Vec<usize>,
-    passed_over: Vec<Key>,
+    passed_over: Vec<usize>,
 }
 
 impl<T> Queue<T> {
@@ -148,8 +260,10 @@ impl<T> Queue<T> {
             stride: STRIDE_ONE / u64::from(config.priority.clamp(1, WEIGHT_MOST)),
             pass: 0,
             most: config.queue,
-            length: 0,
-            contending: BTreeMap::new(),
+            lengths: [0; 2],
+            heads: BTreeSet::new(),
+            contending: BTreeSet::new(),
+            contending_calls: 0,
             patient: BTreeSet::new(),
             patient_last: None,
         };
@@ -157,7 +271,7 @@ impl<T> Queue<T> {
             classes: classes.iter().map(class).collect(),
             lanes: Vec::new(),
             entries: Slab::default(),
-            give_ups: BTreeMap::new(),
+            give_ups: BTreeSet::new(),
             sequence: 0,
             pass: 0,
             contending: 0,
@@ -178,12 +292,14 @@ impl<T> Queue<T> {
 
     /// Calls of one class that wait.
     pub fn class_len(&self, class: usize) -> usize {
-        self.classes[class].length
+        self.classes[class].lengths.iter().sum()
     }
 
-    /// Whether one class holds as many calls as it should.
+    /// Whether one class holds as many calls as it should. Those that were
+    /// accepted to be run later have a bound of their own.
     pub fn is_full(&self, class: usize) -> bool {
-        self.classes[class].length >= self.classes[class].most
+        let class = &self.classes[class];
+        class.lengths[Kind::Awaited as usize] >= class.most
     }
 
     /// Whether some lane lacks resources, so that a newcomer who took them
@@ -192,45 +308,108 @@ impl<T> Queue<T> {
         self.contending > 0
     }
 
+    /// Lanes that lack what others hold; not those that wait for their own
+    /// function.
+    pub fn lacking(&self) -> usize {
+        let patient = self.classes.iter().map(|class| class.patient.len());
+        self.contending + patient.sum::<usize>()
+    }
+
+    /// Calls of a function that a start is at hand for.
+    pub fn promised(&self, function: FunctionKey) -> u32 {
+        let lanes = self.lanes_of(function);
+        lanes.map(|at| self.lanes[at].promised).sum()
+    }
+
     /// Puts a call at the end of its lane and wakes the lane. The caller has
-    /// looked at [`Queue::is_full`].
+    /// looked at [`Queue::is_full`]. `promised` tells whether a start is at
+    /// hand for it.
     pub fn push(
         &mut self,
         function: FunctionKey,
-        class: usize,
-        arrived: Time,
-        give_up: Time,
+        waiting: Waiting,
+        promised: bool,
+        now: Time,
         token: T,
     ) -> Ticket {
-        let at = self.lane(function, class);
-        if self.lanes.len() <= at {
-            self.lanes
-                .resize((function.index() + 1) * self.classes.len(), Lane::default());
-        }
-        let sequence = self.sequence;
+        let Waiting {
+            class,
+            kind,
+            arrived,
+            leave,
+            end,
+        } = waiting;
+        let seat = Seat {
+            class,
+            kind,
+            arrived,
+            leave,
+            end,
+            sequence: self.sequence,
+        };
         self.sequence += 1;
-        let before = self.lanes[at].tail;
+        self.put_back(function, seat, promised, now, token)
+    }
+
+    /// Puts a call where it stood before it left, and wakes its lane.
+    pub fn put_back(
+        &mut self,
+        function: FunctionKey,
+        seat: Seat,
+        promised: bool,
+        now: Time,
+        token: T,
+    ) -> Ticket {
+        let at = self.lane(function, seat.class, seat.kind);
+        if self.lanes.len() <= at {
+            let lanes = (function.index() + 1) * self.classes.len() * Kind::ALL.len();
+            self.lanes.resize(lanes, Lane::default());
+        }
+        // Most come last, and those that were away were among the first, or
+        // left a moment ago.
+        let mut before = self.lanes[at].tail;
+        while let Some(key) = before
+            && self.entry(key).seat.sequence > seat.sequence
+        {
+            before = self.entry(key).before;
+        }
+        let after = match before {
+            Some(before) => self.entry(before).after,
+            None => self.lanes[at].head,
+        };
+        let give_up = if promised { seat.end } else { seat.leave };
         let key = self.entries.insert(Entry {
             token,
             function,
-            class,
-            sequence,
-            arrived,
+            seat,
             give_up,
-            passed_over: 0,
+            promised,
             before,
-            after: None,
+            after,
         });
+        let lane = &mut self.lanes[at];
+        if lane.length == 0 {
+            lane.since = now;
+            lane.passed_over = 0;
+        }
+        lane.length += 1;
+        lane.promised += u32::from(promised);
+        let contends = lane.state == State::Contending;
+        let class = &mut self.classes[seat.class];
+        class.lengths[seat.kind as usize] += 1;
+        class.contending_calls += usize::from(contends);
+        match after {
+            Some(after) => self.entry_mut(after).before = Some(key),
+            None => self.lanes[at].tail = Some(key),
+        }
         match before {
             Some(before) => self.entry_mut(before).after = Some(key),
-            None => self.lanes[at].head = Some(key),
+            None => self.set_head(at, Some(key)),
         }
-        self.lanes[at].tail = Some(key);
-        self.classes[class].length += 1;
         if give_up != Time::NEVER {
-            self.give_ups.insert((give_up, sequence), key);
+            self.give_ups.insert((give_up, seat.sequence, key));
         }
-        self.set_state(function, class, State::Contending);
+        self.set_state(at, State::Contending);
         Ticket(key)
     }
 
@@ -242,37 +421,120 @@ impl<T> Queue<T> {
 
     /// Takes out the oldest call of a function, of whatever class.
     pub fn remove_oldest(&mut self, function: FunctionKey) -> Option<Waited<T>> {
-        let heads = (0..self.classes.len()).filter_map(|class| self.head(function, class));
-        let oldest = heads.min_by_key(|key| self.entry(*key).sequence)?;
+        let heads = self.lanes_of(function).filter_map(|at| self.lanes[at].head);
+        let oldest = heads.min_by_key(|key| self.entry(*key).seat.sequence)?;
         Some(self.take(oldest))
     }
 
     /// When the first call gives up.
     pub fn next_give_up(&self) -> Option<Time> {
-        self.give_ups
-            .first_key_value()
-            .map(|((give_up, _), _)| *give_up)
+        self.give_ups.first().map(|(give_up, ..)| *give_up)
     }
 
-    /// Takes out a call that gave up by `now`, the earliest first.
-    pub fn expire(&mut self, now: Time) -> Option<Waited<T>> {
-        let (&(give_up, _), &key) = self.give_ups.first_key_value()?;
-        (give_up <= now).then(|| self.take(key))
+    /// The call that gave up first, by `now`. It is to be removed or
+    /// [promised a start](Queue::promise).
+    pub fn due(&self, now: Time) -> Option<Due> {
+        let &(give_up, _, key) = self.give_ups.first()?;
+        let entry = self.entry(key);
+        (give_up <= now).then_some(Due {
+            ticket: Ticket(key),
+            function: entry.function,
+            may_stay: entry.seat.end > now,
+        })
+    }
+
+    /// Has a call wait on for a start that is at hand for it.
+    pub fn promise(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entries.get_mut(ticket.0) else {
+            return;
+        };
+        let (sequence, end) = (entry.seat.sequence, entry.seat.end);
+        let old = std::mem::replace(&mut entry.give_up, end);
+        let again = std::mem::replace(&mut entry.promised, true);
+        let (function, seat) = (entry.function, entry.seat);
+        self.give_ups.remove(&(old, sequence, ticket.0));
+        if end != Time::NEVER {
+            self.give_ups.insert((end, sequence, ticket.0));
+        }
+        let at = self.lane(function, seat.class, seat.kind);
+        self.lanes[at].promised += u32::from(!again);
     }
 
     /// Has the lanes of a function judged again: a place became free, or an
     /// instance may start.
     pub fn wake(&mut self, function: FunctionKey) {
-        for class in 0..self.classes.len() {
-            if self.head(function, class).is_some() {
-                self.set_state(function, class, State::Contending);
+        for at in self.lanes_of(function) {
+            if self.lanes[at].head.is_some() {
+                self.set_state(at, State::Contending);
             }
         }
     }
 
+    // How long a newcomer would wait.
+
+    /// Calls of its own function that are served before a newcomer of a class.
+    pub fn ahead_of_function(&self, function: FunctionKey, class: usize) -> u64 {
+        self.ahead(class, |other| {
+            let lanes = Kind::ALL.map(|kind| self.lane(function, other, kind));
+            let lanes = lanes.iter().filter_map(|at| self.lanes.get(*at));
+            lanes.map(|lane| lane.length).sum()
+        })
+    }
+
+    /// Calls of all functions that contend with a newcomer of a class and are
+    /// served before it.
+    pub fn ahead_of_class(&self, class: usize) -> u64 {
+        self.ahead(class, |other| self.classes[other].contending_calls)
+    }
+
+    /// All calls of its own class, and of each other class as many as are
+    /// served meanwhile.
+    fn ahead(&self, class: usize, waiting: impl Fn(usize) -> usize) -> u64 {
+        let count = |of: usize| u64::try_from(waiting(of)).unwrap_or(u64::MAX);
+        let own = count(class);
+        let turns = own
+            .saturating_add(1)
+            .saturating_mul(self.classes[class].stride);
+        let others = (0..self.classes.len()).filter(|other| *other != class);
+        let others = others.map(|other| count(other).min(turns / self.classes[other].stride));
+        own.saturating_add(others.sum())
+    }
+
+    /// Whether a newcomer that may wait for `time` is likely to be served in
+    /// it; whatever nothing is known of is.
+    ///
+    /// While load lasts, a lane takes in no more than it serves. One more would
+    /// wait until it is late, and then find itself behind the newest.
+    pub fn fits(
+        &self,
+        function: FunctionKey,
+        class: usize,
+        time: Duration,
+        expected: ExpectedWait,
+        now: Time,
+    ) -> bool {
+        let lane = self.lanes.get(self.lane(function, class, Kind::Awaited));
+        let lane = lane.and_then(|lane| Some((lane, lane.head?, lane.tail?)));
+        let Some((lane, head, tail)) = lane.filter(|_| !expected.turn.is_zero()) else {
+            return expected.whole() <= time;
+        };
+        if self.entry(head).is_late(now) {
+            // It would be the next one, and bury the newcomer before it.
+            return self.entry(tail).is_late(now) && expected.turn <= time;
+        }
+        let lasts = now.since(lane.since) >= time / LASTING;
+        expected.whole() <= time && !(lasts && expected.others > time / LASTING)
+    }
+
+    // Who goes next.
+
     /// Takes out the call that goes next, or none when no call fits. `judge`
     /// is asked about the heads of lanes in the order of their turn.
-    pub fn pick(&mut self, mut judge: impl FnMut(FunctionKey, Look) -> Fit) -> Option<Waited<T>> {
+    pub fn pick(
+        &mut self,
+        now: Time,
+        mut judge: impl FnMut(FunctionKey, Look) -> Fit,
+    ) -> Option<Waited<T>> {
         let mut order = std::mem::take(&mut self.order);
         let mut passed_over = std::mem::take(&mut self.passed_over);
         order.clear();
@@ -280,25 +542,96 @@ impl<T> Queue<T> {
         order.extend((0..self.classes.len()).filter(|class| self.contends(*class)));
         order.sort_unstable_by_key(|class| (self.classes[*class].pass, *class));
         let chosen = self.choose(&order, &mut passed_over, &mut judge);
-        if let Some(chosen) = chosen {
-            for key in &passed_over {
-                self.entry_mut(*key).passed_over += 1;
+        let chosen = chosen.map(|at| {
+            for &at in &passed_over {
+                self.lanes[at].passed_over += 1;
             }
-            let class = &mut self.classes[self.entries.get(chosen).expect("chosen waits").class];
-            self.pass = class.pass;
-            class.pass += class.stride;
-        }
+            let key = self.next_of(at, now).expect("a chosen lane has a call");
+            self.serve(key)
+        });
         self.order = order;
         self.passed_over = passed_over;
-        chosen.map(|key| self.take(key))
+        chosen
+    }
+
+    /// Takes out the first call that `ask` says goes to a place elsewhere. It is
+    /// asked about the next calls of all lanes in the order of their turn, at
+    /// most [`ASKED`].
+    pub fn offer(&mut self, now: Time, mut ask: impl FnMut(&T) -> bool) -> Option<Waited<T>> {
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        order.extend((0..self.classes.len()).filter(|at| !self.classes[*at].heads.is_empty()));
+        // One that contended for nothing here has saved no credit.
+        order.sort_unstable_by_key(|at| (self.classes[*at].pass.max(self.pass), *at));
+        let chosen = self.choose_elsewhere(&order, now, &mut ask);
+        self.order = order;
+        let chosen = chosen?;
+        let class = self.entry(chosen).seat.class;
+        self.classes[class].pass = self.classes[class].pass.max(self.pass);
+        Some(self.serve(chosen))
+    }
+
+    fn choose_elsewhere(
+        &self,
+        order: &[usize],
+        now: Time,
+        ask: &mut impl FnMut(&T) -> bool,
+    ) -> Option<Key> {
+        let mut asked = 0;
+        for &class in order {
+            for &(_, head) in &self.classes[class].heads {
+                let mut next = self.next_of(self.lane_of(head), now);
+                let newest_first = next != Some(head);
+                // Not all calls of a lane may go to the same peers.
+                for _ in 0..LOOK_AHEAD {
+                    let Some(key) = next else {
+                        break;
+                    };
+                    if asked == ASKED {
+                        return None;
+                    }
+                    asked += 1;
+                    let entry = self.entry(key);
+                    if ask(&entry.token) {
+                        return Some(key);
+                    }
+                    next = if newest_first {
+                        entry.before
+                    } else {
+                        entry.after
+                    };
+                }
+            }
+        }
+        None
+    }
+
+    /// Which call of a lane goes next: its oldest, or its newest while the
+    /// oldest is late.
+    fn next_of(&self, at: usize, now: Time) -> Option<Key> {
+        let head = self.lanes[at].head?;
+        match self.entry(head).is_late(now) {
+            true => self.lanes[at].tail,
+            false => Some(head),
+        }
+    }
+
+    /// Takes out a call in its turn.
+    fn serve(&mut self, key: Key) -> Waited<T> {
+        let at = self.lane_of(key);
+        self.lanes[at].passed_over = 0;
+        let class = &mut self.classes[self.entries.get(key).expect("it waits").seat.class];
+        self.pass = class.pass;
+        class.pass += class.stride;
+        self.take(key)
     }
 
     fn choose(
         &mut self,
         order: &[usize],
-        passed_over: &mut Vec<Key>,
+        passed_over: &mut Vec<usize>,
         judge: &mut impl FnMut(FunctionKey, Look) -> Fit,
-    ) -> Option<Key> {
+    ) -> Option<usize> {
         let mut turn = Look::Turn;
         for &class in order {
             let mut short = 0;
@@ -308,25 +641,22 @@ impl<T> Queue<T> {
                     .contending
                     .range((from, Unbounded))
                     .next();
-                let Some((&sequence, &head)) = next else {
+                let Some(&(sequence, head)) = next else {
                     break;
                 };
-                from = Excluded(sequence);
-                let Entry {
-                    function,
-                    passed_over: times,
-                    ..
-                } = *self.entry(head);
+                from = Excluded((sequence, head));
+                let at = self.lane_of(head);
+                let function = self.entry(head).function;
                 match judge(function, if short == 0 { turn } else { Look::Behind }) {
-                    Fit::Runs => return Some(head),
-                    Fit::Asleep => self.set_state(function, class, State::Asleep),
-                    Fit::Patient => self.set_state(function, class, State::Patient),
+                    Fit::Runs => return Some(at),
+                    Fit::Asleep => self.set_state(at, State::Asleep),
+                    Fit::Patient => self.set_state(at, State::Patient),
                     Fit::Short => {
-                        if times >= PASSED_OVER {
+                        if self.lanes[at].passed_over >= PASSED_OVER {
                             return None;
                         }
                         if short == 0 {
-                            passed_over.push(head);
+                            passed_over.push(at);
                             turn = Look::Head;
                         }
                         short += 1;
@@ -338,18 +668,22 @@ impl<T> Queue<T> {
     }
 
     /// What the others left goes to lanes that would like one more instance.
-    fn choose_patient(&mut self, judge: &mut impl FnMut(FunctionKey, Look) -> Fit) -> Option<Key> {
+    fn choose_patient(
+        &mut self,
+        judge: &mut impl FnMut(FunctionKey, Look) -> Fit,
+    ) -> Option<usize> {
         let mut look = Look::Head;
         for class in 0..self.classes.len() {
             for _ in 0..self.classes[class].patient.len().min(LOOK_AHEAD) {
-                let Some(function) = self.next_patient(class) else {
+                let Some(at) = self.next_patient(class) else {
                     break;
                 };
-                match judge(function, look) {
-                    Fit::Runs => return self.head(function, class),
-                    Fit::Asleep => self.set_state(function, class, State::Asleep),
+                let head = self.lanes[at].head.expect("a patient lane has a call");
+                match judge(self.entry(head).function, look) {
+                    Fit::Runs => return Some(at),
+                    Fit::Asleep => self.set_state(at, State::Asleep),
                     Fit::Patient => {}
-                    Fit::Short => self.set_state(function, class, State::Contending),
+                    Fit::Short => self.set_state(at, State::Contending),
                 }
                 look = Look::Behind;
             }
@@ -357,7 +691,7 @@ impl<T> Queue<T> {
         None
     }
 
-    fn next_patient(&mut self, class: usize) -> Option<FunctionKey> {
+    fn next_patient(&mut self, class: usize) -> Option<usize> {
         let class = &mut self.classes[class];
         let from = class.patient_last.map_or(Unbounded, Excluded);
         let after = class.patient.range((from, Unbounded)).next();
@@ -368,19 +702,27 @@ impl<T> Queue<T> {
     /// Whether a head was passed over so often that nobody goes before it.
     #[cfg(test)]
     pub(crate) fn is_held_back(&self) -> bool {
-        let mut heads = self
-            .classes
-            .iter()
-            .flat_map(|class| class.contending.values());
-        heads.any(|head| self.entry(*head).passed_over >= PASSED_OVER)
+        let mut heads = self.classes.iter().flat_map(|class| &class.contending);
+        heads.any(|(_, head)| self.lanes[self.lane_of(*head)].passed_over >= PASSED_OVER)
     }
 
-    fn lane(&self, function: FunctionKey, class: usize) -> usize {
-        function.index() * self.classes.len() + class
+    // How it is kept.
+
+    fn lane(&self, function: FunctionKey, class: usize, kind: Kind) -> usize {
+        (function.index() * self.classes.len() + class) * Kind::ALL.len() + kind as usize
     }
 
-    fn head(&self, function: FunctionKey, class: usize) -> Option<Key> {
-        self.lanes.get(self.lane(function, class))?.head
+    /// The lane of a waiting call.
+    fn lane_of(&self, key: Key) -> usize {
+        let entry = self.entry(key);
+        self.lane(entry.function, entry.seat.class, entry.seat.kind)
+    }
+
+    /// Those that there are of a function.
+    fn lanes_of(&self, function: FunctionKey) -> std::ops::Range<usize> {
+        let each = self.classes.len() * Kind::ALL.len();
+        let first = function.index() * each;
+        first.min(self.lanes.len())..(first + each).min(self.lanes.len())
     }
 
     fn contends(&self, class: usize) -> bool {
@@ -399,26 +741,49 @@ impl<T> Queue<T> {
             .expect("lanes hold waiting calls only")
     }
 
+    /// Gives a lane another head. Both calls are in the queue.
+    fn set_head(&mut self, at: usize, head: Option<Key>) {
+        let old = std::mem::replace(&mut self.lanes[at].head, head);
+        let contends = self.lanes[at].state == State::Contending;
+        let place = |key: Key| {
+            let seat = &self.entry(key).seat;
+            (seat.class, (seat.sequence, key))
+        };
+        let (old, new) = (old.map(place), head.map(place));
+        if let Some((class, old)) = old {
+            self.classes[class].heads.remove(&old);
+            if contends {
+                self.classes[class].contending.remove(&old);
+            }
+        }
+        if let Some((class, new)) = new {
+            self.classes[class].heads.insert(new);
+            if contends {
+                self.classes[class].contending.insert(new);
+            }
+        }
+    }
+
     /// Moves a lane that is not empty from one state to another.
-    fn set_state(&mut self, function: FunctionKey, class: usize, state: State) {
-        let at = self.lane(function, class);
-        let old = std::mem::replace(&mut self.lanes[at].state, state);
+    fn set_state(&mut self, at: usize, state: State) {
+        let lane = &mut self.lanes[at];
+        let old = std::mem::replace(&mut lane.state, state);
         if old == state {
             return;
         }
-        let head = self.lanes[at]
-            .head
-            .expect("an empty lane has no state to leave");
-        let sequence = self.entry(head).sequence;
-        let (least, class) = (self.pass, &mut self.classes[class]);
+        let length = lane.length;
+        let head = lane.head.expect("an empty lane has no state to leave");
+        let seat = self.entry(head).seat;
+        let (least, class) = (self.pass, &mut self.classes[seat.class]);
         match old {
             State::Asleep => {}
             State::Contending => {
-                class.contending.remove(&sequence);
+                class.contending.remove(&(seat.sequence, head));
+                class.contending_calls -= length;
                 self.contending -= 1;
             }
             State::Patient => {
-                class.patient.remove(&function);
+                class.patient.remove(&at);
             }
         }
         match state {
@@ -427,47 +792,52 @@ impl<T> Queue<T> {
                 if class.contending.is_empty() {
                     class.pass = class.pass.max(least);
                 }
-                class.contending.insert(sequence, head);
+                class.contending.insert((seat.sequence, head));
+                class.contending_calls += length;
                 self.contending += 1;
             }
             State::Patient => {
-                class.patient.insert(function);
+                class.patient.insert(at);
             }
         }
     }
 
     /// Unlinks one call; its lane keeps its state as long as it has calls.
     fn take(&mut self, key: Key) -> Waited<T> {
+        let at = self.lane_of(key);
         let Entry {
-            function,
-            class,
+            seat,
             before,
             after,
+            promised,
             ..
         } = *self.entry(key);
-        let at = self.lane(function, class);
-        let state = self.lanes[at].state;
-        if before.is_none() {
-            self.set_state(function, class, State::Asleep);
+        if before.is_none() && after.is_none() {
+            self.set_state(at, State::Asleep);
         }
         match before {
             Some(before) => self.entry_mut(before).after = after,
-            None => self.lanes[at].head = after,
+            None => self.set_head(at, after),
         }
         match after {
             Some(after) => self.entry_mut(after).before = before,
             None => self.lanes[at].tail = before,
         }
-        if before.is_none() && after.is_some() {
-            self.set_state(function, class, state);
-        }
-        self.classes[class].length -= 1;
+        let lane = &mut self.lanes[at];
+        lane.length -= 1;
+        lane.promised -= u32::from(promised);
+        let contends = lane.state == State::Contending;
+        let class = &mut self.classes[seat.class];
+        class.lengths[seat.kind as usize] -= 1;
+        class.contending_calls -= usize::from(contends);
         let entry = self.entries.remove(key).expect("taken once");
-        self.give_ups.remove(&(entry.give_up, entry.sequence));
+        self.give_ups.remove(&(entry.give_up, seat.sequence, key));
         Waited {
             token: entry.token,
-            function,
-            arrived: entry.arrived,
+            function: entry.function,
+            arrived: seat.arrived,
+            promised,
+            seat,
         }
     }
 }

@@ -71,7 +71,8 @@ fn invocation(name: &str, number: u8) -> Invocation {
         function: name.parse().expect("valid name"),
         request: http::Request::new(body("")),
         class: None,
-        deadline: Some(LONG),
+        deadline: None,
+        persists_until: None,
     }
 }
 
@@ -249,7 +250,7 @@ async fn a_deadline_that_passes_in_the_queue_says_so() {
     });
     until(async || (node.status().running == 1).then_some(())).await;
     let mut hasty = invocation("narrow", 2);
-    hasty.deadline = Some(Duration::from_millis(20));
+    hasty.deadline = Some(node.clock().now() + Duration::from_millis(20));
     let late = node.invoke(hasty).await.map(drop);
     assert!(
         matches!(

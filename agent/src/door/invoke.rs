@@ -259,7 +259,7 @@ pub async fn wait(
     prefix: &'static str,
 ) -> Response<Reply> {
     let door = &*connection.handler;
-    let arrived = Instant::now();
+    let (arrived, began) = (Instant::now(), door.node.clock().now());
     let (mut parts, incoming) = request.into_parts();
     let linger = lingers(&parts.headers);
     let limits = door.body;
@@ -278,6 +278,9 @@ pub async fn wait(
         Session::ask(&mut parts.headers);
     }
     let (body, verdict) = body::bound(incoming, limits, linger);
+    let class = caller.class.as_deref();
+    let by_class = || door.node.default_deadline(&caller.name, class);
+    let deadline = caller.deadline.or_else(by_class);
     let watch = Watch {
         name: caller.name.clone(),
         id: caller.id,
@@ -294,7 +297,8 @@ pub async fn wait(
         function: caller.name,
         request: Request::from_parts(parts, body),
         class: caller.class,
-        deadline: caller.deadline,
+        deadline: deadline.map(|deadline| began + deadline),
+        persists_until: None,
     };
     let call = match &door.dispatch {
         // A session is bound to this connection, and so to this node.
@@ -581,6 +585,7 @@ pub async fn submit(
     prefix: &'static str,
 ) -> Response<Reply> {
     let door = &*connection.handler;
+    let arrived = door.node.clock().now();
     let (mut parts, incoming) = request.into_parts();
     let limits = BodyLimits {
         bytes: door.async_body_bytes,
@@ -614,7 +619,9 @@ pub async fn submit(
             function: caller.name,
             request: Request::from_parts(parts, body),
             class: caller.class,
-            deadline: caller.deadline,
+            deadline: caller.deadline.map(|deadline| arrived + deadline),
+            // The node says when it is run.
+            persists_until: None,
         },
         body_bytes: limits.bytes,
         callback,

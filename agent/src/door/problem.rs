@@ -164,6 +164,7 @@ impl From<InvokeError> for Problem {
                 let status = match reason {
                     Refusal::QueueFull
                     | Refusal::TooManyCalls
+                    | Refusal::Overloaded
                     | Refusal::WaitedTooLong
                     | Refusal::BacklogFull
                     | Refusal::RateLimit

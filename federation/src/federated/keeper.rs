@@ -415,7 +415,7 @@ impl Keeper {
             warm: f.places.warm,
             startable: f.places.startable,
             running: f.running,
-            service_micros: micros(f.service),
+            service_micros: micros(f.service.mean),
             start_micros: micros(f.start),
         });
         let own = lock(&shared.own);

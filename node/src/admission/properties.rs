@@ -16,7 +16,11 @@ enum Event {
         function: usize,
         class: usize,
         patience: u64,
+        accepted: bool,
     },
+    /// A place is free elsewhere, where calls with such tokens may go.
+    Offer(u64),
+    ComeBack(usize),
     Finish(usize),
     Started(usize),
     StartFailed(usize),
@@ -69,11 +73,16 @@ fn any_profile() -> impl Strategy<Value = Profile> {
 fn any_event() -> impl Strategy<Value = Event> {
     let i = any::<usize>;
     prop_oneof![
-        12 => (i(), 0usize..2, 1u64..100).prop_map(|(function, class, patience)| Event::Arrive {
-            function,
-            class,
-            patience
-        }),
+        12 => (i(), 0usize..2, 1u64..100, any::<bool>()).prop_map(
+            |(function, class, patience, accepted)| Event::Arrive {
+                function,
+                class,
+                patience,
+                accepted,
+            }
+        ),
+        2 => (1u64..4).prop_map(Event::Offer),
+        2 => i().prop_map(Event::ComeBack),
         8 => i().prop_map(Event::Finish),
         6 => i().prop_map(Event::Started),
         1 => i().prop_map(Event::StartFailed),
@@ -86,6 +95,17 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => (i(), 0u32..4).prop_map(|(at, replicas)| Event::Scale(at, replicas)),
         1 => i().prop_map(Event::Remove),
     ]
+}
+
+/// A call of a class that waits as long as it takes.
+fn endless(class: usize) -> Waiting {
+    Waiting {
+        class,
+        kind: Kind::Awaited,
+        arrived: Time::ZERO,
+        leave: Time::NEVER,
+        end: Time::NEVER,
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +128,17 @@ struct ModelInstance {
 struct WaitingCall {
     function: FunctionKey,
     class: usize,
+    kind: Kind,
+    arrived: Time,
+    give_up: Time,
     ticket: Option<Ticket>,
+}
+
+impl WaitingCall {
+    fn is_late(&self, now: Time) -> bool {
+        self.kind == Kind::Awaited
+            && now.since(self.arrived) * 2 >= self.give_up.since(self.arrived)
+    }
 }
 
 struct Shell {
@@ -120,6 +150,10 @@ struct Shell {
     instances: BTreeMap<InstanceId, ModelInstance>,
     running: Vec<(Slot, Resources)>,
     waiting: BTreeMap<u64, WaitingCall>,
+    /// Calls that left for a place elsewhere.
+    away: Vec<(u64, WaitingCall, Seat)>,
+    /// How many came back.
+    returned: usize,
     next_token: u64,
     version: u32,
 }
@@ -140,6 +174,8 @@ impl Shell {
             instances: BTreeMap::new(),
             running: Vec::new(),
             waiting: BTreeMap::new(),
+            away: Vec::new(),
+            returned: 0,
             next_token: 0,
             version: 0,
         }
@@ -167,11 +203,32 @@ impl Shell {
                 function,
                 class,
                 patience,
+                accepted,
             } => {
                 if let Some(function) = self.function(function) {
-                    self.arrive(function, class, now + Duration::from_millis(patience));
+                    let give_up = match accepted {
+                        true => Time::NEVER,
+                        false => now + Duration::from_millis(patience),
+                    };
+                    self.arrive(function, class, give_up);
                 }
             }
+            Event::Offer(every) => {
+                let mut asked = Vec::new();
+                let goes = |token: &u64| {
+                    asked.push(*token);
+                    token.is_multiple_of(every)
+                };
+                let left = self.admission.offer(now, goes, &mut self.actions);
+                self.offered(left, &asked);
+            }
+            Event::ComeBack(at) if !self.away.is_empty() => {
+                let (token, call, seat) = self.away.swap_remove(at % self.away.len());
+                if self.functions.contains_key(&call.function) {
+                    self.come_back(token, call, seat);
+                }
+            }
+            Event::ComeBack(_) => {}
             Event::Finish(at) if !self.running.is_empty() => {
                 let (slot, _) = self.running.swap_remove(at % self.running.len());
                 self.admission.finish(slot, now, &mut self.actions);
@@ -258,11 +315,19 @@ impl Shell {
         let token = self.next_token;
         self.next_token += 1;
         let others = self.waiting.values().any(|call| call.function == function);
+        let kind = match give_up {
+            Time::NEVER => Kind::Accepted,
+            _ => Kind::Awaited,
+        };
         let arrival = Arrival {
             function,
             class,
-            give_up,
+            kind,
             patient: true,
+            arrived: self.now,
+            leave: give_up,
+            end: give_up,
+            pace: Pace::default(),
         };
         match self
             .admission
@@ -279,11 +344,52 @@ impl Shell {
                     WaitingCall {
                         function,
                         class,
+                        kind,
+                        arrived: self.now,
+                        give_up,
                         ticket,
                     },
                 );
             }
-            Verdict::Refuse(_) => {}
+            Verdict::Refuse(Refusal::TooManyCalls) => {}
+            Verdict::Refuse(refusal) => {
+                assert_eq!(
+                    kind,
+                    Kind::Awaited,
+                    "what was accepted is taken: {refusal:?}"
+                );
+            }
+            Verdict::Unknown => panic!("the function is deployed"),
+        }
+    }
+
+    fn offered(&mut self, left: Option<(u64, Seat)>, asked: &[u64]) {
+        // What it made room for, and who gave up, comes first.
+        self.act();
+        let mut once = asked.to_vec();
+        once.sort_unstable();
+        once.dedup();
+        assert_eq!(once.len(), asked.len(), "nobody is asked twice");
+        let Some((token, seat)) = left else {
+            return;
+        };
+        assert_eq!(asked.last(), Some(&token), "whoever says yes goes");
+        let call = self.answered(token);
+        self.away.push((token, call, seat));
+    }
+
+    fn come_back(&mut self, token: u64, call: WaitingCall, seat: Seat) {
+        self.returned += 1;
+        let back =
+            self.admission
+                .come_back(call.function, seat, || token, self.now, &mut self.actions);
+        match back {
+            Verdict::Run(slot) => self.run(slot),
+            Verdict::Wait(ticket) => {
+                let ticket = Some(ticket);
+                self.waiting.insert(token, WaitingCall { ticket, ..call });
+            }
+            Verdict::Refuse(refusal) => panic!("it was taken once: {refusal:?}"),
             Verdict::Unknown => panic!("the function is deployed"),
         }
     }
@@ -315,10 +421,23 @@ impl Shell {
             match action {
                 Action::Run { token, slot } => {
                     let call = self.answered(token);
-                    let older = self.waiting.range(..token).any(|(_, other)| {
-                        other.function == call.function && other.class == call.class
-                    });
-                    assert!(!older, "first come, first served");
+                    let in_lane = |(_, other): &(&u64, &WaitingCall)| {
+                        other.function == call.function
+                            && other.class == call.class
+                            && other.kind == call.kind
+                    };
+                    let oldest = self.waiting.range(..token).find(in_lane);
+                    let newer = self.waiting.range(token..).find(in_lane);
+                    match oldest {
+                        None => assert!(
+                            newer.is_none() || !call.is_late(self.now),
+                            "the newest is served first while the oldest is late"
+                        ),
+                        Some((_, oldest)) => assert!(
+                            newer.is_none() && oldest.is_late(self.now),
+                            "first come, first served until then"
+                        ),
+                    }
                     self.run(slot);
                 }
                 Action::Start { instance, function } => {
@@ -370,7 +489,8 @@ impl Shell {
         assert_eq!(self.admission.running(), self.running.len());
         assert_eq!(self.admission.waiting(), self.waiting.len());
         assert_eq!(self.admission.instances(), self.instances.len());
-        assert!(self.running.len() + self.waiting.len() <= 40);
+        // Those that come back are let in whatever came meanwhile.
+        assert!(self.running.len() + self.waiting.len() <= 40 + self.returned);
         for (id, instance) in &self.instances {
             let on_it = self.calls_on(*id);
             assert!(on_it <= instance.profile.calls_per_instance);
@@ -503,12 +623,12 @@ proptest! {
         let mut queue = Queue::new(&classes);
         for class in 0..classes.len() {
             for _ in 0..picks {
-                queue.push(function, class, Time::ZERO, Time::NEVER, class);
+                queue.push(function, endless(class), false, Time::ZERO, class);
             }
         }
         let mut served = vec![0usize; classes.len()];
         for _ in 0..picks {
-            let waited = queue.pick(|_, _| Fit::Runs).expect("all wait");
+            let waited = queue.pick(Time::ZERO, |_, _| Fit::Runs).expect("all wait");
             served[waited.token] += 1;
         }
         let all: u32 = weights.iter().sum();
@@ -536,12 +656,12 @@ fn lanes_behind_a_short_head_are_looked_at_within_bounds() {
     };
     for _ in 0..100 {
         let function = pool.add(profile).expect("fits");
-        queue.push(function, 0, Time::ZERO, Time::NEVER, ());
+        queue.push(function, endless(0), false, Time::ZERO, ());
     }
     let mut judged = BTreeSet::new();
     assert!(
         queue
-            .pick(|function, _| {
+            .pick(Time::ZERO, |function, _| {
                 judged.insert(function);
                 Fit::Short
             })

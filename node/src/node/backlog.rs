@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use libp2p_identity::PeerId;
 use tokio::sync::{Notify, Semaphore};
 
+use super::invoke::refused;
 use super::{CallResult, CallState, ChangeError, Copied, Inner, Submission, SubmitError, stored};
 use crate::executor::{AnswerBody, Body};
 use crate::function::FunctionSpec;
@@ -21,6 +22,7 @@ use crate::store::{
     BodyPart, CallRecord, CallbackState, CopyNote, KeepBodyError, PendingCall, PendingCallback,
     ResultRecord, StoreError, StoredBody, WrittenBody,
 };
+use crate::time::Time;
 
 /// Attempts to run a call that finds no start, or whose peer is lost, before it
 /// gets the failure as result.
@@ -132,7 +134,7 @@ impl Inner {
             caller_id,
         } = submission;
         if self.stop.is_cancelled() {
-            return Err(self.refused(Refusal::Draining).into());
+            return Err(refused(Refusal::Draining, Duration::ZERO).into());
         }
         let elsewhere = || {
             let router = self.router.get();
@@ -142,7 +144,7 @@ impl Inner {
             return Err(InvokeError::Unknown(invocation.function).into());
         }
         if self.backlog.len() >= self.config.asynchronous.backlog {
-            return Err(self.refused(Refusal::BacklogFull).into());
+            return Err(refused(Refusal::BacklogFull, Duration::ZERO).into());
         }
         if let Some(callback) = &callback {
             self.callbacks
@@ -156,10 +158,11 @@ impl Inner {
             .keep_body(id, BodyPart::Request, body, body_bytes)
             .await?;
         let accepted_at = Timestamp::now();
-        let after = |wait: Duration| {
-            SignedDuration::try_from(wait)
+        let now = self.clock.now();
+        let at = |deadline: Time| {
+            SignedDuration::try_from(deadline.since(now))
                 .ok()
-                .and_then(|wait| accepted_at.checked_add(wait).ok())
+                .and_then(|left| accepted_at.checked_add(left).ok())
         };
         let mut record = CallRecord {
             id,
@@ -173,7 +176,7 @@ impl Inner {
             headers: head.headers,
             body: body.stored(),
             class: invocation.class,
-            deadline: invocation.deadline.and_then(after),
+            deadline: invocation.deadline.and_then(at),
             accepted_at,
             callback,
             caller_id,
@@ -212,7 +215,7 @@ impl Inner {
         let id = record.id;
         let accepted = self.store.accept_copied(record, copies, body).await;
         accepted.map_err(|error| match error {
-            StoreError::BacklogFull => self.refused(Refusal::BacklogFull).into(),
+            StoreError::BacklogFull => refused(Refusal::BacklogFull, Duration::ZERO).into(),
             other => SubmitError::Store(other),
         })?;
         self.backlog.enter(id);
@@ -348,9 +351,14 @@ impl Inner {
     }
 
     async fn attempt(self: &Arc<Self>, record: &CallRecord) -> Result<Answer, InvokeError> {
-        let left = record.deadline.map(|deadline| {
-            Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default()
+        let now = self.clock.now();
+        let deadline = record.deadline.map(|deadline| {
+            let left = deadline.duration_since(Timestamp::now());
+            now + Duration::try_from(left).unwrap_or_default()
         });
+        let age = Timestamp::now().duration_since(record.accepted_at);
+        let age = Duration::try_from(age).unwrap_or_default();
+        let left = self.config.asynchronous.keep_trying.saturating_sub(age);
         let unreadable = |reason: String| InvokeError::CannotRun {
             function: record.function.clone(),
             reason,
@@ -372,7 +380,8 @@ impl Inner {
             function: record.function.clone(),
             request,
             class: record.class.clone(),
-            deadline: left,
+            deadline,
+            persists_until: Some(now + left),
         };
         match self.router.get() {
             Some(router) => router.invoke(invocation).await,

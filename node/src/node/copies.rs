@@ -2,7 +2,9 @@
 //! its own backlog is touched by it.
 
 use std::io;
+use std::time::Duration;
 
+use super::invoke::refused;
 use super::{ChangeError, Node, SubmitError, stored};
 use crate::executor::Body;
 use crate::id::CallId;
@@ -100,10 +102,10 @@ impl Node {
     ) -> Result<(), SubmitError> {
         let inner = &self.inner;
         if inner.stop.is_cancelled() {
-            return Err(inner.refused(Refusal::Draining).into());
+            return Err(refused(Refusal::Draining, Duration::ZERO).into());
         }
         if inner.backlog.len() >= inner.config.asynchronous.backlog {
-            return Err(inner.refused(Refusal::BacklogFull).into());
+            return Err(refused(Refusal::BacklogFull, Duration::ZERO).into());
         }
         let kept = inner
             .store

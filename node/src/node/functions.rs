@@ -1,6 +1,6 @@
 //! Deployed functions: deploy, update, scale, remove, list.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +12,7 @@ use super::{
     ChangeError, DeployMode, FunctionState, FunctionStatus, Inner, NamespaceInfo, Node, stored,
 };
 use crate::admission::FunctionKey;
+use crate::estimate::{Estimate, Samples, moving_mean};
 use crate::executor::{Code, Executor, StartError};
 use crate::function::FunctionSpec;
 use crate::id::{FunctionName, Namespace, SecretName};
@@ -27,30 +28,68 @@ pub(super) struct Function {
     /// Calls of the last second, where its label bounds them.
     pub(super) rate: Rate,
     /// How long its calls run.
-    pub(super) service: Expected,
+    pub(super) service: Service,
     /// How long its starts take.
-    pub(super) start: Expected,
+    pub(super) start: Mean,
+}
+
+/// How long calls of a function run. It is read on every call's way without a
+/// lock, and the samples are kept from the first one on.
+#[derive(Debug, Default)]
+pub(super) struct Service {
+    mean: AtomicU64,
+    median: AtomicU64,
+    p95: AtomicU64,
+    samples: AtomicU32,
+    learned: Mutex<Option<Box<Samples>>>,
+}
+
+impl Service {
+    /// Learns how long a call ran.
+    pub(super) fn learn(&self, sample: Duration) {
+        self.change(|samples| samples.learn(sample));
+    }
+
+    /// Learns that a call ran longer than this.
+    pub(super) fn learn_at_least(&self, sample: Duration) {
+        self.change(|samples| samples.learn_at_least(sample));
+    }
+
+    fn change(&self, learn: impl FnOnce(&mut Samples)) {
+        // Two that end at the same moment tell the same: one of them will do.
+        let Ok(mut learned) = self.learned.try_lock() else {
+            return;
+        };
+        let samples = learned.get_or_insert_default();
+        learn(samples);
+        let estimate = samples.estimate();
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.mean.store(nanos(estimate.mean), Ordering::Relaxed);
+        self.median.store(nanos(estimate.median), Ordering::Relaxed);
+        self.p95.store(nanos(estimate.p95), Ordering::Relaxed);
+        self.samples.store(estimate.samples, Ordering::Relaxed);
+    }
+
+    /// What is known.
+    pub(super) fn estimate(&self) -> Estimate {
+        let time = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Ordering::Relaxed));
+        Estimate {
+            mean: time(&self.mean),
+            median: time(&self.median),
+            p95: time(&self.p95),
+            samples: self.samples.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// A time that is learned from samples, as a moving mean.
 #[derive(Debug, Default)]
-pub(super) struct Expected(AtomicU64);
+pub(super) struct Mean(AtomicU64);
 
-impl Expected {
-    /// How much one sample counts: an eighth, as round trips do for TCP
-    /// (RFC 6298, section 2).
-    const SHARE: i64 = 8;
-
+impl Mean {
     pub(super) fn learn(&self, sample: Duration) {
-        let sample = i64::try_from(sample.as_nanos()).unwrap_or(i64::MAX).max(1);
-        let next = |old: u64| {
-            let old = i64::try_from(old).unwrap_or(i64::MAX);
-            let new = match old {
-                0 => sample,
-                old => old + (sample - old) / Self::SHARE,
-            };
-            Some(new.max(1).unsigned_abs())
-        };
+        let sample = u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX);
+        let next = |mean| Some(moving_mean(mean, sample));
         let _ = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
@@ -541,8 +580,8 @@ impl Inner {
             )),
             invocations: AtomicU64::new(0),
             rate: Rate::default(),
-            service: Expected::default(),
-            start: Expected::default(),
+            service: Service::default(),
+            start: Mean::default(),
         });
         self.by_key.insert(key, function.clone());
         self.functions.insert(version.spec.name.clone(), function);

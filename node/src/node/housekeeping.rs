@@ -16,6 +16,12 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 impl Inner {
     pub(super) fn keep_house(self: Arc<Self>) {
         let (stop, runtime, tasks) = (self.stop.clone(), self.runtime.clone(), self.tasks.clone());
+        // Calls wait on while the node drains, and its drain for them.
+        let cut = self.cut.clone();
+        let giving_up = give_up(self.clone());
+        runtime.spawn(async move {
+            let _ = cut.run_until_cancelled(giving_up).await;
+        });
         let expiring = expire(self.clone());
         let sweeping = sweep(self);
         tasks.spawn_on(
@@ -28,6 +34,21 @@ impl Inner {
             },
             &runtime,
         );
+    }
+}
+
+/// Has each call give up when its time has come. Sleeps while none waits.
+async fn give_up(inner: Arc<Inner>) {
+    loop {
+        let moved = inner.alarm_moved.notified();
+        let next = inner.expire_calls();
+        match next.and_then(|next| inner.clock.instant(next)) {
+            Some(next) => tokio::select! {
+                () = tokio::time::sleep_until(next.into()) => {}
+                () = moved => {}
+            },
+            None => moved.await,
+        }
     }
 }
 

@@ -1,26 +1,73 @@
 //! Instances: doing what admission says must be done.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use libp2p_identity::PeerId;
 use tokio::sync::oneshot;
 
-use super::Inner;
 use super::functions::Version;
-use crate::admission::{Action, FunctionKey, InstanceId, Slot};
+use super::{Inner, Moves};
+use crate::admission::{Action, FunctionKey, InstanceId, Seat, Slot};
 use crate::executor::{Instance, Setup, StartError};
 use crate::invocation::Phase;
 use crate::secret::SecretFolder;
 use crate::time::Time;
 
 /// Who waits for a place.
-pub(super) type Waiter = oneshot::Sender<Granted>;
+pub(super) struct Waiter {
+    tell: oneshot::Sender<Granted>,
+    /// By what it may leave for a place elsewhere.
+    moves: Option<Movable>,
+}
+
+impl Waiter {
+    /// One that `tell` reaches, and what it will be told.
+    pub(super) fn new(moves: Option<Movable>) -> (Self, oneshot::Receiver<Granted>) {
+        let (tell, granted) = oneshot::channel();
+        (Waiter { tell, moves }, granted)
+    }
+
+    /// Whether it goes to a place that is free at `peer`, and has taken that.
+    pub(super) fn goes(&self, peer: &PeerId) -> bool {
+        let moves = self.moves.as_ref();
+        moves.is_some_and(|movable| movable.moves.go(peer))
+    }
+
+    /// Tells it; `false` when nobody waits any more. What was sent then is
+    /// dropped, which gives a place back.
+    pub(super) fn tell(self, granted: Granted) -> bool {
+        self.tell.send(granted).is_ok()
+    }
+}
+
+/// A waiting call that may leave, counted until this is dropped.
+pub(super) struct Movable {
+    moves: Arc<dyn Moves>,
+    inner: Arc<Inner>,
+}
+
+impl Movable {
+    pub(super) fn new(moves: Arc<dyn Moves>, inner: Arc<Inner>) -> Self {
+        inner.movable.fetch_add(1, Ordering::Relaxed);
+        Movable { moves, inner }
+    }
+}
+
+impl Drop for Movable {
+    fn drop(&mut self) {
+        self.inner.movable.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// What a waiting call is told.
 pub(super) enum Granted {
     /// Run there.
     Run(Held),
+    /// It left for a place elsewhere; there it stood.
+    Left(Seat),
     /// It waited too long, for this.
     Expired(Phase),
     /// Its function cannot be started.
@@ -107,7 +154,7 @@ impl Inner {
             // comes too late is given back by the drop of what was sent.
             match action {
                 Action::Run { token, slot } => {
-                    let _ = token.send(Granted::Run(Held::new(self.clone(), slot)));
+                    token.tell(Granted::Run(Held::new(self.clone(), slot)));
                 }
                 Action::Start { instance, function } => {
                     let starting = self.clone().start_instance(instance, function);
@@ -115,7 +162,7 @@ impl Inner {
                 }
                 Action::Stop { instance } => self.stop_instance(instance),
                 Action::Expired { token, phase } => {
-                    let _ = token.send(Granted::Expired(phase));
+                    token.tell(Granted::Expired(phase));
                 }
                 Action::CannotStart { token, instance } => {
                     let (reason, lasting) = match failure {
@@ -125,10 +172,10 @@ impl Inner {
                             false,
                         ),
                     };
-                    let _ = token.send(Granted::CannotStart { reason, lasting });
+                    token.tell(Granted::CannotStart { reason, lasting });
                 }
                 Action::Removed { token } => {
-                    let _ = token.send(Granted::Removed);
+                    token.tell(Granted::Removed);
                 }
             }
         }
@@ -240,6 +287,24 @@ impl Inner {
             inner.perform(actions, None);
         };
         self.tasks.spawn_on(stopping, &self.runtime);
+    }
+
+    /// Has calls give up whose time has come. Returns when the next one's has;
+    /// [`Inner::alarm_moved`] tells of an earlier one.
+    pub(super) fn expire_calls(self: &Arc<Self>) -> Option<Time> {
+        let mut actions = Vec::new();
+        let next = {
+            let mut admission = self.admission();
+            admission.expire(self.clock.now(), &mut actions);
+            let next = admission.next_give_up();
+            let alarm = next.unwrap_or(Time::NEVER);
+            self.alarm.store(alarm.as_nanos(), Ordering::Relaxed);
+            next
+        };
+        if !actions.is_empty() {
+            self.perform(actions, None);
+        }
+        next
     }
 
     /// Stops idle instances whose time has come, and lets calls give up.

@@ -10,14 +10,16 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::sync::oneshot;
+use libp2p_identity::PeerId;
 
 use super::functions::{Function, Version};
-use super::instances::{Granted, Held};
+use super::instances::{Granted, Held, Movable, Waiter};
+use super::rate::Counted;
 use super::{Inner, Node};
-use crate::admission::{Admission, Arrival, Prospect, Ticket, Verdict};
+use crate::admission::{Arrival, Kind, Pace, Prospect, Seat, Ticket, Verdict};
+use crate::clock;
+use crate::estimate::{Estimate, ExpectedWait, longest_wait, retry_after, time_to_wait};
 use crate::executor::{AnswerBody, Body, BodyError, Call, CallError};
-use crate::id::FunctionName;
 use crate::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Start, Timing};
 use crate::replay::Replay;
 use crate::time::Time;
@@ -25,6 +27,36 @@ use crate::time::Time;
 /// How often a call is placed that cannot have started where it was placed
 /// before, because its instance had died unnoticed, or that may be run again.
 const PLACEMENTS: u32 = 3;
+
+/// Statuses from this one on are the function's failures.
+const FAILURES: u16 = 500;
+
+/// A waiting call, as whoever may take it to another node sees it.
+pub trait Moves: Send + Sync {
+    /// Whether the call may go to `peer`, where a place is free. If so, it has
+    /// taken that place and been told, and leaves the queue here. Called under
+    /// the lock of admission: it is short, and asks nothing of the node.
+    fn go(&self, peer: &PeerId) -> bool;
+}
+
+/// What would become of a call that arrived now.
+#[derive(Debug, Clone, Copy)]
+pub struct Outlook {
+    /// That.
+    pub prospect: Prospect,
+    /// How long it would wait for a place; zero for not at all, or when nothing
+    /// is known. For a call that would be refused, how long it would have to.
+    pub wait: Duration,
+    /// How long it may wait for one.
+    pub time_to_wait: Duration,
+    /// How long calls of its function run here.
+    pub service: Estimate,
+    /// How long starts of it take here; zero before the first.
+    pub start: Duration,
+    /// Whether its function has every instance here that it may have, and none
+    /// has a free place.
+    pub function_full: bool,
+}
 
 impl Node {
     /// Runs a call and waits for the answer. Dropping the future, or the
@@ -36,54 +68,111 @@ impl Node {
     /// Runs a call if that can begin at once, or after no more than a start,
     /// and gives it back otherwise.
     pub async fn invoke_now(&self, invocation: Invocation) -> Result<Answer, Declined> {
-        self.inner.run_call(invocation, false).await
+        self.inner.run_call(invocation, Stay::Start).await
     }
 
-    /// What would become of a call that arrived now, and how long it would
-    /// wait; `None` when the function is not deployed here.
+    /// Runs a call here, waiting in the queue if need be. While it waits it may
+    /// leave for another node. `seat` is where it stood before it left.
+    pub async fn wait(
+        &self,
+        invocation: Invocation,
+        moves: Option<Arc<dyn Moves>>,
+        seat: Option<Seat>,
+    ) -> Result<Answer, Declined> {
+        let stay = Stay::Queue { moves, seat };
+        self.inner.run_call(invocation, stay).await
+    }
+
+    /// Offers one free place at `peer` to the waiting calls, in the order of
+    /// their turn, until one takes it. Returns whether one did.
+    pub fn offer_place(&self, peer: &PeerId) -> bool {
+        let inner = &self.inner;
+        while self.has_movable() {
+            let mut actions = Vec::new();
+            let goes = |waiter: &Waiter| waiter.goes(peer);
+            let left = inner
+                .admission()
+                .offer(inner.clock.now(), goes, &mut actions);
+            inner.perform(actions, None);
+            let Some((waiter, seat)) = left else {
+                return false;
+            };
+            if inner.stop.is_cancelled() {
+                inner.call_ended.notify_waiters();
+            }
+            // One whose caller has just gone lets go of the place.
+            if waiter.tell(Granted::Left(seat)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether any call waits that may leave. Cheap.
+    pub fn has_movable(&self) -> bool {
+        self.inner.movable.load(Ordering::Relaxed) > 0
+    }
+
+    /// Tells how many calls that arrived here run at peers now: their places
+    /// serve this node's queue too.
+    pub fn set_served_elsewhere(&self, calls: u32) {
+        self.inner.elsewhere.store(calls, Ordering::Relaxed);
+    }
+
+    /// What would become of a call that arrived now; `None` when its function
+    /// is not deployed here.
     ///
     /// # Errors
-    /// When callers of the function may not name that class.
-    pub fn prospect(
-        &self,
-        name: &FunctionName,
-        class: Option<&str>,
-    ) -> Result<Option<(Prospect, Duration)>, InvokeError> {
+    /// When callers of the function may not name its class.
+    pub fn prospect(&self, invocation: &Invocation) -> Result<Option<Outlook>, InvokeError> {
         let inner = &self.inner;
-        let Some(function) = inner.functions.get(name).map(|found| found.clone()) else {
+        let found = inner.functions.get(&invocation.function);
+        let Some(function) = found.map(|found| found.clone()) else {
             return Ok(None);
         };
-        let (class, max_rate) = {
-            let version = function.current.load();
-            (inner.class(&version, class)?, version.max_rate)
-        };
-        if max_rate.is_some_and(|most| !function.rate.has_room(inner.clock.now(), most)) {
-            let refused = Prospect::Refuse(Refusal::RateLimit);
-            return Ok(Some((refused, Duration::ZERO)));
-        }
-        let (prospect, running) = {
+        let now = inner.clock.now();
+        let (call, max_rate) = inner.timed(&function, invocation, now)?;
+        let rate = max_rate.filter(|most| !function.rate.has_room(now, *most));
+        let arrival = inner.arrival(&function, &call, true);
+        let (prospect, expected, function_full) = {
             let admission = inner.admission();
-            (admission.prospect(function.key, class), admission.running())
+            let prospect = admission.prospect(&arrival, now);
+            let expected = match prospect {
+                Some(Prospect::Wait { expected }) => expected,
+                Some(Prospect::Refuse(_)) => {
+                    admission.expected_wait(function.key, call.class, arrival.pace)
+                }
+                Some(Prospect::Warm | Prospect::Start) | None => ExpectedWait::default(),
+            };
+            (prospect, expected, admission.is_full(function.key))
         };
         let Some(prospect) = prospect else {
             return Ok(None);
         };
-        let wait = match prospect {
-            Prospect::Wait { behind } => {
-                // As if all that run and wait were like this one.
-                let turns = (behind / running.max(1) + 1) as u32;
-                function.service.expected().saturating_mul(turns)
+        let (prospect, wait) = match rate {
+            Some(most) => {
+                let refused = Prospect::Refuse(Refusal::RateLimit);
+                (refused, function.rate.wait(now, most))
             }
-            Prospect::Warm | Prospect::Start | Prospect::Refuse(_) => Duration::ZERO,
+            None => (prospect, expected.whole()),
         };
-        Ok(Some((prospect, wait)))
+        Ok(Some(Outlook {
+            prospect,
+            wait,
+            time_to_wait: arrival.leave.since(now),
+            service: call.service,
+            start: function.start.expected(),
+            function_full,
+        }))
     }
 }
 
-/// Why a call that was not to wait has no answer.
+/// Why a call has no answer from here.
 pub enum Declined {
-    /// It would have to wait for a place.
+    /// It would have to wait for a place, and was not to.
     NoRoom(Box<Invocation>),
+    /// It left the queue: [`Moves::go`] said yes. The seat is where it stood.
+    Left(Box<Invocation>, Seat),
     /// It was tried, or cannot be.
     Failed(InvokeError),
 }
@@ -94,24 +183,151 @@ impl From<InvokeError> for Declined {
     }
 }
 
+/// How far a call waits.
+enum Stay {
+    /// For a start that is at hand.
+    Start,
+    /// In the queue.
+    Queue {
+        moves: Option<Arc<dyn Moves>>,
+        seat: Option<Seat>,
+    },
+}
+
+/// What placing a call depends on, once it is known which function it is of.
+#[derive(Clone, Copy)]
+struct Timed {
+    class: usize,
+    kind: Kind,
+    arrived: Time,
+    /// The latest useful answer; [`Time::NEVER`] for none.
+    deadline: Time,
+    /// Until when it waits for a place, should that be given.
+    persists_until: Option<Time>,
+    /// How long it may run.
+    timeout: Duration,
+    service: Estimate,
+}
+
+/// A call that was counted against its function's rate. Unless it runs, it is
+/// given back when this is dropped.
+struct Token<'a> {
+    inner: &'a Inner,
+    function: &'a Function,
+    counted: Option<(Counted, u32)>,
+}
+
+impl Token<'_> {
+    fn spend(&mut self) {
+        self.counted = None;
+    }
+}
+
+impl Drop for Token<'_> {
+    fn drop(&mut self) {
+        if let Some((counted, most)) = self.counted.take() {
+            let now = self.inner.clock.now();
+            self.function.rate.give_back(counted, now, most);
+        }
+    }
+}
+
 impl Inner {
     pub(super) async fn invoke(
         self: &Arc<Self>,
         invocation: Invocation,
     ) -> Result<Answer, InvokeError> {
-        match self.run_call(invocation, true).await {
+        let stay = Stay::Queue {
+            moves: None,
+            seat: None,
+        };
+        match self.run_call(invocation, stay).await {
             Ok(answer) => Ok(answer),
             Err(Declined::Failed(error)) => Err(error),
-            Err(Declined::NoRoom(_)) => Err(self.refused(Refusal::NoRoom)),
+            Err(Declined::NoRoom(_) | Declined::Left(..)) => {
+                Err(refused(Refusal::NoRoom, Duration::ZERO))
+            }
+        }
+    }
+
+    /// The times of a call that came at `arrived`, and how often its function
+    /// may be called in a second.
+    fn timed(
+        &self,
+        function: &Function,
+        invocation: &Invocation,
+        arrived: Time,
+    ) -> Result<(Timed, Option<u32>), InvokeError> {
+        let version = function.current.load();
+        let class = self.class(&version, invocation.class.as_deref())?;
+        let persists_until = invocation.persists_until;
+        // Nobody waits for what was accepted: it has the deadline that its
+        // caller named, and no other.
+        let by_class = || self.config.classes[class].deadline.map(|d| arrived + d);
+        let deadline = match persists_until {
+            Some(_) => invocation.deadline,
+            None => invocation.deadline.or_else(by_class),
+        };
+        let timed = Timed {
+            class,
+            kind: match persists_until {
+                Some(_) => Kind::Accepted,
+                None => Kind::Awaited,
+            },
+            arrived,
+            deadline: deadline.unwrap_or(Time::NEVER),
+            persists_until,
+            timeout: version.spec.timeout,
+            service: function.service.estimate(),
+        };
+        Ok((timed, version.max_rate))
+    }
+
+    /// How admission sees a call.
+    fn arrival(&self, function: &Function, call: &Timed, patient: bool) -> Arrival {
+        let longest = longest_wait(self.config.classes[call.class].max_wait, &call.service);
+        let (leave, end) = match call.persists_until {
+            Some(until) => (until.min(call.deadline), until.min(call.deadline)),
+            None => {
+                let left = call.deadline.since(call.arrived);
+                let left = (call.deadline != Time::NEVER).then_some(left);
+                let leave = call.arrived + time_to_wait(longest, left, &call.service);
+                // A start may well take longer than the call that it is for.
+                let started = call.arrived + call.timeout.max(longest);
+                let end = match call.deadline {
+                    Time::NEVER => started,
+                    deadline => deadline,
+                };
+                (leave, end)
+            }
+        };
+        Arrival {
+            function: function.key,
+            class: call.class,
+            kind: call.kind,
+            patient,
+            arrived: call.arrived,
+            leave,
+            end,
+            pace: Pace {
+                service: call.service.mean,
+                elsewhere: self.elsewhere.load(Ordering::Relaxed),
+            },
         }
     }
 
     async fn run_call(
         self: &Arc<Self>,
-        invocation: Invocation,
-        mut patient: bool,
+        mut invocation: Invocation,
+        mut stay: Stay,
     ) -> Result<Answer, Declined> {
-        let arrived = self.clock.now();
+        let now = self.clock.now();
+        let arrived = match &stay {
+            Stay::Queue {
+                seat: Some(seat), ..
+            } => seat.arrived(),
+            Stay::Queue { seat: None, .. } | Stay::Start => now,
+        };
         let found = self
             .functions
             .get(&invocation.function)
@@ -119,42 +335,57 @@ impl Inner {
         let Some(function) = found else {
             return Err(InvokeError::Unknown(invocation.function).into());
         };
-        let (class, max_rate) = {
-            let version = function.current.load();
-            let class = self.class(&version, invocation.class.as_deref())?;
-            (class, version.max_rate)
+        let (call, max_rate) = self.timed(&function, &invocation, arrived)?;
+        let deadline = call.deadline;
+        // Whoever has it next counts from the same moment.
+        invocation.deadline = (deadline != Time::NEVER).then_some(deadline);
+        let mut token = Token {
+            inner: self,
+            function: &function,
+            counted: None,
         };
-        if max_rate.is_some_and(|most| !function.rate.take(arrived, most)) {
-            return Err(match patient {
-                true => self.refused(Refusal::RateLimit).into(),
-                false => Declined::NoRoom(Box::new(invocation)),
-            });
+        if let Some(most) = max_rate {
+            let counted = match &stay {
+                Stay::Queue { seat: Some(_), .. } => function.rate.take_again(now, most),
+                Stay::Queue { seat: None, .. } | Stay::Start => function.rate.take(now, most),
+            };
+            let Some(counted) = counted else {
+                return Err(match stay {
+                    Stay::Queue { .. } => {
+                        let wait = function.rate.wait(now, most);
+                        refused(Refusal::RateLimit, wait).into()
+                    }
+                    Stay::Start => Declined::NoRoom(Box::new(invocation)),
+                });
+            };
+            token.counted = Some((counted, most));
         }
-        let deadline = match invocation.deadline.or(self.config.classes[class].deadline) {
-            Some(deadline) => arrived + deadline,
-            None => Time::NEVER,
-        };
         let mut request = invocation.request;
         let mut again = None;
         let (mut reason, mut begun) = (String::new(), false);
         for _ in 0..PLACEMENTS {
-            let placed = self
-                .place(&function, class, arrived, deadline, patient)
-                .await;
-            let held = match placed {
-                Err(InvokeError::Refused {
-                    reason: Refusal::NoRoom,
-                    ..
-                }) => {
+            let held = match self.place(&function, &call, stay).await? {
+                Placed::Here(held) => held,
+                Placed::Nowhere => {
                     return Err(Declined::NoRoom(Box::new(Invocation {
                         request,
                         ..invocation
                     })));
                 }
-                placed => placed?,
+                Placed::Elsewhere(seat) => {
+                    let invocation = Invocation {
+                        request,
+                        ..invocation
+                    };
+                    return Err(Declined::Left(Box::new(invocation), seat));
+                }
             };
+            token.spend();
             // What was placed once may have begun, and is not given back.
-            patient = true;
+            stay = Stay::Queue {
+                moves: None,
+                seat: None,
+            };
             let slot = held.slot();
             let instance = slot.instance();
             let granted = self.clock.now();
@@ -212,7 +443,14 @@ impl Inner {
             };
             function.invocations.fetch_add(1, Ordering::Relaxed);
             timing.ran = self.clock.now().since(granted);
-            function.service.learn(timing.ran);
+            match &outcome {
+                Ok(response) if response.status().as_u16() < FAILURES => {
+                    function.service.learn(timing.ran);
+                }
+                Err(CallError::TimedOut) => function.service.learn_at_least(timing.ran),
+                // However quick it was, a failure is no faster way to serve.
+                Ok(_) | Err(_) => {}
+            }
             if start == Start::Cold {
                 function.start.learn(timing.started);
             }
@@ -286,36 +524,48 @@ impl Inner {
     async fn place(
         self: &Arc<Self>,
         function: &Function,
-        class: usize,
-        arrived: Time,
-        deadline: Time,
-        patient: bool,
-    ) -> Result<Held, InvokeError> {
-        let give_up = deadline.min(arrived + self.config.classes[class].max_wait);
-        let arrival = Arrival {
-            function: function.key,
-            class,
-            give_up,
-            patient,
+        call: &Timed,
+        stay: Stay,
+    ) -> Result<Placed, InvokeError> {
+        let now = self.clock.now();
+        let (patient, moves, seat) = match stay {
+            Stay::Start => (false, None, None),
+            Stay::Queue { moves, seat } => (true, moves, seat),
         };
+        let arrival = self.arrival(function, call, patient);
         let mut waiting = None;
         let mut actions = Vec::new();
-        let verdict = self.admission().arrive(
-            arrival,
-            || {
-                let (waiter, granted) = oneshot::channel();
-                waiting = Some(granted);
-                waiter
-            },
-            arrived,
-            &mut actions,
-        );
+        let token = || {
+            let moves = moves.map(|moves| Movable::new(moves, self.clone()));
+            let (waiter, granted) = Waiter::new(moves);
+            waiting = Some(granted);
+            waiter
+        };
+        let (verdict, expected) = {
+            let mut admission = self.admission();
+            let verdict = match seat {
+                Some(seat) => admission.come_back(function.key, seat, token, now, &mut actions),
+                None => admission.arrive(arrival, token, now, &mut actions),
+            };
+            let expected = match &verdict {
+                Verdict::Refuse(_) => {
+                    admission.expected_wait(function.key, call.class, arrival.pace)
+                }
+                Verdict::Wait(_) => {
+                    self.set_alarm(admission.next_give_up());
+                    ExpectedWait::default()
+                }
+                Verdict::Run(_) | Verdict::Unknown => ExpectedWait::default(),
+            };
+            (verdict, expected)
+        };
         self.perform(actions, None);
         let spec = || function.current.load().spec.clone();
         let ticket = match verdict {
-            Verdict::Run(slot) => return Ok(Held::new(self.clone(), slot)),
+            Verdict::Run(slot) => return Ok(Placed::Here(Held::new(self.clone(), slot))),
             Verdict::Wait(ticket) => ticket,
-            Verdict::Refuse(reason) => return Err(self.refused(reason)),
+            Verdict::Refuse(Refusal::NoRoom) => return Ok(Placed::Nowhere),
+            Verdict::Refuse(reason) => return Err(refused(reason, expected.whole())),
             Verdict::Unknown => return Err(InvokeError::Unknown(spec().name.clone())),
         };
         let mut place = Place {
@@ -323,19 +573,14 @@ impl Inner {
             ticket: Some(ticket),
         };
         let granted = waiting.expect("a call that waits was asked for its token");
-        let granted = match self.clock.instant(give_up) {
-            Some(at) => tokio::time::timeout_at(at.into(), granted).await,
-            None => Ok(granted.await),
-        };
-        match granted {
-            Ok(Ok(Granted::Run(held))) => {
+        match granted.await {
+            Ok(Granted::Run(held)) => {
                 place.ticket = None;
-                Ok(held)
+                Ok(Placed::Here(held))
             }
-            Ok(Ok(Granted::Expired(phase))) => {
-                Err(self.gave_up(function, phase, arrived, deadline))
-            }
-            Ok(Ok(Granted::CannotStart { reason, lasting })) => Err(InvokeError::CannotRun {
+            Ok(Granted::Left(seat)) => Ok(Placed::Elsewhere(seat)),
+            Ok(Granted::Expired(phase)) => Err(self.gave_up(function, call, phase)),
+            Ok(Granted::CannotStart { reason, lasting }) => Err(InvokeError::CannotRun {
                 function: spec().name.clone(),
                 reason: if lasting {
                     format!("{reason} (deploy it again)")
@@ -343,31 +588,26 @@ impl Inner {
                     reason
                 },
             }),
-            Ok(Ok(Granted::Removed)) => Err(InvokeError::Unknown(spec().name.clone())),
-            Ok(Err(_)) => Err(self.refused(Refusal::Draining)),
-            Err(_) => {
-                let gauges = self.admission().gauges(function.key).unwrap_or_default();
-                let phase = if gauges.ready == 0 && gauges.starting > 0 {
-                    Phase::Start
-                } else {
-                    Phase::Queue
-                };
-                Err(self.gave_up(function, phase, arrived, deadline))
-            }
+            Ok(Granted::Removed) => Err(InvokeError::Unknown(spec().name.clone())),
+            Err(_) => Err(refused(Refusal::Draining, Duration::ZERO)),
         }
     }
 
-    fn gave_up(
-        &self,
-        function: &Function,
-        phase: Phase,
-        arrived: Time,
-        deadline: Time,
-    ) -> InvokeError {
-        if self.clock.now() >= deadline {
+    /// Has waiting calls looked at when the first one gives up. Called under
+    /// the lock of admission.
+    fn set_alarm(&self, next: Option<Time>) {
+        let next = next.unwrap_or(Time::NEVER).as_nanos();
+        if next < self.alarm.load(Ordering::Relaxed) {
+            self.alarm.store(next, Ordering::Relaxed);
+            self.alarm_moved.notify_one();
+        }
+    }
+
+    fn gave_up(&self, function: &Function, call: &Timed, phase: Phase) -> InvokeError {
+        if self.clock.now() >= call.deadline {
             return InvokeError::Late {
                 phase,
-                after: deadline.since(arrived),
+                after: call.deadline.since(call.arrived),
             };
         }
         match phase {
@@ -375,18 +615,34 @@ impl Inner {
                 function: function.current.load().spec.name.clone(),
                 reason: "its code is still being made ready; try again".to_owned(),
             },
-            Phase::Queue | Phase::Run => self.refused(Refusal::WaitedTooLong),
+            Phase::Queue | Phase::Run => {
+                let pace = self.arrival(function, call, true).pace;
+                let admission = self.admission();
+                let expected = admission.expected_wait(function.key, call.class, pace);
+                drop(admission);
+                refused(Refusal::WaitedTooLong, expected.whole())
+            }
         }
     }
+}
 
-    pub(super) fn refused(&self, reason: Refusal) -> InvokeError {
-        // A guess, and a bounded one: callers that come back too early only
-        // wait again.
-        InvokeError::Refused {
-            reason,
-            retry_after: Duration::from_secs(1),
-        }
+/// A refusal, and when to come again: after what was expected to wait for,
+/// which is zero when nobody knows.
+pub(super) fn refused(reason: Refusal, expected: Duration) -> InvokeError {
+    InvokeError::Refused {
+        reason,
+        retry_after: retry_after(expected, clock::chance()),
     }
+}
+
+/// Where a call was placed.
+enum Placed {
+    /// On an instance of this node.
+    Here(Held),
+    /// It has left the queue for a place elsewhere.
+    Elsewhere(Seat),
+    /// It would have to wait, and is not to.
+    Nowhere,
 }
 
 /// A place in a queue, given up when dropped.
@@ -401,10 +657,12 @@ impl Drop for Place<'_> {
             return;
         };
         let mut actions = Vec::new();
-        let cancel = |admission: &mut Admission<_>, actions: &mut Vec<_>| {
-            admission.cancel(ticket, self.inner.clock.now(), actions)
-        };
-        let _ = cancel(&mut self.inner.admission(), &mut actions);
+        let now = self.inner.clock.now();
+        let mut admission = self.inner.admission();
+        let waiter = admission.cancel(ticket, now, &mut actions);
+        drop(admission);
+        // Not under the lock: what it takes along may ask for it.
+        drop(waiter);
         if self.inner.stop.is_cancelled() {
             self.inner.call_ended.notify_waiters();
         }

@@ -16,28 +16,66 @@ pub(super) struct Rate {
     even: AtomicU64,
 }
 
+/// A call that was counted: when calls were even again with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counted(Time);
+
 impl Rate {
-    /// When calls are even again with one more; `None` when that is too far
-    /// ahead of `now`.
-    fn with_one(even: u64, now: Time, per_second: u32) -> Option<u64> {
-        let pause = Duration::from_secs(1) / per_second.max(1);
-        let next = Time::from_nanos(even.max(now.as_nanos())) + pause;
-        (per_second > 0 && next.since(now) <= WINDOW).then_some(next.as_nanos())
+    /// When calls are even again with one more.
+    fn with_one(even: u64, now: Time, per_second: u32) -> Time {
+        Time::from_nanos(even.max(now.as_nanos())) + pause(per_second)
+    }
+
+    /// The same; `None` when that is too far ahead of `now`.
+    fn within(even: u64, now: Time, per_second: u32) -> Option<Time> {
+        let next = Self::with_one(even, now, per_second);
+        (per_second > 0 && next.since(now) <= WINDOW).then_some(next)
     }
 
     /// Whether one more call would be within `per_second`.
     pub(super) fn has_room(&self, now: Time, per_second: u32) -> bool {
-        Self::with_one(self.even.load(Ordering::Relaxed), now, per_second).is_some()
+        Self::within(self.even.load(Ordering::Relaxed), now, per_second).is_some()
     }
 
-    /// Takes one more call, if it is within `per_second`.
-    pub(super) fn take(&self, now: Time, per_second: u32) -> bool {
-        let one_more = |even| Self::with_one(even, now, per_second);
-        let taken = self
+    /// How long until one more call is.
+    pub(super) fn wait(&self, now: Time, per_second: u32) -> Duration {
+        let next = Self::with_one(self.even.load(Ordering::Relaxed), now, per_second);
+        next.since(now).saturating_sub(WINDOW)
+    }
+
+    /// Counts one more call, if it is within `per_second`.
+    pub(super) fn take(&self, now: Time, per_second: u32) -> Option<Counted> {
+        self.count(|even| Self::within(even, now, per_second))
+    }
+
+    /// Counts a call that was within the rate when it came first.
+    pub(super) fn take_again(&self, now: Time, per_second: u32) -> Option<Counted> {
+        self.count(|even| Some(Self::with_one(even, now, per_second)))
+    }
+
+    fn count(&self, next: impl Fn(u64) -> Option<Time>) -> Option<Counted> {
+        let one_more = |even| next(even).map(Time::as_nanos);
+        let before = self
             .even
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        taken.is_ok()
+        before.ok().and_then(next).map(Counted)
     }
+
+    /// Gives a call back that did not run after all. What of its room has
+    /// passed meanwhile is gone, or those that waited for long would let others
+    /// come in larger bursts.
+    pub(super) fn give_back(&self, counted: Counted, now: Time, per_second: u32) {
+        let left = counted.0.since(now).min(pause(per_second));
+        let one_less = |even: u64| Some((Time::from_nanos(even) - left).as_nanos());
+        let _ = self
+            .even
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+    }
+}
+
+/// How far calls are apart that come evenly.
+fn pause(per_second: u32) -> Duration {
+    Duration::from_secs(1) / per_second.max(1)
 }
 
 #[cfg(test)]
@@ -46,39 +84,70 @@ mod tests {
 
     use super::*;
 
+    fn at(milliseconds: u64) -> Time {
+        Time::ZERO + Duration::from_millis(milliseconds)
+    }
+
     #[test]
     fn a_second_holds_as_many_as_it_may() {
         let rate = Rate::default();
-        let at = |milliseconds| Time::ZERO + Duration::from_millis(milliseconds);
-        let taken = |at| (0..10).filter(|_| rate.take(at, 4)).count();
+        let taken = |at| (0..10).filter_map(|_| rate.take(at, 4)).count();
         assert_eq!(taken(at(0)), 4);
         assert!(!rate.has_room(at(249), 4));
         assert_eq!(taken(at(250)), 1);
         assert_eq!(taken(at(5_000)), 4);
         assert_eq!(taken(at(5_499)), 1);
-        assert!(!Rate::default().take(at(1), 0));
+        assert!(Rate::default().take(at(1), 0).is_none());
+    }
+
+    #[test]
+    fn a_call_that_is_given_back_leaves_its_room() {
+        let rate = Rate::default();
+        let taken: Vec<_> = (0..5).filter_map(|_| rate.take(at(0), 4)).collect();
+        assert_eq!(taken.len(), 4);
+        assert_eq!(rate.wait(at(100), 4), Duration::from_millis(150));
+        rate.give_back(taken[3], at(0), 4);
+        assert_eq!(rate.wait(at(0), 4), Duration::ZERO);
+        assert!(rate.take(at(0), 4).is_some());
+        assert!(rate.take(at(0), 4).is_none());
+        // It was within the rate once.
+        assert!(rate.take_again(at(0), 4).is_some());
+        assert_eq!(rate.wait(at(0), 4), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn room_that_passed_is_not_given_back() {
+        let rate = Rate::default();
+        let waited = rate.take(at(0), 4).expect("within the rate");
+        assert_eq!((0..9).filter_map(|_| rate.take(at(5_000), 4)).count(), 4);
+        rate.give_back(waited, at(5_000), 4);
+        assert!(!rate.has_room(at(5_000), 4));
     }
 
     proptest! {
         #[test]
         fn no_window_of_a_second_holds_twice_its_rate(
-            gaps in prop::collection::vec(0..400_u64, 1..200),
+            // How much later each comes, and which of those before is given back.
+            calls in prop::collection::vec((0..400_u64, any::<prop::sample::Index>(), any::<bool>()), 1..200),
             per_second in 1..50_u32,
         ) {
             let rate = Rate::default();
             let mut now = 0;
             let mut taken = Vec::new();
-            for gap in gaps {
+            for (gap, which, gives_back) in calls {
                 now += gap;
-                let at = Time::ZERO + Duration::from_millis(now);
-                let has_room = rate.has_room(at, per_second);
-                prop_assert_eq!(rate.take(at, per_second), has_room);
-                if has_room {
-                    taken.push(now);
+                if gives_back && !taken.is_empty() {
+                    let (_, counted) = taken.swap_remove(which.index(taken.len()));
+                    rate.give_back(counted, at(now), per_second);
                 }
+                let has_room = rate.has_room(at(now), per_second);
+                prop_assert_eq!(rate.wait(at(now), per_second).is_zero(), has_room);
+                let counted = rate.take(at(now), per_second);
+                prop_assert_eq!(counted.is_some(), has_room);
+                taken.extend(counted.map(|counted| (now, counted)));
             }
-            for &since in &taken {
-                let within = taken.iter().filter(|&&at| (since..since + 1_000).contains(&at));
+            for &(since, _) in &taken {
+                let within = taken.iter().filter(|(at, _)| (since..since + 1_000).contains(at));
                 prop_assert!(within.count() as u32 <= 2 * per_second);
             }
         }
