@@ -236,7 +236,15 @@ fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
     let core: [(&str, &[&str]); 2] = [
         (
             "node",
-            &["pool", "queue", "ledger", "admission", "series", "slab"],
+            &[
+                "pool",
+                "queue",
+                "ledger",
+                "admission",
+                "estimate",
+                "series",
+                "slab",
+            ],
         ),
         (
             "federation",
