@@ -9,6 +9,7 @@
 //! * [`federation`] joins nodes, and looks what they know of each other.
 //! * [`foreign`] is a member of another making: the wire as it is documented.
 //! * [`network`] has hosts of the tests' own, and cuts and mends their links.
+//! * [`placement`] tries where calls go, beside one ideal queue.
 //! * [`client`] speaks HTTP to it, well and badly.
 //! * [`bench`] measures it beside other programs.
 //!
@@ -36,6 +37,7 @@ pub mod foreign;
 pub mod guests;
 pub mod network;
 pub mod node;
+pub mod placement;
 
 use std::time::Duration;
 

@@ -10,6 +10,7 @@ mod distance;
 mod everywhere;
 mod hop;
 mod liar;
+mod placement;
 mod restart;
 mod runaway;
 mod throughput;
@@ -133,5 +134,10 @@ pub const CASES: &[Case] = &[
         letter: 's',
         what: "calls beside a member that lies",
         run: |bench| Box::pin(liar::liar(bench)),
+    },
+    Case {
+        letter: 't',
+        what: "placement: calls at one node of three, against one ideal queue",
+        run: |bench| Box::pin(placement::placement(bench)),
     },
 ];

@@ -48,9 +48,16 @@ impl Requests {
 
 /// The bytes of a POST of this body to this path.
 pub fn post(path: &str, body: &str) -> Arc<[u8]> {
+    post_with(path, &[], body)
+}
+
+/// The same with these headers.
+pub fn post_with(path: &str, headers: &[(&str, &str)], body: &str) -> Arc<[u8]> {
     let length = body.len();
     let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n");
-    format!("{head}\r\n{body}").into_bytes().into()
+    let headers = headers.iter();
+    let headers: String = headers.map(|(k, v)| format!("{k}: {v}\r\n")).collect();
+    format!("{head}{headers}\r\n{body}").into_bytes().into()
 }
 
 /// What one run saw.

@@ -24,6 +24,10 @@ pub enum Unit {
     Megabytes,
     /// Kilobytes, of 10^3 bytes.
     Kilobytes,
+    /// A share of all, of which 1 is the whole.
+    Share,
+    /// How many.
+    Count,
 }
 
 impl Unit {
@@ -34,6 +38,8 @@ impl Unit {
             Unit::Milliseconds => format!("{value:.1} ms"),
             Unit::Megabytes => format!("{value:.1} MB"),
             Unit::Kilobytes => format!("{value:.1} kB"),
+            Unit::Share => format!("{:.1} %", value * 100.0),
+            Unit::Count => format!("{value:.0}"),
         }
     }
 }

@@ -36,7 +36,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Task> {
                 let case = CASES
                     .iter()
                     .find(|case| letter == case.letter.to_string())
-                    .with_context(|| format!("no case {letter}; there are a to s"))?;
+                    .with_context(|| format!("no case {letter}; there are a to t"))?;
                 cases.push(case);
             }
             other => bail!("`{other}` is not known; {USAGE}"),
