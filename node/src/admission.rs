@@ -685,6 +685,9 @@ fn judge(pool: &mut Pool, key: FunctionKey, look: Look, now: Time) -> Fit {
 }
 
 #[cfg(test)]
+mod overload;
+
+#[cfg(test)]
 mod properties;
 
 #[cfg(test)]
@@ -1209,6 +1212,310 @@ mod tests {
             .add(profile(), at(0), &mut node.actions)
             .expect_err("too large");
         assert!(error.to_string().contains("100MiB"), "{error}");
+    }
+
+    /// A call that waits for a place for so many seconds, and as long as its
+    /// function is known to run; it has a minute for a start.
+    fn waits(function: FunctionKey, now: u64, seconds: u64, service: u64) -> Arrival {
+        Arrival {
+            function,
+            class: 0,
+            kind: Kind::Awaited,
+            patient: true,
+            arrived: at(now),
+            leave: at(now + seconds),
+            end: at(now + 60),
+            pace: Pace {
+                service: Duration::from_secs(service),
+                elsewhere: 0,
+            },
+        }
+    }
+
+    /// A function that serves one call at a time, and one that runs.
+    fn busy(node: &mut Node) -> (FunctionKey, Slot) {
+        let function = node.add_warm(Profile {
+            max_instances: 1,
+            ..profile()
+        });
+        (function, node.runs_at_once(function))
+    }
+
+    #[test]
+    fn newest_goes_first_while_the_oldest_has_used_half_of_its_time() {
+        let mut node = Node::new(1000, 1000);
+        let (function, mut slot) = busy(&mut node);
+        let start = node.now;
+        // They wait for 30 seconds at most.
+        for (after, token) in [(0, "first"), (5, "second"), (10, "third")] {
+            node.now = start + after;
+            node.arrive(function, token);
+        }
+        let mut order = Vec::new();
+        for after in [14, 15, 16, 17] {
+            node.now = start + after;
+            node.finish(slot);
+            let Some(Action::Run { token, slot: next }) = node.actions.pop() else {
+                break;
+            };
+            order.push(token);
+            slot = next;
+            if order.len() == 1 {
+                node.arrive(function, "fourth");
+            }
+        }
+        // None has used fifteen seconds.
+        assert_eq!(order, ["first", "second", "third", "fourth"]);
+
+        let (function, mut slot) = busy(&mut node);
+        let start = node.now;
+        for (after, token) in [(0, "first"), (10, "second"), (14, "third")] {
+            node.now = start + after;
+            node.arrive(function, token);
+        }
+        let mut order = Vec::new();
+        for after in [15, 16, 17] {
+            node.now = start + after;
+            node.finish(slot);
+            let Some(Action::Run { token, slot: next }) = node.actions.pop() else {
+                panic!("one runs");
+            };
+            order.push(token);
+            slot = next;
+        }
+        assert_eq!(order, ["third", "second", "first"]);
+    }
+
+    #[test]
+    fn accepted_calls_are_never_refused_for_load_and_stay_in_order() {
+        let mut node = Node::new(1000, 1000);
+        let (function, mut slot) = busy(&mut node);
+        let accepted = |now| Arrival {
+            kind: Kind::Accepted,
+            leave: Time::NEVER,
+            end: Time::NEVER,
+            ..waits(function, now, 0, 100)
+        };
+        for token in ["first", "second", "third"] {
+            let arrival = accepted(node.now);
+            let verdict = node
+                .admission
+                .arrive(arrival, || token, at(node.now), &mut node.actions);
+            assert!(matches!(verdict, Verdict::Wait(_)), "{verdict:?}");
+        }
+        node.now += 1_000_000;
+        for expected in ["first", "second", "third"] {
+            node.finish(slot);
+            let Some(Action::Run { token, slot: next }) = node.actions.pop() else {
+                panic!("one runs");
+            };
+            assert_eq!(token, expected);
+            slot = next;
+        }
+    }
+
+    #[test]
+    fn call_that_would_wait_too_long_is_refused_at_once() {
+        let mut node = Node::new(1000, 1000);
+        let (function, _slot) = busy(&mut node);
+        let mut verdicts = Vec::new();
+        for token in ["first", "second", "third"] {
+            let arrival = waits(function, node.now, 9, 4);
+            let verdict = node
+                .admission
+                .arrive(arrival, || token, at(node.now), &mut node.actions);
+            verdicts.push(matches!(verdict, Verdict::Wait(_)));
+            let pace = arrival.pace;
+            let expected = node.admission.expected_wait(function, 0, pace).whole();
+            let waiting = node.admission.waiting() as u64;
+            assert_eq!(expected, Duration::from_secs(4 * (waiting + 1)));
+        }
+        assert_eq!(verdicts, [true, true, false]);
+        // Places elsewhere serve this queue too.
+        let arrival = Arrival {
+            pace: Pace {
+                elsewhere: 1,
+                ..waits(function, 0, 0, 4).pace
+            },
+            ..waits(function, node.now, 9, 4)
+        };
+        let prospect = node.admission.prospect(&arrival, at(node.now));
+        assert!(
+            matches!(prospect, Some(Prospect::Wait { expected }) if expected.whole() == Duration::from_secs(6)),
+            "{prospect:?}"
+        );
+    }
+
+    #[test]
+    fn queue_whose_load_lasts_takes_in_what_it_serves() {
+        let arrives = |node: &mut Node, function, now| {
+            let arrival = waits(function, now, 40, 1);
+            let verdict = node
+                .admission
+                .arrive(arrival, || "", at(now), &mut node.actions);
+            matches!(verdict, Verdict::Wait(_))
+        };
+        // A burst may take all of its time.
+        let mut node = Node::new(1000, 1000);
+        let (function, _slot) = busy(&mut node);
+        let start = node.now;
+        let burst = (0..50).filter(|_| arrives(&mut node, function, start));
+        assert_eq!(burst.count(), 40);
+
+        let mut node = Node::new(1000, 1000);
+        let (function, _slot) = busy(&mut node);
+        let start = node.now;
+        let burst = (0..20).filter(|_| arrives(&mut node, function, start));
+        assert_eq!(burst.count(), 20);
+        assert!(arrives(&mut node, function, start + 9));
+        // Calls have waited for a quarter of that time, and more than a quarter
+        // of it is before this one.
+        assert!(!arrives(&mut node, function, start + 10));
+        // The newest goes first from half of it on: no second newcomer before
+        // the last one has used half of its own.
+        assert!(!arrives(&mut node, function, start + 20));
+        assert!(arrives(&mut node, function, start + 29));
+        assert!(!arrives(&mut node, function, start + 29));
+    }
+
+    #[test]
+    fn start_that_is_at_hand_does_not_count_as_waiting_for_a_place() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add(Profile {
+            max_instances: 1,
+            ..profile()
+        });
+        let start = |node: &mut Node, token| {
+            let arrival = waits(function, node.now, 1, 0);
+            let now = at(node.now);
+            node.admission
+                .arrive(arrival, || token, now, &mut node.actions)
+        };
+        start(&mut node, "for the start");
+        start(&mut node, "for a place");
+        assert_eq!(node.actions(), ["start"]);
+        node.wait_until(1);
+        assert_eq!(node.actions(), ["expired for a place Queue"]);
+        node.wait_until(59);
+        assert_eq!(node.actions(), [""; 0]);
+        node.wait_until(60);
+        assert_eq!(node.actions(), ["expired for the start Start"]);
+    }
+
+    #[test]
+    fn place_elsewhere_goes_to_the_call_whose_turn_it_is() {
+        let mut node = Node::new(1000, 1000);
+        let (one, _slot) = busy(&mut node);
+        let (other, _slot) = busy(&mut node);
+        node.arrive(one, "stays");
+        node.arrive(one, "older");
+        node.arrive(other, "newer");
+        let mut asked = Vec::new();
+        let now = at(node.now);
+        let mut offer = |node: &mut Node| {
+            let goes = |token: &&'static str| {
+                asked.push(*token);
+                *token != "stays"
+            };
+            let left = node.admission.offer(now, goes, &mut node.actions);
+            left.map(|(token, _)| token)
+        };
+        assert_eq!(offer(&mut node), Some("older"));
+        assert_eq!(offer(&mut node), Some("newer"));
+        assert_eq!(offer(&mut node), None);
+        assert_eq!(asked, ["stays", "older", "stays", "newer", "stays"]);
+        assert_eq!(node.admission.waiting(), 1);
+    }
+
+    #[test]
+    fn one_that_comes_back_has_the_seat_that_it_left() {
+        let mut node = Node::new(1000, 1000);
+        let (function, slot) = busy(&mut node);
+        for token in ["first", "second"] {
+            node.arrive(function, token);
+        }
+        let now = at(node.now);
+        let left = node.admission.offer(now, |_| true, &mut node.actions);
+        let (token, seat) = left.expect("it may go");
+        assert_eq!(token, "first");
+        node.arrive(function, "third");
+        let back = node
+            .admission
+            .come_back(function, seat, || token, now, &mut node.actions);
+        assert!(matches!(back, Verdict::Wait(_)), "{back:?}");
+        node.finish(slot);
+        assert_eq!(node.actions(), ["run first warm"]);
+        // It gives up when it would have given up.
+        let left = node.admission.offer(now, |_| true, &mut node.actions);
+        let (token, seat) = left.expect("it may go");
+        node.now += 30;
+        node.wait_until(node.now);
+        assert_eq!(node.actions(), ["expired third Queue"]);
+        let now = at(node.now);
+        let back = node
+            .admission
+            .come_back(function, seat, || token, now, &mut node.actions);
+        assert!(matches!(back, Verdict::Wait(_)), "{back:?}");
+        assert_eq!(node.actions(), ["expired second Queue"]);
+    }
+
+    #[test]
+    fn only_what_others_hold_is_contended_for() {
+        let mut node = Node::new(300, 1000);
+        let (function, _slot) = busy(&mut node);
+        node.arrive(function, "for its own maximum");
+        let cold = node.add(profile());
+        node.arrive(cold, "for its start");
+        assert_eq!(node.admission.contending(), 0);
+        assert!(node.admission.is_full(function));
+        let _slots = node.carry_out();
+        node.arrive(cold, "for a second one");
+        let _slots = node.carry_out();
+        assert_eq!(node.admission.contending(), 0);
+        // All memory is held now, by itself and by the other.
+        node.arrive(cold, "for memory");
+        assert_eq!(node.admission.contending(), 1);
+        assert!(!node.admission.is_full(cold));
+    }
+
+    #[test]
+    fn large_calls_are_not_starved_though_each_gives_up() {
+        let mut node = Node::new(1000, 1000);
+        let wide = |cpu| Profile {
+            call: Resources {
+                cpu: Cpu::millicores(cpu),
+                memory: Memory::ZERO,
+            },
+            calls_per_instance: 100,
+            ..profile()
+        };
+        let (small, large) = (node.add_warm(wide(100)), node.add_warm(wide(1000)));
+        let mut running: Vec<_> = (0..10).map(|_| node.runs_at_once(small)).collect();
+        let mut ended = 0;
+        loop {
+            // Each waits for five turns of the small ones.
+            let arrival = waits(large, node.now, 5, 0);
+            let now = at(node.now);
+            node.admission
+                .arrive(arrival, || "large", now, &mut node.actions);
+            node.arrive(small, "small");
+            let slot = running.remove(0);
+            node.now += 1;
+            node.finish(slot);
+            ended += 1;
+            let large_runs = node.actions.iter().any(|action| match action {
+                Action::Run { token, .. } => *token == "large",
+                _ => false,
+            });
+            if large_runs {
+                break;
+            }
+            running.extend(node.actions.drain(..).filter_map(|action| match action {
+                Action::Run { slot, .. } => Some(slot),
+                _ => None,
+            }));
+            assert!(ended < 100, "the large calls starve");
+        }
     }
 
     #[test]

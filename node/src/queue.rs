@@ -17,8 +17,9 @@
 //! **Look-ahead.** A contending head that does not fit lets up to
 //! [`LOOK_AHEAD`] lanes behind it, and other classes, go first; after its lane
 //! was passed over [`PASSED_OVER`] times in its turn, nobody goes before it, so
-//! that what is released adds up to what it needs. The lane counts, not the
-//! call: heads that give up meanwhile would start again for ever.
+//! that what is released adds up to what it needs. That holds for the lane and
+//! not for the call, or large calls that give up meanwhile would start again
+//! for ever.
 //!
 //! **Too late for order.** Under load that lasts, first come, first served has
 //! everybody wait until it is too late. A lane whose oldest call has used half
@@ -248,6 +249,9 @@ pub struct Queue<T> {
     /// The pass of the class served last, before it was served.
     pass: u64,
     contending: usize,
+    /// The lane that was passed over too often, until one of its calls is
+    /// served.
+    starved: Option<usize>,
     /// Kept between picks so that they allocate nothing.
     order: Vec<usize>,
     passed_over: Vec<usize>,
@@ -275,6 +279,7 @@ impl<T> Queue<T> {
             sequence: 0,
             pass: 0,
             contending: 0,
+            starved: None,
             order: Vec::new(),
             passed_over: Vec::new(),
         }
@@ -390,7 +395,6 @@ impl<T> Queue<T> {
         let lane = &mut self.lanes[at];
         if lane.length == 0 {
             lane.since = now;
-            lane.passed_over = 0;
         }
         lane.length += 1;
         lane.promised += u32::from(promised);
@@ -545,6 +549,9 @@ impl<T> Queue<T> {
         let chosen = chosen.map(|at| {
             for &at in &passed_over {
                 self.lanes[at].passed_over += 1;
+                if self.lanes[at].passed_over >= PASSED_OVER {
+                    self.starved.get_or_insert(at);
+                }
             }
             let key = self.next_of(at, now).expect("a chosen lane has a call");
             self.serve(key)
@@ -619,7 +626,7 @@ impl<T> Queue<T> {
     /// Takes out a call in its turn.
     fn serve(&mut self, key: Key) -> Waited<T> {
         let at = self.lane_of(key);
-        self.lanes[at].passed_over = 0;
+        self.forgive(at);
         let class = &mut self.classes[self.entries.get(key).expect("it waits").seat.class];
         self.pass = class.pass;
         class.pass += class.stride;
@@ -632,6 +639,14 @@ impl<T> Queue<T> {
         passed_over: &mut Vec<usize>,
         judge: &mut impl FnMut(FunctionKey, Look) -> Fit,
     ) -> Option<usize> {
+        if let Some(at) = self.starved {
+            let head = self.lanes[at].head.expect("a starved lane has a call");
+            match judge(self.entry(head).function, Look::Turn) {
+                Fit::Runs => return Some(at),
+                Fit::Short => return None,
+                Fit::Asleep | Fit::Patient => self.forgive(at),
+            }
+        }
         let mut turn = Look::Turn;
         for &class in order {
             let mut short = 0;
@@ -652,9 +667,6 @@ impl<T> Queue<T> {
                     Fit::Asleep => self.set_state(at, State::Asleep),
                     Fit::Patient => self.set_state(at, State::Patient),
                     Fit::Short => {
-                        if self.lanes[at].passed_over >= PASSED_OVER {
-                            return None;
-                        }
                         if short == 0 {
                             passed_over.push(at);
                             turn = Look::Head;
@@ -702,8 +714,15 @@ impl<T> Queue<T> {
     /// Whether a head was passed over so often that nobody goes before it.
     #[cfg(test)]
     pub(crate) fn is_held_back(&self) -> bool {
-        let mut heads = self.classes.iter().flat_map(|class| &class.contending);
-        heads.any(|(_, head)| self.lanes[self.lane_of(*head)].passed_over >= PASSED_OVER)
+        self.starved.is_some()
+    }
+
+    /// Has a lane count anew how often it is passed over.
+    fn forgive(&mut self, at: usize) {
+        self.lanes[at].passed_over = 0;
+        if self.starved == Some(at) {
+            self.starved = None;
+        }
     }
 
     // How it is kept.
@@ -814,6 +833,7 @@ impl<T> Queue<T> {
         } = *self.entry(key);
         if before.is_none() && after.is_none() {
             self.set_state(at, State::Asleep);
+            self.forgive(at);
         }
         match before {
             Some(before) => self.entry_mut(before).after = after,

@@ -3,17 +3,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use libp2p_identity::PeerId;
+use tokio::task::JoinHandle;
 use weir_node::Node;
+use weir_node::admission::Prospect;
 use weir_node::config::{ClassConfig, NodeConfig};
 use weir_node::executor::{AnswerBody, Body};
 use weir_node::function::{ArtifactKind, FunctionSpec, Protocol};
 use weir_node::id::{CallId, Digest};
 use weir_node::invocation::{Invocation, InvokeError, Phase, Refusal, Start};
-use weir_node::node::{CallState, ChangeError, DeployMode, Submission};
+use weir_node::node::{CallState, ChangeError, Declined, DeployMode, Moves, Submission};
 use weir_node::resources::{Cpu, Memory, Resources};
 
 /// Far longer than anything here takes.
@@ -324,6 +328,183 @@ async fn a_class_must_be_open_to_the_functions_callers() {
         matches!(refused, Err(ChangeError::Invalid(_))),
         "{refused:?}"
     );
+}
+
+/// Waiting calls that may go to one peer, and whether they went.
+struct OnlyTo(PeerId, AtomicBool);
+
+impl OnlyTo {
+    fn new(peer: PeerId) -> Arc<OnlyTo> {
+        Arc::new(OnlyTo(peer, AtomicBool::new(false)))
+    }
+
+    fn went(&self) -> bool {
+        self.1.load(Ordering::SeqCst)
+    }
+}
+
+impl Moves for OnlyTo {
+    fn go(&self, peer: &PeerId) -> bool {
+        let goes = *peer == self.0;
+        self.1.fetch_or(goes, Ordering::SeqCst);
+        goes
+    }
+}
+
+/// A node on which a call runs for ever that holds the only place of its
+/// function, and that call.
+async fn held(config: NodeConfig) -> (Node, JoinHandle<()>) {
+    let node = Node::start(config).await.expect("starts");
+    let digest = upload(&node, &model(600.0, "never")).await;
+    let mut narrow = spec("narrow", digest);
+    narrow.max = Some(1);
+    narrow.timeout = Duration::from_secs(600);
+    narrow
+        .labels
+        .insert("dfaas.maxrate".to_owned(), "3".to_owned());
+    node.deploy(narrow, DeployMode::CreateOrReplace)
+        .await
+        .expect("deployed");
+    let holder = tokio::spawn({
+        let node = node.clone();
+        async move {
+            let _ = node.invoke(invocation("narrow", 1)).await;
+        }
+    });
+    until(async || (node.status().running == 1).then_some(())).await;
+    (node, holder)
+}
+
+async fn waiting(node: &Node, calls: usize) {
+    until(async || (node.status().classes[0].waiting == calls).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_waiting_call_leaves_for_a_free_place_elsewhere_and_comes_back_to_its_seat() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (node, holder) = held(config(dir.path())).await;
+    let (near, far) = (PeerId::random(), PeerId::random());
+    let moves = OnlyTo::new(near);
+    let deadline = node.clock().now() + LONG;
+    let first = tokio::spawn({
+        let (node, moves) = (node.clone(), moves.clone());
+        let mut call = invocation("narrow", 2);
+        call.deadline = Some(deadline);
+        async move { node.wait(call, Some(moves), None).await }
+    });
+    waiting(&node, 1).await;
+    assert!(node.has_movable());
+    assert!(!node.offer_place(&far) && !moves.went());
+    assert!(node.offer_place(&near) && moves.went());
+    let Err(Declined::Left(call, seat)) = first.await.expect("no panic") else {
+        panic!("it left");
+    };
+    assert_eq!(call.deadline, Some(deadline), "it is what it was");
+    assert!(!node.has_movable() && !node.offer_place(&near));
+    waiting(&node, 0).await;
+
+    // Another comes meanwhile, and is behind it when it is back.
+    let second = tokio::spawn({
+        let (node, moves) = (node.clone(), OnlyTo::new(far));
+        async move { node.wait(invocation("narrow", 3), Some(moves), None).await }
+    });
+    waiting(&node, 1).await;
+    let both = OnlyTo::new(far);
+    let first = tokio::spawn({
+        let (node, moves) = (node.clone(), both.clone());
+        async move { node.wait(*call, Some(moves), Some(seat)).await }
+    });
+    waiting(&node, 2).await;
+    assert!(
+        node.offer_place(&far) && both.went(),
+        "the older one goes first"
+    );
+    assert!(matches!(
+        first.await.expect("no panic"),
+        Err(Declined::Left(..))
+    ));
+    second.abort();
+    waiting(&node, 0).await;
+    assert!(!node.has_movable());
+    holder.abort();
+    until(async || (node.status().running == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_does_not_run_costs_nothing_of_its_functions_rate() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (node, holder) = held(config(dir.path())).await;
+    // Three a second, of which one is taken.
+    for _ in 0..10 {
+        let declined = node.invoke_now(invocation("narrow", 2)).await;
+        assert!(matches!(declined, Err(Declined::NoRoom(_))));
+        let outlook = node.prospect(&invocation("narrow", 2)).expect("its class");
+        let prospect = outlook.expect("it is here").prospect;
+        assert!(matches!(prospect, Prospect::Wait { .. }), "{prospect:?}");
+    }
+    let peer = PeerId::random();
+    for _ in 0..10 {
+        let call = tokio::spawn({
+            let (node, moves) = (node.clone(), OnlyTo::new(peer));
+            async move { node.wait(invocation("narrow", 3), Some(moves), None).await }
+        });
+        waiting(&node, 1).await;
+        assert!(node.offer_place(&peer));
+        assert!(matches!(
+            call.await.expect("no panic"),
+            Err(Declined::Left(..))
+        ));
+    }
+    holder.abort();
+}
+
+#[tokio::test]
+async fn a_default_deadline_is_fixed_before_a_call_is_given_back() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut config = config(dir.path());
+    config.classes[0].deadline = Some(LONG);
+    let (node, holder) = held(config).await;
+    let name = "narrow".parse().expect("valid name");
+    assert_eq!(node.class_deadline(None), Some(LONG));
+    assert_eq!(node.class_deadline(Some("default")), Some(LONG));
+    assert_eq!(node.class_deadline(Some("other")), None);
+    assert_eq!(node.default_deadline(&name, None), Some(LONG));
+    let before = node.clock().now();
+    let declined = node.invoke_now(invocation("narrow", 2)).await;
+    let Err(Declined::NoRoom(call)) = declined else {
+        panic!("there is no room");
+    };
+    let deadline = call.deadline.expect("its class has one");
+    assert!(deadline >= before + LONG && deadline <= node.clock().now() + LONG);
+    holder.abort();
+}
+
+#[tokio::test]
+async fn a_time_out_teaches_its_length_and_a_function_at_its_maximum_says_so() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (node, holder) = held(config(dir.path())).await;
+    let name = "narrow".parse().expect("valid name");
+    assert_eq!(node.function_full(&name), Some(true));
+    assert_eq!(node.capability().contending, 0, "it waits for nobody else");
+    assert_eq!(node.service(&name).expect("it is here").samples, 0);
+    holder.abort();
+    until(async || (node.function_full(&name) == Some(false)).then_some(())).await;
+    let mut hasty = invocation("narrow", 2);
+    hasty.deadline = Some(node.clock().now() + Duration::from_millis(50));
+    let late = node.invoke(hasty).await.map(drop);
+    assert!(
+        matches!(
+            late,
+            Err(InvokeError::Late {
+                phase: Phase::Run,
+                ..
+            })
+        ),
+        "{late:?}"
+    );
+    let service = node.service(&name).expect("it is here");
+    assert_eq!(service.samples, 1);
+    assert!(service.mean >= Duration::from_millis(40), "{service:?}");
 }
 
 fn submission(name: &str, number: u8) -> Submission {

@@ -1,11 +1,13 @@
 //! Functions and callers that take more than their share, and requests that
 //! are none: each is refused or ended, and the node serves on.
 
+use std::time::Duration;
+
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use weir_tests::client::{raw, raw_status, rest};
-use weir_tests::eventually;
 use weir_tests::node::{Function, Node, Setup};
+use weir_tests::{eventually, pass};
 
 /// The node still answers, holds nothing, and runs nothing.
 async fn unharmed(node: &Node) {
@@ -500,6 +502,123 @@ async fn a_call_that_waits_too_long_is_refused_and_one_past_its_deadline_is_504(
         .send()
         .await
         .expect_error(504);
+    drop(feeder);
+    running.await.expect("it ends").expect_status(200);
+}
+
+/// A function that serves one call at a time.
+fn one(guest: &str) -> Function {
+    Function::new("one", guest)
+        .timeout("10m")
+        .setting("concurrency", "1")
+        .label("com.openfaas.scale.max", "1")
+}
+
+#[tokio::test]
+async fn a_call_that_would_wait_too_long_is_refused_at_once_and_told_when_to_come_again() {
+    let node = Node::start().await;
+    node.deploy(one("sleep")).await;
+    // So the node knows how long a call takes.
+    for _ in 0..3 {
+        node.call("one", "600").await.expect_status(200);
+    }
+    let running = tokio::spawn(node.post("/function/one").body("600000").send());
+    node.running(1).await;
+    let mut waiting = tokio::task::JoinSet::new();
+    // Five seconds hold eight of them.
+    let refused = loop {
+        let asked = tokio::time::Instant::now();
+        waiting.spawn(node.post("/function/one").body("1").send());
+        let calls = waiting.len() as u64;
+        assert!(calls <= 9, "{calls} calls wait");
+        tokio::select! {
+            refused = waiting.join_next() => {
+                let refused = refused.expect("one ends").expect("no panic");
+                assert!(asked.elapsed() < Duration::from_secs(2), "it waited");
+                break refused;
+            }
+            () = node.waiting(calls) => {}
+        }
+    };
+    let refused = refused.expect_error(429);
+    assert_eq!(refused.header("x-weir-error"), "overloaded");
+    let after: u64 = refused.header("retry-after").parse().expect("seconds");
+    assert!((2..=8).contains(&after), "{after} s");
+    assert!(node.metric("weir_refusals_total", &["overloaded"]).await >= 1.0);
+    running.abort();
+    waiting.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_newest_call_goes_first_while_the_oldest_has_waited_for_half_of_its_time() {
+    let config = "[[qos]]\nname = \"only\"\npriority = 1\nmax-wait = \"8s\"";
+    let node = Setup::new().config(config).start().await;
+    node.deploy(one("echo")).await;
+    let hold = || {
+        let (request, feeder) = node.post("/function/one").fed();
+        (tokio::spawn(request.send()), feeder)
+    };
+    let (running, runner) = hold();
+    node.running(1).await;
+    let (oldest, of_oldest) = hold();
+    node.waiting(1).await;
+    let waited = tokio::time::Instant::now();
+    let (older, of_older) = hold();
+    node.waiting(2).await;
+    pass(Duration::from_secs(4).saturating_sub(waited.elapsed())).await;
+    let (newest, of_newest) = hold();
+    node.waiting(3).await;
+    drop(runner);
+    running.await.expect("it ends").expect_status(200);
+    // Nobody else could answer: they are not fed.
+    drop(of_newest);
+    newest.await.expect("it ends").expect_status(200);
+    drop(of_older);
+    older.await.expect("it ends").expect_status(200);
+    drop(of_oldest);
+    oldest.await.expect("it ends").expect_status(200);
+}
+
+#[tokio::test]
+async fn an_accepted_call_is_not_refused_for_load_and_keeps_its_turn() {
+    let config = "[[qos]]\nname = \"only\"\npriority = 1\nqueue = 1\nmax-wait = \"100ms\"\ndeadline = \"200ms\"";
+    let node = Setup::new().config(config).start().await;
+    node.deploy(one("echo")).await;
+    let (request, feeder) = node
+        .post("/function/one")
+        .header("x-weir-deadline", "10m")
+        .fed();
+    let running = tokio::spawn(request.send());
+    node.running(1).await;
+    let mut accepted = Vec::new();
+    for turn in 0..4 {
+        accepted.push(node.submit("one", turn.to_string()).await);
+        node.waiting(turn + 1).await;
+    }
+    // Those who wait themselves are told meanwhile.
+    node.call("one", "x").await.expect_error(429);
+    node.waiting(4).await;
+    drop(feeder);
+    running.await.expect("it ends").expect_status(200);
+    for (turn, location) in accepted.iter().enumerate() {
+        let result = node.result(location).await;
+        assert_eq!(result.header("x-weir-call-status"), "200");
+        assert_eq!(result.text(), turn.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_for_load_costs_nothing_of_its_functions_rate() {
+    let config = "[[qos]]\nname = \"only\"\npriority = 1\nqueue = 0";
+    let node = Setup::new().config(config).start().await;
+    node.deploy(one("echo").label("dfaas.maxrate", "3")).await;
+    let (request, feeder) = node.post("/function/one").fed();
+    let running = tokio::spawn(request.send());
+    node.running(1).await;
+    for _ in 0..10 {
+        let refused = node.call("one", "x").await.expect_error(429);
+        assert_eq!(refused.header("x-weir-error"), "queue-full");
+    }
     drop(feeder);
     running.await.expect("it ends").expect_status(200);
 }
