@@ -582,6 +582,10 @@ impl<'a> Course<'a> {
         };
         match outlook.as_ref().map(|outlook| outlook.prospect) {
             Some(Prospect::Wait { expected }) => window.turn = Some(expected.turn),
+            // What was let in once goes back to where it stood.
+            Some(Prospect::Refuse(_)) if self.seat.is_some() => {
+                window.queue = Some(Duration::ZERO);
+            }
             Some(Prospect::Refuse(refusal)) => {
                 let wait = outlook.map_or(Duration::ZERO, |outlook| outlook.wait);
                 window.refusal = Some((refusal, wait));

@@ -328,6 +328,11 @@ impl Reserved {
         self.ahead
     }
 
+    /// How long the function runs there; `None` before it has.
+    pub fn service(&self) -> Option<Duration> {
+        self.function.as_ref()?.service()
+    }
+
     /// Processors of our calls of the function that were under way to the peer
     /// when it said that it held `held` of them beside this one.
     pub fn under_way(&self, held: u32, cpu: u32) -> u32 {

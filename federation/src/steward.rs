@@ -49,7 +49,8 @@ const WANTED: u32 = 3;
 const FULL: f64 = 0.9;
 const LET_GO: usize = 64;
 
-/// A function that was called within so long is not let go of.
+/// A function that was called within so long is not let go of for the sake of
+/// other nodes' users.
 const IN_USE: Duration = Duration::from_secs(600);
 
 /// Why code did not come.
@@ -141,7 +142,7 @@ impl Steward {
                         self.reconcile(&name).await;
                         self.note_use(&name);
                     }
-                    self.let_go().await;
+                    self.let_go(Duration::ZERO).await;
                     self.pins.tend();
                     self.forget_removals().await;
                 }
@@ -386,7 +387,7 @@ impl Steward {
     pub(crate) async fn adopt_for_guests(&self, name: &FunctionName) -> Result<(), AdoptError> {
         let newest = self.federated.entry(name).and_then(|entry| entry.spec);
         let anew = self.node.spec(name).is_some_and(|own| Some(own) != newest);
-        self.adopt(name, anew).await
+        self.adopt_beside(name, anew, IN_USE).await
     }
 
     /// Brings a function here: its code from those who have it, and then as if
@@ -395,13 +396,23 @@ impl Steward {
     /// # Errors
     /// Why it is not here.
     pub(crate) async fn adopt(&self, name: &FunctionName, anew: bool) -> Result<(), AdoptError> {
+        self.adopt_beside(name, anew, Duration::ZERO).await
+    }
+
+    /// The same, at the cost of functions that were not called for so long.
+    async fn adopt_beside(
+        &self,
+        name: &FunctionName,
+        anew: bool,
+        unused: Duration,
+    ) -> Result<(), AdoptError> {
         let turn = self.adopting.entry(name.clone()).or_default().clone();
         let adopted = {
             let _turn = turn.lock().await;
             match self.node.spec(name) {
                 // Whoever was before this one has brought it.
                 Some(_) if !anew => Ok(()),
-                Some(_) | None => self.bring(name).await,
+                Some(_) | None => self.bring(name, unused).await,
             }
         };
         drop(turn);
@@ -430,9 +441,10 @@ impl Steward {
         }
     }
 
-    /// Lets go of functions that were brought here, those first that were not
-    /// called for longest, until the node is not full any more.
-    async fn let_go(&self) {
+    /// Lets go of functions that were brought here and not called for so long,
+    /// those first that were not called for longest, until the node is not full
+    /// any more.
+    async fn let_go(&self, unused: Duration) {
         for _ in 0..LET_GO {
             if self.node.fullness() < FULL {
                 return;
@@ -446,7 +458,7 @@ impl Steward {
             let Some((name, used)) = least.map(|b| (b.key().clone(), b.value().1)) else {
                 return;
             };
-            if self.federated.shared.clock.now().since(used) < IN_USE {
+            if self.federated.shared.clock.now().since(used) < unused {
                 return;
             }
             let code = self.node.spec(&name);
@@ -463,9 +475,9 @@ impl Steward {
         }
     }
 
-    async fn bring(&self, name: &FunctionName) -> Result<(), AdoptError> {
+    async fn bring(&self, name: &FunctionName, unused: Duration) -> Result<(), AdoptError> {
         self.may_run(name)?;
-        self.let_go().await;
+        self.let_go(unused).await;
         let gone = || AdoptError::Unfit(format!("{name}: it was removed"));
         let entry = self.federated.entry(name).ok_or_else(gone)?;
         let spec = entry.spec.clone().ok_or_else(gone)?;

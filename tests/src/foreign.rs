@@ -32,9 +32,12 @@ use libp2p::{
 };
 use libp2p_stream::{Control, IncomingStreams};
 use serde_cbor::Value;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
+
+use crate::node::Function;
 
 /// Kinds of messages by their numbers on the wire.
 pub mod kind {
@@ -418,6 +421,11 @@ pub fn number(value: u64) -> Value {
     Value::Integer(value.into())
 }
 
+/// A function that none but such members can run: Weir's own are not made so.
+pub fn function(name: &str) -> Function {
+    Function::new(name, "echo").field("constraints", json!(["make=foreign"]))
+}
+
 /// A report of a member that can run these functions and takes `room` calls of
 /// others.
 pub fn report(sequence: u64, functions: &[&str], room: u64) -> Value {
@@ -432,6 +440,7 @@ pub fn report(sequence: u64, functions: &[&str], room: u64) -> Value {
         ("sequence", number(sequence)),
         ("zone", text("default")),
         ("executors", Value::Array(vec![text("wasm")])),
+        ("labels", map([("make", text("foreign"))])),
         (
             "load",
             map([

@@ -37,6 +37,7 @@ fn later() -> Manners {
 
 /// Says how it is until it is seen as one that runs `theirs`.
 async fn is_seen(host: &Member, foreign: &Foreign) {
+    host.node.deploy(foreign::function("theirs")).await;
     is_seen_with(host, foreign, []).await;
 }
 

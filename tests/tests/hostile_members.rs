@@ -40,6 +40,7 @@ async fn scene(token: &[&str], serve: Serve) -> Scene {
     let host = Member::found().await;
     let honest = host.invite(member()).await;
     all_meet(&[&host, &honest]).await;
+    host.node.deploy(foreign::function("theirs")).await;
     let token = host.token(token).await;
     let manners = Manners {
         serve,

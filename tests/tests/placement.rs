@@ -170,7 +170,8 @@ async fn a_quick_node_and_a_slow_one_are_both_kept_busy() {
     };
     let nodes = Unlike::start(&scale).await;
     let share = nodes.share_of_capacity(12).await.expect("clients can run");
-    let burst = nodes.burst(60).await.expect("all are answered");
+    // Few enough that none waits for longer than it may.
+    let burst = nodes.burst(30).await.expect("all are answered");
     eprintln!("{share:.2} of the summed capacity, a burst takes {burst:.2} times the ideal");
     assert!(share > 0.6, "{share}");
     assert!(burst < 2.0, "{burst}");
@@ -187,9 +188,10 @@ async fn a_node_where_a_function_fails_at_once_does_not_swallow_its_calls() {
     let later = &answered[60..];
     let failed = share(later, |call| !call.is_answer());
     eprintln!(
-        "{} of {} fail, {failed:.2} from the 60th on",
+        "{} of {} fail, {failed:.2} from the 60th on: {:?}",
         failures(&answered).len(),
-        answered.len()
+        answered.len(),
+        failures(&answered)
     );
     assert!(failed < 0.2, "{failed}");
 }
@@ -432,13 +434,13 @@ async fn a_call_that_waits_moves_to_a_peer_whose_place_is_freed() {
     let [first, second] = members.as_slice() else {
         panic!("there are two");
     };
-    for member in [first, second] {
-        // How long it takes is known.
-        member.node.call("moving", "1000").await.expect_status(200);
-    }
+    // How long it takes is known. Not at the second: what its own users take is
+    // kept for them a while.
+    first.node.call("moving", "1000").await.expect_status(200);
     let long = calls(&first.node, "moving", "6000", 1);
     runs(&first.node, 1).await;
-    let short = calls(&second.node, "moving", "2000", 1);
+    // It finds no place here, and takes the one there.
+    let short = calls(&first.node, "moving", "2000", 1);
     runs(&second.node, 1).await;
     let began = Instant::now();
     let reply = first.node.call("moving", "0").await;

@@ -99,6 +99,8 @@ struct Returns {
     inner: Arc<Inner>,
     peer: PeerId,
     reserved: Option<Reserved>,
+    /// What it counts of a place here, in thousandths.
+    serves: u32,
     /// Whether the call kept its place until then.
     streams: bool,
 }
@@ -108,7 +110,7 @@ impl Drop for Returns {
         let Some(reserved) = self.reserved.take() else {
             return;
         };
-        self.inner.waiters.served(-1);
+        self.inner.waiters.ends_there(self.serves);
         match self.streams {
             true => {
                 reserved.give_back();
@@ -196,11 +198,13 @@ impl Inner {
         to_absolute(&mut request);
         let patience = self.patience(errand, to.round_trip);
         let peer = to.peer;
-        self.waiters.served(1);
+        let here = self.service(errand.function);
+        let serves = serves(here, to.reserved.service());
+        self.waiters.begins_there(serves);
         let sent = self.federated.carriage.send(peer, &to.addresses, request);
         let sent = tokio::time::timeout(patience, sent).await;
         if !matches!(sent, Ok(Ok(_))) {
-            self.waiters.served(-1);
+            self.waiters.ends_there(serves);
         }
         let (response, kind, using) = match sent {
             Ok(Ok(sent)) => sent,
@@ -237,6 +241,7 @@ impl Inner {
             inner: self.clone(),
             peer,
             reserved: Some(to.reserved),
+            serves,
             streams: false,
         };
         let offered = self
@@ -379,6 +384,16 @@ impl Inner {
             Why::Other => {}
         }
     }
+}
+
+/// How many thousandths of a place here one at a peer is, by how long the
+/// function runs here and there.
+fn serves(here: Option<Duration>, there: Option<Duration>) -> u32 {
+    let (Some(here), Some(there)) = (here, there) else {
+        return 1_000;
+    };
+    let times = here.as_secs_f64() / there.as_secs_f64().max(1e-6);
+    (times.clamp(0.05, 20.0) * 1e3) as u32
 }
 
 /// What a peer's words mean to this node.

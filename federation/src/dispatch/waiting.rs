@@ -204,7 +204,8 @@ pub(super) struct Waiters {
     count: AtomicUsize,
     outside: AtomicUsize,
     next: AtomicU64,
-    /// Calls of this node's users that peers run now.
+    /// Places at peers that calls of this node's users have now, in thousandths
+    /// of one of this node's: a peer that is twice as quick gives two.
     served: AtomicU32,
     /// Some wait for whom nobody has asked yet.
     came: Notify,
@@ -258,16 +259,20 @@ impl Waiters {
         })
     }
 
-    /// Counts calls that peers run.
-    pub(super) fn served(&self, more: i32) {
-        match more > 0 {
-            true => self.served.fetch_add(1, Ordering::Relaxed),
-            false => self.served.fetch_sub(1, Ordering::Relaxed),
-        };
+    /// Counts a call that a peer runs, which serves the queue here as so many
+    /// thousandths of a place.
+    pub(super) fn begins_there(&self, served: u32) {
+        self.served.fetch_add(served, Ordering::Relaxed);
     }
 
+    /// Ends that.
+    pub(super) fn ends_there(&self, served: u32) {
+        self.served.fetch_sub(served, Ordering::Relaxed);
+    }
+
+    /// Places at peers that serve the queue here.
     pub(super) fn served_elsewhere(&self) -> u32 {
-        self.served.load(Ordering::Relaxed)
+        self.served.load(Ordering::Relaxed).div_ceil(1_000)
     }
 }
 

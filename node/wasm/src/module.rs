@@ -81,10 +81,10 @@ pub(crate) fn give_secrets(
     let Some(folder) = &context.setup().secrets else {
         return Ok(());
     };
+    // Reads go to other threads. Blocking this one for them would be quicker, but
+    // what allows that has a guest that sleeps block the thread too, and with it
+    // all other calls there.
     builder
-        // Secrets are small files; handing each read to another thread would
-        // cost more than reading.
-        .allow_blocking_current_thread(true)
         .preopened_dir(folder, SECRETS, FsPerms::ReadOnly)
         .map_err(|error| CallError::NotStarted(format!("cannot open its secrets: {error:#}")))?;
     Ok(())

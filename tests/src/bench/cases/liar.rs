@@ -12,7 +12,7 @@ use crate::bench::load::{Requests, load};
 use crate::bench::report::{Row, Target, Unit, quantile};
 use crate::eventually;
 use crate::federation::{Member, all_meet, member};
-use crate::foreign::{Foreign, Manners, report};
+use crate::foreign::{Foreign, Manners, function, report};
 use crate::node::Function;
 
 /// Clients of the calls that are measured, and of those that go to the liar.
@@ -30,6 +30,7 @@ pub(super) async fn liar(bench: Rc<Bench>) -> Result<Vec<Row>> {
     let honest = host.invite(member()).await;
     all_meet(&[&host, &honest]).await;
     host.node.deploy(Function::new("ours", "echo")).await;
+    host.node.deploy(function("theirs")).await;
     let manners = Manners {
         serve: Arc::new(|_| Box::pin(std::future::pending())),
         ..Manners::default()
