@@ -600,7 +600,8 @@ pub static KEYS: &[Key<Config>] = &[
     Key {
         path: "federation.regions",
         field: |c| &mut c.federation.regions,
-        help: "Cloud regions to spill to, in order; a cloud node's own comes first.",
+        help: "Cloud regions to spill to, in order; none: not to any. A cloud node's own comes first. \
+               Empty: the four nearest that it hears of; of a cloud node, default.",
     },
     Key {
         path: "federation.labels",
@@ -625,7 +626,8 @@ pub static KEYS: &[Key<Config>] = &[
     Key {
         path: "federation.guests",
         field: |c| &mut c.federation.guests,
-        help: "Percent of this node that calls of other nodes' users may hold.",
+        help: "Percent of this node that calls of other nodes' users may hold which run longer than 1 s; \
+               short ones may have all that its own users have not needed at once for 10 s.",
     },
     Key {
         path: "federation.policy",

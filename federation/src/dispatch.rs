@@ -78,8 +78,8 @@ pub struct Rules {
 /// What was counted.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Calls sent to a peer, by peer and how that ended.
-    pub offloads: DashMap<(PeerId, &'static str), u64>,
+    /// Calls sent to a peer, by peer, how that ended, and why.
+    pub offloads: DashMap<(PeerId, &'static str, &'static str), u64>,
     /// Decisions, by what was chosen and why.
     pub decisions: DashMap<(&'static str, &'static str), u64>,
     /// Calls that were decided about again.
@@ -402,12 +402,12 @@ impl Inner {
         *self.counters.guests.entry(how).or_default() += 1;
     }
 
-    fn count_offload(&self, peer: PeerId, how: &'static str) {
+    fn count_offload(&self, peer: PeerId, how: &'static str, why: &'static str) {
         let offloads = &self.counters.offloads;
-        if let Some(mut count) = offloads.get_mut(&(peer, how)) {
+        if let Some(mut count) = offloads.get_mut(&(peer, how, why)) {
             *count += 1;
         } else if offloads.len() < OFFLOAD_SERIES {
-            *offloads.entry((peer, how)).or_default() += 1;
+            *offloads.entry((peer, how, why)).or_default() += 1;
         }
     }
 

@@ -86,7 +86,7 @@ struct SettingsArguments {
     /// Instances kept warm
     #[arg(long, value_name = "N")]
     min: Option<u32>,
-    /// Most instances at once
+    /// Most instances at once on each node that runs it
     #[arg(long, value_name = "N")]
     max: Option<u32>,
     /// How long an idle instance stays warm

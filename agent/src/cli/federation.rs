@@ -100,6 +100,8 @@ struct Peer {
     running: u32,
     waiting: u32,
     room: u32,
+    full_because: Option<String>,
+    candidate: bool,
     functions: Vec<String>,
     report_age_ms: u64,
     load_age_ms: u64,
@@ -169,6 +171,9 @@ fn row(peer: &Peer) -> [String; 14] {
     if peer.contradicted {
         state.push_str(", refuses what it claims");
     }
+    if peer.state == "in" && !peer.candidate {
+        state.push_str(", takes no calls now");
+    }
     if let Some(fault) = &peer.fault {
         state.push_str(", ");
         state.push_str(fault);
@@ -194,7 +199,10 @@ fn row(peer: &Peer) -> [String; 14] {
         weir_node::resources::Memory::mebibytes(peer.memory_free >> 20).to_string(),
         peer.running.to_string(),
         peer.waiting.to_string(),
-        peer.room.to_string(),
+        match &peer.full_because {
+            Some(why) => format!("0: {why}"),
+            None => peer.room.to_string(),
+        },
         peer.functions.len().to_string(),
         age(peer.report_age_ms),
         age(peer.load_age_ms),

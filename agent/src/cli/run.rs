@@ -53,7 +53,8 @@ pub(super) struct ConfigSource {
     /// Its zone
     #[arg(long, value_name = "ZONE", help_heading = "Federation")]
     zone: Option<String>,
-    /// Regions to spill to, in order; a cloud node's own first
+    /// Regions to spill to, in order, or none; a cloud node's own first [default:
+    /// the four nearest; of a cloud node: default]
     #[arg(
         long,
         value_name = "REGION",

@@ -17,13 +17,20 @@ pub(super) fn write(page: &mut Page, dispatch: &Dispatch) {
     page.family(
         "weir_offloads",
         Kind::Counter,
-        "Calls sent to a peer, by how that ended.",
+        "Calls sent to a peer, by how that ended and why.",
     );
     let offloads = calls.offloads.iter();
-    let offloads =
-        offloads.map(|entry| ((entry.key().0.to_string(), entry.key().1), *entry.value()));
-    for ((peer, outcome), count) in offloads.collect::<BTreeMap<_, _>>() {
-        page.sample(&[("peer", peer.as_str()), ("outcome", outcome)], count);
+    let offloads = offloads.map(|entry| {
+        let (peer, outcome, reason) = *entry.key();
+        ((peer.to_string(), outcome, reason), *entry.value())
+    });
+    for ((peer, outcome, reason), count) in offloads.collect::<BTreeMap<_, _>>() {
+        let labels = [
+            ("peer", peer.as_str()),
+            ("outcome", outcome),
+            ("reason", reason),
+        ];
+        page.sample(&labels, count);
     }
     page.family(
         "weir_decisions",

@@ -210,7 +210,7 @@ impl Inner {
             Ok(Ok(sent)) => sent,
             Ok(Err(SendError::NotSent { reason, .. })) => {
                 to.reserved.give_back();
-                self.count_offload(peer, "unreachable");
+                self.count_offload(peer, "unreachable", "");
                 let fault = Met::Failure(Fault::Unreachable);
                 self.federated.met(peer, fault);
                 let reason = format!("it cannot be reached: {reason}");
@@ -218,7 +218,7 @@ impl Inner {
             }
             Ok(Err(SendError::Lost { reason, excused })) => {
                 to.reserved.give_back();
-                self.count_offload(peer, "lost");
+                self.count_offload(peer, "lost", "");
                 // A peer that is heard may have lost its listener only: what
                 // comes now goes over its link.
                 if !(excused && self.federated.is_linked(&peer)) {
@@ -227,7 +227,7 @@ impl Inner {
                 return (Offered::Lost(reason), None);
             }
             Err(_) => {
-                self.count_offload(peer, "late");
+                self.count_offload(peer, "late", "");
                 self.federated.met(peer, Met::Failure(Fault::Mute));
                 let late = InvokeError::Late {
                     phase: Phase::Run,
@@ -260,7 +260,7 @@ impl Inner {
     ) -> Offered {
         let (mut head, body) = response.into_parts();
         let Some(arrived) = wire::take::<Arrived>(&mut head.headers) else {
-            self.count_offload(peer, "malformed");
+            self.count_offload(peer, "malformed", "");
             let fault = Met::Failure(Fault::Malformed);
             self.federated.met(peer, fault);
             return Offered::Lost("it answered without the words that carry an answer".to_owned());
@@ -272,7 +272,7 @@ impl Inner {
             .and_then(|reserved| word_of(&arrived.told, reserved, errand.wanted));
         match arrived.kind.as_str() {
             ANSWER => {
-                self.count_offload(peer, "answered");
+                self.count_offload(peer, "answered", "");
                 let (start, timing) = arrived.timing();
                 let failed = head.status.is_server_error();
                 self.is_ready(peer, errand, &arrived.told, (!failed).then_some(timing.ran));
@@ -297,9 +297,9 @@ impl Inner {
                 })
             }
             REFUSED => {
-                self.count_offload(peer, "refused");
-                let text = text_of(body).await;
                 let why = Why::named(arrived.told.why.as_deref());
+                self.count_offload(peer, "refused", why.as_str());
+                let text = text_of(body).await;
                 self.refused_by((peer, abilities), errand, &arrived.told, (why, &text));
                 let claims = arrived.told.places.is_none_or(|places| places > 0);
                 match why {
@@ -323,7 +323,13 @@ impl Inner {
                 }
             }
             _ => {
-                self.count_offload(peer, "failed");
+                let what = match arrived.kind.as_str() {
+                    "late" => "late",
+                    "peer-lost" => "peer-lost",
+                    "body" => "body",
+                    _ => "function-failed",
+                };
+                self.count_offload(peer, "failed", what);
                 self.federated.met(peer, Met::Answer(word));
                 self.is_ready(peer, errand, &arrived.told, None);
                 let text = text_of(body).await;

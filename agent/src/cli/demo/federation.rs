@@ -60,20 +60,20 @@ pub(super) async fn play(global: &Global, folder: &Path) -> anyhow::Result<bool>
     let mut nodes = vec![start(folder, "edge-1", &[]).await?];
     for (name, role) in [("edge-2", "edge"), ("edge-3", "edge"), ("cloud", "cloud")] {
         let token = token(&nodes[0].client, role).await?;
-        let mut told = vec![("WEIR_FEDERATION_JOIN", token)];
-        if role == "cloud" {
-            told.push(("WEIR_FEDERATION_REGIONS", "sky".to_owned()));
-        }
+        let told = vec![("WEIR_FEDERATION_JOIN", token)];
         nodes.push(start(folder, name, &told).await?);
     }
-    for node in &nodes {
-        samples::deploy_with_share(&node.client, FUNCTION, "500m").await?;
-    }
+    // At one of them: the others bring it when they are to run it.
+    samples::deploy_with_share(&nodes[0].client, FUNCTION, "500m").await?;
     see_each_other(&nodes).await?;
-    output::note("three edge nodes and a cloud node see each other; the first is overloaded");
-    let mut tally = Tally::default();
+    output::note(
+        "three edge nodes and a cloud node see each other; the function is deployed at the first, \
+         which is overloaded",
+    );
+    let mut bursts = [Tally::default(), Tally::default()];
+    let [calm, killing_one] = &mut bursts;
     let answered = AtomicUsize::new(0);
-    call(&nodes[0].client, &nodes, &mut tally, &answered).await;
+    call(&nodes[0].client, &nodes, calm, &answered).await;
     output::note("and again, while the third edge node is killed");
     let mut killed = nodes.remove(2);
     let survivors: Vec<String> = nodes.iter().map(|node| node.id.clone()).collect();
@@ -85,17 +85,20 @@ pub(super) async fn play(global: &Global, folder: &Path) -> anyhow::Result<bool>
     all.push((killed.id.clone(), killed.name));
     // In the middle of it, however fast this machine is.
     let middle = answered.load(Ordering::Relaxed) + CLIENTS * CALLS / 4;
-    let (_, killing) = tokio::join!(call(&first, &nodes, &mut tally, &answered), async {
+    let (_, killing) = tokio::join!(call(&first, &nodes, killing_one, &answered), async {
         while answered.load(Ordering::Relaxed) < middle {
             tokio::time::sleep(LOOK / 10).await;
         }
         killed.child.kill().await
     });
     killing.context("kill a node")?;
-    show(global, &all, &tally)?;
-    let spilled = tally.by_node.keys().filter(|id| survivors.contains(id));
-    let fine = tally.errors.is_empty() && spilled.count() >= 2;
-    for error in tally.errors.iter().take(3) {
+    let reasons = reasons(&first).await?;
+    show(global, &all, &bursts, &reasons)?;
+    let ran = |id: &String| bursts.iter().any(|tally| tally.by_node.contains_key(id));
+    let spilled = survivors.iter().filter(|id| ran(id));
+    let errors = bursts.iter().flat_map(|tally| &tally.errors);
+    let fine = errors.clone().next().is_none() && spilled.count() >= 2;
+    for error in errors.take(3) {
         output::note(&format!("a call failed: {error}"));
     }
     // As an operator would, so that they leave nothing.
@@ -134,7 +137,7 @@ async fn start(
             "--peer-listen",
             "127.0.0.1:0",
         ])
-        .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--region", "sky"])
+        .args(["--listen", "/ip4/127.0.0.1/tcp/0"])
         .args([
             "--set",
             "resources.cpu=1",
@@ -201,17 +204,14 @@ async fn token(client: &Client, role: &str) -> anyhow::Result<String> {
     Ok(made["token"].as_str().unwrap_or_default().to_owned())
 }
 
-/// Waits until the first node knows of the function at all others.
+/// Waits until the first node may send calls to all others.
 async fn see_each_other(nodes: &[Process]) -> anyhow::Result<()> {
     let until = Instant::now() + PATIENCE;
     loop {
         let client = &nodes[0].client;
         let request = client.request(Method::GET, "/weir/v1/peers");
         let peers: Vec<Value> = client.ask_json("list the peers", request).await?;
-        let able = peers.iter().filter(|peer| {
-            let functions = peer["functions"].as_array();
-            peer["state"] == "in" && functions.is_some_and(|list| !list.is_empty())
-        });
+        let able = peers.iter().filter(|peer| peer["candidate"] == true);
         if able.count() == nodes.len() - 1 {
             return Ok(());
         }
@@ -220,6 +220,43 @@ async fn see_each_other(nodes: &[Process]) -> anyhow::Result<()> {
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Why calls went where they went: what the first node decided, what it could do
+/// itself then, and how often.
+async fn reasons(first: &Client) -> anyhow::Result<Vec<[String; 3]>> {
+    let request = first.request(Method::GET, "/metrics");
+    let what = "read the node's metrics";
+    let response = first.ask(what, request).await?;
+    let metrics = first.whole(what, response).await?;
+    let metrics = String::from_utf8_lossy(&metrics).into_owned();
+    let decisions = metrics.lines().filter_map(|line| {
+        let (labels, count) = line
+            .strip_prefix("weir_decisions_total{")?
+            .split_once("} ")?;
+        let value = |name: &str| {
+            let (_, rest) = labels.split_once(&format!("{name}=\""))?;
+            Some(rest.split('"').next()?.to_owned())
+        };
+        let choice = match value("choice")?.as_str() {
+            "run" => "run here",
+            "enqueue" => "wait here",
+            "horizontal" => "send to a neighbour",
+            "vertical" => "send to the cloud",
+            "ask" => "ask peers",
+            _ => "refuse",
+        };
+        let because = match value("reason")?.as_str() {
+            "warm" => "an instance was idle here",
+            "startable" => "an instance could be started here",
+            "full" => "this node was full",
+            "unable" => "this node cannot run it",
+            "waited" => "a place became free there while it waited",
+            other => return Some([choice.to_owned(), other.to_owned(), count.to_owned()]),
+        };
+        Some([choice.to_owned(), because.to_owned(), count.to_owned()])
+    });
+    Ok(decisions.collect())
 }
 
 /// Overloads the first node; `answered` counts while that goes on.
@@ -250,44 +287,59 @@ async fn call(first: &Client, nodes: &[Process], tally: &mut Tally, answered: &A
     }
 }
 
-fn show(global: &Global, nodes: &[(String, &str)], tally: &Tally) -> anyhow::Result<()> {
+fn show(
+    global: &Global,
+    nodes: &[(String, &str)],
+    bursts: &[Tally; 2],
+    reasons: &[[String; 3]],
+) -> anyhow::Result<()> {
     let percentile = |sorted: &[Duration], percent: usize| {
         let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
         sorted.get(at).copied().unwrap_or_default()
     };
+    let of = |tally: &Tally, id: &String| tally.by_node.get(id).cloned().unwrap_or_default();
     let rows = nodes.iter().map(|(id, name)| {
-        let mut took = tally.by_node.get(id).cloned().unwrap_or_default();
+        let by_burst = [&bursts[0], &bursts[1]].map(|tally| of(tally, id));
+        let counts = [by_burst[0].len(), by_burst[1].len()];
+        let mut took = by_burst.concat();
         took.sort();
-        (
-            name,
-            took.len(),
-            percentile(&took, 50),
-            percentile(&took, 99),
-        )
+        (name, counts, percentile(&took, 50), percentile(&took, 99))
     });
+    let errors = [&bursts[0], &bursts[1]].map(|tally| tally.errors.len());
     if global.json() {
-        let rows = rows.map(|(name, calls, median, worst)| {
-            json!({ "node": name, "calls": calls, "p50_seconds": median.as_secs_f64(),
-                "p99_seconds": worst.as_secs_f64() })
+        let rows = rows.map(|(name, counts, median, worst)| {
+            json!({ "node": name, "calls": counts[0] + counts[1], "by_burst": counts,
+                "p50_seconds": median.as_secs_f64(), "p99_seconds": worst.as_secs_f64() })
         });
+        let reasons = reasons.iter().map(
+            |[choice, because, calls]| json!({ "choice": choice, "because": because, "calls": calls }),
+        );
         return Ok(output::json(&json!({
-            "nodes": rows.collect::<Vec<_>>(), "errors": tally.errors.len(),
+            "nodes": rows.collect::<Vec<_>>(), "errors": errors[0] + errors[1],
+            "decisions": reasons.collect::<Vec<_>>(),
         }))?);
     }
     let mut table: Vec<_> = rows
-        .map(|(name, calls, median, worst)| {
+        .map(|(name, counts, median, worst)| {
             [
                 (*name).to_owned(),
-                calls.to_string(),
+                counts[0].to_string(),
+                counts[1].to_string(),
                 output::short_duration(median),
                 output::short_duration(worst),
             ]
         })
         .collect();
-    let errors = tally.errors.len().to_string();
-    table.push(["errors".to_owned(), errors, String::new(), String::new()]);
-    Ok(output::line(&output::table(
-        ["where calls ran", "calls", "p50", "p99"],
-        &table,
-    ))?)
+    let [calm, killing] = errors.map(|count| count.to_string());
+    table.push([
+        "errors".to_owned(),
+        calm,
+        killing,
+        String::new(),
+        String::new(),
+    ]);
+    let heads = ["where calls ran", "first burst", "one killed", "p50", "p99"];
+    output::line(&output::table(heads, &table))?;
+    let heads = ["what the first node did", "because", "times"];
+    Ok(output::line(&output::table(heads, reasons))?)
 }

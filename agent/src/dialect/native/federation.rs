@@ -126,6 +126,8 @@ pub(super) fn status(dispatch: &Dispatch) -> Value {
         "role": own.role.to_string(),
         "zone": own.zone,
         "region": own.region,
+        "follows_regions": *federated.regions(),
+        "report_refused": federated.unsaid(),
         "addresses": federated.bootstrap(),
         "reachable": federated.tested(),
         "carriage": own.carriage,
