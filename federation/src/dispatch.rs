@@ -25,6 +25,7 @@ use weir_node::function::FunctionSpec;
 use weir_node::id::{CallId, FunctionName, Receipt};
 use weir_node::invocation::{Answer, Invocation, InvokeError, Phase, Refusal};
 use weir_node::node::{ChangeError, Copied, Declined, Router, SubmitError};
+use weir_node::panics;
 use weir_node::replay::Replay;
 use weir_node::store::CallRecord;
 use weir_node::time::Time;
@@ -176,7 +177,7 @@ impl Dispatch {
         let steward = Arc::new(Steward::new(node.clone(), federated.clone()));
         let heard = federated.shared.heard.lock();
         if let Some(news) = heard.unwrap_or_else(PoisonError::into_inner).take() {
-            tokio::spawn(Arc::clone(&steward).run(news));
+            tokio::spawn(Arc::clone(&steward).look_after(news));
             #[cfg(feature = "etcd")]
             if federated.registry().is_some() {
                 let etcd = federated.settings().etcd.clone();
@@ -222,6 +223,14 @@ impl Dispatch {
     pub fn has_record(&self, function: &FunctionName) -> bool {
         let entry = self.inner.federated.entry(function);
         entry.is_some_and(|entry| entry.spec.is_some())
+    }
+
+    /// Whether this node could run a function of others.
+    ///
+    /// # Errors
+    /// What it asks for beyond what this node gives, in words.
+    pub fn fits(&self, spec: &FunctionSpec) -> Result<(), String> {
+        self.inner.steward.fits(spec)
     }
 
     /// Whether the federation can be told of a function.
@@ -337,10 +346,11 @@ impl Dispatch {
             return Box::pin(inner.copies.serve(from, request)).await;
         }
         let mut called = None;
-        let guest = inner.guest(from, request, &mut called);
+        let guest = panics::contain(inner.guest(from, request, &mut called));
         let (outcome, refused) = match guest.await {
-            Ok(answer) => (Ok(answer), None),
-            Err((error, reason)) => (Err(error), reason),
+            Ok(Ok(answer)) => (Ok(answer), None),
+            Ok(Err((error, reason))) => (Err(error), reason),
+            Err(panicked) => (Err(InvokeError::from(panicked)), None),
         };
         match outcome {
             Ok(answer) => {
@@ -702,7 +712,9 @@ impl Inner {
                         addresses: peer.carriage.clone(),
                         left: deadline.since(now),
                         limited: deadline != Time::NEVER,
-                        patience: self.patience(deadline, now, spec.as_deref()) + peer.round_trip,
+                        patience: self
+                            .patience(deadline, now, spec.as_deref())
+                            .saturating_add(peer.round_trip),
                     };
                     let travelling = self.travelling(&invocation, &way, &to);
                     // Boxed, so that calls which run here do not carry its room.
@@ -803,7 +815,7 @@ impl Inner {
                     let until = ROOM_WAIT.saturating_sub(waited).min(deadline.since(now));
                     let room = self.room_elsewhere(&request, &way.visited);
                     let found = tokio::time::timeout(until, room).await;
-                    waited += clock.now().since(now);
+                    waited = waited.saturating_add(clock.now().since(now));
                     note("waited for room elsewhere");
                     if found.is_err() {
                         // The last look decides.

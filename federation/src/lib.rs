@@ -57,6 +57,9 @@
 //! assert_eq!(policy::decide(spill, &request, &snapshot, &mut ()), Decision::Run);
 //! ```
 
+// Any duration may come from outside: see .clippy.toml.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod book;
 pub mod catalogue;
 pub mod coordinates;
@@ -65,6 +68,8 @@ pub mod dispatch;
 pub mod explain;
 pub mod federated;
 mod forgotten;
+#[cfg(test)]
+mod life;
 pub mod member;
 pub mod membership;
 pub mod message;
@@ -74,6 +79,7 @@ pub mod protocol;
 #[cfg(feature = "etcd")]
 mod registry;
 pub mod report;
+pub mod roster;
 pub mod snapshot;
 pub mod steward;
 pub mod wire;

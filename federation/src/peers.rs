@@ -386,7 +386,7 @@ impl Peers {
                 // Whatever it claims: until it says otherwise, or a while has
                 // passed in which it had no reason to, it is full.
                 peer.window.renew(0);
-                let pause = FULL_FOR * (1 << peer.refusals.min(4));
+                let pause = FULL_FOR.saturating_mul(1 << peer.refusals.min(4));
                 peer.full_until = Some(now + pause);
             }
             Met::Failure(fault) => {
@@ -408,7 +408,7 @@ impl Peers {
                 peer.allowance = FIRST_ALLOWANCE;
                 if matches!(peer.standing, Standing::In | Standing::Out { .. }) {
                     let count = failures.max(peer.strikes).min(MOST_STRIKES);
-                    let pause = FIRST_PROBE * (1 << count.saturating_sub(1));
+                    let pause = FIRST_PROBE.saturating_mul(1 << count.saturating_sub(1));
                     peer.standing = Standing::Out {
                         failures,
                         probe_at: now + pause.min(LONGEST_PROBE),

@@ -306,7 +306,8 @@ fn weigh(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) -> Ver
     // Calls that wait there are before this one on the cores that it has.
     let cores = u64::from((peer.load.cpu_total / 1_000).max(1));
     let ahead = u64::from(peer.load.waiting).saturating_mul(offer.service_micros) / cores;
-    let delay = peer.round_trip + start + Duration::from_micros(ahead);
+    let delay = peer.round_trip.saturating_add(start);
+    let delay = delay.saturating_add(Duration::from_micros(ahead));
     match snapshot.now + delay < request.deadline {
         true => Verdict::Fits { delay },
         false => Verdict::TooFar { delay },

@@ -233,7 +233,7 @@ fn modules_are_files_beside_their_folder() {
 
 #[test]
 fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
-    let core: [(&str, &[&str]); 2] = [
+    let core: [(&str, &[&str]); 3] = [
         (
             "node",
             &["pool", "queue", "ledger", "admission", "series", "slab"],
@@ -243,6 +243,7 @@ fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
             &[
                 "peers",
                 "report",
+                "roster",
                 "membership",
                 "message",
                 "wire",
@@ -253,6 +254,7 @@ fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
                 "explain",
             ],
         ),
+        ("federation/overlay", &["detector"]),
     ];
     let forbidden = [
         ("Instant::now", "the clock"),

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 
 use super::Inner;
+use crate::panics;
 
-/// How late an idle instance may be stopped.
+/// How late an idle instance may be stopped, or a kept one started.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often results and artifacts are looked through.
@@ -16,8 +17,17 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 impl Inner {
     pub(super) fn keep_house(self: Arc<Self>) {
         let (stop, runtime, tasks) = (self.stop.clone(), self.runtime.clone(), self.tasks.clone());
-        let expiring = expire(self.clone());
-        let sweeping = sweep(self);
+        let inner = self.clone();
+        let expiring = async move {
+            while panics::contain(expire(&inner)).await.is_err() {
+                panics::rest("timers").await;
+            }
+        };
+        let sweeping = async move {
+            while panics::contain(sweep(&self)).await.is_err() {
+                panics::rest("tidying up").await;
+            }
+        };
         tasks.spawn_on(
             async move {
                 tokio::select! {
@@ -31,24 +41,26 @@ impl Inner {
     }
 }
 
-/// Lets idle instances go. Sleeps while there is none.
-async fn expire(inner: Arc<Inner>) {
+/// Does what is due by time alone. Sleeps while nothing is.
+async fn expire(inner: &Arc<Inner>) {
     loop {
-        let started = inner.instance_started.notified();
-        match inner.expire_instances() {
-            // A start may bring an earlier event than the one that is known.
-            Some(next) => tokio::select! {
-                () = tokio::time::sleep(next.max(EXPIRE_EVERY)) => {}
-                () = started => tokio::time::sleep(EXPIRE_EVERY).await,
-            },
-            None => started.await,
+        let next = inner.expire_instances();
+        let due = async {
+            match next {
+                Some(next) => tokio::time::sleep(next.max(EXPIRE_EVERY)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = inner.timers.earlier() => tokio::time::sleep(EXPIRE_EVERY).await,
         }
     }
 }
 
-async fn sweep(inner: Arc<Inner>) {
+async fn sweep(inner: &Arc<Inner>) {
     loop {
-        sweep_once(&inner).await;
+        sweep_once(inner).await;
         tokio::time::sleep(SWEEP_EVERY).await;
     }
 }

@@ -20,7 +20,7 @@ impl Rate {
     /// When calls are even again with one more; `None` when that is too far
     /// ahead of `now`.
     fn with_one(even: u64, now: Time, per_second: u32) -> Option<u64> {
-        let pause = Duration::from_secs(1) / per_second.max(1);
+        let pause = Duration::from_nanos(1_000_000_000 / u64::from(per_second.max(1)));
         let next = Time::from_nanos(even.max(now.as_nanos())) + pause;
         (per_second > 0 && next.since(now) <= WINDOW).then_some(next.as_nanos())
     }
