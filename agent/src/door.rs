@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use weir_federation::dispatch::Dispatch;
 use weir_node::Node;
 use weir_node::invocation::Outcome;
+use weir_node::panics::Panicked;
 
 use self::headers::NODE;
 use self::problem::Problem;
@@ -176,6 +177,13 @@ impl Handler for Door {
         response
             .headers_mut()
             .insert(NODE, door.node_header.clone());
+        response
+    }
+
+    fn broken(&self, panicked: Panicked) -> Response<Reply> {
+        let mut response = Problem::from(panicked).render();
+        let node = self.node_header.clone();
+        response.headers_mut().insert(NODE, node);
         response
     }
 }

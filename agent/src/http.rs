@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use http::header::HeaderValue;
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -36,6 +36,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use weir_federation::PeerId;
 use weir_federation::carriage::{CONNECTION_WINDOW, STREAM_WINDOW};
+use weir_node::clock::Moment as _;
+use weir_node::panics::{self, Panicked};
 
 use self::activity::{Activity, Overdue, Watched};
 use self::reply::{Reply, Tracked};
@@ -90,6 +92,13 @@ pub trait Handler: Send + Sync + Sized + 'static {
         connection: Arc<Connection<Self>>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Reply>> + Send + 'static;
+
+    /// The answer to a request that broke the handler itself.
+    fn broken(&self, panicked: Panicked) -> Response<Reply> {
+        let mut response = Response::new(Reply::from(format!("{panicked}\n")));
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    }
 }
 
 /// What requests of one connection have in common.
@@ -570,7 +579,9 @@ where
             .begin_request(request.version() == Version::HTTP_2);
         let connection = Arc::clone(&connection);
         async move {
-            let response = H::handle(connection, request).await;
+            // A panic here would end the connection, and with it all its calls.
+            let handled = panics::contain(H::handle(Arc::clone(&connection), request)).await;
+            let response = handled.unwrap_or_else(|error| connection.handler.broken(error));
             Ok::<_, Infallible>(response.map(|reply| Tracked::new(reply, busy)))
         }
     });
@@ -611,7 +622,8 @@ where
                     }
                 }
                 Some(Overdue::Idle) | None => {
-                    let late = closing.is_some_and(|since| now - since > CLOSE_TIME);
+                    let late = closing
+                        .is_some_and(|since| now.saturating_duration_since(since) > CLOSE_TIME);
                     if late && activity.is_idle() {
                         return Poll::Ready(Err("closing took too long"));
                     }
@@ -619,7 +631,7 @@ where
                 Some(Overdue::Head) => return Poll::Ready(Err("the head came too slowly")),
                 Some(Overdue::Stalled) => return Poll::Ready(Err("the answer was not read")),
             }
-            let next = tokio::time::Instant::now() + shared.limits.tick();
+            let next = tokio::time::Instant::now().later(shared.limits.tick());
             tick.as_mut().reset(next);
             let _ = tick.as_mut().poll(context);
         }
@@ -639,7 +651,9 @@ impl Limits {
     fn tick(&self) -> Duration {
         let shortest = self.header_timeout.min(self.idle_timeout);
         let shortest = shortest.min(self.stall_timeout);
-        (shortest / 4).clamp(Duration::from_millis(20), Duration::from_secs(5))
+        shortest
+            .div_f64(4.0)
+            .clamp(Duration::from_millis(20), Duration::from_secs(5))
     }
 }
 
@@ -697,6 +711,7 @@ mod tests {
                 drop(body);
                 return Response::new(Reply::from("ignored"));
             }
+            assert_ne!(request.uri().path(), "/broken", "it breaks the handler");
             if request.uri().path() == "/hold" {
                 let held = handler
                     .held
@@ -717,13 +732,13 @@ mod tests {
             ) {
                 (Ok(body), None) => *response.body_mut() = Reply::Whole(body.to_bytes()),
                 (_, Some(BodyFault::TooLarge)) => {
-                    *response.status_mut() = http::StatusCode::PAYLOAD_TOO_LARGE
+                    *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE
                 }
                 (_, Some(BodyFault::TooSlow)) => {
-                    *response.status_mut() = http::StatusCode::REQUEST_TIMEOUT
+                    *response.status_mut() = StatusCode::REQUEST_TIMEOUT
                 }
                 (_, Some(BodyFault::Broken) | None) => {
-                    *response.status_mut() = http::StatusCode::BAD_REQUEST
+                    *response.status_mut() = StatusCode::BAD_REQUEST
                 }
             }
             response
@@ -798,6 +813,20 @@ mod tests {
         assert!(
             answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nhi"),
             "{answer}"
+        );
+    }
+
+    #[test]
+    fn a_request_that_breaks_the_handler_is_answered_and_the_next_one_too() {
+        let (server, _) = start(limits(), Echo::default());
+        let both = b"GET /broken HTTP/1.1\r\nhost: a\r\n\r\n\
+                     POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+        let answers = ask(&server, both);
+        assert!(
+            answers.starts_with("HTTP/1.1 500")
+                && answers.contains("HTTP/1.1 200")
+                && answers.ends_with("\r\n\r\nhi"),
+            "{answers}"
         );
     }
 

@@ -7,6 +7,9 @@
 //! * [`http`] serves connections, [`door`] finds the [`dialect`] that answers
 //!   and turns requests into calls; [`auth`], [`tls`] and [`metrics`] help.
 
+// Any duration may come from outside: see .clippy.toml.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use weir_federation::dispatch::Dispatch;
 use weir_node::Node;
 use weir_node::node::FunctionState;
+use weir_node::panics;
 
 use self::series::{BOUNDS, Board};
 use self::text::{Format, Kind, Page};
@@ -19,7 +20,7 @@ use crate::http::Traffic;
 
 /// Why calls are refused or fail before code runs, as the label `reason` has
 /// it; the words of `X-Weir-Error`. Any other word is counted as `other`.
-const REASONS: [&str; 21] = [
+const REASONS: [&str; 22] = [
     "queue-full",
     "too-many-calls",
     "overloaded",
@@ -40,6 +41,7 @@ const REASONS: [&str; 21] = [
     "no-room",
     "no-room-anywhere",
     "peer-lost",
+    "internal",
     "other",
 ];
 
@@ -192,6 +194,12 @@ impl Metrics {
             "HTTP connections beyond the bound.",
         );
         page.sample(&[], traffic.refused());
+        page.family(
+            "weir_panics",
+            Kind::Counter,
+            "Failures of the program itself; each ended what met it.",
+        );
+        page.sample(&[], panics::count());
         process(&mut page);
         if self.compatible {
             self.openfaas(&mut page, &functions);

@@ -17,6 +17,8 @@ use weir_federation::dispatch::{Dispatch, Rules};
 use weir_federation::federated::{Federated, Settings};
 use weir_federation::regions::NONE as NO_REGION;
 use weir_node::Node;
+use weir_node::clock::Moment as _;
+use weir_node::panics;
 
 use crate::auth::Credentials;
 use crate::config::{Config, FederationConfig};
@@ -74,7 +76,7 @@ impl RunningNode {
     /// Takes no new work, lets running calls end within the grace period, and
     /// stops the node.
     pub async fn shutdown(self) {
-        let until = tokio::time::Instant::now() + self.grace;
+        let until = tokio::time::Instant::now().later(self.grace);
         let federated = self.door.dispatch.as_ref().map(Dispatch::federated);
         if let Some(federated) = federated {
             federated.drain(true);
@@ -300,6 +302,7 @@ fn serve_members(
 /// period; the second ends them.
 pub fn run(config: Config) -> anyhow::Result<()> {
     telemetry::start(&config.log)?;
+    panics::watch();
     // A node touches little of much memory: huge pages would make 6 MB of it
     // 24, and have the kernel clear two megabytes for a call that needs four
     // kilobytes. A kernel that has none is as well.

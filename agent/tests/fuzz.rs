@@ -29,6 +29,7 @@ use weir_federation::member::Member;
 use weir_federation::membership::{Certificate, Rights, RootSecret, Token};
 use weir_federation::message::{self, Forget, Handover, Leave, Message, Summary, Suspicion};
 use weir_federation::report::{Load, Offer, Report, Role};
+use weir_federation::roster::{Marks, Roster, mark};
 use weir_federation::steward::layers;
 use weir_federation::wire::{Arrived, CARRIAGE, Look, Looked, Reply, Travelling, put, take};
 use weir_node::function::{ArtifactKind, CodeSource, FunctionSpec, Protocol, Scope};
@@ -91,6 +92,20 @@ const TARGETS: &[Target] = &[
         seeds: || {
             let marks = vec![7; 64];
             vec![encode(&Summary { marks, ask: true })]
+        },
+    },
+    Target {
+        name: "roster",
+        read: |bytes| {
+            if let Ok(roster) = cbor4ii::serde::from_slice::<Roster>(bytes) {
+                _ = roster.compare(&Marks::from([(mark(&id()), id())]));
+            }
+        },
+        seeds: || {
+            let known = Marks::from([(mark(&id()), id())]);
+            let brief = Roster::brief(&known);
+            let full = brief.compare(&Marks::new()).answer;
+            vec![encode(&brief), encode(&full.expect("they differ"))]
         },
     },
     Target {
@@ -442,6 +457,7 @@ fn messages() -> Vec<Vec<u8>> {
             ask: true,
         }),
         Message::Forget(Forget::new(id(), 4, certificate())),
+        Message::Roster(Roster::brief(&Marks::from([(mark(&id()), id())]))),
     ];
     let sealed = all.iter().map(|message| message::seal(message, key()));
     sealed.map(|sealed| sealed.expect("it is short")).collect()

@@ -103,7 +103,7 @@ impl Book {
     pub(crate) fn dialled(&mut self, peer: &PeerId, now: Time, chance: f64) {
         if let Some(entry) = self.entries.get_mut(&peer.to_string()) {
             let (first, longest) = PAUSE;
-            let pause = first * (1 << entry.failures.min(10));
+            let pause = first.saturating_mul(1 << entry.failures.min(10));
             let pause = pause.min(longest).mul_f64(0.5 + chance);
             entry.failures = entry.failures.saturating_add(1);
             entry.next = now + pause;

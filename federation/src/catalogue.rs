@@ -195,7 +195,8 @@ pub struct Entry {
     pub writer: PeerId,
     /// The envelope, to be told to others.
     pub sealed: Bytes,
-    /// The function; `None` when it was removed.
+    /// The function, [clamped](FunctionSpec::clamped); `None` when it was
+    /// removed.
     pub spec: Option<Arc<FunctionSpec>>,
     /// Its part of a summary, and what stands for it there.
     bucket: usize,
@@ -215,7 +216,8 @@ impl Entry {
                 // What is one node's alone is nobody's to tell.
                 let shared = spec.scope != Scope::Node;
                 (spec.name == name && artifact == told && shared).then_some(())?;
-                Some(Arc::new(spec))
+                // Any number may come, and everybody reckons with these.
+                Some(Arc::new(spec.clamped()))
             }
             None => None,
         };

@@ -36,6 +36,7 @@ use weir_node::executor::{Body, BodyError};
 use weir_node::function::FunctionSpec;
 use weir_node::id::{CallId, NodeMark, Receipt};
 use weir_node::node::{CallResult, CallState, ChangeError, Copied, SubmitError};
+use weir_node::panics;
 use weir_node::store::{
     BodyPart, CallRecord, CopyKept, CopyNote, PendingCall, ResultRecord, StoredBody,
 };
@@ -166,7 +167,12 @@ impl Copies {
         }
         tokio::spawn(Arc::clone(&copies).tell_ended(ends));
         tokio::spawn(Arc::clone(&copies).resume(held));
-        tokio::spawn(Arc::clone(&copies).look_around());
+        let looking = Arc::clone(&copies);
+        tokio::spawn(async move {
+            while panics::contain(looking.look_around()).await.is_err() {
+                panics::rest("copies of calls").await;
+            }
+        });
         copies
     }
 
@@ -306,7 +312,7 @@ impl Copies {
         };
         let body = self.node.request_body(call).await;
         let body = body.map_err(|error| error.to_string())?;
-        let limit = PATIENCE + Duration::from_secs(call.body.bytes() / SLOW);
+        let limit = Duration::from_secs(call.body.bytes() / SLOW).saturating_add(PATIENCE);
         let sent = self.answer(peer, Want::Keep, frame(&keep, body), limit);
         match sent.await {
             Ok((StatusCode::OK, _)) => Ok(()),
@@ -604,11 +610,11 @@ impl Copies {
     }
 
     fn tick(&self) -> Duration {
-        let tick = self.takeover() / 30;
+        let tick = self.takeover().div_f64(30.0);
         tick.clamp(Duration::from_millis(100), Duration::from_secs(1))
     }
 
-    async fn look_around(self: Arc<Self>) {
+    async fn look_around(self: &Arc<Self>) {
         let mut tick = tokio::time::interval(self.tick());
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Peers that keep copies of own calls and are not here, since when.
@@ -731,7 +737,7 @@ impl Copies {
     /// Has copies of own calls made anew where too few are left.
     async fn make_good(&self, away: &mut HashMap<PeerId, Time>, here: &HashSet<PeerId>, now: Time) {
         // A peer that is started anew has its copies still.
-        let patience = self.takeover() / 3;
+        let patience = self.takeover().div_f64(3.0);
         let before = std::mem::take(away);
         let mut short = Vec::new();
         for owned in &self.owned {

@@ -142,7 +142,7 @@ impl Dispatch {
         let steward = Arc::new(Steward::new(node.clone(), federated.clone()));
         let heard = federated.shared.heard.lock();
         if let Some(news) = heard.unwrap_or_else(PoisonError::into_inner).take() {
-            tokio::spawn(Arc::clone(&steward).run(news));
+            tokio::spawn(Arc::clone(&steward).look_after(news));
             #[cfg(feature = "etcd")]
             if federated.registry().is_some() {
                 let etcd = federated.settings().etcd.clone();
@@ -189,6 +189,14 @@ impl Dispatch {
     pub fn is_known(&self, function: &FunctionName) -> bool {
         let entry = self.inner.federated.entry(function);
         entry.is_some_and(|entry| entry.spec.is_some())
+    }
+
+    /// Whether this node could run a function of others.
+    ///
+    /// # Errors
+    /// What it asks for beyond what this node gives, in words.
+    pub fn fits(&self, spec: &FunctionSpec) -> Result<(), String> {
+        self.inner.steward.fits(spec)
     }
 
     /// Whether the federation can be told of a function.

@@ -45,6 +45,7 @@ use crate::message::{self, ENVELOPE_BYTES, Message, Summary};
 use crate::peers::{Fault, Known, Met, Peers, Standing};
 use crate::regions;
 use crate::report::{ADDRESSES, Load, Report, Role};
+use crate::roster::Roster;
 use crate::snapshot::{View, carriage};
 use crate::steward;
 use crate::turns::Turns;
@@ -56,8 +57,12 @@ const HAPPENINGS: usize = 4_096;
 /// Summaries that were not compared yet; of more, each is said again.
 const SUMMARIES: usize = 64;
 
+/// Rosters that were not compared yet; of more, each is said again.
+const ROSTERS: usize = 64;
+
 /// How long a node may take to know where it listens.
 const SETTLING: Duration = Duration::from_secs(5);
+const SETTLING_LOOK: Duration = Duration::from_millis(10);
 
 /// A member that heard of nobody for so long is a newcomer when it is back: what
 /// it knew of functions is not told to others, who may have removed them and
@@ -236,6 +241,10 @@ pub(crate) struct Shared {
     /// What linked members say that they know, for whoever compares that.
     summaries: mpsc::Sender<(PeerId, Summary)>,
     pub(crate) heard: Mutex<Option<mpsc::Receiver<(PeerId, Summary)>>>,
+    /// Whom linked members say that they know, for the loop.
+    rosters: mpsc::Sender<(PeerId, Roster)>,
+    /// Something was heard of a member that was not introduced.
+    missed: AtomicBool,
     /// Reports that members of the same zone or region sent.
     reports_near: AtomicU64,
     /// Members that speak from an earlier life than the one that is known.
@@ -337,6 +346,7 @@ impl Federated {
         let epoch = unix_millis();
         let (happenings, happened) = mpsc::channel(HAPPENINGS);
         let (summaries, heard) = mpsc::channel(SUMMARIES);
+        let (rosters, compared) = mpsc::channel(ROSTERS);
         steward::set_old_aside(&settings.folder);
         let mut catalogue = Catalogue::default();
         for (name, entry) in steward::recover(&settings.folder.join("functions")) {
@@ -366,6 +376,8 @@ impl Federated {
             round_trips: DashMap::new(),
             links: DashMap::new(),
             linked: Mutex::default(),
+            rosters,
+            missed: AtomicBool::new(false),
             reports_near: AtomicU64::new(0),
             behind: DashMap::new(),
             twice: DashMap::new(),
@@ -403,7 +415,7 @@ impl Federated {
         let (overlay, calls) = Overlay::start(config, host.clone())?;
         let connector = Connector::new(&key, host.clone())?;
         let federated = Federated {
-            carriage: Arc::new(Carriage::new(connector, overlay.clone())),
+            carriage: Arc::new(Carriage::new(connector, overlay.clone(), host.clone())),
             acceptor: Acceptor::new(&key, host)?,
             overlay,
             shared,
@@ -416,7 +428,7 @@ impl Federated {
                     .enable_time()
                     .build();
                 match runtime {
-                    Ok(runtime) => runtime.block_on(keeper.run(happened)),
+                    Ok(runtime) => runtime.block_on(keeper.run(happened, compared)),
                     Err(error) => tracing::error!(%error, "the federation is not looked after"),
                 }
             })
@@ -485,7 +497,7 @@ impl Federated {
                 if !bootstrap.is_empty() {
                     return bootstrap;
                 }
-                tokio::time::sleep(SETTLING / 500).await;
+                tokio::time::sleep(SETTLING_LOOK).await;
             }
         };
         tokio::time::timeout(SETTLING, known)

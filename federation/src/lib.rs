@@ -79,6 +79,9 @@
 //! assert_eq!(policy::decide(spill, &request, &snapshot, &mut ()), Decision::Run);
 //! ```
 
+// Any duration may come from outside: see .clippy.toml.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 pub mod abilities;
 pub mod blame;
 mod book;
@@ -90,6 +93,8 @@ pub mod explain;
 pub mod federated;
 mod forgotten;
 pub mod guests;
+#[cfg(test)]
+mod life;
 pub mod member;
 pub mod membership;
 pub mod message;
@@ -100,6 +105,7 @@ pub mod regions;
 #[cfg(feature = "etcd")]
 mod registry;
 pub mod report;
+pub mod roster;
 pub mod snapshot;
 pub mod steward;
 pub mod turns;

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::catalogue::Record;
 use crate::report::{Implausible, REPORT_BYTES, Report};
+use crate::roster::Roster;
 
 /// Largest envelope in bytes: a report, and what is around it.
 pub const ENVELOPE_BYTES: usize = REPORT_BYTES + 512;
@@ -42,6 +43,8 @@ pub enum Message {
     Summary(Summary),
     /// That somebody who was away is a newcomer when it is back.
     Forget(Forget),
+    /// Whom a linked member knows.
+    Roster(Roster),
     /// What a later version of Weir knows: passed on, and not read.
     Unknown,
 }
@@ -105,6 +108,7 @@ const HANDOVER: u8 = 6;
 const RECORD: u8 = 7;
 const SUMMARY: u8 = 8;
 const FORGET: u8 = 9;
+const ROSTER: u8 = 10;
 
 #[derive(Serialize, Deserialize)]
 struct Envelope {
@@ -212,6 +216,7 @@ pub fn seal(message: &Message, key: &Keypair) -> Result<Vec<u8>, Invalid> {
             (SUMMARY, plain(payload)?)
         }
         Message::Forget(forget) => (FORGET, plain(cbor4ii::serde::to_vec(Vec::new(), forget))?),
+        Message::Roster(roster) => (ROSTER, plain(cbor4ii::serde::to_vec(Vec::new(), roster))?),
         Message::Unknown => return Err(Invalid::Shape),
     };
     let signature = key.sign(&signed_bytes(kind, &payload));
@@ -259,6 +264,7 @@ pub fn open(bytes: &[u8]) -> Result<(PeerId, Message), Invalid> {
         RECORD => Message::Record(Box::new(payload(&envelope.payload)?)),
         SUMMARY => Message::Summary(payload(&envelope.payload)?),
         FORGET => Message::Forget(payload(&envelope.payload)?),
+        ROSTER => Message::Roster(payload(&envelope.payload)?),
         _ => Message::Unknown,
     };
     Ok((from, message))
@@ -295,7 +301,7 @@ mod tests {
         key(number).public().to_peer_id()
     }
 
-    fn messages() -> [Message; 9] {
+    fn messages() -> [Message; 10] {
         [
             Message::Report(Box::new(report())),
             Message::Suspicion(Suspicion::new(id(9), 4)),
@@ -320,6 +326,11 @@ mod tests {
                 ask: true,
             }),
             Message::Forget(Forget::new(id(9), 5, vec![6])),
+            Message::Roster(Roster {
+                digest: u64::MAX,
+                marks: Some(ByteBuf::from([7; 12])),
+                ask: true,
+            }),
         ]
     }
 

@@ -402,7 +402,7 @@ impl Peers {
                 if claims {
                     peer.refusals = peer.refusals.saturating_add(1);
                     peer.window.close();
-                    let pause = FULL_FOR * (1 << peer.refusals.min(4));
+                    let pause = FULL_FOR.saturating_mul(1 << peer.refusals.min(4));
                     peer.full_until = Some(now + pause);
                 }
             }
@@ -425,7 +425,7 @@ impl Peers {
                 peer.allowance = FIRST_ALLOWANCE;
                 if matches!(peer.standing, Standing::In | Standing::Out { .. }) {
                     let count = failures.max(peer.strikes).min(MOST_STRIKES);
-                    let pause = FIRST_PROBE * (1 << count.saturating_sub(1));
+                    let pause = FIRST_PROBE.saturating_mul(1 << count.saturating_sub(1));
                     peer.standing = Standing::Out {
                         failures,
                         probe_at: now + pause.min(LONGEST_PROBE),

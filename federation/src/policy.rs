@@ -506,7 +506,7 @@ pub fn weigh(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) ->
     let local = &snapshot.local;
     if let (Here::Full, Some(wait), Some(service)) = (local.here, local.queue, local.service)
         && !local.blamed
-        && delay > wait + service
+        && delay > wait.saturating_add(service)
     {
         return Verdict::Slower { delay };
     }

@@ -117,6 +117,7 @@
 //! | 7 record | section 5 |
 //! | 8 summary | section 5; told on a link, never gossiped |
 //! | 9 forget | `{whom: bytes, at: u64, certificate: bytes}`: whoever that is becomes a newcomer if it was away then and is back since less than ten minutes, once in an hour at the most: it puts aside what it knew of functions, tells none of it, and says so in `forgotten` of its reports, as it does if it was not away. At most 4 KiB with its envelope. `certificate` is the sender's, as in a record; `at` lies within the last eight days; of one member's 64 a minute are heard, suspicions included, and 128 kept |
+//! | 10 roster | `{digest: u64, marks: bytes, optional, ask: bool, optional}`: whom a member knows, told on a link and never gossiped. A mark is the first 6 bytes of the SHA-256 of an id as bytes, of each member that was introduced and is heard, the sender included; `marks` are all of them in order, `digest` the first 8 bytes of the SHA-256 of that. Without `marks`: whoever knows others answers with a roster that has them, and `ask`. With them: whoever hears it tells introductions and reports of those that are missing, and, if `ask` and it misses some, its own marks without `ask`. Of one link eight a second are heard |
 //!
 //! **Report.** A later (`epoch`, `sequence`) replaces an earlier one. A member
 //! sends at most max(0.2, min(5, 60/N)) a second, N members in its zone, and its
@@ -164,6 +165,11 @@
 //! | `code` | map, *optional* | `digest` bytes(32) SHA-256 of the artifact, `bytes` u64, `chunks` bytes(32) |
 //! | `removed` | u64, *optional* | when it was removed, in seconds since 1970: of removals, which are forgotten, and not heard any more, eight days after |
 //! | `certificate` | bytes | of the writer: with the right to deploy; it may have expired since |
+//!
+//! Numbers of a function have bounds: durations are at most 100 times 366 days,
+//! `concurrency`, `min` and `max` 10^7, `copies` 16, `durability.copies` 2. Who
+//! says more is taken to mean that. Beyond what a node gives (its longest timeout,
+//! its memory, its classes) a record is kept and passed on, and not run there.
 //!
 //! `chunks` is the SHA-256 of the list of the SHA-256 of each MiB of the artifact.
 //!

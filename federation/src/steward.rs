@@ -16,10 +16,12 @@ use libp2p_identity::PeerId;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 use weir_node::Node;
+use weir_node::clock::Moment as _;
 use weir_node::executor::{AnswerBody, Body};
 use weir_node::function::{FunctionSpec, Scope};
 use weir_node::id::{Digest, FunctionName};
 use weir_node::node::{ChangeError, DeployMode};
+use weir_node::panics;
 use weir_node::time::Time;
 
 pub use self::exchange::Counters;
@@ -99,10 +101,21 @@ impl Steward {
     }
 
     /// Looks after what is heard, until the federation ends.
-    pub(crate) async fn run(self: Arc<Self>, mut heard: mpsc::Receiver<(PeerId, Summary)>) {
+    pub(crate) async fn look_after(self: Arc<Self>, mut heard: mpsc::Receiver<(PeerId, Summary)>) {
         // Apart: many flushes to disk must not keep it from hearing more.
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(Arc::clone(&self).keep_changed());
+        let keeping = Arc::clone(&self);
+        tasks.spawn(async move {
+            while panics::contain(keeping.keep_changed()).await.is_err() {
+                panics::rest("keeping records").await;
+            }
+        });
+        while panics::contain(self.run(&mut heard)).await.is_err() {
+            panics::rest("functions of others").await;
+        }
+    }
+
+    async fn run(self: &Arc<Self>, heard: &mut mpsc::Receiver<(PeerId, Summary)>) {
         let mut again = tokio::time::interval(AGAIN);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Of many records whole parts are told, and then the next.
@@ -118,7 +131,7 @@ impl Steward {
                 summary = heard.recv() => match summary {
                     Some((from, summary)) => {
                         if self.compare(from, &summary.marks, summary.ask) {
-                            let at = tokio::time::Instant::now() + MORE;
+                            let at = tokio::time::Instant::now().later(MORE);
                             more = Some((from, self.federated.count(), at));
                         }
                     }
@@ -151,7 +164,7 @@ impl Steward {
     }
 
     /// Writes what is heard to disk, and does what it says.
-    async fn keep_changed(self: Arc<Self>) {
+    async fn keep_changed(self: &Arc<Self>) {
         loop {
             self.federated.shared.functions_changed.notified().await;
             loop {
@@ -330,20 +343,29 @@ impl Steward {
     /// # Errors
     /// Why not.
     pub(crate) fn may_run(&self, name: &FunctionName) -> Result<(), AdoptError> {
-        let unfit = |text: &str| Err(AdoptError::Unfit(format!("{name}: {text}")));
-        let Some(entry) = self.federated.entry(name) else {
-            return unfit("nothing is known of it");
-        };
-        let Some(spec) = &entry.spec else {
-            return unfit("it was removed");
-        };
+        let entry = self.federated.entry(name);
+        let entry = entry.ok_or_else(|| "nothing is known of it".to_owned());
+        let fits = entry.and_then(|entry| {
+            let spec = entry.spec.ok_or_else(|| "it was removed".to_owned())?;
+            self.fits(&spec)
+        });
+        fits.map_err(|reason| AdoptError::Unfit(format!("{name}: {reason}")))
+    }
+
+    /// Whether a function of others asks for no more than this node gives them.
+    ///
+    /// # Errors
+    /// What is too much, in words.
+    pub(crate) fn fits(&self, spec: &FunctionSpec) -> Result<(), String> {
         // What its deployer was granted elsewhere is not granted here.
         if asks_for_grants(spec) {
-            return unfit("it asks for grants that its own node gives, and this one does not");
+            let text = "it asks for grants that its own node gives, and this one does not";
+            return Err(text.to_owned());
         }
+        self.node.check(spec).map_err(|error| error.to_string())?;
         match self.node.has_executor_for(spec) {
             true => Ok(()),
-            false => unfit("no executor of this node runs it"),
+            false => Err("no executor of this node runs it".to_owned()),
         }
     }
 
@@ -412,7 +434,11 @@ impl Steward {
             match self.node.spec(name) {
                 // Whoever was before this one has brought it.
                 Some(_) if !anew => Ok(()),
-                Some(_) | None => self.bring(name, unused).await,
+                // Or its turn would never end.
+                Some(_) | None => match panics::contain(self.bring(name, unused)).await {
+                    Ok(brought) => brought,
+                    Err(panicked) => Err(AdoptError::Code(panicked.to_string())),
+                },
             }
         };
         drop(turn);

@@ -237,6 +237,7 @@ impl Arrived {
             InvokeError::Failed(_) => "function-failed",
             InvokeError::PeerLost(_) => "peer-lost",
             InvokeError::Body(_) => "body",
+            InvokeError::Internal(_) => "internal",
         };
         Arrived {
             kind: kind.to_owned(),

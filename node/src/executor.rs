@@ -203,9 +203,15 @@ pub trait Executor: Send + Sync {
         kind.executor() == self.name()
     }
 
+    /// Checks what shows without the code: that the function asks for no more
+    /// than this executor gives.
+    fn allows(&self, _spec: &FunctionSpec) -> Result<(), Unfit> {
+        Ok(())
+    }
+
     /// Checks, without running or compiling anything, that the code parses and
-    /// asks for nothing that this executor lacks. Blocks; bounded by the size
-    /// of the artifact.
+    /// asks for nothing that this executor lacks, [`Executor::allows`] included.
+    /// Blocks; bounded by the size of the artifact.
     fn check(&self, spec: &FunctionSpec, code: &Code) -> Result<(), Unfit>;
 
     /// How admission accounts this function.

@@ -503,6 +503,30 @@ impl FunctionSpec {
     /// others do not fill the node.
     pub const UNDECLARED_CPU: Cpu = Cpu::millicores(100);
 
+    /// Longest duration that a function may name: a century. Longer ones are
+    /// taken for it, so that no sum of a few of them overflows.
+    pub const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3_600);
+
+    /// Most instances, and calls of an instance, that a function may name; more
+    /// than any machine has.
+    pub const MOST_CALLS: u32 = 10_000_000;
+
+    /// The same with durations and counts no greater than a node reckons with.
+    /// What nobody means is no mistake here: whether a node runs the function is
+    /// judged by that node's own bounds.
+    #[must_use]
+    pub fn clamped(mut self) -> FunctionSpec {
+        let within = |count: u32| count.min(Self::MOST_CALLS);
+        self.timeout = self.timeout.min(Self::LONGEST);
+        self.keep_alive = self.keep_alive.min(Self::LONGEST);
+        self.concurrency = self.concurrency.map(within);
+        self.min = within(self.min);
+        self.max = self.max.map(within);
+        self.copies = self.copies.min(Self::MOST_COPIES);
+        self.durability.copies = self.durability.copies.min(Self::MOST_DURABLE);
+        self
+    }
+
     /// Calls in a second that one node may run of it, by DFaaS's label; more
     /// are for others, or refused. `None` without that label.
     pub fn max_rate(&self) -> Option<u32> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::executor::{AnswerBody, Body, BodyError};
 use crate::id::{CallId, FunctionName};
+use crate::panics::Panicked;
 use crate::time::Time;
 
 /// One call as the door hands it in.
@@ -154,6 +155,9 @@ pub enum InvokeError {
     /// The caller's body broke off, came too slowly or was too large.
     #[error("the request body ended early")]
     Body(#[source] BodyError),
+    /// The node itself failed, and the call may have run.
+    #[error(transparent)]
+    Internal(#[from] Panicked),
 }
 
 fn late(phase: Phase, after: Duration) -> String {
@@ -176,6 +180,7 @@ impl InvokeError {
             InvokeError::CannotRun { .. } => 503,
             InvokeError::Late { .. } => 504,
             InvokeError::Failed(_) | InvokeError::PeerLost(_) => 502,
+            InvokeError::Internal(_) => 500,
         }
     }
 
@@ -190,6 +195,7 @@ impl InvokeError {
             InvokeError::Late { .. } => "late",
             InvokeError::Failed(_) => "function-failed",
             InvokeError::PeerLost(_) => "peer-lost",
+            InvokeError::Internal(_) => "internal",
         }
     }
 }

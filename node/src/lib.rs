@@ -1,5 +1,8 @@
 //! One machine of a Weir federation.
 
+// Any duration may come from outside: see .clippy.toml.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 pub mod admission;
 pub mod artifact;
 pub mod callback;
@@ -16,6 +19,7 @@ pub mod layers;
 pub mod ledger;
 pub mod logs;
 pub mod node;
+pub mod panics;
 pub mod pool;
 pub mod queue;
 pub mod replay;

@@ -13,6 +13,7 @@ mod housekeeping;
 mod instances;
 mod invoke;
 mod rate;
+mod timers;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -32,6 +33,7 @@ use self::backlog::Backlog;
 use self::functions::Function;
 use self::instances::{Live, Waiter};
 pub use self::invoke::{Declined, Moves, Outlook};
+use self::timers::{Locked, Timers};
 use crate::admission::{Admission, FunctionKey, InstanceId, Places};
 use crate::artifact::{Artifacts, Put, PutError};
 use crate::callback::{BadCallback, Callbacks};
@@ -315,8 +317,8 @@ struct Inner {
     kept: crate::replay::Budget,
     /// Told whenever a call ends while the node drains.
     call_ended: Notify,
-    /// Told when an instance came up, so that idle ones are timed.
-    instance_started: Notify,
+    /// What the loop waits for that does what is due.
+    timers: Timers,
     /// No new work: the node drains.
     stop: CancellationToken,
     /// No work at all: the grace period is over.
@@ -496,7 +498,7 @@ impl Node {
             starts: Semaphore::new(parallel_starts()),
             kept: crate::replay::Budget::default(),
             call_ended: Notify::new(),
-            instance_started: Notify::new(),
+            timers: Timers::default(),
             stop: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -1011,12 +1013,12 @@ impl Node {
 }
 
 impl Inner {
-    fn admission(&self) -> MutexGuard<'_, Admission<Waiter>> {
+    fn admission(&self) -> Locked<'_, Waiter> {
         // A panic inside would be a broken promise of the core; each of its
         // changes leaves sound numbers behind, so serving on is better.
-        self.admission
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        let admission = self.admission.lock();
+        let admission = admission.unwrap_or_else(PoisonError::into_inner);
+        Locked::new(admission, &self.timers)
     }
 
     fn namespaces(&self) -> MutexGuard<'_, BTreeMap<Namespace, NamespaceInfo>> {

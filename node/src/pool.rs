@@ -720,7 +720,8 @@ impl Pool {
         function.failed_starts = function.failed_starts.saturating_add(1);
         let alone = function.live() == 0;
         let calls = function.profile.calls_per_instance as usize;
-        self.retry_prestart(key, now + START_BACKOFF * 2u32.pow(doublings));
+        let pause = START_BACKOFF.saturating_mul(1 << doublings);
+        self.retry_prestart(key, now + pause);
         Some(FailedStart {
             function: key,
             calls: if alone { usize::MAX } else { calls },

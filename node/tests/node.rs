@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
 use libp2p_identity::PeerId;
 use tokio::task::JoinHandle;
@@ -15,10 +16,13 @@ use weir_node::admission::Prospect;
 use weir_node::config::{ClassConfig, NodeConfig};
 use weir_node::executor::{AnswerBody, Body};
 use weir_node::function::{ArtifactKind, FunctionSpec, Protocol};
-use weir_node::id::{CallId, Digest};
-use weir_node::invocation::{Invocation, InvokeError, Phase, Refusal, Start};
-use weir_node::node::{CallState, ChangeError, Declined, DeployMode, Moves, Submission};
+use weir_node::id::{CallId, Digest, FunctionName};
+use weir_node::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Start};
+use weir_node::node::{
+    CallState, ChangeError, Copied, Declined, DeployMode, Moves, Router, Submission, SubmitError,
+};
 use weir_node::resources::{Cpu, Memory, Resources};
+use weir_node::store::CallRecord;
 
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -533,6 +537,51 @@ async fn an_accepted_call_has_a_result_later() {
         (200, b"worth the wait".as_slice())
     );
     assert_eq!(result.attempts, 1);
+}
+
+/// Sends calls on to the node, save those of one function: they break it.
+struct Broken(Node);
+
+impl Router for Broken {
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Result<Answer, InvokeError>> {
+        Box::pin(async move {
+            assert_ne!(invocation.function.name(), "broken", "it breaks the node");
+            self.0.invoke(invocation).await
+        })
+    }
+
+    fn knows(&self, _: &FunctionName) -> bool {
+        false
+    }
+
+    fn copy<'a>(&'a self, _: &'a CallRecord) -> BoxFuture<'a, Result<Copied, SubmitError>> {
+        Box::pin(async { Ok(Copied::default()) })
+    }
+
+    fn ended(&self, _: CallId, _: bool) {}
+}
+
+#[tokio::test]
+async fn an_accepted_call_that_breaks_the_node_fails_and_others_go_on() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut config = config(dir.path());
+    // One place, which none of them may keep.
+    config.asynchronous.parallel = 1;
+    let node = Node::start(config).await.expect("starts");
+    node.route(Arc::new(Broken(node.clone())));
+    for name in ["broken", "sound"] {
+        deploy(&node, name, &model(0.0, "well")).await;
+    }
+    for (number, name, status) in [(1, "broken", 500), (2, "broken", 500), (3, "sound", 200)] {
+        let id = node.submit(submission(name, number)).await;
+        let id = id.expect("accepted").call;
+        let result = until(async || match node.call(id).await.expect("readable") {
+            Some(CallState::Done(result)) => Some(result),
+            Some(CallState::Pending) | None => None,
+        });
+        assert_eq!(result.await.status.as_u16(), status, "{name}");
+    }
+    assert_eq!(node.status().backlog, 0);
 }
 
 #[tokio::test]

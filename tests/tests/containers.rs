@@ -684,6 +684,39 @@ async fn an_engine_that_stops_and_returns_is_used_again() {
 }
 
 #[tokio::test]
+async fn kept_instances_start_by_themselves_once_there_is_an_engine() {
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
+    let archive = folder.path().join("image.tar").display().to_string();
+    docker(&["save", "--output", &archive, engine::server()]);
+    let mut own = OwnEngine::start().await;
+    docker_at(&own.socket(), &["load", "--input", &archive]);
+    own.stop();
+    let config = format!("docker.socket = {:?}", own.socket().display().to_string());
+    let node = Setup::new().config(&config).start().await;
+    let kept = Function::container("kept").label("com.openfaas.scale.min", "1");
+    node.create(&kept).await.expect_status(202);
+    let replicas = async || {
+        let status = node.manage("GET", "/system/function/kept").send().await;
+        status.expect_status(200).json()["availableReplicas"].as_u64()
+    };
+    // Away when the function came, and then away for a while. Nobody calls it.
+    for _ in 0..2 {
+        eventually("no engine answers", async || {
+            let status = node.status().await;
+            let problem = &status["executors"]["docker"]["problem"];
+            (problem.is_string() && replicas().await == Some(0)).then_some(())
+        })
+        .await;
+        own.resume().await;
+        eventually("the kept instance is there", async || {
+            (replicas().await == Some(1)).then_some(())
+        })
+        .await;
+        own.stop();
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_left_behind_by_a_stop_or_a_crash() {
     let mut node = node().await;
     node.deploy(Function::container("kept").label("com.openfaas.scale.min", "1"))

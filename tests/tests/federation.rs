@@ -16,6 +16,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -1090,6 +1091,47 @@ async fn a_copy_of_a_nodes_identity_is_named_on_both_sides() {
     }
 }
 
+/// Longest time until nodes that joined together know each other. What gossip
+/// missed is told a second or two later, and not with the introductions of the
+/// next minute.
+const MEETING: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn nodes_that_join_at_once_list_each_other_within_seconds() {
+    let first = Member::found().await;
+    let mut starting = Vec::new();
+    // Of one zone, of another, and of a region: what one of them says of itself
+    // does not go to all.
+    let places: [(&[&str], [(&str, &str); 2]); 5] = [
+        (&[], [("ZONE", "default"), ("REGIONS", "far")]),
+        (&[], [("ZONE", "default"), ("REGIONS", "")]),
+        (&[], [("ZONE", "other"), ("REGIONS", "far")]),
+        (
+            &["--role", "cloud"],
+            [("ROLE", "cloud"), ("REGIONS", "far")],
+        ),
+        (
+            &["--role", "cloud"],
+            [("ROLE", "cloud"), ("REGIONS", "far")],
+        ),
+    ];
+    for (invited, place) in places {
+        let token = first.token(invited).await;
+        let mut setup = member().variable("WEIR_FEDERATION_JOIN", &token);
+        for (name, value) in place {
+            setup = setup.variable(&format!("WEIR_FEDERATION_{name}"), value);
+        }
+        starting.push(Member::start(setup));
+    }
+    let mut members = futures_util::future::join_all(starting).await;
+    members.push(first);
+    let began = Instant::now();
+    all_meet(&members.iter().collect::<Vec<_>>()).await;
+    let took = began.elapsed();
+    println!("met after {took:?}");
+    assert!(took < MEETING, "{took:?}");
+}
+
 #[tokio::test]
 async fn twenty_nodes_started_at_once_see_each_other() {
     let first = Member::found().await;
@@ -1285,6 +1327,86 @@ fn a_zone_that_is_cut_in_two_works_on_and_heals() {
     });
 }
 
+/// Longest time until calls at a peer that does not answer are placed again: half
+/// a second until it is pinged, three more, and as much again for a busy machine.
+const PLACED_AGAIN: Duration = Duration::from_secs(7);
+
+/// Has a call run at a peer, loses with `cut` what the two hosts send, and waits
+/// until a third node, which both still reach, runs it.
+async fn is_placed_again_after(cut: fn(&Host, &Host)) {
+    network::forward();
+    let hosts = [Host::new(1), Host::new(2)];
+    for host in &hosts {
+        host.route_over_hub();
+    }
+    let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
+    let able = |setup: Setup| setup.variable("WEIR_FEDERATION_LABELS", "disk=ssd");
+    let hub = able(member_at(everywhere(4001), everywhere(4002)));
+    let hub = Member::start(hub).await;
+    let caller = hub.invite(member_on(&hosts[0])).await;
+    let peer = hub.invite(able(member_on(&hosts[1]))).await;
+    all_meet(&[&hub, &caller, &peer]).await;
+    let slow = half()
+        .setting("idempotent", "true")
+        .field("constraints", json!(["disk=ssd"]));
+    peer.node.deploy(slow.clone()).await;
+    caller.sees_function(&peer.id, "half").await;
+    let held = calls(&caller.node, "half", "20000", 1);
+    peer.node.running(1).await;
+    hub.node.deploy(slow).await;
+    caller.sees_function(&hub.id, "half").await;
+    cut(&hosts[0], &hosts[1]);
+    let began = Instant::now();
+    hub.node.running(1).await;
+    let took = began.elapsed();
+    assert!(took < PLACED_AGAIN, "{took:?}\n{}", caller.node.log());
+    println!("placed again after {took:?}");
+    // Nothing new goes where nothing is answered.
+    let reply = caller.node.call("half", "0").await.expect_status(200);
+    assert_eq!(ran_on(&reply), Some(hub.id.as_str()));
+    let replies = answers(held).await;
+    assert_eq!(replies[0].status, 200, "{:?}", told(&replies));
+    assert_eq!(ran_on(&replies[0]), Some(hub.id.as_str()));
+}
+
+#[test]
+fn a_call_is_placed_again_when_its_peer_hears_this_node_no_more() {
+    network::inside(
+        "a_call_is_placed_again_when_its_peer_hears_this_node_no_more",
+        is_placed_again_after(network::unheard),
+    );
+}
+
+#[test]
+fn a_call_is_placed_again_when_only_this_node_cannot_reach_its_peer() {
+    network::inside(
+        "a_call_is_placed_again_when_only_this_node_cannot_reach_its_peer",
+        is_placed_again_after(network::apart),
+    );
+}
+
+#[test]
+fn a_large_body_on_a_slow_link_is_no_silence() {
+    network::inside("a_large_body_on_a_slow_link_is_no_silence", async {
+        let host = Host::new(1);
+        let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let hub = Member::start(member_at(everywhere(4001), everywhere(4002))).await;
+        let caller = hub.invite(member_on(&host)).await;
+        all_meet(&[&hub, &caller]).await;
+        let theirs = Function::new("theirs", "echo").setting("scope", "node");
+        hub.node.deploy(theirs.memory("64Mi").timeout("5m")).await;
+        caller.sees_function(&hub.id, "theirs").await;
+        host.slow("1mbit");
+        // Seventeen seconds of it, and as many back to the client.
+        let body = Bytes::from(vec![7; 2 << 20]);
+        let reply = caller.node.call("theirs", body.clone()).await;
+        let reply = reply.expect_status(200);
+        assert!(reply.body == body, "{} bytes came back", reply.body.len());
+        let lost = ["outcome=\"lost\""];
+        assert_eq!(caller.node.metric("weir_offloads_total", &lost).await, 0.0);
+    });
+}
+
 #[test]
 #[ignore = "takes a minute"]
 fn a_zone_that_is_cut_for_a_minute_heals() {
@@ -1297,7 +1419,7 @@ fn a_zone_that_is_cut_for_a_minute_heals() {
         let log = away.node.log();
         hosts[0].cut();
         let load = Load::start(&hub.node, "half", "20", 3);
-        weir_tests::pass(std::time::Duration::from_secs(60)).await;
+        weir_tests::pass(Duration::from_secs(60)).await;
         let bad = load.stop().await;
         assert!(bad.is_empty(), "{:?}", told(&bad));
         hub.sees(&away.id, "dead").await;
@@ -1321,7 +1443,7 @@ async fn nobody_is_taken_for_dead_while_the_machine_is_busy() {
     });
     let spinning: Vec<_> = spinning.collect();
     let load = Load::start(&members[0].node, "half", "20", 6);
-    weir_tests::pass(std::time::Duration::from_secs(600)).await;
+    weir_tests::pass(Duration::from_secs(600)).await;
     let bad = load.stop().await;
     drop(spinning);
     assert!(bad.is_empty(), "{:?}", told(&bad));

@@ -188,6 +188,77 @@ async fn whoever_may_not_deploy_changes_no_function_of_others() {
 }
 
 #[tokio::test]
+async fn a_function_that_may_run_for_ever_is_known_and_ends_nothing() {
+    let answer = serve(async |_| foreign::answer("without end"));
+    let scene = scene(&[], answer).await;
+    scene.host.node.deploy(Function::new("ours", "echo")).await;
+    let ours = record(&scene).await;
+    let Some(Value::Bytes(spec)) = foreign::field(&ours, "spec") else {
+        panic!("a function has a specification: {ours:?}");
+    };
+    // As the host's function, but for its name and what no deployer means.
+    let spec: Value = serde_cbor::from_slice(spec).expect("CBOR");
+    let name = map([
+        ("namespace", text("openfaas-fn")),
+        ("name", text("endless")),
+    ]);
+    let endless = map([("secs", number(u64::MAX)), ("nanos", number(999_999_999))]);
+    let changed = [
+        ("name", name),
+        ("timeout", endless.clone()),
+        ("keep_alive", endless),
+    ];
+    let spec = Value::Bytes(bytes(&with(spec, changed)));
+    let certificate = Value::Bytes(scene.hostile.certificate());
+    let changed = [
+        ("name", text("endless.openfaas-fn")),
+        ("spec", spec),
+        ("certificate", certificate),
+    ];
+    let record = bytes(&with(ours, changed));
+    let record = scene.hostile.seal(kind::RECORD, &record);
+    scene.hostile.publish(foreign::EVERYBODY, record).await;
+    scene.claims(&["endless"]).await;
+    for member in [&scene.host, &scene.honest] {
+        let node = &member.node;
+        let fact = format!("it is known, and not run here\n{}", node.log());
+        eventually(&fact, async || {
+            let listed = node.manage("GET", "/weir/v1/catalogue").send().await.json();
+            let mut listed = listed.as_array()?.iter();
+            let endless = listed.find(|function| function["name"] == "endless")?;
+            assert_eq!(endless["here"], json!(false), "{endless}");
+            let why = endless["unfit"].as_str().unwrap_or_default();
+            assert!(why.contains("functions.max-timeout"), "{endless}");
+            Some(())
+        })
+        .await;
+        let listed = node.weir(["list", "--federation"]).await;
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        assert!(listed.contains("not runnable here"), "{listed}");
+    }
+    // Whoever says that it runs it is asked to, by whom it is linked to.
+    let host = &scene.host.node;
+    eventually("it runs where it is said to", async || {
+        let reply = host.call("endless", "").await;
+        (reply.status == 200).then(|| assert_eq!(reply.text(), "without end"))
+    })
+    .await;
+    for (function, answer) in [("endless", "without end"), ("ours", "hello")] {
+        let call = host.submit(function, "hello").await;
+        let result = host.result(&call).await;
+        assert_eq!(result.expect_status(200).text(), answer);
+    }
+    for member in [&scene.host, &scene.honest] {
+        let call = member.node.submit("ours", "hello").await;
+        let result = member.node.result(&call).await;
+        assert_eq!(result.expect_status(200).text(), "hello");
+        let text = member.node.get("/metrics").send().await.text();
+        assert!(text.contains("weir_panics_total 0"), "{text}");
+    }
+    scene.all_is_well().await;
+}
+
+#[tokio::test]
 async fn a_member_without_the_right_to_deploy_says_so_itself() {
     let host = Member::found().await;
     let token = host.token(&["--no-deploy"]).await;

@@ -382,7 +382,7 @@ pub(super) async fn ready(
                 state if state.starts_with("failed") => bail!("{state}"),
                 _ => tokio::time::sleep(pause).await,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
     };
     match tokio::time::timeout(limit, poll).await {

@@ -63,10 +63,13 @@ pub(super) async fn list(global: &Global, arguments: &ListArguments) -> anyhow::
         }
         let row = |function: &Value| {
             let text = |key: &str| function[key].as_str().unwrap_or_default().to_owned();
-            let here = if function["here"] == true {
-                "yes"
-            } else {
-                "no"
+            let here = match (function["here"] == true, function["unfit"].as_str()) {
+                (true, None) => "yes".to_owned(),
+                (false, None) => "no".to_owned(),
+                (true, Some(why)) => {
+                    format!("an older version; the newest is not runnable here: {why}")
+                }
+                (false, Some(why)) => format!("not runnable here: {why}"),
             };
             [
                 text("name"),
@@ -83,7 +86,7 @@ pub(super) async fn list(global: &Global, arguments: &ListArguments) -> anyhow::
                     (false, true) => format!("{}, over this node's", text("writer")),
                     (false, false) => text("writer"),
                 },
-                here.to_owned(),
+                here,
             ]
         };
         let rows: Vec<_> = functions.iter().map(row).collect();

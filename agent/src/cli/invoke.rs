@@ -194,7 +194,7 @@ pub(super) async fn result(client: &Client, id: &str) -> anyhow::Result<Response
             return Ok(response);
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
     }
 }
 

@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 use weir_node::artifact::PutError;
 use weir_node::invocation::{InvokeError, Refusal};
 use weir_node::node::{ChangeError, SubmitError};
+use weir_node::panics::Panicked;
 use weir_node::store::StoreError;
 
 use crate::http::body::BodyFault;
@@ -186,9 +187,17 @@ impl From<InvokeError> for Problem {
                 Problem::new(StatusCode::BAD_GATEWAY, "function-failed", message)
             }
             InvokeError::PeerLost(_) => Problem::new(StatusCode::BAD_GATEWAY, "peer-lost", message),
+            InvokeError::Internal(panicked) => panicked.into(),
             // The bound is unknown here; whoever set it knows better.
             InvokeError::Body(source) => Problem::body(fault(&*source), 0, "http.body-bytes"),
         }
+    }
+}
+
+impl From<Panicked> for Problem {
+    fn from(panicked: Panicked) -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Problem::new(status, "internal", panicked.to_string())
     }
 }
 
@@ -320,6 +329,7 @@ mod tests {
             "body-too-large",
         );
         check(InvokeError::Body(BodyFault::Broken.into()), 400, "body");
+        check(InvokeError::Internal(Panicked), 500, "internal");
     }
 
     #[test]

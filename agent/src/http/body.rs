@@ -15,6 +15,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
+use weir_node::clock::Moment as _;
 use weir_node::executor::{Body, BodyError};
 
 /// How much of a body that nobody wants is still taken, and how long, so that
@@ -307,7 +308,7 @@ impl http_body::Body for Bounded {
             Poll::Pending => {
                 if !this.waiting {
                     this.waiting = true;
-                    this.timer.as_mut().reset(Instant::now() + this.gap);
+                    this.timer.as_mut().reset(Instant::now().later(this.gap));
                 }
                 match this.timer.as_mut().poll(context) {
                     Poll::Ready(()) => this.fail(BodyFault::TooSlow),

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use weir_node::executor::{Body, BodyError};
+use weir_node::panics;
 
 use super::activity::Busy;
 
@@ -53,7 +54,11 @@ impl http_body::Body for Tracked {
         match &mut self.reply {
             Reply::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Reply::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Reply::Stream(body) => Pin::new(body).poll_frame(context),
+            // Other calls of the connection go on when this one breaks.
+            Reply::Stream(body) => {
+                let polled = panics::contain_poll(|| Pin::new(body).poll_frame(context));
+                polled.map(|frame| frame.unwrap_or_else(|panicked| Some(Err(panicked.into()))))
+            }
         }
     }
 

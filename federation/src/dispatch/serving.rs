@@ -16,6 +16,7 @@ use weir_node::executor::{AnswerBody, Body};
 use weir_node::function::Scope;
 use weir_node::id::FunctionName;
 use weir_node::invocation::{Answer, Invocation, InvokeError, Refusal};
+use weir_node::panics::{self, Panicked};
 
 use super::bodies::Kept;
 use super::wanted::Wanted;
@@ -159,6 +160,15 @@ impl Refused {
         }
     }
 
+    fn panicked(panicked: Panicked) -> Refused {
+        Refused {
+            error: InvokeError::from(panicked),
+            word: None,
+            why: Why::Other,
+            ready_in: Duration::ZERO,
+        }
+    }
+
     fn malformed(text: &str) -> Refused {
         Refused {
             error: InvokeError::Body(text.into()),
@@ -248,7 +258,10 @@ impl Inner {
             return self.serve_look(from, request).await;
         }
         let mut called = None;
-        match Box::pin(self.guest(from, request, &mut called)).await {
+        let guest = panics::contain(self.guest(from, request, &mut called));
+        let outcome = Box::pin(guest).await;
+        let outcome = outcome.unwrap_or_else(|panicked| Err(Refused::panicked(panicked)));
+        match outcome {
             Ok(answer) => {
                 self.count_guest("answered");
                 let streams = matches!(answer.response.body(), AnswerBody::Stream(_));
@@ -364,7 +377,8 @@ impl Inner {
             | InvokeError::Late { .. }
             | InvokeError::Failed(_)
             | InvokeError::PeerLost(_)
-            | InvokeError::Body(_) => Why::Other,
+            | InvokeError::Body(_)
+            | InvokeError::Internal(_) => Why::Other,
         };
         Refused {
             error,

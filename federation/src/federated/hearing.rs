@@ -13,8 +13,9 @@ use super::{EVERYBODY, Shared, lock, region_topic, zone_topic};
 use crate::member::{Member, unix_time};
 use crate::membership::{CLOCK_SKEW, Refused};
 use crate::message::{self, Message, Suspicion as Suspecting};
-use crate::peers::{Fault, Heard, Met, PEERS, Standing, Suspicion};
+use crate::peers::{Fault, Heard, Known, Met, PEERS, Standing, Suspicion};
 use crate::report::{Report, Role};
+use crate::roster::{Marks, mark};
 
 /// Suspicions of one member that are heard within so long: more than the links
 /// that it can lose.
@@ -82,6 +83,7 @@ impl Shared {
         // passed on, and not held against whoever did.
         if from != self.id && self.member.rights(&from).is_none() {
             self.count_rejected("not-a-member");
+            self.missed.store(true, Ordering::Relaxed);
             return Ok(Verdict::Ignore);
         }
         match message {
@@ -130,6 +132,11 @@ impl Shared {
             Message::Summary(summary) => {
                 // It is said again.
                 let _ = self.summaries.try_send((from, summary));
+                Ok(Verdict::Ignore)
+            }
+            Message::Roster(roster) => {
+                // It is said again.
+                let _ = self.rosters.try_send((from, roster));
                 Ok(Verdict::Ignore)
             }
             Message::Introduction(_)
@@ -286,6 +293,37 @@ impl Shared {
         let forgotten = self.forgotten_for(&peer).into_iter();
         news.extend(forgotten.map(|sealed| (all(), sealed)));
         news
+    }
+
+    /// Members that were introduced and are heard, this one included.
+    pub(super) fn roster(&self, known: &[Known]) -> Marks {
+        let said = lock(&self.said);
+        let told = |id: &PeerId| {
+            let said = said.get(id);
+            said.is_some_and(|said| said.introduction.is_some() && said.report.is_some())
+        };
+        let heard = known.iter().filter(|known| {
+            let gone = matches!(known.standing, Standing::Gone { .. });
+            !gone && !known.silent && told(&known.id) && self.member.rights(&known.id).is_some()
+        });
+        let heard = heard.map(|known| known.id).chain([self.id]);
+        heard.map(|peer| (mark(&peer), peer)).collect()
+    }
+
+    /// What there is to be told of members.
+    pub(super) fn news_of(&self, members: &[PeerId]) -> Vec<(String, Bytes)> {
+        let own = self.member.certificate().map(Message::Introduction);
+        let own = own.and_then(|own| message::seal(&own, &self.key).ok());
+        let said = lock(&self.said);
+        let introduction = |id: &PeerId| match *id == self.id {
+            true => own.clone().map(Bytes::from),
+            false => said.get(id)?.introduction.clone(),
+        };
+        let introductions = members.iter().filter_map(introduction);
+        let introductions = introductions.map(|said| (EVERYBODY.to_owned(), said));
+        // Nobody believes a report before its introduction.
+        let reports = members.iter().filter_map(|id| said.get(id)?.report.clone());
+        introductions.chain(reports).collect()
     }
 }
 

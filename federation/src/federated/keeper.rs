@@ -12,6 +12,7 @@ use libp2p_identity::PeerId;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 use weir_node::Node;
+use weir_node::clock::Moment as _;
 use weir_node::function::Scope;
 use weir_node::time::Time;
 use weir_overlay::{Event as Happening, Host, Multiaddr, Overlay};
@@ -20,9 +21,10 @@ use super::{AWAY, EVERYBODY, FORGOTTEN, Federated, Link, Linked, Shared, lock, t
 use crate::book::Book;
 use crate::member::{save, unix_time};
 use crate::message::{self, Message, Suspicion as Suspecting};
-use crate::peers::{Event, Known, Standing, Suspicion};
+use crate::peers::{Event, Fault, Known, Met, Standing, Suspicion};
 use crate::regions;
 use crate::report::{ADDRESSES, OFFERS, Offer, Report};
+use crate::roster::{Comparison, Roster, Rounds};
 use crate::steward;
 
 /// Links that a node keeps to its own zone or region, at the least: with those
@@ -50,6 +52,10 @@ const SEARCH: Duration = Duration::from_secs(60);
 
 /// How often a node compares what it knows of functions with one of its links.
 const COMPARE: Duration = Duration::from_secs(20);
+
+/// Rosters of one link that are heard between two looks: a comparison takes two
+/// at the most, and each side may begin one.
+const ROSTERS_PER_LOOK: u32 = 4;
 
 /// How often links are looked after.
 const LOOK: Duration = Duration::from_millis(500);
@@ -142,6 +148,10 @@ pub(super) struct Keeper {
     last_stray: Time,
     last_search: Time,
     last_compared: Time,
+    /// When members are compared.
+    rounds: Rounds,
+    /// Rosters that came since the last look around, by who told them.
+    heard_rosters: BTreeMap<PeerId, u32>,
     last_book: Time,
     last_contact: Option<Time>,
     last_view: Time,
@@ -188,6 +198,8 @@ impl Keeper {
             last_stray: now,
             last_search: now,
             last_compared: now,
+            rounds: Rounds::new(now),
+            heard_rosters: BTreeMap::new(),
             last_book: now,
             last_contact: None,
             last_view: Time::ZERO,
@@ -207,7 +219,11 @@ impl Keeper {
         &self.federated.overlay
     }
 
-    pub(super) async fn run(mut self, mut happened: mpsc::Receiver<Happening>) {
+    pub(super) async fn run(
+        mut self,
+        mut happened: mpsc::Receiver<Happening>,
+        mut rosters: mpsc::Receiver<(PeerId, Roster)>,
+    ) {
         let shared = self.federated.shared.clone();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -226,6 +242,7 @@ impl Keeper {
                     Some(event) => self.see(event),
                     None => return,
                 },
+                Some((from, roster)) = rosters.recv() => self.hear_roster(from, &roster),
                 () = shared.stale.notified() => self.view_due = true,
                 () = shared.speak.notified() => {
                     let now = shared.clock.now();
@@ -236,8 +253,9 @@ impl Keeper {
                 // need not be woken.
                 () = node.changed(), if look.is_none() => {
                     let now = tokio::time::Instant::now();
-                    let rested = self.last_self_look + self.look_cost * LOOK_SHARE;
-                    self.next_look = Some(rested.max(now + SETTLE));
+                    let rest = self.look_cost.saturating_mul(LOOK_SHARE);
+                    let rested = self.last_self_look.later(rest);
+                    self.next_look = Some(rested.max(now.later(SETTLE)));
                 }
                 () = look_due => self.look_at_itself(),
                 _ = tick.tick() => self.tick(),
@@ -281,7 +299,10 @@ impl Keeper {
                     if !self.shared().is_kept(&peer) {
                         self.federated.cut(peer);
                     }
-                    lock(&self.shared().said).remove(&peer);
+                    // Should it come back, it is introduced to whoever links.
+                    if let Some(said) = lock(&self.shared().said).get_mut(&peer) {
+                        said.report = None;
+                    }
                 }
                 Event::Silent(peer) => warn!(%peer, "nothing was heard of a member for long"),
                 Event::Forgotten(peer) => {
@@ -299,7 +320,7 @@ impl Keeper {
         if passed > 0.0 {
             self.heard_rate += (came / passed - self.heard_rate) * weight;
         }
-        let rest = IDLE_LOOK.max(self.look_cost * LOOK_SHARE);
+        let rest = IDLE_LOOK.max(self.look_cost.saturating_mul(LOOK_SHARE));
         if self.next_look.is_none() && self.last_self_look.elapsed() >= rest {
             self.look_at_itself();
         }
@@ -369,7 +390,7 @@ impl Keeper {
         let now = self.shared().clock.now();
         self.report(now, false);
         self.last_self_look = tokio::time::Instant::now();
-        self.look_cost = self.last_self_look - began;
+        self.look_cost = began.elapsed();
     }
 
     /// Reports that this node may send in a second: its share of what the zone
@@ -445,7 +466,8 @@ impl Keeper {
         }
         if !at_once && self.tokens < 1.0 {
             let wait = Duration::from_secs_f64((1.0 - self.tokens) / self.rate());
-            self.next_look = Some(tokio::time::Instant::now() + wait.max(SETTLE));
+            let now = tokio::time::Instant::now();
+            self.next_look = Some(now.later(wait.max(SETTLE)));
             return;
         }
         self.tokens = (self.tokens - 1.0).max(0.0);
@@ -493,7 +515,7 @@ impl Keeper {
         };
         let known = self.introduced.as_ref() == Some(&certificate);
         let (first, longest) = INTRODUCE;
-        let pause = (now.since(self.began) / 4).clamp(first, longest);
+        let pause = now.since(self.began).div_f64(4.0).clamp(first, longest);
         if known && now.since(self.last_introduction) < pause {
             return;
         }
@@ -602,6 +624,11 @@ impl Keeper {
                 self.federated.carriage.close(&peer);
                 self.view_due = true;
                 self.suspect(peer, "it fell silent");
+            }
+            Happening::Unanswered(peer) => {
+                info!(%peer, "a member has calls and does not answer");
+                self.federated.met(peer, Met::Failure(Fault::Unreachable));
+                self.view_due = true;
             }
             Happening::DialFailed {
                 peer,
@@ -849,6 +876,7 @@ impl Keeper {
         self.follow_regions(&known);
         self.introduce(now);
         self.catch_up(&known);
+        self.compare_members(&known, now);
         // Whoever is of another place has heard nothing of this node yet.
         if self.last_brief == Time::ZERO && self.published.is_some() && self.has_others() {
             self.report(now, true);
@@ -989,6 +1017,56 @@ impl Keeper {
         self.view_due = true;
     }
 
+    /// Compares who is known with one link now and then: gossip may have missed
+    /// some, and news that is told on a new link what came meanwhile.
+    fn compare_members(&mut self, known: &[Known], now: Time) {
+        self.heard_rosters.clear();
+        let shared = self.federated.shared.clone();
+        if !shared.member.is_member() {
+            return;
+        }
+        if shared.missed.swap(false, Ordering::Relaxed) {
+            self.rounds.hurry(now);
+        }
+        let own = Roster::brief(&shared.roster(known));
+        if !self.rounds.is_due(&own, now) {
+            return;
+        }
+        let kept = shared.links.iter().filter(|link| link.kept);
+        let mut links: Vec<PeerId> = kept.map(|link| *link.key()).collect();
+        shuffle(&mut links);
+        if let Some(peer) = links.first() {
+            self.tell_roster(*peer, own);
+        }
+    }
+
+    fn tell_roster(&self, to: PeerId, roster: Roster) {
+        if let Ok(sealed) = message::seal(&Message::Roster(roster), &self.shared().key) {
+            let told = (EVERYBODY.to_owned(), Bytes::from(sealed));
+            self.overlay().tell(to, vec![told]);
+        }
+    }
+
+    /// Tells a link what it lacks of those who are known here, and asks for what
+    /// it knows more.
+    fn hear_roster(&mut self, from: PeerId, roster: &Roster) {
+        let shared = self.federated.shared.clone();
+        let count = self.heard_rosters.entry(from).or_default();
+        *count += 1;
+        if *count > ROSTERS_PER_LOOK || !shared.is_kept(&from) {
+            return;
+        }
+        let known = lock(&shared.table).known(shared.clock.now());
+        let Comparison { tell, answer } = roster.compare(&shared.roster(&known));
+        if !tell.is_empty() {
+            debug!(peer = %from, members = tell.len(), "tells members that were missed");
+            self.overlay().tell(from, shared.news_of(&tell));
+        }
+        if let Some(answer) = answer {
+            self.tell_roster(from, answer);
+        }
+    }
+
     /// Compares what is known of functions with one link now and then: gossip
     /// may have missed some.
     fn compare(&mut self, now: Time) {
@@ -1016,7 +1094,7 @@ impl Keeper {
             shared.member.renew_own();
             return;
         }
-        let pause = RENEWAL.min(shared.member.life().unwrap_or(RENEWAL) / 8);
+        let pause = RENEWAL.min(shared.member.life().unwrap_or(RENEWAL).div_f64(8.0));
         if now.since(self.last_renewal) < pause {
             return;
         }
@@ -1057,7 +1135,7 @@ impl Keeper {
             return;
         }
         // The same pauses as for everybody else, together for all of them.
-        let pause = Duration::from_millis(500) * (1 << self.bootstrap_failures.min(6));
+        let pause = Duration::from_millis(500 << self.bootstrap_failures.min(6));
         let pause = pause.min(Duration::from_secs(30));
         let pause = pause.mul_f64(0.5 + rand::random::<f64>());
         self.bootstrap_next = now + pause;

@@ -21,6 +21,7 @@ use libp2p_identity::PeerId;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info};
 use weir_node::Node;
+use weir_node::clock::Moment as _;
 use weir_node::executor::Body;
 use weir_node::function::ArtifactKind;
 use weir_node::id::{Digest, FunctionName};
@@ -347,7 +348,7 @@ impl Exchange {
         let at = {
             let mut next = self.paced.lock().unwrap_or_else(PoisonError::into_inner);
             let at = tokio::time::Instant::now().max(*next);
-            *next = at + takes;
+            *next = at.later(takes);
             at
         };
         tokio::time::sleep_until(at).await;
@@ -427,7 +428,7 @@ impl Exchange {
             .map_err(|reason| format!("part {at}: {reason}"))?;
         self.counters.fetched.fetch_add(length, Ordering::Relaxed);
         wanted.came.0 += length;
-        wanted.came.1 += began.elapsed();
+        wanted.came.1 = wanted.came.1.saturating_add(began.elapsed());
         Ok(part)
     }
 
@@ -475,7 +476,7 @@ impl Exchange {
                 }
             }
             let now = tokio::time::Instant::now();
-            if busy.is_empty() || now >= *until.get_or_insert(now + BUSY_FOR) {
+            if busy.is_empty() || now >= *until.get_or_insert(now.later(BUSY_FOR)) {
                 reasons.extend(busy.iter().map(|holder| format!("{holder}: it is busy")));
                 return Err(match reasons.is_empty() {
                     true => "no member that has it can be reached".to_owned(),
@@ -483,7 +484,7 @@ impl Exchange {
                 });
             }
             left = busy;
-            let pause = rand::random_range(BUSY_PAUSE..2 * BUSY_PAUSE);
+            let pause = rand::random_range(BUSY_PAUSE..BUSY_PAUSE.saturating_mul(2));
             tokio::time::sleep(pause).await;
         }
     }

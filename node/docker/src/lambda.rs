@@ -132,9 +132,9 @@ impl Runtime {
         let (head, body) = request.into_parts();
         let payload = read(body).await.map_err(CallError::Body)?;
         let id = uuid(id);
-        let end = SystemTime::now() + left;
-        let end = end.duration_since(SystemTime::UNIX_EPOCH);
-        let millis = end.unwrap_or_default().as_millis();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let end = now.unwrap_or_default().saturating_add(left);
+        let millis = end.as_millis();
         let event = Event {
             id: id.clone(),
             payload: event(&head, &payload),

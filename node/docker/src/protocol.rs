@@ -225,10 +225,8 @@ impl Protocol {
             Protocol::Lambda { .. } => Ok(request),
             Protocol::OpenWhisk(action) => {
                 let value = parameters(request).await?;
-                let end = SystemTime::now() + left;
-                let end = end
-                    .duration_since(SystemTime::UNIX_EPOCH)
-                    .unwrap_or_default();
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                let end = now.unwrap_or_default().saturating_add(left);
                 Ok(post(
                     "/run",
                     &json!({

@@ -303,7 +303,7 @@ impl Executor for Docker {
         "docker"
     }
 
-    fn check(&self, spec: &FunctionSpec, code: &Code) -> Result<(), Unfit> {
+    fn allows(&self, spec: &FunctionSpec) -> Result<(), Unfit> {
         if matches!(spec.protocol, Protocol::Stdio | Protocol::Cgi) {
             return Err(Unfit(no_protocol(spec.protocol)));
         }
@@ -327,6 +327,11 @@ impl Executor for Docker {
                 spec.protocol
             )));
         }
+        Ok(())
+    }
+
+    fn check(&self, spec: &FunctionSpec, code: &Code) -> Result<(), Unfit> {
+        self.allows(spec)?;
         if spec.kind == ArtifactKind::SourceArchive {
             self.image_source(spec, code).map_err(Unfit)?;
             if Self::uses_runtime(spec) && spec.container.handler.is_none() {

@@ -146,13 +146,18 @@ impl Executor for Wasm {
         "wasm"
     }
 
-    fn check(&self, spec: &FunctionSpec, code: &Code) -> Result<(), Unfit> {
+    fn allows(&self, spec: &FunctionSpec) -> Result<(), Unfit> {
         if spec.memory > self.max_memory {
             return Err(Unfit(format!(
                 "a memory limit of {} is more than the {} that this node allows (wasm.max-memory)",
                 spec.memory, self.max_memory
             )));
         }
+        protocol(spec.protocol).map(drop).map_err(Unfit)
+    }
+
+    fn check(&self, spec: &FunctionSpec, code: &Code) -> Result<(), Unfit> {
+        self.allows(spec)?;
         let protocol = protocol(spec.protocol).map_err(Unfit)?;
         let path = code.path().map_err(Unfit)?;
         let bytes = fs::read(path).map_err(|e| Unfit(format!("read the artifact: {e}")))?;

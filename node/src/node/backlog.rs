@@ -18,6 +18,7 @@ use crate::executor::{AnswerBody, Body};
 use crate::function::FunctionSpec;
 use crate::id::{CallId, FunctionName, NodeMark, Receipt};
 use crate::invocation::{Answer, Invocation, InvokeError, Outcome, Refusal};
+use crate::panics;
 use crate::store::{
     BodyPart, CallRecord, CallbackState, CopyNote, KeepBodyError, PendingCall, PendingCallback,
     ResultRecord, StoreError, StoredBody, WrittenBody,
@@ -272,23 +273,30 @@ impl Inner {
         }
         let inner = self.clone();
         self.spawn(async move {
-            let places = Arc::new(Semaphore::new(inner.config.asynchronous.parallel.max(1)));
-            loop {
-                let Ok(place) = places.clone().acquire_owned().await else {
-                    break;
-                };
-                let id = inner.backlog.next().await;
-                let running = inner.clone();
-                // A call that has begun is let go on at shutdown, within the
-                // grace period; cut after that, it is run again.
-                let cut = inner.cut.clone();
-                let run = async move {
-                    let _ = cut.run_until_cancelled(running.run(id)).await;
-                    drop(place);
-                };
-                inner.tasks.spawn_on(run, &inner.runtime);
+            while panics::contain(inner.run_all()).await.is_err() {
+                panics::rest("running accepted calls").await;
             }
         });
+    }
+
+    /// Runs accepted calls as they come, so many at once.
+    async fn run_all(self: &Arc<Self>) {
+        let places = Arc::new(Semaphore::new(self.config.asynchronous.parallel.max(1)));
+        while let Ok(place) = places.clone().acquire_owned().await {
+            let id = self.backlog.next().await;
+            let running = self.clone();
+            // A call that has begun is let go on at shutdown, within the
+            // grace period; cut after that, it is run again.
+            let cut = self.cut.clone();
+            let run = async move {
+                let run = panics::contain(running.run(id));
+                if let Some(Err(_)) = cut.run_until_cancelled(run).await {
+                    tracing::error!(call = %id, "an accepted call broke; the next start runs it again");
+                }
+                drop(place);
+            };
+            self.tasks.spawn_on(run, &self.runtime);
+        }
     }
 
     /// Spawns work that is dropped at shutdown: what it works on is on disk.
@@ -325,7 +333,8 @@ impl Inner {
                 tracing::debug!(call = %id, %error, "attempt is not counted");
             }
             let began = Instant::now();
-            match self.attempt(&record).await {
+            let tried = panics::contain(self.attempt(&record)).await;
+            match tried.unwrap_or_else(|panicked| Err(panicked.into())) {
                 // Load, not the call, is at fault: it never began.
                 Err(InvokeError::Refused { .. }) if !self.is_overdue(&record) => {
                     attempt -= 1;
@@ -425,24 +434,22 @@ impl Inner {
                     AnswerBody::Whole(bytes) => whole(bytes),
                     AnswerBody::Stream(body) => body,
                 };
-                match self
-                    .store
-                    .keep_body(id, BodyPart::Result, body, limit)
-                    .await
-                {
-                    Ok(body) => {
+                let stored = self.store.keep_body(id, BodyPart::Result, body, limit);
+                match panics::contain(stored).await {
+                    Err(panicked) => failure = Some(panicked.into()),
+                    Ok(Ok(body)) => {
                         (result.status, result.headers) = (head.status, head.headers);
                         kept = Some(body);
                     }
-                    Err(KeepBodyError::TooLarge { limit }) => {
+                    Ok(Err(KeepBodyError::TooLarge { limit })) => {
                         let text =
                             format!("the answer is longer than {limit} bytes (async.result-bytes)");
                         failure = Some(InvokeError::Failed(text));
                     }
-                    Err(KeepBodyError::Body(error)) => {
+                    Ok(Err(KeepBodyError::Body(error))) => {
                         failure = Some(InvokeError::Failed(error.to_string()));
                     }
-                    Err(KeepBodyError::Store(error)) => {
+                    Ok(Err(KeepBodyError::Store(error))) => {
                         failure =
                             Some(InvokeError::Failed(format!("its answer was lost: {error}")));
                     }
@@ -529,6 +536,6 @@ impl Pause {
 
     async fn rest(&mut self) {
         tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+        self.0 = self.0.saturating_mul(2).min(LONGEST_PAUSE);
     }
 }

@@ -162,6 +162,7 @@ impl Node {
     /// on in the background.
     pub async fn deploy(&self, spec: FunctionSpec, mode: DeployMode) -> Result<(), ChangeError> {
         let inner = &self.inner;
+        let spec = spec.clamped();
         let name = spec.name.clone();
         let unknown = || {
             ChangeError::NotFound(format!(
@@ -244,6 +245,20 @@ impl Node {
             &inner.runtime,
         );
         Ok(())
+    }
+
+    /// Whether a function asks for no more than this node gives, as far as that
+    /// shows without its code.
+    ///
+    /// # Errors
+    /// What is too much, and by which setting.
+    pub fn check(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
+        let inner = &self.inner;
+        inner.check_bounds(spec)?;
+        let executor = inner.executor_for(spec)?;
+        let allowed = executor.allows(spec);
+        allowed.map_err(|unfit| ChangeError::Invalid(unfit.to_string()))?;
+        inner.check_fits(spec, &executor)
     }
 
     /// Removes a function. Running calls end; waiting ones are answered 404.
@@ -467,7 +482,9 @@ impl Inner {
         let longest = self.config.max_timeout;
         if spec.timeout.is_zero() || spec.timeout > longest {
             return Err(ChangeError::Invalid(format!(
-                "the timeout must be above 0 and at most {} (functions.max-timeout)",
+                "its timeout of {} is out of range: it must be above 0 and at most {} \
+                 (functions.max-timeout)",
+                humantime::format_duration(spec.timeout),
                 humantime::format_duration(longest)
             )));
         }

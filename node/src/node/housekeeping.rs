@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 
 use super::Inner;
+use crate::panics;
 
-/// How late an idle instance may be stopped.
+/// How late an idle instance may be stopped, or a kept one started.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often results and artifacts are looked through.
@@ -18,12 +19,26 @@ impl Inner {
         let (stop, runtime, tasks) = (self.stop.clone(), self.runtime.clone(), self.tasks.clone());
         // Calls wait on while the node drains, and its drain for them.
         let cut = self.cut.clone();
-        let giving_up = give_up(self.clone());
+        let waiting = self.clone();
+        let giving_up = async move {
+            while panics::contain(give_up(&waiting)).await.is_err() {
+                panics::rest("waiting calls").await;
+            }
+        };
         runtime.spawn(async move {
             let _ = cut.run_until_cancelled(giving_up).await;
         });
-        let expiring = expire(self.clone());
-        let sweeping = sweep(self);
+        let inner = self.clone();
+        let expiring = async move {
+            while panics::contain(expire(&inner)).await.is_err() {
+                panics::rest("timers").await;
+            }
+        };
+        let sweeping = async move {
+            while panics::contain(sweep(&self)).await.is_err() {
+                panics::rest("tidying up").await;
+            }
+        };
         tasks.spawn_on(
             async move {
                 tokio::select! {
@@ -38,7 +53,7 @@ impl Inner {
 }
 
 /// Has each call give up when its time has come. Sleeps while none waits.
-async fn give_up(inner: Arc<Inner>) {
+async fn give_up(inner: &Arc<Inner>) {
     loop {
         let moved = inner.alarm_moved.notified();
         let next = inner.expire_calls();
@@ -52,24 +67,26 @@ async fn give_up(inner: Arc<Inner>) {
     }
 }
 
-/// Lets idle instances go. Sleeps while there is none.
-async fn expire(inner: Arc<Inner>) {
+/// Does what is due by time alone. Sleeps while nothing is.
+async fn expire(inner: &Arc<Inner>) {
     loop {
-        let started = inner.instance_started.notified();
-        match inner.expire_instances() {
-            // A start may bring an earlier event than the one that is known.
-            Some(next) => tokio::select! {
-                () = tokio::time::sleep(next.max(EXPIRE_EVERY)) => {}
-                () = started => tokio::time::sleep(EXPIRE_EVERY).await,
-            },
-            None => started.await,
+        let next = inner.expire_instances();
+        let due = async {
+            match next {
+                Some(next) => tokio::time::sleep(next.max(EXPIRE_EVERY)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = inner.timers.earlier() => tokio::time::sleep(EXPIRE_EVERY).await,
         }
     }
 }
 
-async fn sweep(inner: Arc<Inner>) {
+async fn sweep(inner: &Arc<Inner>) {
     loop {
-        sweep_once(&inner).await;
+        sweep_once(inner).await;
         tokio::time::sleep(SWEEP_EVERY).await;
     }
 }

@@ -13,6 +13,7 @@ use super::{Inner, Moves};
 use crate::admission::{Action, FunctionKey, InstanceId, Seat, Slot};
 use crate::executor::{Instance, Setup, StartError};
 use crate::invocation::Phase;
+use crate::panics;
 use crate::secret::SecretFolder;
 use crate::time::Time;
 
@@ -193,7 +194,12 @@ impl Inner {
     }
 
     async fn start_instance(self: Arc<Self>, id: InstanceId, key: FunctionKey) {
-        let started = self.try_start(key).await;
+        // Whatever becomes of it, whoever waits for it must be told.
+        let started = panics::contain(self.try_start(key)).await;
+        let started = started.unwrap_or_else(|panicked| {
+            let reason = panicked.to_string();
+            Err(StartError::Node(reason))
+        });
         let mut actions = Vec::new();
         match started {
             Ok(live) => {
@@ -206,7 +212,6 @@ impl Inner {
                     self.runtime.spawn(self.clone().watch(id, ended));
                 }
                 self.admission().started(id, self.clock.now(), &mut actions);
-                self.instance_started.notify_one();
                 self.perform(actions, None);
             }
             Err(error) => {
@@ -279,7 +284,7 @@ impl Inner {
         let inner = self.clone();
         let stopping = async move {
             if let Some((_, live)) = live {
-                live.instance.stop().await;
+                let _ = panics::contain(live.instance.stop()).await;
             }
             let mut actions = Vec::new();
             inner
@@ -308,14 +313,17 @@ impl Inner {
         next
     }
 
-    /// Stops idle instances whose time has come, and lets calls give up.
+    /// Stops idle instances whose time has come, starts kept ones that are
+    /// missing, and lets calls give up; when there is more to do.
     pub(super) fn expire_instances(self: &Arc<Self>) -> Option<Duration> {
         let now = self.clock.now();
         let mut actions = Vec::new();
         let next = {
             let mut admission = self.admission();
             admission.expire(now, &mut actions);
-            admission.next_event()
+            let next = admission.next_event();
+            self.timers.wait_for(next);
+            next
         };
         self.perform(actions, None);
         next.map(|next| next.since(now))

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::engine::{Aftermath, Engine, Tables};
 use super::{Shared, StoreError};
+use crate::clock::Moment as _;
 
 /// Writes that wait for the thread; whoever comes later waits for a place.
 pub(super) const QUEUE: usize = 1024;
@@ -134,7 +135,7 @@ pub(super) fn run(shared: &Arc<Shared>, jobs: &Receiver<Job>) {
 
 fn gather(jobs: &Receiver<Job>) -> Option<Vec<Job>> {
     let first = jobs.recv().ok()?;
-    let until = Instant::now() + LAZY;
+    let until = Instant::now().later(LAZY);
     let mut lazy = first.lazy;
     let mut batch = vec![first];
     while batch.len() < BATCH {

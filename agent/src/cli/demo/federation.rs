@@ -13,6 +13,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
+use weir_node::clock::Moment as _;
 
 use super::super::{Global, samples};
 use crate::client::{self, Client, CredentialSources, Credentials};
@@ -87,7 +88,7 @@ pub(super) async fn play(global: &Global, folder: &Path) -> anyhow::Result<bool>
     let middle = answered.load(Ordering::Relaxed) + CLIENTS * CALLS / 4;
     let (_, killing) = tokio::join!(call(&first, &nodes, killing_one, &answered), async {
         while answered.load(Ordering::Relaxed) < middle {
-            tokio::time::sleep(LOOK / 10).await;
+            tokio::time::sleep(LOOK.div_f64(10.0)).await;
         }
         killed.child.kill().await
     });
@@ -206,7 +207,7 @@ async fn token(client: &Client, role: &str) -> anyhow::Result<String> {
 
 /// Waits until the first node may send calls to all others.
 async fn see_each_other(nodes: &[Process]) -> anyhow::Result<()> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now().later(PATIENCE);
     loop {
         let client = &nodes[0].client;
         let request = client.request(Method::GET, "/weir/v1/peers");

@@ -240,6 +240,9 @@ fn catalogue(door: &Door, dispatch: &Dispatch) -> Value {
         })
     });
     let shown = functions.iter().map(|(spec, writer, version)| {
+        let here = door.node.spec(&spec.name);
+        // What was deployed here is more than what others may bring.
+        let foreign = here.as_ref().is_none_or(|here| here != spec);
         json!({
             "name": spec.name.name(),
             "namespace": spec.name.namespace,
@@ -247,7 +250,8 @@ fn catalogue(door: &Door, dispatch: &Dispatch) -> Value {
             "version": version,
             "writer": writer.to_string(),
             "artifact": spec.code.artifact().map(ToString::to_string),
-            "here": door.node.spec(&spec.name).is_some(),
+            "here": here.is_some(),
+            "unfit": if foreign { dispatch.fits(spec).err() } else { None },
             "announced": true,
             "lost_to": dispatch.federated().lost(&spec.name).map(|peer| peer.to_string()),
         })
