@@ -177,7 +177,9 @@ impl Abilities {
                 abilities: then,
                 pause,
                 ..
-            }) if *of == version && *then == abilities => (*pause * 2).min(UNABLE_LONGEST),
+            }) if *of == version && *then == abilities => {
+                pause.saturating_mul(2).min(UNABLE_LONGEST)
+            }
             _ => UNABLE_FIRST,
         };
         let unable = Ability::Unable {

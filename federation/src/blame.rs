@@ -14,11 +14,10 @@ use libp2p_identity::PeerId;
 use weir_node::id::FunctionName;
 use weir_node::time::Time;
 
-/// Calls of this long count.
-const WINDOW: Duration = Duration::from_secs(60);
-
-/// Parts of the window; the oldest is dropped as a whole.
+/// Calls of so many parts of so long count, a minute together; the oldest part is
+/// dropped as a whole.
 const PARTS: usize = 6;
+const PART: Duration = Duration::from_secs(10);
 
 /// Calls that a node, and the others together, must have ended.
 const CALLS_MIN: u32 = 20;
@@ -101,8 +100,7 @@ pub struct Evidence {
 }
 
 fn part_of(now: Time) -> u64 {
-    let part = WINDOW / PARTS as u32;
-    now.as_nanos() / u64::try_from(part.as_nanos()).unwrap_or(u64::MAX)
+    now.since(Time::ZERO).as_secs() / PART.as_secs()
 }
 
 fn share(count: Count) -> f64 {
@@ -185,7 +183,7 @@ impl Evidence {
             if now >= tally.probe_at {
                 let first = tally.probe_at == Time::ZERO;
                 tally.probe_at = now + tally.pause;
-                tally.pause = (tally.pause * 2).min(PROBE_LONGEST);
+                tally.pause = tally.pause.saturating_mul(2).min(PROBE_LONGEST);
                 // What brought it here was evidence enough.
                 if !first {
                     continue;

@@ -870,7 +870,7 @@ impl<'a> Course<'a> {
         &mut self,
         mut invocation: Invocation,
         window: &Window,
-        mut explain: Option<&mut Explanation>,
+        explain: Option<&mut Explanation>,
     ) -> Turned {
         let inner = self.inner;
         let leaves = self.way.origin == Origin::Here && self.policy.reaches() != Default::default();
@@ -910,7 +910,7 @@ impl<'a> Course<'a> {
                 match seized {
                     Some(seized) => {
                         self.count_move(&seized);
-                        note(explain.as_deref_mut(), "waited here, and then went on");
+                        note(explain, "waited here, and then went on");
                         Box::pin(self.go(seized, *back, None)).await
                     }
                     None => Turned::Again(*back),

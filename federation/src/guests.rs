@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use weir_node::time::Time;
 
-/// What own calls needed at once counts for so long.
-const LATELY: Duration = Duration::from_secs(10);
-
-/// Parts of that time; the oldest is dropped as a whole.
+/// What own calls needed at once counts for so many parts of so long; the oldest
+/// part is dropped as a whole.
 const PARTS: usize = 10;
+const PART: Duration = Duration::from_secs(1);
 
 /// The most of a number in the last ten seconds, as often as it was noted.
 #[derive(Debug, Default)]
@@ -25,8 +24,7 @@ pub struct Peak {
 impl Peak {
     /// Takes note of the number, and returns the most of it lately.
     pub fn note(&mut self, number: u32, now: Time) -> u32 {
-        let length = LATELY / PARTS as u32;
-        let part = now.as_nanos() / u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        let part = now.since(Time::ZERO).as_secs() / PART.as_secs();
         let passed = part.saturating_sub(self.part).min(PARTS as u64);
         for ahead in 1..=passed {
             self.parts[((self.part + ahead) % PARTS as u64) as usize] = 0;

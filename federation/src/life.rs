@@ -230,9 +230,9 @@ impl World {
         let shorter = kept.timeout.min(DEADLINE);
         for deadline in [DEADLINE, shorter] {
             let call = self.invocation(Some(deadline));
-            match self.dispatch.invoke(call, Some("why".to_owned())).await {
-                Err(InvokeError::Internal(panicked)) => return Err(panicked.to_string()),
-                Ok(_) | Err(_) => {}
+            let outcome = self.dispatch.invoke(call, Some("why".to_owned())).await;
+            if let Err(InvokeError::Internal(panicked)) = outcome {
+                return Err(panicked.to_string());
             }
         }
         // Brought, and run here.

@@ -395,7 +395,8 @@ impl Case<'_> {
         match verdict {
             Verdict::Fits { delay } => {
                 let service = self.snapshot.local.service.unwrap_or_default();
-                let alike = (service / ALIKE_SHARE).max(ALIKE);
+                let alike = service.checked_div(ALIKE_SHARE).unwrap_or_default();
+                let alike = alike.max(ALIKE);
                 let draw = self.draws.next().unwrap_or_default();
                 best.offer(place, delay, alike, draw);
             }
@@ -535,7 +536,8 @@ fn completion(
         .unwrap_or_default();
     // Calls that wait there are before this one on the cores that it has.
     let cores = (peer.load.cpu_total / 1_000).max(1);
-    let ahead = service.saturating_mul(peer.load.waiting) / cores;
+    let ahead = service.saturating_mul(peer.load.waiting);
+    let ahead = ahead.checked_div(cores).unwrap_or_default();
     let way = peer.round_trip.saturating_add(start);
     way.saturating_add(ahead).saturating_add(service)
 }
@@ -952,7 +954,8 @@ mod tests {
             &[near.clone(), cloud.clone()],
             to(0),
         );
-        check("spill", bound(Bounds::Zone), &[cloud.clone()], nobody);
+        let far = std::slice::from_ref(&cloud);
+        check("spill", bound(Bounds::Zone), far, nobody);
         check("spill", bound(Bounds::Node), &[near, cloud], nobody);
     }
 

@@ -113,7 +113,7 @@ pub(crate) async fn run(federated: Federated, settings: EtcdSettings) {
             continue;
         }
         tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>())).await;
-        pause = (pause * 2).min(longest);
+        pause = pause.saturating_mul(2).min(longest);
     }
 }
 

@@ -192,7 +192,7 @@ impl<T> Entry<T> {
         let arrived = self.seat.arrived;
         self.give_up != Time::NEVER
             && self.seat.kind == Kind::Awaited
-            && now.since(arrived) >= self.give_up.since(arrived) / LATE
+            && now.since(arrived) >= part(self.give_up.since(arrived), LATE)
     }
 }
 
@@ -526,8 +526,9 @@ impl<T> Queue<T> {
             // It would be the next one, and bury the newcomer before it.
             return self.entry(tail).is_late(now) && expected.turn <= time;
         }
-        let lasts = now.since(lane.since) >= time / LASTING;
-        expected.whole() <= time && !(lasts && expected.others > time / LASTING)
+        let lasting = part(time, LASTING);
+        let lasts = now.since(lane.since) >= lasting;
+        expected.whole() <= time && !(lasts && expected.others > lasting)
     }
 
     // Who goes next.
@@ -860,4 +861,9 @@ impl<T> Queue<T> {
             seat,
         }
     }
+}
+
+/// One of so many equal parts of a time.
+fn part(time: Duration, parts: u32) -> Duration {
+    time.checked_div(parts).unwrap_or(time)
 }

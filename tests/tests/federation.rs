@@ -408,7 +408,7 @@ async fn strangers_are_refused_by_name_and_learn_nothing() {
             .command(free_address())
             .output();
         // It ends by itself once the token is too old.
-        let ended = tokio::time::timeout(std::time::Duration::from_millis(500), output).await;
+        let ended = tokio::time::timeout(Duration::from_millis(500), output).await;
         let output = ended.ok()?.ok()?;
         text(&output.stderr).contains("expired").then_some(())
     })
@@ -1102,7 +1102,8 @@ async fn nodes_that_join_at_once_list_each_other_within_seconds() {
     let mut starting = Vec::new();
     // Of one zone, of another, and of a region: what one of them says of itself
     // does not go to all.
-    let places: [(&[&str], [(&str, &str); 2]); 5] = [
+    type Place<'a> = (&'a [&'a str], [(&'a str, &'a str); 2]);
+    let places: [Place<'_>; 5] = [
         (&[], [("ZONE", "default"), ("REGIONS", "far")]),
         (&[], [("ZONE", "default"), ("REGIONS", "")]),
         (&[], [("ZONE", "other"), ("REGIONS", "far")]),

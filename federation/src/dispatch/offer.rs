@@ -439,7 +439,9 @@ async fn text_of(body: hyper::body::Incoming) -> String {
 pub(super) fn is_failure(outcome: &Result<Answer, InvokeError>) -> bool {
     match outcome {
         Ok(answer) => answer.response.status().is_server_error(),
-        Err(InvokeError::Failed(_) | InvokeError::CannotRun { .. } | InvokeError::Internal(_)) => true,
+        Err(InvokeError::Failed(_) | InvokeError::CannotRun { .. } | InvokeError::Internal(_)) => {
+            true
+        }
         Err(InvokeError::Late { phase, .. }) => match phase {
             Phase::Run | Phase::Start => true,
             Phase::Queue => false,

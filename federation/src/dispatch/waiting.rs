@@ -163,19 +163,17 @@ impl Moves for Waiting {
         let Some(seized) = inner.seize(peer, &self.function, &self.wanted) else {
             return false;
         };
-        let sender = self
-            .seized
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        match sender.map(|sender| sender.send(seized)) {
-            Some(Ok(())) => true,
-            Some(Err(seized)) => {
-                seized.reserved.give_back();
-                false
-            }
-            None => false,
-        }
+        let sender = self.seized.lock();
+        let sender = sender.unwrap_or_else(PoisonError::into_inner).take();
+        let Some(sender) = sender else {
+            seized.reserved.give_back();
+            return false;
+        };
+        let Err(seized) = sender.send(seized) else {
+            return true;
+        };
+        seized.reserved.give_back();
+        false
     }
 }
 
@@ -480,7 +478,7 @@ impl Inner {
             (known.carriage.clone(), known.report.abilities)
         };
         let sent = self.federated.carriage.send(peer, &addresses, request);
-        let sent = tokio::time::timeout(wait + LOOK_LATE, sent).await;
+        let sent = tokio::time::timeout(wait.saturating_add(LOOK_LATE), sent).await;
         let mut response = match sent {
             Ok(Ok((response, _, _))) => response,
             Ok(Err(error)) => {

@@ -75,7 +75,7 @@ impl Rate {
 
 /// How far calls are apart that come evenly.
 fn pause(per_second: u32) -> Duration {
-    Duration::from_secs(1) / per_second.max(1)
+    Duration::from_nanos(1_000_000_000 / u64::from(per_second.max(1)))
 }
 
 #[cfg(test)]

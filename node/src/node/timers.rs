@@ -163,7 +163,7 @@ mod tests {
         assert!(next.is_some_and(|next| next > at(1)));
         // It was told once, and waits for that.
         shell.timers.wait_for(next);
-        let _ = shell.lock().drain();
+        shell.lock().drain();
         assert!(!shell.is_woken());
     }
 
