@@ -53,7 +53,7 @@ impl Turns {
     /// one more promise.
     pub fn promise(&mut self, to: PeerId, cpu: u32, until: Time, now: Time) -> bool {
         self.promised.retain(|promise| now < promise.until);
-        if self.promised.len() >= PROMISES {
+        if cpu == 0 || self.promised.len() >= PROMISES {
             return false;
         }
         self.promised.push(Promise { to, cpu, until });
