@@ -415,7 +415,7 @@ impl Federated {
         let (overlay, calls) = Overlay::start(config, host.clone())?;
         let connector = Connector::new(&key, host.clone())?;
         let federated = Federated {
-            carriage: Arc::new(Carriage::new(connector, overlay.clone(), host.clone())),
+            carriage: Arc::new(Carriage::new(connector, overlay.clone())),
             acceptor: Acceptor::new(&key, host)?,
             overlay,
             shared,

@@ -324,7 +324,7 @@ async fn a_caller_that_leaves_does_not_free_the_place() {
         .await;
     node.call("busy", "warm").await.expect_status(200);
     {
-        let call = node.get("/function/busy/sleep?5000").send();
+        let call = node.get("/function/busy/sleep?3000").send();
         tokio::select! {
             reply = call => panic!("answered too soon: {}", reply.text()),
             () = node.running(1) => {}
