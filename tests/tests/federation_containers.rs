@@ -208,9 +208,7 @@ async fn agents_that_docker_runs_federate_and_share_their_hosts_engine() {
         .await;
     }
     let image = engine::server();
-    let deploy = [
-        "deploy", "boxed", "--image", image, "--pull", "never", "--scope", "node",
-    ];
+    let deploy = ["deploy", "boxed", "--image", image, "--pull", "never"];
     second.told(&deploy).await;
     let address = first.url.trim_start_matches("http://");
     let address = address.parse().expect("an address");
@@ -225,7 +223,7 @@ async fn agents_that_docker_runs_federate_and_share_their_hosts_engine() {
         ("x", Some(second.id.as_str()))
     );
     // Each keeps to its own containers of the engine that they share.
-    first.told(&deploy).await;
+    first.told(&[&deploy[..], &["--scope", "node"]].concat()).await;
     let here = first.told(&["invoke", "boxed", "-d", "y"]).await;
     assert_eq!(here, "y");
     for agent in [&first, &second] {
