@@ -223,7 +223,9 @@ async fn agents_that_docker_runs_federate_and_share_their_hosts_engine() {
         ("x", Some(second.id.as_str()))
     );
     // Each keeps to its own containers of the engine that they share.
-    first.told(&[&deploy[..], &["--scope", "node"]].concat()).await;
+    first
+        .told(&[&deploy[..], &["--scope", "node"]].concat())
+        .await;
     let here = first.told(&["invoke", "boxed", "-d", "y"]).await;
     assert_eq!(here, "y");
     for agent in [&first, &second] {
