@@ -1,8 +1,9 @@
 //! Functions and callers that take more than their share, and requests that
 //! are none: each is refused or ended, and the node serves on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use weir_tests::client::{raw, raw_status, rest};
@@ -58,6 +59,27 @@ async fn runaway_loops_on_every_core_do_not_stop_their_neighbours() {
     }
     calls.shutdown().await;
     unharmed(&node).await;
+}
+
+#[tokio::test]
+async fn calls_that_sleep_and_have_a_secret_hold_up_no_thread() {
+    const CALLS: u32 = 16;
+    const SLEEP: Duration = Duration::from_millis(500);
+    let config = "[http]\nthreads = 1\n[resources]\ncpu = 64";
+    let node = Setup::new().config(config).start().await;
+    let secret = json!({ "name": "ms", "value": SLEEP.as_millis().to_string() });
+    let made = node.manage("POST", "/system/secrets").json(&secret);
+    made.send().await.expect_status(201);
+    node.deploy(Function::new("paced", "pace").field("secrets", json!(["ms"])))
+        .await;
+    let began = Instant::now();
+    let calls = (0..CALLS).map(|_| node.call("paced", ""));
+    for reply in futures_util::future::join_all(calls).await {
+        reply.expect_status(200);
+    }
+    // One after the other they would take twice that.
+    let took = began.elapsed();
+    assert!(took < SLEEP * CALLS / 2, "{took:?}");
 }
 
 #[tokio::test]
