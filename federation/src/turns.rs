@@ -1,11 +1,13 @@
-//! Whose turn it is at this node's free places: nodes that wait for one are
-//! told in turn, and what was promised to one is not given to another
-//! meanwhile.
+//! Whose turn it is at this node's free places: of the nodes that want one, the
+//! one that has the least here is told first, and what was promised to one is
+//! not given to another meanwhile. So nodes that want more than there is come
+//! to have equal shares (max-min fairness), whatever they had to begin with.
 //!
 //! Plain state. The node's own users are never held back by a promise: it
 //! binds other nodes alone.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use weir_node::time::Time;
@@ -16,8 +18,12 @@ const PROMISES: usize = 256;
 /// Questions and calls of other nodes that wait for a place at once.
 const WAITING: usize = 256;
 
-/// Nodes of which is remembered when they had their turn last.
+/// Nodes of which is remembered when they had their turn last, or asked for one.
 const REMEMBERED: usize = 1_024;
+
+/// How long after its last question a node is taken to want more: three times
+/// what it pauses between two while it does.
+const WANTS: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
 struct Promise {
@@ -37,6 +43,10 @@ pub struct Turns {
     waiting: VecDeque<(Turn, PeerId)>,
     /// When each node had its turn last, by a count.
     served: BTreeMap<PeerId, u64>,
+    /// Until when each node that asked is taken to want more.
+    wanting: BTreeMap<PeerId, Time>,
+    /// Processors of the calls that each node has here; as many as it has calls.
+    held: BTreeMap<PeerId, u32>,
     count: u64,
 }
 
@@ -66,7 +76,9 @@ impl Turns {
     }
 
     /// Takes note that a call of a node came, which may have been promised.
-    pub fn use_up(&mut self, who: &PeerId, cpu: u32, now: Time) {
+    pub fn begins(&mut self, who: &PeerId, cpu: u32, now: Time) {
+        let held = self.held.entry(*who).or_default();
+        *held = held.saturating_add(cpu);
         let mut left = cpu;
         self.promised.retain_mut(|promise| {
             if promise.to == *who {
@@ -78,20 +90,82 @@ impl Turns {
         });
     }
 
+    /// Takes note that a call of a node has left.
+    pub fn ends(&mut self, who: &PeerId, cpu: u32) {
+        if let Some(held) = self.held.get_mut(who) {
+            *held = held.saturating_sub(cpu);
+            if *held == 0 {
+                self.held.remove(who);
+            }
+        }
+    }
+
+    /// What a node has here: its calls, and what was promised to it.
+    fn stake(&self, who: &PeerId, now: Time) -> u32 {
+        let promised = self.promised.iter();
+        let promised = promised.filter(|promise| now < promise.until && promise.to == *who);
+        let held = self.held.get(who).copied().unwrap_or(0);
+        promised.fold(held, |sum, promise| sum.saturating_add(promise.cpu))
+    }
+
+    /// Who is to have the place of a node's call that has just left: a node that
+    /// asked a moment ago, and would still not have more than that one. While
+    /// it does not ask, a place is kept free for it only to end such a difference.
+    pub fn heir(&self, who: &PeerId, cpu: u32, now: Time) -> Option<PeerId> {
+        let most = self.stake(who, now);
+        let wanting = self.wanting.iter().filter(|(_, until)| now < **until);
+        let wanting = wanting.map(|(other, _)| (self.stake(other, now), *other));
+        let (least, heir) = wanting.filter(|(_, other)| other != who).min()?;
+        (least.saturating_add(cpu) <= most && !self.waits(&heir)).then_some(heir)
+    }
+
+    fn waits(&self, who: &PeerId) -> bool {
+        self.waiting.iter().any(|(_, waiting)| waiting == who)
+    }
+
+    /// Whether a node, one of whose calls has just left, comes before another
+    /// that waits: it may take the place again.
+    pub fn keeps(&self, who: &PeerId, other: &PeerId, now: Time) -> bool {
+        let wanted = self.wanting.get(who).is_some_and(|until| now < *until);
+        (wanted || self.waits(who)) && who != other && self.order(who, now) < self.order(other, now)
+    }
+
+    /// What nodes are served by, the least first.
+    fn order(&self, who: &PeerId, now: Time) -> (u32, u64) {
+        let served = self.served.get(who).copied().unwrap_or(0);
+        (self.stake(who, now), served)
+    }
+
     /// Begins to wait; `None` when too many do.
-    pub fn wait(&mut self, who: PeerId) -> Option<Turn> {
+    pub fn wait(&mut self, who: PeerId, now: Time) -> Option<Turn> {
         if self.waiting.len() >= WAITING {
             return None;
         }
+        self.wants(who, now);
         self.count += 1;
         let turn = Turn(self.count);
         self.waiting.push_back((turn, who));
         Some(turn)
     }
 
+    fn wants(&mut self, who: PeerId, now: Time) {
+        if self.wanting.len() >= REMEMBERED {
+            self.wanting.retain(|_, until| now < *until);
+        }
+        if self.wanting.len() < REMEMBERED {
+            self.wanting.insert(who, now + WANTS);
+        }
+    }
+
     /// Ends to wait.
-    pub fn leave(&mut self, turn: Turn) {
-        self.waiting.retain(|(waiting, _)| *waiting != turn);
+    pub fn leave(&mut self, turn: Turn, now: Time) {
+        let found = self
+            .waiting
+            .iter()
+            .position(|(waiting, _)| *waiting == turn);
+        if let Some((_, who)) = found.and_then(|at| self.waiting.remove(at)) {
+            self.wants(who, now);
+        }
     }
 
     /// Whether nobody waits.
@@ -99,18 +173,17 @@ impl Turns {
         self.waiting.is_empty()
     }
 
-    /// Those who wait, the one first whose node had its turn longest ago.
-    pub fn in_turn(&self) -> Vec<(Turn, PeerId)> {
+    /// Those who wait, the one first whose node has the least here; of equal
+    /// ones, whose node had its turn longest ago.
+    pub fn in_turn(&self, now: Time) -> Vec<(Turn, PeerId)> {
         let mut waiting: Vec<(Turn, PeerId)> = self.waiting.iter().copied().collect();
-        waiting.sort_by_key(|(turn, who)| (self.served.get(who).copied().unwrap_or(0), turn.0));
+        waiting.sort_by_cached_key(|(turn, who)| (self.order(who, now), turn.0));
         waiting
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::report::tests::id;
 
@@ -125,24 +198,24 @@ mod tests {
         assert_eq!(turns.promised_to_others(Some(&id(1)), at(50)), 0);
         assert_eq!(turns.promised_to_others(Some(&id(2)), at(50)), 2_000);
         assert_eq!(turns.promised_to_others(None, at(50)), 2_000);
-        turns.use_up(&id(2), 1_000, at(50));
+        turns.begins(&id(2), 1_000, at(50));
         assert_eq!(turns.promised_to_others(None, at(50)), 2_000);
-        turns.use_up(&id(1), 1_500, at(50));
+        turns.begins(&id(1), 1_500, at(50));
         assert_eq!(turns.promised_to_others(None, at(50)), 500);
         assert_eq!(turns.promised_to_others(None, at(100)), 0);
     }
 
     #[test]
-    fn who_had_its_turn_longest_ago_is_next() {
+    fn of_those_that_have_as_much_here_who_had_its_turn_longest_ago_is_next() {
         let mut turns = Turns::default();
-        let ask = |turns: &mut Turns, who| turns.wait(id(who)).expect("few wait");
+        let ask = |turns: &mut Turns, who| turns.wait(id(who), at(0)).expect("few wait");
         let mut order = Vec::new();
         ask(&mut turns, 1);
         ask(&mut turns, 1);
         ask(&mut turns, 2);
         for _ in 0..6 {
-            let (turn, who) = turns.in_turn()[0];
-            turns.leave(turn);
+            let (turn, who) = turns.in_turn(at(2))[0];
+            turns.leave(turn, at(0));
             turns.promise(who, 1, at(1), at(0));
             order.push(who);
             ask(&mut turns, if who == id(1) { 1 } else { 2 });
@@ -152,10 +225,75 @@ mod tests {
     }
 
     #[test]
+    fn nodes_that_want_more_than_there_is_come_to_have_the_same() {
+        let mut turns = Turns::default();
+        let (great, small) = (id(1), id(2));
+        for _ in 0..6 {
+            turns.begins(&great, 1_000, at(0));
+        }
+        // Both ask again as soon as they were answered; a call that ends is
+        // always one of those that has more of them, else of the other.
+        let mut held = [6_u32, 0];
+        for now in 1..20 {
+            let asked = turns.wait(great, at(now)).expect("few wait");
+            let other = turns.wait(small, at(now)).expect("few wait");
+            let ends = usize::from(held[1] > held[0]);
+            let who = [great, small][ends];
+            turns.ends(&who, 1_000);
+            held[ends] -= 1;
+            let (_, next) = turns.in_turn(at(now))[0];
+            turns.begins(&next, 1_000, at(now));
+            held[usize::from(next == small)] += 1;
+            turns.leave(asked, at(now));
+            turns.leave(other, at(now));
+        }
+        assert_eq!(held, [3, 3]);
+        // Who holds as much keeps its place before one that waits, by turns.
+        turns.ends(&great, 1_000);
+        assert!(turns.keeps(&great, &small, at(20)));
+        assert!(
+            !turns.keeps(&great, &small, at(20) + WANTS),
+            "it asks no more"
+        );
+        turns.begins(&great, 1_000, at(20));
+        turns.begins(&great, 1_000, at(20));
+        turns.ends(&great, 1_000);
+        turns.promise(great, 1_000, at(30), at(20));
+        assert!(!turns.keeps(&great, &small, at(20)), "a promise counts");
+    }
+
+    #[test]
+    fn a_place_is_kept_for_who_asked_a_moment_ago_to_end_a_difference_only() {
+        let mut turns = Turns::default();
+        let (great, small) = (id(1), id(2));
+        for _ in 0..4 {
+            turns.begins(&great, 1_000, at(0));
+        }
+        turns.begins(&small, 1_000, at(0));
+        let asked = turns.wait(small, at(0)).expect("few wait");
+        turns.ends(&great, 1_000);
+        assert_eq!(
+            turns.heir(&great, 1_000, at(0)),
+            None,
+            "it waits, and is told"
+        );
+        turns.leave(asked, at(1));
+        assert_eq!(turns.heir(&great, 1_000, at(1)), Some(small));
+        assert_eq!(turns.heir(&great, 1_000, at(1) + WANTS), None);
+        turns.promise(small, 1_000, at(100), at(1));
+        turns.ends(&great, 1_000);
+        assert_eq!(
+            turns.heir(&great, 1_000, at(1)),
+            None,
+            "2 have 2, and 2 are left"
+        );
+    }
+
+    #[test]
     fn everything_is_bounded() {
         let mut turns = Turns::default();
         for number in 0..2 * WAITING {
-            assert_eq!(turns.wait(id(1)).is_some(), number < WAITING);
+            assert_eq!(turns.wait(id(1), at(0)).is_some(), number < WAITING);
             let promised = turns.promise(id(1), 1, at(9), at(0));
             assert_eq!(promised, number < PROMISES);
         }

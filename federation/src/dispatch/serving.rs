@@ -89,6 +89,8 @@ impl Guest {
         let shared = &inner.federated.shared;
         shared.guests.fetch_add(1, Ordering::Relaxed);
         shared.guest_cpu[usize::from(cost.long)].fetch_add(cost.cpu, Ordering::Relaxed);
+        let now = inner.node.clock().now();
+        inner.federated.turns().begins(&from, cost.cpu, now);
         *inner
             .serving
             .held()
@@ -108,6 +110,7 @@ impl Guest {
         let cpu = self.cpu.swap(0, Ordering::Relaxed);
         let shared = &self.inner.federated.shared;
         shared.guest_cpu[usize::from(self.cost.long)].fetch_sub(cpu, Ordering::Relaxed);
+        self.inner.federated.turns().ends(&self.from, cpu);
     }
 }
 
@@ -129,7 +132,7 @@ impl Drop for Guest {
                 }
             }
         }
-        self.inner.serve_turns();
+        self.inner.serve_turns(Some((self.from, self.cost.cpu)));
     }
 }
 
@@ -339,7 +342,6 @@ impl Inner {
             persists_until: None,
         };
         let guest = Arc::new(Guest::new(self, from, name.clone(), cost));
-        self.federated.turns().use_up(&from, cost.cpu, now);
         let way = Way {
             origin,
             visited,
@@ -588,11 +590,14 @@ impl Inner {
     /// Promises a node as many places as there are, up to `most`.
     fn promise(&self, to: &PeerId, function: &FunctionName, cost: Cost, most: u32) {
         let room = self.guest_room(to, function, cost).min(most);
+        self.promise_cpu(to, cost.cpu.saturating_mul(room));
+    }
+
+    fn promise_cpu(&self, to: &PeerId, cpu: u32) {
         let (least, round_trips) = PROMISE;
         let round_trip = self.federated.round_trip(to).unwrap_or_default();
         let stands = least.max(round_trip.saturating_mul(round_trips));
         let now = self.node.clock().now();
-        let cpu = cost.cpu.saturating_mul(room);
         self.federated.turns().promise(*to, cpu, now + stands, now);
     }
 
@@ -606,7 +611,8 @@ impl Inner {
         if wait.is_zero() {
             return;
         }
-        let Some(turn) = self.federated.turns().wait(who) else {
+        let now = self.node.clock().now();
+        let Some(turn) = self.federated.turns().wait(who, now) else {
             return;
         };
         let (told, promised) = oneshot::channel();
@@ -619,19 +625,29 @@ impl Inner {
         self.serving.takers.insert(turn, taker);
         let _left = Left { inner: self, turn };
         // A place may have become free meanwhile.
-        self.serve_turns();
+        self.serve_turns(None);
         let _ = tokio::time::timeout(wait, promised).await;
     }
 
-    /// Promises places that became free to those whose turn it is.
-    pub(super) fn serve_turns(&self) {
+    /// Promises places that became free to those whose turn it is: to the node
+    /// one of whose calls has just ended too, which reads of it in its answer,
+    /// and to one that will ask again at once.
+    pub(super) fn serve_turns(&self, mut ended: Option<(PeerId, u32)>) {
+        let now = self.node.clock().now();
+        if let Some((before, cpu)) = ended {
+            let heir = self.federated.turns().heir(&before, cpu, now);
+            if let Some(heir) = heir {
+                self.promise_cpu(&heir, cpu);
+                ended = None;
+            }
+        }
         loop {
             let waiting = {
                 let turns = self.federated.turns();
                 if turns.is_empty() {
                     return;
                 }
-                turns.in_turn()
+                turns.in_turn(now)
             };
             let fits = |(turn, who): &(Turn, PeerId)| {
                 let taker = self.serving.takers.get(turn)?;
@@ -640,7 +656,13 @@ impl Inner {
             };
             let next = waiting.iter().take(TURNS_LOOKED_AT).find_map(fits);
             let Some((turn, who)) = next else { return };
-            self.federated.turns().leave(turn);
+            if let Some((before, cpu)) = ended.take()
+                && self.federated.turns().keeps(&before, &who, now)
+            {
+                self.promise_cpu(&before, cpu);
+                continue;
+            }
+            self.federated.turns().leave(turn, now);
             let Some((_, taker)) = self.serving.takers.remove(&turn) else {
                 continue;
             };
@@ -659,7 +681,7 @@ impl Inner {
             drop(this);
             node.freed().await;
             let Some(this) = inner.upgrade() else { return };
-            this.serve_turns();
+            this.serve_turns(None);
         }
     }
 }
@@ -672,7 +694,8 @@ struct Left<'a> {
 
 impl Drop for Left<'_> {
     fn drop(&mut self) {
-        self.inner.federated.turns().leave(self.turn);
+        let now = self.inner.node.clock().now();
+        self.inner.federated.turns().leave(self.turn, now);
         self.inner.serving.takers.remove(&self.turn);
     }
 }

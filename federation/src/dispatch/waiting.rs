@@ -386,10 +386,8 @@ impl Inner {
                 let Some(peer) = view.peer(&id) else { continue };
                 match waiting.verdict(self, peer) {
                     Verdict::Unasked { delay } => worth.push((delay, id, true)),
-                    // Its answers to our calls there tell more.
-                    Verdict::Full if peer.window.held() == 0 => {
-                        worth.push((peer.round_trip, id, false));
-                    }
+                    // A place there may be this node's turn.
+                    Verdict::Full => worth.push((peer.round_trip, id, false)),
                     _ => {}
                 }
             }
