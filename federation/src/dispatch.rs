@@ -4,6 +4,7 @@
 mod bodies;
 mod explained;
 mod offer;
+mod probing;
 mod serving;
 mod waiting;
 mod wanted;
@@ -169,6 +170,7 @@ impl Dispatch {
         };
         tokio::spawn(Inner::look_around(Arc::downgrade(&dispatch.inner)));
         tokio::spawn(Inner::watch_places(Arc::downgrade(&dispatch.inner)));
+        tokio::spawn(probing::ask_those_away(Arc::downgrade(&dispatch.inner)));
         // Weakly, or node and dispatch would hold each other for ever.
         let router = Weak(Arc::downgrade(&dispatch.inner));
         dispatch.inner.node.route(Arc::new(router));

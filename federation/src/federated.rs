@@ -10,6 +10,7 @@ mod registering;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -415,7 +416,7 @@ impl Federated {
         let (overlay, calls) = Overlay::start(config, host.clone())?;
         let connector = Connector::new(&key, host.clone())?;
         let federated = Federated {
-            carriage: Arc::new(Carriage::new(connector, overlay.clone())),
+            carriage: Arc::new(Carriage::new(connector, overlay.clone(), host.clone())),
             acceptor: Acceptor::new(&key, host)?,
             overlay,
             shared,
@@ -737,6 +738,11 @@ impl Federated {
         lock(&self.shared.turns)
     }
 
+    /// Peers that were away, and are to be asked now whether they are back.
+    pub(crate) fn to_ask(&self, most: usize) -> Vec<(PeerId, Arc<[SocketAddr]>)> {
+        lock(&self.shared.table).to_ask(most, self.shared.clock.now())
+    }
+
     /// The measured round trip to a peer.
     pub(crate) fn round_trip(&self, peer: &PeerId) -> Option<Duration> {
         self.shared.round_trips.get(peer).map(|took| *took)
@@ -796,7 +802,7 @@ impl Federated {
     /// Takes what a call to a peer met.
     pub(crate) fn met(&self, peer: PeerId, met: Met) {
         let now = self.shared.clock.now();
-        let changes = matches!(met, Met::Failure(_));
+        let changes = matches!(met, Met::Failure(_) | Met::Reached(_));
         lock(&self.shared.table).met(peer, met, now);
         if changes {
             self.shared.stale.notify_one();

@@ -43,6 +43,10 @@ const FIRST_PROBE: Duration = Duration::from_millis(500);
 /// Longest such pause.
 const LONGEST_PROBE: Duration = Duration::from_secs(30);
 
+/// How long a question is out, at the most, by which it is found out whether a
+/// peer is back.
+pub const ASKED_FOR: Duration = Duration::from_secs(2);
+
 /// Strikes that count: the pause after so many is [`LONGEST_PROBE`].
 const MOST_STRIKES: u32 = 7;
 
@@ -146,6 +150,8 @@ pub enum Met {
     /// It spoke of itself without a call: it answered a question, or refused a
     /// call for the function's sake.
     Told(Option<Word>),
+    /// It answered a question that was asked to find out whether it does.
+    Reached(Option<Word>),
     /// It failed the call.
     Failure(Fault),
 }
@@ -178,6 +184,11 @@ impl Fault {
             Fault::WrongBytes => "gave wrong bytes for code",
             Fault::Lies => "said what no honest member says",
         }
+    }
+
+    /// Whether it is over once the peer answers at all.
+    fn is_absence(self) -> bool {
+        matches!(self, Fault::Unreachable | Fault::Lost)
     }
 
     /// Strikes that it counts. A machine may break down and come back as good
@@ -222,6 +233,8 @@ struct Peer {
     good: u32,
     /// Until when it is taken to be full after a refusal.
     full_until: Option<Time>,
+    /// Until when it may still answer the question whether it is back.
+    asked_until: Time,
     window: Arc<Window>,
 }
 
@@ -321,6 +334,9 @@ impl Peers {
         if reborn && !matches!(peer.standing, Standing::Out { .. }) {
             peer.standing = Standing::In;
         }
+        if reborn {
+            peer.hurry(now);
+        }
         peer.load = report.load;
         peer.loaded = now;
         if !peer.window.sent_within(REPORT_SETTLES, now) && peer.full_until.is_none() {
@@ -388,6 +404,13 @@ impl Peers {
         };
         match met {
             Met::Told(word) => peer.learn(word, now),
+            Met::Reached(word) => {
+                if peer.is_absent() {
+                    peer.standing = Standing::In;
+                    peer.forgive();
+                }
+                peer.learn(word, now);
+            }
             Met::Answer(word) => {
                 peer.allowance = peer.allowance.saturating_mul(2).min(MOST_ALLOWANCE);
                 peer.refusals = 0;
@@ -434,6 +457,29 @@ impl Peers {
             }
         }
         peer.window.allow(peer.allowance);
+    }
+
+    /// Takes note that a peer is linked to again: if it could not be reached, it
+    /// is tried at once.
+    pub fn linked(&mut self, whom: &PeerId, now: Time) {
+        if let Some(peer) = self.peers.get_mut(whom) {
+            peer.hurry(now);
+        }
+    }
+
+    /// Peers that failed because they were away, and are to be asked whether
+    /// they are back: at most `most`, each again after a pause that doubles.
+    pub fn to_ask(&mut self, most: usize, now: Time) -> Vec<(PeerId, Arc<[SocketAddr]>)> {
+        let due = |peer: &Peer| {
+            let out = matches!(peer.standing, Standing::Out { probe_at, .. } if now >= probe_at);
+            out && !peer.silent && peer.is_absent() && now >= peer.asked_until
+        };
+        let due = self.peers.iter_mut().filter(|(_, peer)| due(peer));
+        let asked = due.take(most).map(|(id, peer)| {
+            peer.asked_until = now + ASKED_FOR;
+            (*id, peer.carriage.clone())
+        });
+        asked.collect()
     }
 
     /// Lets time pass.
@@ -543,6 +589,22 @@ impl Peer {
             strikes: 0,
             good: 0,
             full_until: None,
+            asked_until: Time::ZERO,
+        }
+    }
+
+    /// Whether it is out because it was away, and for nothing that it did.
+    fn is_absent(&self) -> bool {
+        let out = matches!(self.standing, Standing::Out { .. });
+        out && self.strikes == 0 && self.fault.is_some_and(Fault::is_absence)
+    }
+
+    /// Something says that it is back.
+    fn hurry(&mut self, now: Time) {
+        if self.is_absent()
+            && let Standing::Out { probe_at, .. } = &mut self.standing
+        {
+            *probe_at = now;
         }
     }
 
@@ -612,6 +674,29 @@ mod tests {
 
     fn is_candidate(table: &Peers, now: Time) -> bool {
         !table.view(&report(), now).peers.is_empty()
+    }
+
+    #[test]
+    fn who_was_away_is_asked_and_needs_no_call_to_be_in_again() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        table.met(id(1), Met::Failure(Fault::Unreachable), at(0));
+        assert!(table.to_ask(8, at(499)).is_empty());
+        let asked = |table: &mut Peers, now| table.to_ask(8, now).len();
+        assert_eq!(asked(&mut table, at(500)), 1);
+        assert_eq!(asked(&mut table, at(600)), 0, "it may still answer");
+        table.met(id(1), Met::Failure(Fault::Unreachable), at(700));
+        assert_eq!(asked(&mut table, at(1_699)), 0, "the pause doubles");
+        table.linked(&id(1), at(900));
+        assert_eq!(asked(&mut table, at(2_500)), 1);
+        table.met(id(1), Met::Reached(None), at(2_510));
+        assert_eq!(standing(&table, at(2_510)), "in");
+        assert_eq!(table.known(at(2_510))[0].fault, None);
+        // Who did something wrong is tried by calls, not by questions.
+        table.met(id(1), Met::Failure(Fault::Malformed), at(3_000));
+        assert_eq!(asked(&mut table, at(60_000)), 0);
+        table.met(id(1), Met::Reached(None), at(60_000));
+        assert_eq!(standing(&table, at(60_000)), "out");
     }
 
     #[test]

@@ -223,7 +223,9 @@
 //! `wait` (u64, milliseconds to wait for a place or for the code, at most 5,000),
 //! `service`. The answer's `x-weir-carriage` holds `told` and `text`. Free places
 //! are promised to the one who asked for 100 ms, or two round trips if that is
-//! longer; who waits is told in turn, the one first that had its turn longest ago.
+//! longer; who waits is told in turn, the one first that has the least there. A
+//! question without `function` asks only whether the node answers; it is asked of
+//! members that could not be reached, after pauses of 0.5 s doubling to 30 s.
 //!
 //! **Code.** `GET /artifacts/list` and `GET /artifacts/N` with header
 //! `x-weir-artifact` (SHA-256 in hexadecimal): the list of digests, and part N of

@@ -65,10 +65,12 @@ pub struct Travelling {
 }
 
 /// A question whether a function could be called at a node, and how often. It
-/// asks for a place, and has the code brought where that is missing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// asks for a place, and has the code brought where that is missing. One that
+/// names no function asks only whether the node answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
-    /// The function, as `name.namespace`.
+    /// The function, as `name.namespace`; empty for none.
+    #[serde(default)]
     pub function: String,
     /// Version of its record that the asking node knows; 0 for none.
     #[serde(default)]

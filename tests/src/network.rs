@@ -138,6 +138,16 @@ impl Host {
         ]);
     }
 
+    /// Lets no more than so much through to the hub, as `2mbit`.
+    pub fn slow(&self, rate: &str) {
+        // Packets as they are on a wire, and not many in one.
+        ip(&["-n", &self.name, "link", "set", "eth0", "gso_max_segs", "1"]);
+        let shape = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate];
+        let bounds = ["burst", "16kb", "latency", "400ms"];
+        let inside = ["netns", "exec", &self.name, "tc"];
+        run("ip", &[&inside[..], &shape, &bounds].concat());
+    }
+
     /// Cuts its link: what is sent is lost, and nobody is told.
     pub fn cut(&self) {
         ip(&["-n", &self.name, "link", "set", "eth0", "down"]);
@@ -159,12 +169,20 @@ pub fn together(one: &Host, other: &Host) {
     between(one, other, "-D");
 }
 
+/// Has the hub lose what one host sends to another, and nothing else.
+pub fn unheard(from: &Host, by: &Host) {
+    lose(from, by, "-I");
+}
+
 fn between(one: &Host, other: &Host, action: &str) {
-    for (from, to) in [(one, other), (other, one)] {
-        let (from, to) = (from.address(), to.address());
-        let rule = [action, "FORWARD", "-s", &from, "-d", &to, "-j", "DROP"];
-        run("iptables", &rule);
-    }
+    lose(one, other, action);
+    lose(other, one, action);
+}
+
+fn lose(from: &Host, to: &Host, action: &str) {
+    let (from, to) = (from.address(), to.address());
+    let rule = [action, "FORWARD", "-s", &from, "-d", &to, "-j", "DROP"];
+    run("iptables", &rule);
 }
 
 impl Drop for Host {

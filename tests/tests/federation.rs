@@ -1328,6 +1328,90 @@ fn a_zone_that_is_cut_in_two_works_on_and_heals() {
     });
 }
 
+/// What a call takes that is to be placed again meanwhile.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A node with what some functions here need.
+fn able(setup: Setup) -> Setup {
+    setup.variable("WEIR_FEDERATION_LABELS", "disk=ssd")
+}
+
+/// Has a call run at a peer, loses with `cut` what the two hosts send, and waits
+/// until a third node, which both still reach, runs it.
+async fn is_placed_again_after(cut: fn(&Host, &Host)) {
+    network::forward();
+    let hosts = [Host::new(1), Host::new(2)];
+    for host in &hosts {
+        host.route_over_hub();
+    }
+    let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
+    let hub = able(member_at(everywhere(4001), everywhere(4002)));
+    let hub = Member::start(hub).await;
+    let caller = hub.invite(member_on(&hosts[0])).await;
+    let peer = hub.invite(able(member_on(&hosts[1]))).await;
+    all_meet(&[&hub, &caller, &peer]).await;
+    let slow = half()
+        .setting("idempotent", "true")
+        .field("constraints", json!(["disk=ssd"]));
+    peer.node.deploy(slow.clone()).await;
+    caller.sees_function(&peer.id, "half").await;
+    let held = calls(&caller.node, "half", &LONG.as_millis().to_string(), 1);
+    peer.node.running(1).await;
+    hub.node.deploy(slow).await;
+    caller.sees_function(&hub.id, "half").await;
+    cut(&hosts[0], &hosts[1]);
+    let began = Instant::now();
+    hub.node.running(1).await;
+    let took = began.elapsed();
+    assert!(took < LONG, "{took:?}\n{}", caller.node.log());
+    println!("placed again after {took:?}");
+    // Nothing new goes where nothing is answered.
+    let reply = caller.node.call("half", "0").await.expect_status(200);
+    assert_eq!(ran_on(&reply), Some(hub.id.as_str()));
+    let replies = answers(held).await;
+    assert_eq!(replies[0].status, 200, "{:?}", told(&replies));
+    assert_eq!(ran_on(&replies[0]), Some(hub.id.as_str()));
+}
+
+#[test]
+fn a_call_is_placed_again_when_its_peer_hears_this_node_no_more() {
+    network::inside(
+        "a_call_is_placed_again_when_its_peer_hears_this_node_no_more",
+        is_placed_again_after(network::unheard),
+    );
+}
+
+#[test]
+fn a_call_is_placed_again_when_only_this_node_cannot_reach_its_peer() {
+    network::inside(
+        "a_call_is_placed_again_when_only_this_node_cannot_reach_its_peer",
+        is_placed_again_after(network::apart),
+    );
+}
+
+#[test]
+fn a_large_body_on_a_slow_link_is_no_silence() {
+    network::inside("a_large_body_on_a_slow_link_is_no_silence", async {
+        let host = Host::new(1);
+        let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let hub = able(member_at(everywhere(4001), everywhere(4002)));
+        let hub = Member::start(hub).await;
+        let caller = hub.invite(member_on(&host)).await;
+        all_meet(&[&hub, &caller]).await;
+        let theirs = Function::new("theirs", "echo").field("constraints", json!(["disk=ssd"]));
+        hub.node.deploy(theirs.memory("64Mi").timeout("5m")).await;
+        caller.sees_function(&hub.id, "theirs").await;
+        host.slow("1mbit");
+        // Seventeen seconds of it, and as many back to the client.
+        let body = Bytes::from(vec![7; 2 << 20]);
+        let reply = caller.node.call("theirs", body.clone()).await;
+        let reply = reply.expect_status(200);
+        assert!(reply.body == body, "{} bytes came back", reply.body.len());
+        let lost = ["outcome=\"lost\""];
+        assert_eq!(caller.node.metric("weir_offloads_total", &lost).await, 0.0);
+    });
+}
+
 #[test]
 #[ignore = "takes a minute"]
 fn a_zone_that_is_cut_for_a_minute_heals() {

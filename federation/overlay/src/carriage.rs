@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,12 +17,17 @@ use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use libp2p::PeerId;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::detector::{Answering, Detector, LOOK_INTERVAL, PING_INTERVAL, Seen};
+use crate::host::{Event, Host};
+use crate::line::{Line, Notes};
 use crate::swarm::{Overlay, chain};
 use crate::tls::{Connector, TlsError};
 
@@ -48,9 +53,13 @@ const TOGETHER: Duration = Duration::from_secs(1);
 /// A connection that nobody uses for so long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 
-/// How often a connection is asked whether it is alive, and how long it may
-/// take to say so.
-const ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+/// How long hyper waits for a pong: longer than [`Detector`] ever does, which
+/// knows more.
+const PONG: Duration = Duration::from_secs(60);
+
+/// Bytes that the kernel keeps of what it has not sent yet. More only makes
+/// pings wait, and nobody would see that a slow link moves.
+const UNSENT_BYTES: u32 = 128 << 10;
 
 /// Bytes that may be under way to one reader, and on one connection: bodies of
 /// a megabyte go at full speed, and a slow reader holds no more.
@@ -110,10 +119,19 @@ impl SendError {
 pub struct Carriage {
     connector: Connector,
     overlay: Overlay,
+    host: Arc<dyn Host>,
     peers: Mutex<HashMap<PeerId, Arc<Peer>>>,
+    /// Connections to anybody that are not answered, so that nobody looks for
+    /// them where there are none.
+    unanswered: Arc<AtomicUsize>,
 }
 
 struct Peer {
+    id: PeerId,
+    host: Arc<dyn Host>,
+    /// Connections to it on which pings are not answered, and those to anybody.
+    unanswered: AtomicUsize,
+    all_unanswered: Arc<AtomicUsize>,
     /// Held by whoever makes a connection.
     making: [tokio::sync::Mutex<()>; LANES],
     ready: [Mutex<Option<Lane>>; LANES],
@@ -180,6 +198,17 @@ struct Lane {
 struct Used {
     last: Mutex<Instant>,
     calls: AtomicUsize,
+    /// Told when there are calls again.
+    begun: Notify,
+}
+
+impl Used {
+    fn begin(self: &Arc<Used>) -> Using {
+        if self.calls.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.begun.notify_one();
+        }
+        Using(self.clone())
+    }
 }
 
 /// Counts a call on a connection until it is dropped.
@@ -207,12 +236,24 @@ fn lane() -> usize {
 
 impl Carriage {
     /// Reaches peers with `connector` first and over `overlay` otherwise.
-    pub fn new(connector: Connector, overlay: Overlay) -> Carriage {
+    /// `host` is told who does not answer.
+    pub fn new(connector: Connector, overlay: Overlay, host: Arc<dyn Host>) -> Carriage {
         Carriage {
             connector,
             overlay,
+            host,
             peers: Mutex::default(),
+            unanswered: Arc::default(),
         }
+    }
+
+    /// Whether a peer has calls of ours and does not answer pings: what is sent
+    /// to it now is given back at once.
+    pub fn is_unanswered(&self, peer: &PeerId) -> bool {
+        self.unanswered.load(Ordering::Relaxed) > 0
+            && lock(&self.peers)
+                .get(peer)
+                .is_some_and(|peer| peer.is_unanswered())
     }
 
     /// Sends a request to a peer that says that it listens at `addresses`.
@@ -233,8 +274,7 @@ impl Carriage {
                 return Err(SendError::NotSent { request, reason });
             }
         };
-        lane.used.calls.fetch_add(1, Ordering::Relaxed);
-        let using = Using(lane.used.clone());
+        let using = lane.used.begin();
         match lane.sender.try_send_request(request).await {
             Ok(response) => Ok((response, lane.kind, using)),
             Err(mut failed) => match failed.take_message() {
@@ -314,11 +354,27 @@ impl Carriage {
             .map_err(|error| error.to_string())
     }
 
+    fn peer(&self, id: PeerId) -> Peer {
+        Peer {
+            id,
+            host: self.host.clone(),
+            unanswered: AtomicUsize::new(0),
+            all_unanswered: self.unanswered.clone(),
+            making: Default::default(),
+            ready: Default::default(),
+            detour: Mutex::default(),
+            cut: CancellationToken::new(),
+        }
+    }
+
     async fn lane(&self, to: PeerId, addresses: &[SocketAddr]) -> Result<Lane, String> {
         let peer = lock(&self.peers)
             .entry(to)
-            .or_insert_with(|| Arc::new(Peer::new()))
+            .or_insert_with(|| Arc::new(self.peer(to)))
             .clone();
+        if peer.is_unanswered() {
+            return Err("it has calls, and does not answer pings".to_owned());
+        }
         let at = lane();
         if let Some(lane) = peer.ready(at) {
             return Ok(lane);
@@ -375,6 +431,7 @@ impl Carriage {
                 let stream = tokio::time::timeout(DIAL, TcpStream::connect(address)).await;
                 let stream = stream.map_err(|_| TlsError::Slow)??;
                 stream.set_nodelay(true)?;
+                SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
                 self.connector.connect(to, stream).await
             };
             match connected.await {
@@ -387,12 +444,17 @@ impl Carriage {
 }
 
 impl Peer {
-    fn new() -> Peer {
-        Peer {
-            making: Default::default(),
-            ready: Default::default(),
-            detour: Mutex::default(),
-            cut: CancellationToken::new(),
+    fn is_unanswered(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) > 0
+    }
+
+    /// Uses a connection no more. With the last sender gone it ends by itself.
+    fn retire(&self, used: &Arc<Used>) {
+        for ready in &self.ready {
+            let mut ready = lock(ready);
+            if ready.as_ref().is_some_and(|l| Arc::ptr_eq(&l.used, used)) {
+                *ready = None;
+            }
         }
     }
 
@@ -408,57 +470,119 @@ impl Peer {
     }
 }
 
+/// A connection that is not answered, until this is dropped.
+struct Unanswered(Arc<Peer>);
+
+impl Unanswered {
+    fn new(peer: Arc<Peer>) -> Unanswered {
+        peer.all_unanswered.fetch_add(1, Ordering::Relaxed);
+        peer.unanswered.fetch_add(1, Ordering::Relaxed);
+        peer.host.happened(Event::Unanswered(peer.id));
+        Unanswered(peer)
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.unanswered.fetch_sub(1, Ordering::Relaxed);
+        self.0.all_unanswered.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Looks whether a connection is answered while calls are out on it; returns
+/// when they are lost.
+async fn watch(used: &Used, notes: &Notes, peer: &Weak<Peer>) {
+    loop {
+        used.begun.notified().await;
+        let mut detector = Detector::new(Instant::now());
+        let mut unanswered = None;
+        // What was written before has gone long since.
+        notes.forget();
+        while used.calls.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let (heard, written) = notes.take();
+            let seen = Seen {
+                calls: used.calls.load(Ordering::Relaxed) > 0,
+                heard,
+                written,
+            };
+            match detector.look(Instant::now(), seen) {
+                Answering::Yes => unanswered = None,
+                Answering::NotNow if unanswered.is_none() => {
+                    unanswered = peer.upgrade().map(Unanswered::new);
+                }
+                Answering::NotNow => {}
+                Answering::NoMore => return,
+            }
+        }
+    }
+}
+
+/// Returns when nobody has used a connection for long.
+async fn idle(used: &Used) {
+    loop {
+        tokio::time::sleep(IDLE / 10).await;
+        let calls = used.calls.load(Ordering::Relaxed);
+        let last = *lock(&used.last);
+        if calls == 0 && last.elapsed() >= IDLE {
+            return;
+        }
+    }
+}
+
+/// Looks after a connection until it is used no more. Where it is not answered,
+/// its calls end at once.
+async fn look_after(used: Arc<Used>, notes: Arc<Notes>, peer: Weak<Peer>, cut: CancellationToken) {
+    let is_lost = tokio::select! {
+        () = idle(&used) => false,
+        () = watch(&used, &notes, &peer) => true,
+    };
+    if let Some(peer) = peer.upgrade() {
+        peer.retire(&used);
+        if is_lost {
+            debug!(peer = %peer.id, "pings are not answered: calls are lost");
+        }
+    }
+    if is_lost {
+        cut.cancel();
+    }
+}
+
 /// Speaks HTTP/2 on a stream, and drives it from a task of its own.
 async fn handshake<S>(stream: S, kind: Kind, peer: &Arc<Peer>) -> Result<Lane, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (every, within) = ALIVE;
+    let cut = peer.cut.child_token();
     let driver = Driver {
-        cut: peer.cut.clone(),
+        cut: cut.clone(),
         driven: Arc::default(),
     };
+    let notes = Arc::<Notes>::default();
+    let stream = Line::new(stream, notes.clone());
     let made = http2::Builder::new(driver)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(every)
-        .keep_alive_timeout(within)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PONG)
         .handshake::<_, Body>(TokioIo::new(stream))
         .await;
     let (sender, connection) = made.map_err(|error| error.to_string())?;
     let used = Arc::new(Used {
         last: Mutex::new(Instant::now()),
         calls: AtomicUsize::new(0),
+        begun: Notify::new(),
     });
     let lane = Lane {
         sender,
         kind,
         used: used.clone(),
     };
-    let peer = Arc::downgrade(peer);
-    let idle = async move {
-        loop {
-            tokio::time::sleep(IDLE / 10).await;
-            let calls = used.calls.load(Ordering::Relaxed);
-            let last = *lock(&used.last);
-            if calls == 0 && last.elapsed() >= IDLE {
-                break;
-            }
-        }
-        // With the last sender gone the connection ends by itself.
-        if let Some(peer) = peer.upgrade() {
-            for at in 0..LANES {
-                let mut ready = lock(&peer.ready[at]);
-                if ready.as_ref().is_some_and(|l| Arc::ptr_eq(&l.used, &used)) {
-                    *ready = None;
-                }
-            }
-        }
-    };
+    let over = look_after(used, notes, Arc::downgrade(peer), cut);
     tokio::spawn(async move {
         let mut connection = std::pin::pin!(connection);
-        let mut idle: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(idle);
+        let mut over: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(over);
         let mut watching = true;
         loop {
             tokio::select! {
@@ -468,7 +592,7 @@ where
                     }
                     return;
                 }
-                () = &mut idle, if watching => watching = false,
+                () = &mut over, if watching => watching = false,
             }
         }
     });

@@ -110,6 +110,9 @@ pub enum Event {
     /// A member said, or passed on, too much of what no honest member says: it
     /// was cut.
     Lied(PeerId),
+    /// A member has calls of this node's and does not answer pings, though its
+    /// connection stands.
+    Unanswered(PeerId),
     /// A member could not be dialled.
     DialFailed {
         /// Who, when that was known.

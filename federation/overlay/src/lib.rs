@@ -15,6 +15,8 @@
 //! | `swarm` | all of it on a thread of its own; the way in: [`Overlay`] |
 //! | `tls` | mutual TLS 1.3 with the same identities |
 //! | `carriage` | HTTP/2 to a peer, over TLS or over a stream of the swarm |
+//! | `detector` | when a peer with calls is taken not to answer: plain state |
+//! | `line` | what `detector` is told of a connection |
 //!
 //! Invariants:
 //! * Nobody gets a connection, not even to be told who is here, before having
@@ -24,9 +26,11 @@
 mod beat;
 mod behaviour;
 pub mod carriage;
+mod detector;
 mod doorkeeper;
 mod finder;
 pub mod host;
+mod line;
 pub mod proof;
 mod streams;
 mod swarm;

@@ -505,6 +505,19 @@ impl Inner {
     ) -> Response<AnswerBody> {
         let look: Option<Look> = wire::take_from(request.headers_mut(), LOOK);
         let mut response = Response::new(AnswerBody::Whole(Bytes::new()));
+        if look.as_ref().is_some_and(|look| look.function.is_empty())
+            && self.federated.admits(&from)
+        {
+            let told = self.told(&from, None, false);
+            wire::put(
+                response.headers_mut(),
+                &Looked {
+                    told,
+                    ..Looked::default()
+                },
+            );
+            return response;
+        }
         let name = look.as_ref().and_then(|look| look.function.parse().ok());
         let (Some(look), Some(name)) = (look, name) else {
             self.count_guest("malformed");

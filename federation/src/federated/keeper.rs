@@ -21,7 +21,7 @@ use super::{AWAY, EVERYBODY, FORGOTTEN, Federated, Link, Linked, Shared, lock, t
 use crate::book::Book;
 use crate::member::{save, unix_time};
 use crate::message::{self, Message, Suspicion as Suspecting};
-use crate::peers::{Event, Known, Standing, Suspicion};
+use crate::peers::{Event, Fault, Known, Met, Standing, Suspicion};
 use crate::regions;
 use crate::report::{ADDRESSES, OFFERS, Offer, Report};
 use crate::roster::{Comparison, Roster, Rounds};
@@ -600,6 +600,8 @@ impl Keeper {
                     link.kept = true;
                 }
                 self.note_links();
+                let now = self.shared().clock.now();
+                lock(&self.shared().table).linked(&peer, now);
                 self.overlay().tell(peer, self.shared().news_for(peer));
                 self.federated.tell_summary(peer, true);
                 self.be_relayed(self.shared().clock.now());
@@ -624,6 +626,10 @@ impl Keeper {
                 self.federated.carriage.close(&peer);
                 self.view_due = true;
                 self.suspect(peer, "it fell silent");
+            }
+            Happening::Unanswered(peer) => {
+                info!(%peer, "a member has calls and does not answer");
+                self.federated.met(peer, Met::Failure(Fault::Unreachable));
             }
             Happening::DialFailed {
                 peer,

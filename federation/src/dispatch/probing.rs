@@ -1,0 +1,56 @@
+//! Peers that could not be reached are asked whether they are back, so that no
+//! call has to find out, and none that is well stays out because nobody calls.
+
+use std::net::SocketAddr;
+use std::sync::Weak;
+use std::time::Duration;
+
+use http::{Method, Request, Version};
+use libp2p_identity::PeerId;
+use weir_node::executor::Body;
+
+use super::Inner;
+use super::offer::to_absolute;
+use crate::peers::{ASKED_FOR, Fault, Met};
+use crate::snapshot::Word;
+use crate::wire::{self, CARRIAGE, LOOK, Look, Looked};
+
+/// How often it is looked whether somebody is to be asked.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Peers that are asked at once.
+const AT_ONCE: usize = 16;
+
+/// Asks them for as long as there is a node to do so.
+pub(super) async fn ask_those_away(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let Some(inner) = inner.upgrade() else { return };
+        for (peer, addresses) in inner.federated.to_ask(AT_ONCE) {
+            let inner = inner.clone();
+            tokio::spawn(async move { inner.ask_whether_back(peer, &addresses).await });
+        }
+    }
+}
+
+impl Inner {
+    async fn ask_whether_back(&self, peer: PeerId, addresses: &[SocketAddr]) {
+        let mut request = Request::new(Body::default());
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        wire::put_in(request.headers_mut(), LOOK, &Look::default());
+        to_absolute(&mut request);
+        let sent = self.federated.carriage.send(peer, addresses, request);
+        let met = match tokio::time::timeout(ASKED_FOR, sent).await {
+            Ok(Ok((mut response, _, _))) => {
+                let looked: Option<Looked> = wire::take_from(response.headers_mut(), CARRIAGE);
+                let load = looked.and_then(|looked| looked.told.load);
+                let load = load.filter(|load| load.is_plausible());
+                let under_way = 0;
+                Met::Reached(load.map(|load| Word { load, under_way }))
+            }
+            Ok(Err(_)) | Err(_) => Met::Failure(Fault::Unreachable),
+        };
+        self.federated.met(peer, met);
+    }
+}
