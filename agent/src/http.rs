@@ -330,7 +330,7 @@ impl Server {
                 let activity = Arc::new(Activity::begin(Instant::now()));
                 let stream = Watched::new(stream, Arc::clone(&activity));
                 let connection = shared.connection(nowhere, activity, Some(member), slot);
-                serve(stream, connection, &shared).await;
+                serve(Box::new(stream), connection, &shared).await;
             });
         };
         let stop = move |phase| match phase {
@@ -492,7 +492,7 @@ async fn connect<H: Handler>(
     match &shared.greeting {
         Greeting::Plain => {
             let connection = shared.connection(peer, activity, None, slot);
-            serve(stream, connection, &shared).await;
+            serve(Box::new(stream), connection, &shared).await;
         }
         Greeting::Tls(config) => {
             let tls = TlsAcceptor::from(Arc::clone(config));
@@ -500,7 +500,7 @@ async fn connect<H: Handler>(
                 Ok(Ok(stream)) => {
                     activity.head_read();
                     let connection = shared.connection(peer, activity, None, slot);
-                    serve(stream, connection, &shared).await;
+                    serve(Box::new(stream), connection, &shared).await;
                 }
                 Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
                 Err(_) => debug!(%peer, "TLS handshake took too long"),
@@ -519,7 +519,7 @@ async fn connect<H: Handler>(
                     let member = Some(accepted.member);
                     let connection = shared.connection(peer, activity, member, slot);
                     tokio::select! {
-                        () = serve(stream, connection, &shared) => {}
+                        () = serve(Box::new(stream), connection, &shared) => {}
                         () = accepted.is_cut() => debug!(%peer, "cut a member's connection"),
                     }
                 }
@@ -566,11 +566,18 @@ impl<H> Shared<H> {
     }
 }
 
+/// What requests come on. One type for all kinds: the whole HTTP server is
+/// compiled for each that it serves.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
+
 /// Serves the requests of one connection, watching its times.
-async fn serve<H: Handler, S>(stream: S, connection: Arc<Connection<H>>, shared: &Shared<H>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve<H: Handler>(
+    stream: Box<dyn Wire>,
+    connection: Arc<Connection<H>>,
+    shared: &Shared<H>,
+) {
     let peer = connection.peer;
     let activity = Arc::clone(&connection.activity);
     let service = service_fn(move |request: Request<Incoming>| {

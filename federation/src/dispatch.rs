@@ -660,6 +660,7 @@ impl<'a> Course<'a> {
                     here: window.here,
                     queue: window.queue,
                     service,
+                    start: inner.node.start_time(&invocation.function),
                     blamed,
                     role: inner.federated.role(),
                     regions: &regions,

@@ -27,8 +27,8 @@ use crate::snapshot::{Cost, Draws, FunctionRoom, Here, PeerView, Pool, Snapshot}
 /// Bounded, so that a decision costs the same in a federation of any size.
 pub const LOOKED_AT: usize = 16;
 
-/// What a start is expected to take where nobody has measured one: by what the
-/// executor does (see README, "Measured").
+/// What a start is expected to take where neither that node nor this one has
+/// measured one of the function: by what the executor does (see README, "Measured").
 const fn start_prior(executor: Option<Executor>) -> Duration {
     match executor {
         Some(Executor::Wasm) => Duration::from_millis(1),
@@ -523,10 +523,14 @@ fn completion(
     snapshot: &Snapshot<'_>,
 ) -> Duration {
     let offer = peer.offers.get(request.function);
+    let prior = || {
+        let executor = request.needs.executor.and_then(Executor::named);
+        snapshot.local.start.unwrap_or(start_prior(executor))
+    };
     let start = match offer {
         Some(offer) if offer.warm > 0 => Duration::ZERO,
         Some(offer) if offer.start_micros > 0 => Duration::from_micros(offer.start_micros),
-        Some(_) | None => start_prior(request.needs.executor.and_then(Executor::named)),
+        Some(_) | None => prior(),
     };
     let measured = known.and_then(|known| known.service());
     let told = offer.filter(|offer| offer.service_micros > 0);
@@ -739,6 +743,7 @@ mod tests {
                     here: self.here,
                     queue: self.queue,
                     service: self.service,
+                    start: None,
                     blamed: self.blamed,
                     role: self.role,
                     regions: &regions,
@@ -891,6 +896,7 @@ mod tests {
                 here: Here::Full,
                 queue: None,
                 service: None,
+                start: None,
                 blamed: false,
                 role: Role::Edge,
                 regions: &[],
@@ -1010,6 +1016,7 @@ mod tests {
                 here: Here::Full,
                 queue: None,
                 service: None,
+                start: None,
                 blamed: false,
                 role: Role::Edge,
                 regions: &[],
@@ -1020,7 +1027,12 @@ mod tests {
             now: Time::ZERO,
             chance: 1,
         };
-        let verdict = |executor| {
+        let verdict = |executor, measured_here| {
+            let local = Local {
+                start: measured_here,
+                ..snapshot.local
+            };
+            let snapshot = Snapshot { local, ..snapshot };
             let request = Request {
                 needs: Needs {
                     executor: Some(executor),
@@ -1040,8 +1052,12 @@ mod tests {
                 &snapshot,
             )
         };
-        assert!(matches!(verdict("wasm"), Verdict::Fits { .. }));
-        assert!(matches!(verdict("docker"), Verdict::TooFar { .. }));
+        assert!(matches!(verdict("wasm", None), Verdict::Fits { .. }));
+        assert!(matches!(verdict("docker", None), Verdict::TooFar { .. }));
+        // What a start takes here says more than what executors do as a rule.
+        let (quick, slow) = (Duration::from_millis(30), Duration::from_millis(300));
+        assert!(matches!(verdict("docker", Some(quick)), Verdict::Fits { .. }));
+        assert!(matches!(verdict("wasm", Some(slow)), Verdict::TooFar { .. }));
     }
 
     #[test]
@@ -1204,6 +1220,7 @@ mod tests {
                     here: Here::Full,
                     queue: None,
                     service: None,
+                    start: None,
                     blamed: false,
                     role: Role::Edge,
                     regions: &[],

@@ -568,6 +568,8 @@ pub struct Local<'a> {
     pub queue: Option<Duration>,
     /// How long the function runs here; `None` before it has run.
     pub service: Option<Duration>,
+    /// How long a start of it takes here; `None` before one was measured.
+    pub start: Option<Duration>,
     /// Whether the function fails here and not elsewhere.
     pub blamed: bool,
     /// What the node is for.

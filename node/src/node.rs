@@ -695,6 +695,12 @@ impl Node {
         Some(function.service.estimate())
     }
 
+    /// How long a start of a function takes here; `None` before one was measured.
+    pub fn start_time(&self, name: &FunctionName) -> Option<Duration> {
+        let expected = self.inner.functions.get(name)?.start.expected();
+        (!expected.is_zero()).then_some(expected)
+    }
+
     /// Whether a function has every instance here that it may have, and none
     /// has a free place; `None` when it is not deployed here.
     pub fn function_full(&self, name: &FunctionName) -> Option<bool> {

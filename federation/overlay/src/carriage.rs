@@ -400,7 +400,7 @@ impl Carriage {
         let mut reasons = Vec::new();
         if !detour && !addresses.is_empty() {
             match self.direct(to, addresses).await {
-                Ok(stream) => return handshake(stream, Kind::Direct, peer).await,
+                Ok(stream) => return handshake(Box::new(stream), Kind::Direct, peer).await,
                 Err(reason) => reasons.push(reason),
             }
         }
@@ -411,7 +411,7 @@ impl Carriage {
                 if let Some(reason) = reasons.first() {
                     debug!(peer = %to, reason, "carries calls over the overlay");
                 }
-                handshake(stream.compat(), Kind::Stream, peer).await
+                handshake(Box::new(stream.compat()), Kind::Stream, peer).await
             }
             Err(error) => {
                 reasons.push(error.to_string());
@@ -548,11 +548,14 @@ async fn look_after(used: Arc<Used>, notes: Arc<Notes>, peer: Weak<Peer>, cut: C
     }
 }
 
+/// What HTTP/2 is spoken on. One type for both kinds: the whole of it is compiled
+/// for each.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
+
 /// Speaks HTTP/2 on a stream, and drives it from a task of its own.
-async fn handshake<S>(stream: S, kind: Kind, peer: &Arc<Peer>) -> Result<Lane, String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn handshake(stream: Box<dyn Wire>, kind: Kind, peer: &Arc<Peer>) -> Result<Lane, String> {
     let cut = peer.cut.child_token();
     let driver = Driver {
         cut: cut.clone(),

@@ -118,6 +118,7 @@ impl Waiting {
                 // counts is how long the last one has to wait.
                 queue: self.turn.map(|turn| turn.saturating_mul(waiting)),
                 service,
+                start: inner.node.start_time(&self.function),
                 blamed: false,
                 role: shared.role,
                 regions: &regions,
