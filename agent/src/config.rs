@@ -777,11 +777,12 @@ impl Loaded {
         let mut values: Vec<_> = KEYS
             .iter()
             .map(|key| {
-                (
-                    key.path.to_owned(),
-                    (key.field)(&mut config).show(),
-                    self.origin(key.path),
-                )
+                let field = (key.field)(&mut config);
+                let shown = match (field.is_secret(), field.show()) {
+                    (true, set) if set != "none" => HIDDEN.to_owned(),
+                    (_, shown) => shown,
+                };
+                (key.path.to_owned(), shown, self.origin(key.path))
             })
             .collect();
         for (at, class) in config.node.classes.iter_mut().enumerate() {
@@ -1060,6 +1061,9 @@ pub fn machine() -> Resources {
         memory,
     }
 }
+
+/// What is shown of a secret that is set.
+const HIDDEN: &str = "(set, not shown)";
 
 /// What a machine that does not tell its memory is taken to have: little
 /// enough for the smallest that Weir is meant for.

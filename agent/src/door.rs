@@ -11,7 +11,7 @@ pub mod trace;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
@@ -166,6 +166,17 @@ impl Handler for Door {
         request: Request<Incoming>,
     ) -> Response<Reply> {
         let door = &*connection.handler;
+        if let Err(problem) = headers::check_framing(request.version(), request.headers()) {
+            door.metrics.refuse(problem.word);
+            let mut response = problem.render();
+            // Where the next request begins cannot be known.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+            response
+                .headers_mut()
+                .insert(NODE, door.node_header.clone());
+            return response;
+        }
         let mut response = match Dialect::of(request.uri().path()) {
             Some(dialect) => dialect.answer(&connection, request).await,
             None => {

@@ -7,6 +7,7 @@
 
 pub mod activity;
 pub mod body;
+pub mod heads;
 pub mod reply;
 
 use std::convert::Infallible;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use http::header::HeaderValue;
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -40,6 +41,7 @@ use weir_node::clock::Moment as _;
 use weir_node::panics::{self, Panicked};
 
 use self::activity::{Activity, Overdue, Watched};
+use self::heads::{Heads, Strict};
 use self::reply::{Reply, Tracked};
 use crate::telemetry::chain;
 
@@ -580,10 +582,14 @@ async fn serve<H: Handler>(
 ) {
     let peer = connection.peer;
     let activity = Arc::clone(&connection.activity);
+    let heads = Arc::<Heads>::default();
+    let stream = Strict::new(stream, Arc::clone(&heads));
     let service = service_fn(move |request: Request<Incoming>| {
-        let busy = connection
-            .activity
-            .begin_request(request.version() == Version::HTTP_2);
+        let multiplexed = request.version() == Version::HTTP_2;
+        let busy = connection.activity.begin_request(multiplexed);
+        if !multiplexed && request.body().is_end_stream() {
+            heads.bodyless_request();
+        }
         let connection = Arc::clone(&connection);
         async move {
             // A panic here would end the connection, and with it all its calls.

@@ -1,8 +1,8 @@
 //! A node and its doors, from start to shutdown.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -18,7 +18,7 @@ use weir_federation::federated::{Federated, Settings};
 use weir_federation::regions::NONE as NO_REGION;
 use weir_node::Node;
 use weir_node::clock::Moment as _;
-use weir_node::panics;
+use weir_node::{panics, private};
 
 use crate::auth::Credentials;
 use crate::config::{Config, FederationConfig};
@@ -29,8 +29,8 @@ use crate::setting::{Auto, PolicyName};
 use crate::shutdown::Signals;
 use crate::{telemetry, tls};
 
-/// Largest token or password file that is read.
-const SECRET_BYTES: u64 = 4096;
+/// Fewest characters of a token that somebody chose.
+const TOKEN_CHARACTERS: usize = 16;
 
 /// How long the last answers may take to be written once no call runs: what
 /// the grace period leaves, and at least this.
@@ -359,7 +359,7 @@ fn check_exposure(config: &Config) -> anyhow::Result<()> {
 /// and user and password if there are any.
 fn credentials(config: &Config) -> anyhow::Result<Credentials> {
     let path = config.token_file();
-    let token = match read_secret(&path) {
+    let token = match private::read_line(&path, TOKEN_CHARACTERS) {
         Err(error)
             if error.kind() == io::ErrorKind::NotFound && config.auth.token_file.is_none() =>
         {
@@ -370,7 +370,7 @@ fn credentials(config: &Config) -> anyhow::Result<Credentials> {
     let token = token.with_context(|| format!("read the token at {}", path.display()))?;
     let basic = match (&config.auth.user, &config.auth.password_file) {
         (Some(user), Some(path)) => {
-            let password = read_secret(path);
+            let password = private::read_line(path, 1);
             let password =
                 password.with_context(|| format!("read the password at {}", path.display()))?;
             Some((user.clone(), password))
@@ -381,20 +381,6 @@ fn credentials(config: &Config) -> anyhow::Result<Credentials> {
         }
     };
     Ok(Credentials { token, basic })
-}
-
-/// Reads a secret of one line.
-fn read_secret(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?
-        .take(SECRET_BYTES)
-        .read_to_string(&mut text)?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() {
-        let empty = "the file is empty: write a secret into it, or remove it";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, empty));
-    }
-    Ok(text.to_owned())
 }
 
 /// Makes a token of 256 random bits that its owner alone can read.

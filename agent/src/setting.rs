@@ -95,6 +95,10 @@ pub trait Field {
     fn assign(&mut self, value: &Value) -> Result<(), String>;
     /// Its value as a person writes it; what [`Field::assign`] reads back.
     fn show(&self) -> String;
+    /// Whether its value is for nobody's eyes.
+    fn is_secret(&self) -> bool {
+        false
+    }
     /// Its value as a TOML file holds it.
     fn toml(&self) -> String {
         toml::Value::String(self.show()).to_string()
@@ -106,6 +110,8 @@ trait Scalar: Sized {
     const KIND: &'static str;
     /// Whether TOML writes it without quotes.
     const BARE: bool = false;
+    /// Whether whoever reads it can do what its owner can.
+    const SECRET: bool = false;
     fn read(text: &str) -> Result<Self, String>;
     fn write(&self) -> String;
 }
@@ -123,6 +129,9 @@ impl<T: Scalar> Field for T {
     }
     fn show(&self) -> String {
         self.write()
+    }
+    fn is_secret(&self) -> bool {
+        T::SECRET
     }
     fn toml(&self) -> String {
         if T::BARE {
@@ -243,8 +252,19 @@ macro_rules! parsed_scalars {
         }
     )*};
 }
+impl Scalar for Token {
+    const KIND: &'static str = "token";
+    const SECRET: bool = true;
+    fn read(text: &str) -> Result<Self, String> {
+        parsed(text)
+    }
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
 parsed_scalars!(
-    Token: "token", Role: "role", Registry: "registry", PolicyName: "policy",
+    Role: "role", Registry: "registry", PolicyName: "policy",
     Memory: "size", Cpu: "cores", Protocol: "protocol", CodeSource: "image", ImageName: "image",
     Pull: "word", Network: "network", Scope: "scope"
 );
@@ -286,6 +306,7 @@ impl FromStr for PolicyName {
 /// `none` where a value may be missing.
 impl<T: Scalar> Scalar for Option<T> {
     const KIND: &'static str = T::KIND;
+    const SECRET: bool = T::SECRET;
     fn read(text: &str) -> Result<Self, String> {
         if text == "none" {
             Ok(None)

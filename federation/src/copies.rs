@@ -933,6 +933,7 @@ impl Copies {
                         error: result.error,
                         ended_at: result.ended_at,
                         attempts: result.attempts,
+                        caller_id: result.caller_id,
                     })));
                 }
                 Ok(Fetched::Pending) => return Ok(Found::State(CallState::Pending)),

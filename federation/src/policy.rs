@@ -1056,8 +1056,14 @@ mod tests {
         assert!(matches!(verdict("docker", None), Verdict::TooFar { .. }));
         // What a start takes here says more than what executors do as a rule.
         let (quick, slow) = (Duration::from_millis(30), Duration::from_millis(300));
-        assert!(matches!(verdict("docker", Some(quick)), Verdict::Fits { .. }));
-        assert!(matches!(verdict("wasm", Some(slow)), Verdict::TooFar { .. }));
+        assert!(matches!(
+            verdict("docker", Some(quick)),
+            Verdict::Fits { .. }
+        ));
+        assert!(matches!(
+            verdict("wasm", Some(slow)),
+            Verdict::TooFar { .. }
+        ));
     }
 
     #[test]

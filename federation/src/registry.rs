@@ -196,7 +196,12 @@ impl Registry {
             .with_keep_alive(RENEW, ANSWER)
             .with_require_leader(true);
         if let (Some(user), Some(path)) = (&settings.user, &settings.password_file) {
-            options = options.with_user(user, read(path)?.trim());
+            let password = weir_node::private::read_line(path, 1);
+            let password = password.map_err(|source| Ended::File {
+                path: path.display().to_string(),
+                source,
+            })?;
+            options = options.with_user(user, password);
         }
         if settings.ca.is_some() || settings.certificate.is_some() {
             let mut tls = TlsOptions::new();

@@ -71,8 +71,8 @@ class Context:
 
     @property
     def call_id(self):
-        """The node's id of the call."""
-        return self.headers.get("x-call-id", "")
+        """The node's id of the call: the same whenever it is run again."""
+        return self.headers.get("x-weir-call-id", "")
 
     def remaining(self):
         """Seconds until the call is given up; None for no such moment."""

@@ -37,6 +37,7 @@ const GROWTH: u32 = 4;
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 const CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
+const WEIR_CALL_ID: HeaderName = HeaderName::from_static("x-weir-call-id");
 const DURATION: HeaderName = HeaderName::from_static("x-duration-seconds");
 const STATUS: HeaderName = HeaderName::from_static("x-function-status");
 const NAME: HeaderName = HeaderName::from_static("x-function-name");
@@ -369,15 +370,22 @@ fn headers(delivery: &Delivery) -> HeaderMap {
         headers.append(name, value.clone());
     }
     let duration = format!("{:.6}", result.duration.as_secs_f64());
+    let id = delivery.id.to_string();
     let ours = [
-        (CALL_ID, delivery.id.to_string()),
+        (
+            CALL_ID,
+            result.caller_id.clone().unwrap_or_else(|| id.clone()),
+        ),
+        (WEIR_CALL_ID, id),
         (DURATION, duration),
         (STATUS, result.status.as_str().to_owned()),
         (NAME, result.function.to_string()),
     ];
     for (name, value) in ours {
-        let value = HeaderValue::try_from(value).expect("ids, numbers and names are plain ASCII");
-        headers.insert(name, value);
+        // A caller's id came as a header, and in a copy from another member.
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
     }
     headers
 }
@@ -503,6 +511,7 @@ mod tests {
                 .join(",")
         };
         assert_eq!(header("x-call-id"), "07".repeat(16));
+        assert_eq!(header("x-weir-call-id"), "07".repeat(16));
         assert_eq!(header("x-duration-seconds"), "1.500000");
         assert_eq!(header("x-function-status"), "418");
         assert_eq!(header("x-function-name"), "f.shop");

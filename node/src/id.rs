@@ -41,8 +41,9 @@ pub enum IdError {
     Image(String),
     /// Not 32 lower-case hexadecimal digits, with what may follow them.
     #[error(
-        "{0:?} is not the id of a call: write the X-Call-Id of the 202 answer, 32 hexadecimal \
-         digits and in a federation the nodes that keep the call, as 0123abcd, after hyphens"
+        "{0:?} is not the id of a call: write what follows the last slash of Location in the 202 \
+         answer, 32 hexadecimal digits and in a federation the nodes that keep the call, as \
+         0123abcd, after hyphens"
     )]
     Call(String),
 }

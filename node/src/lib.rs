@@ -21,6 +21,7 @@ pub mod logs;
 pub mod node;
 pub mod panics;
 pub mod pool;
+pub mod private;
 pub mod queue;
 pub mod replay;
 pub mod resolve;

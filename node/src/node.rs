@@ -209,6 +209,8 @@ pub struct CallResult {
     pub ended_at: jiff::Timestamp,
     /// How often it was begun.
     pub attempts: u32,
+    /// The caller's own id of it.
+    pub caller_id: Option<String>,
 }
 
 /// A namespace with what was said of it.

@@ -76,6 +76,13 @@ impl Reply {
         })
     }
 
+    /// The id under which an accepted call's result is kept: the end of its
+    /// `Location`.
+    pub fn receipt(&self) -> &str {
+        let end = self.header("location").rsplit('/').next();
+        end.unwrap_or_default()
+    }
+
     /// Panics unless the status is this one; says what came instead.
     #[track_caller]
     pub fn expect_status(self, status: u16) -> Reply {

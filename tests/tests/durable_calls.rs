@@ -105,7 +105,7 @@ async fn a_call_is_found_at_any_node_by_the_id_that_its_own_gave() {
     let reply = submit(&members[1], "plain", "found")
         .await
         .expect_status(202);
-    let id = reply.header("x-call-id").to_owned();
+    let id = reply.receipt().to_owned();
     // 128 random bits, and the node in short.
     assert_eq!((id.len(), id.as_bytes()[32]), (41, b'-'), "{id}");
     assert_eq!(reply.header("x-weir-copies"), "0");
@@ -124,7 +124,7 @@ async fn a_call_is_found_at_any_node_by_the_id_that_its_own_gave() {
         "unreachable"
     );
     let wrong = members[0].node.get("/weir/v1/calls/7-7").send().await;
-    assert!(wrong.expect_error(400).text().contains("X-Call-Id"));
+    assert!(wrong.expect_error(400).text().contains("Location"));
     // The client program takes such ids as they are.
     let invoked = ["invoke", "plain", "-d", "later", "--async", "--wait"];
     let output = members[2].node.weir(invoked).await;
@@ -139,7 +139,7 @@ async fn a_call_outlives_the_disk_of_its_node_before_it_ran_and_after() {
     // One that ends at once: its result takes the place of the copy.
     let reply = submit(first, "kept", "done").await.expect_status(202);
     assert_eq!(reply.header("x-weir-copies"), "1");
-    let done = reply.header("x-call-id").to_owned();
+    let done = reply.receipt().to_owned();
     assert_eq!(done.len(), 50, "{done} names two nodes");
     answered(&[first, second, third], &done, "done").await;
     for peer in [second, third] {
@@ -151,7 +151,7 @@ async fn a_call_outlives_the_disk_of_its_node_before_it_ran_and_after() {
     for number in 0..20 {
         let body = format!("waited {number}");
         let reply = submit(first, "kept", &body).await.expect_status(202);
-        waiting.push((reply.header("x-call-id").to_owned(), body));
+        waiting.push((reply.receipt().to_owned(), body));
     }
     let path = format!("/weir/v1/calls/{}", waiting[0].0);
     for member in &members {
@@ -198,7 +198,7 @@ async fn no_call_is_accepted_with_fewer_copies_than_asked_unless_that_will_do() 
     alone.node.deploy(eager).await;
     let reply = submit(&alone, "kept", "enough").await.expect_status(202);
     assert_eq!(reply.header("x-weir-copies"), "1");
-    answered(&[&alone, &second], reply.header("x-call-id"), "enough").await;
+    answered(&[&alone, &second], reply.receipt(), "enough").await;
     // The same by the client program, which shows what it was told.
     let code = guest("echo").path();
     let code = code.to_str().expect("a plain path");
@@ -227,7 +227,7 @@ async fn a_node_that_is_back_runs_nothing_that_was_run_meanwhile() {
     deploy_everywhere(&members, &kept("1")).await;
     occupied(&members[0]).await;
     let reply = submit(&members[0], "kept", "once").await.expect_status(202);
-    let id = reply.header("x-call-id").to_owned();
+    let id = reply.receipt().to_owned();
     keeps(&members[1], 1).await;
     let mut first = members.remove(0);
     first.node.kill().await;
@@ -261,7 +261,7 @@ async fn a_node_that_is_back_soon_runs_its_calls_itself() {
         .await
         .expect_status(202);
     let reply = submit(&members[0], "kept", "mine").await.expect_status(202);
-    let id = reply.header("x-call-id").to_owned();
+    let id = reply.receipt().to_owned();
     keeps(&members[1], 2).await;
     let first = crashed(members.remove(0)).await;
     members[0].sees(&first.id, "in").await;
@@ -287,7 +287,7 @@ async fn copies_that_are_lost_are_made_again_and_the_second_takes_its_turn() {
         .await
         .expect_status(202);
     assert_eq!(reply.header("x-weir-copies"), "2");
-    let id = reply.header("x-call-id").to_owned();
+    let id = reply.receipt().to_owned();
     let mut without = None;
     for (at, member) in members.iter().enumerate().skip(1) {
         if copies(member).await == 0 {
@@ -320,13 +320,13 @@ async fn a_node_that_drains_or_leaves_hands_over_what_waits_and_what_it_keeps() 
         for number in 0..10 {
             let body = format!("{name} {number}");
             let reply = submit(&members[0], name, &body).await.expect_status(202);
-            calls.push((reply.header("x-call-id").to_owned(), body));
+            calls.push((reply.receipt().to_owned(), body));
         }
     }
     for number in 0..10 {
         let body = format!("second {number}");
         let reply = submit(&members[1], "kept", &body).await.expect_status(202);
-        calls.push((reply.header("x-call-id").to_owned(), body));
+        calls.push((reply.receipt().to_owned(), body));
     }
     let output = members[0].node.weir(["drain"]).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -381,7 +381,7 @@ impl Ledger {
             while let Ok((stream, _)) = listener.accept().await {
                 let taking = Arc::clone(&taking);
                 let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                    let id = request.headers().get("x-call-id");
+                    let id = request.headers().get("x-weir-call-id");
                     let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
                     let mut effects = taking.effects.lock().expect("nothing panics");
                     *effects
@@ -479,7 +479,7 @@ async fn history() {
                     let sent = ask.body(body.clone()).try_send();
                     match tokio::time::timeout(Duration::from_secs(20), sent).await {
                         Ok(Ok(reply)) if reply.status == 202 => {
-                            acknowledged.insert(reply.header("x-call-id").to_owned(), body);
+                            acknowledged.insert(reply.receipt().to_owned(), body);
                             next.fetch_add(1, Ordering::Relaxed);
                         }
                         // Not acknowledged: it may run, and nobody waits for it.

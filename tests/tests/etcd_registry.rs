@@ -290,7 +290,10 @@ async fn etcd_is_spoken_to_with_certificates_and_passwords() {
     ] {
         cluster.control(&command);
     }
-    std::fs::write(cluster.file("password"), "word\n").expect("it can be written");
+    let password = cluster.file("password");
+    std::fs::write(&password, "word\n").expect("it can be written");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&password, private).expect("it is ours");
     let path = |name: &str| cluster.file(name).display().to_string();
     let setup = || {
         registered("etcd", &cluster.endpoints())

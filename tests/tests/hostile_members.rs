@@ -825,7 +825,7 @@ async fn copies_of_calls_are_their_owners_alone_to_change() {
     owner.node.deploy(kept).await;
     let reply = owner.node.post("/async-function/kept").body("mine");
     let reply = reply.send().await.expect_status(202);
-    let id = reply.header("x-call-id")[..32].to_owned();
+    let id = reply.receipt()[..32].to_owned();
     let copies = async || {
         let status = scene.host.node.status().await;
         status["federation"]["copies_of_calls"].as_u64()

@@ -54,8 +54,7 @@ async fn the_seven_methods_path_query_and_body_reach_the_function_unchanged() {
 async fn a_function_sees_the_callers_headers_and_its_own_variables() {
     let node = Node::start().await;
     let mut function = Function::new("see", "variables");
-    function.body["envVars"] =
-        serde_json::json!({ "GREETING": "good day", "HTTP_PROXY": "http://mine" });
+    function.body["envVars"] = serde_json::json!({ "GREETING": "good day", "HTTP_PROXY": "http://mine", "REQUEST_METHOD": "mine", "QUERY_STRING": "mine" });
     node.deploy(function).await;
     let reply = node
         .post("/function/see")
@@ -73,6 +72,7 @@ async fn a_function_sees_the_callers_headers_and_its_own_variables() {
         .header("x-weir-forged", "yes")
         .header("dfaas-node-id", "forged")
         .header("x-call-id", "caller-7")
+        .header("x-weir-call-id", "forged")
         .body("12345")
         .send()
         .await
@@ -83,6 +83,12 @@ async fn a_function_sees_the_callers_headers_and_its_own_variables() {
     };
     is("CONTENT_TYPE", Some("text/plain"));
     is("CONTENT_LENGTH", Some("5"));
+    // What describes the request is of the request alone.
+    for (name, value) in [("REQUEST_METHOD", "POST"), ("QUERY_STRING", "")] {
+        is(name, Some(value));
+        let found = lines.lines().filter(|line| line.starts_with(name)).count();
+        assert_eq!(found, 1, "{name} in\n{lines}");
+    }
     is("GREETING", Some("good day"));
     // The deployer may; a caller never may (httpoxy).
     is("HTTP_PROXY", Some("http://mine"));
@@ -114,6 +120,9 @@ async fn a_function_sees_the_callers_headers_and_its_own_variables() {
     );
     is("HTTP_X_FORWARDED_FOR", Some("127.0.0.1"));
     assert_eq!(reply.header("x-call-id"), "caller-7");
+    let id = reply.header("x-weir-call-id");
+    assert_ne!(id, "forged");
+    is("HTTP_X_WEIR_CALL_ID", Some(id));
 }
 
 #[tokio::test]
@@ -470,20 +479,25 @@ async fn asynchronous_calls_answer_202_and_keep_their_result() {
         .expect_status(202);
     assert!(reply.body.is_empty());
     let location = reply.header("location").to_owned();
-    assert_eq!(
-        location,
-        format!("/weir/v1/calls/{}", reply.header("x-call-id"))
-    );
-    assert_ne!(
-        reply.header("x-call-id"),
-        "mine",
-        "a result's key is of the node's making"
-    );
+    assert_eq!(reply.header("x-call-id"), "mine");
+    // A result's key is of the node's making.
+    let id = reply.header("x-weir-call-id").to_owned();
+    assert_eq!(location, format!("/weir/v1/calls/{id}"));
     let result = node.result(&location).await;
+    assert_eq!(result.header("x-call-id"), "mine");
+    assert_eq!(result.header("x-weir-call-id"), id);
     assert_eq!(result.header("x-weir-call-status"), "418");
     assert_eq!(result.header("content-type"), "text/x-weir");
     assert_eq!(result.header("x-guest"), "yes");
     assert_eq!(result.text(), "later");
+    // The function sees the same two.
+    node.deploy(Function::new("see", "variables")).await;
+    let ask = node.post("/async-function/see").header("x-call-id", "mine");
+    let reply = ask.send().await.expect_status(202);
+    let lines = node.result(reply.header("location")).await.text();
+    assert_eq!(variable(&lines, "HTTP_X_CALL_ID"), Some("mine"));
+    let id = reply.header("x-weir-call-id");
+    assert_eq!(variable(&lines, "HTTP_X_WEIR_CALL_ID"), Some(id), "{lines}");
     // Reading a result does not use it up.
     assert_eq!(node.result(&location).await.text(), "later");
 
@@ -574,7 +588,7 @@ async fn callbacks_carry_the_result_and_how_it_came() {
         .send()
         .await
         .expect_status(202);
-    let call = reply.header("x-call-id").to_owned();
+    let call = reply.header("x-weir-call-id").to_owned();
     let request = weir_tests::within("the callback comes", requests.recv())
         .await
         .expect("the listener runs");
@@ -582,6 +596,7 @@ async fn callbacks_carry_the_result_and_how_it_came() {
     assert!(request.starts_with("POST /callback HTTP/1.1"), "{request}");
     for header in [
         format!("x-call-id: {call}"),
+        format!("x-weir-call-id: {call}"),
         "x-function-status: 201".into(),
         "x-function-name: made".into(),
         "x-duration-seconds: 0.".into(),

@@ -307,7 +307,12 @@ async fn huge_and_numerous_headers_are_431() {
 async fn malformed_requests_are_answered_400_or_closed() {
     let node = Node::start().await;
     node.deploy(Function::new("hello", "echo")).await;
-    let requests: [&[u8]; 12] = [
+    let requests: [&[u8]; 17] = [
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\nhost: x\r\n\r\n",
+        b"POST /function/hello HTTP/1.1\r\nhost: x\r\ntransfer-encoding: identity, chunked\r\n\r\n0\r\n\r\n",
+        b"GET /healthz HTTP/1.1\nhost: x\n\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\nx-more: y\r\n\r\n",
         b"\0\0\0\0\r\n\r\n",
         b"GET\r\n\r\n",
         b"GET /healthz\r\n\r\n",

@@ -108,7 +108,7 @@ fn places(replies: &[Reply]) -> BTreeMap<String, usize> {
 
 /// What was kept of why a call went where it went.
 async fn why(node: &Node, reply: &Reply) -> Value {
-    let call = reply.header("x-call-id");
+    let call = reply.header("x-weir-call-id");
     let path = format!("/weir/v1/explain/{call}");
     let why = node.manage("GET", &path).send().await;
     why.expect_status(200).json()

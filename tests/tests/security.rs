@@ -1,7 +1,9 @@
 //! Who may do what: tokens, passwords, hosts, origins, TLS, addresses.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use weir_tests::eventually;
+use weir_tests::federation::Member;
 use weir_tests::guests::guest;
 use weir_tests::node::{Function, Node, Setup, free_address, text, weir};
 
@@ -73,6 +76,48 @@ async fn management_needs_the_token_and_calling_does_not() {
         .expect_status(200);
 }
 
+/// A file that its owner alone can read.
+fn private(path: &Path, text: &str) {
+    fs::write(path, text).expect("a file can be written");
+    fs::set_permissions(path, Permissions::from_mode(0o600)).expect("it is ours");
+}
+
+#[tokio::test]
+async fn a_token_that_others_may_read_or_that_is_short_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("token");
+    let setup = || Setup::new().variable("WEIR_AUTH_TOKEN_FILE", &path.display().to_string());
+    for (mode, token, advice) in [
+        (0o644, "0123456789abcdef", "chmod 600"),
+        (0o600, "0123456789abcde", "at least 16"),
+        (0o600, "", "empty"),
+    ] {
+        private(&path, token);
+        fs::set_permissions(&path, Permissions::from_mode(mode)).expect("it is ours");
+        let output = setup().refused().await;
+        let said = text(&output.stderr);
+        assert!(said.contains(advice), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn settings_are_listed_without_their_secrets() {
+    let first = Member::found().await;
+    let token = first.token(&[]).await;
+    let mut command = weir(["config"]);
+    let output = command.env("WEIR_FEDERATION_JOIN", &token).output();
+    let output = output.await.expect("weir can be run");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let listed = text(&output.stdout);
+    assert!(!listed.contains(&token), "{listed}");
+    let line = listed.lines().find(|line| line.contains("federation.join"));
+    let line = line.expect("it is among them");
+    assert!(
+        line.contains("set, not shown") && line.contains("env WEIR_FEDERATION_JOIN"),
+        "{line}"
+    );
+}
+
 #[tokio::test]
 async fn the_token_is_the_same_for_longer_and_shorter_guesses_refused() {
     let node = Node::start().await;
@@ -102,7 +147,7 @@ async fn the_token_is_the_same_for_longer_and_shorter_guesses_refused() {
 async fn basic_credentials_work_as_openfaas_clients_send_them() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let password = folder.path().join("password");
-    fs::write(&password, "secret\n").expect("a file can be written");
+    private(&password, "secret\n");
     let config = format!(
         "[auth]\nuser = \"admin\"\npassword-file = \"{}\"",
         password.display()

@@ -14,7 +14,7 @@ use weir_node::id::{Digest, Receipt};
 use weir_node::node::{CallResult, CallState};
 
 use crate::door::Door;
-use crate::door::headers::{self, CALL_ID, CALL_STATUS};
+use crate::door::headers::{self, CALL_ID, CALL_STATUS, WEIR_CALL_ID};
 use crate::door::problem::{ERROR, Problem};
 use crate::http::Connection;
 use crate::http::body::{self, BodyLimits};
@@ -151,12 +151,13 @@ async fn result(door: &Door, id: &str, is_head: bool) -> Result<Response<Reply>,
             None => Found::Unknown,
         },
     };
+    let shown = HeaderValue::try_from(id.call.to_string()).expect("hexadecimal digits");
     let mut response = match found {
         Found::State(CallState::Pending) => json_answer(
             StatusCode::ACCEPTED,
             &json!({ "call": id.to_string(), "state": "pending" }),
         ),
-        Found::State(CallState::Done(result)) => render(result),
+        Found::State(CallState::Done(result)) => render(result, &shown),
         Found::Unknown => {
             let message =
                 "no result is kept under this id: it is unknown here, or its time has passed";
@@ -167,8 +168,7 @@ async fn result(door: &Door, id: &str, is_head: bool) -> Result<Response<Reply>,
             return Err(Problem::unavailable("unreachable", message));
         }
     };
-    let shown = HeaderValue::try_from(id.to_string()).expect("hexadecimal digits");
-    response.headers_mut().insert(CALL_ID, shown);
+    response.headers_mut().insert(WEIR_CALL_ID, shown);
     if is_head {
         if let Reply::Whole(bytes) = response.body() {
             let length = HeaderValue::from(bytes.len());
@@ -182,7 +182,7 @@ async fn result(door: &Door, id: &str, is_head: bool) -> Result<Response<Reply>,
     Ok(response)
 }
 
-fn render(result: CallResult) -> Response<Reply> {
+fn render(result: CallResult, id: &HeaderValue) -> Response<Reply> {
     let mut response = Response::new(Reply::Stream(result.body));
     let kept = response.headers_mut();
     *kept = result.headers;
@@ -190,6 +190,10 @@ fn render(result: CallResult) -> Response<Reply> {
     // That of the body as it is kept is the right one.
     kept.insert(CONTENT_LENGTH, HeaderValue::from(result.body_bytes));
     kept.insert(CALL_STATUS, HeaderValue::from(result.status.as_u16()));
+    let callers = result
+        .caller_id
+        .and_then(|id| HeaderValue::try_from(id).ok());
+    kept.insert(CALL_ID, callers.unwrap_or_else(|| id.clone()));
     if let Some(Ok(word)) = result.error.map(HeaderValue::try_from) {
         kept.insert(ERROR, word);
     }
@@ -222,10 +226,12 @@ mod tests {
             error: Some("late".to_owned()),
             ended_at: jiff::Timestamp::UNIX_EPOCH,
             attempts: 1,
+            caller_id: Some("theirs".to_owned()),
         };
-        let response = render(result);
+        let response = render(result, &HeaderValue::from_static("07"));
         let headers = response.headers();
         assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(headers[CALL_ID], "theirs");
         assert_eq!(
             (&headers[CALL_STATUS], &headers[ERROR]),
             (

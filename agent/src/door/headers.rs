@@ -1,10 +1,15 @@
 //! Which headers reach a function, and which of its own reach the caller.
 
-use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Version};
 
-/// The id of a call, on requests and answers.
+use super::problem::Problem;
+
+/// The id by which a caller knows its call, on requests and answers: its own
+/// where it gave one, else the node's.
 pub const CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
+/// The node's id of a call, which no caller chooses.
+pub const WEIR_CALL_ID: HeaderName = HeaderName::from_static("x-weir-call-id");
 /// When a call arrived, in nanoseconds since 1970.
 pub const START_TIME: HeaderName = HeaderName::from_static("x-start-time");
 /// The QoS class that a caller asks for.
@@ -101,6 +106,38 @@ pub fn strip_answer(headers: &mut HeaderMap) {
     strip(headers, stops_outwards);
 }
 
+/// Refuses an HTTP/1.1 head that a proxy before this node may read otherwise:
+/// without a host or with two (RFC 9112, section 3.2), or with a transfer coding
+/// that is not `chunked` alone (section 6.1; no other is spoken here).
+///
+/// # Errors
+/// A bad request, after which the connection is to be closed.
+pub fn check_framing(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
+    if version != Version::HTTP_11 && version != Version::HTTP_10 {
+        return Ok(());
+    }
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
+        let message = format!("the request has {hosts} Host headers: send one");
+        return Err(Problem::bad_request(message));
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let fine = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    };
+    if !fine {
+        let message = "the request has a Transfer-Encoding other than chunked alone: send that, or \
+                       Content-Length";
+        return Err(Problem::bad_request(message));
+    }
+    Ok(())
+}
+
 /// A caller's own id of its call, when it is one that logs and headers can hold.
 pub fn callers_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     let fine = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.' | b':');
@@ -182,6 +219,22 @@ mod tests {
         ]);
         strip_request(&mut headers);
         assert_eq!(left(&headers), ["content-length", "host"]);
+    }
+
+    #[test]
+    fn a_head_that_others_may_read_otherwise_is_refused() {
+        let check = |headers: &[_]| check_framing(Version::HTTP_11, &map(headers)).is_ok();
+        let host = ("host", "a");
+        assert!(check(&[host]));
+        assert!(check(&[host, ("transfer-encoding", " Chunked")]));
+        assert!(!check(&[]));
+        assert!(!check(&[host, ("transfer-encoding", "identity, chunked")]));
+        assert!(!check(&[host, ("transfer-encoding", "gzip")]));
+        let mut twice = map(&[host]);
+        twice.append("host", HeaderValue::from_static("b"));
+        assert!(check_framing(Version::HTTP_11, &twice).is_err());
+        assert!(check_framing(Version::HTTP_10, &HeaderMap::new()).is_ok());
+        assert!(check_framing(Version::HTTP_2, &HeaderMap::new()).is_ok());
     }
 
     #[test]

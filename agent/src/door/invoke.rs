@@ -26,7 +26,7 @@ use weir_node::node::Submission;
 
 use super::headers::{
     self, CALL_ID, CALLBACK_URL, COPIES, DEADLINE, DFAAS_NODE, EXPLAIN, FORWARDED_FOR,
-    FORWARDED_HOST, QOS, RAN_ON, SERVER, SERVER_TIMING, START, START_TIME,
+    FORWARDED_HOST, QOS, RAN_ON, SERVER, SERVER_TIMING, START, START_TIME, WEIR_CALL_ID,
 };
 use super::problem::Problem;
 use super::session::Session;
@@ -90,7 +90,8 @@ struct Caller {
     name: FunctionName,
     series: Option<Arc<Series>>,
     id: CallId,
-    /// The id that the answer carries: the caller's own, or the node's.
+    node_id: HeaderValue,
+    /// The caller's own, or the node's.
     shown_id: HeaderValue,
     callers_id: Option<HeaderValue>,
     class: Option<String>,
@@ -120,14 +121,13 @@ fn prepare(
     headers::strip_request(headers);
     trace::pass_on(headers, rand::random);
     let id = weir_node::clock::call_id();
-    let shown_id = match &callers_id {
-        Some(id) => id.clone(),
-        None => HeaderValue::try_from(id.to_string()).expect("hexadecimal digits"),
-    };
+    let node_id = HeaderValue::try_from(id.to_string()).expect("hexadecimal digits");
+    let shown_id = callers_id.as_ref().unwrap_or(&node_id).clone();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = now.unwrap_or_default().as_nanos();
     let start_time = HeaderValue::from(u64::try_from(now).unwrap_or(u64::MAX));
     headers.insert(CALL_ID, shown_id.clone());
+    headers.insert(WEIR_CALL_ID, node_id.clone());
     headers.insert(START_TIME, start_time.clone());
     if let Some(authority) = uri.authority() {
         // HTTP/2 names the host in its address and not in a header.
@@ -149,6 +149,7 @@ fn prepare(
         name,
         series,
         id,
+        node_id,
         shown_id,
         callers_id,
         class,
@@ -334,9 +335,9 @@ pub async fn wait(
     headers.insert(CALL_ID, caller.shown_id);
     headers.insert(START_TIME, caller.start_time);
     if caller.explain {
-        let id = HeaderValue::try_from(caller.id.to_string());
-        headers.insert(EXPLAIN, id.expect("hexadecimal digits"));
+        headers.insert(EXPLAIN, caller.node_id.clone());
     }
+    headers.insert(WEIR_CALL_ID, caller.node_id);
     if door.dispatch.is_some() {
         let ran_on = headers.get(RAN_ON).unwrap_or(&door.node_header).clone();
         headers.insert(DFAAS_NODE, ran_on);
@@ -638,7 +639,10 @@ pub async fn submit(
             problem.render()
         }
     };
-    response.headers_mut().insert(START_TIME, caller.start_time);
+    let headers = response.headers_mut();
+    headers.insert(CALL_ID, caller.shown_id);
+    headers.insert(WEIR_CALL_ID, caller.node_id);
+    headers.insert(START_TIME, caller.start_time);
     response
 }
 
@@ -649,10 +653,6 @@ fn accepted(receipt: &Receipt) -> Response<Reply> {
     let location = HeaderValue::try_from(format!("/weir/v1/calls/{id}"));
     let headers = response.headers_mut();
     headers.insert(LOCATION, location.expect("a path of plain text"));
-    headers.insert(
-        CALL_ID,
-        HeaderValue::try_from(id).expect("hexadecimal digits and hyphens"),
-    );
     if let Some(copies) = receipt.nodes.len().checked_sub(1) {
         headers.insert(COPIES, HeaderValue::from(copies));
     }

@@ -249,6 +249,7 @@ impl Inner {
             error: result.error,
             ended_at: result.ended_at,
             attempts: result.attempts,
+            caller_id: result.caller_id,
         })))
     }
 

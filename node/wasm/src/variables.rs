@@ -9,14 +9,30 @@ use wasmtime_wasi::WasiCtxBuilder;
 /// take for their configuration ("httpoxy").
 const PROXY: HeaderName = HeaderName::from_static("proxy");
 
-/// Puts the variables of a request into `builder`, in the order in which
-/// `getenv` finds them.
+/// What describes the request alone: a function's own variables of these names
+/// would be a second value, or one of a request that has none.
+const OF_THE_REQUEST: [&str; 7] = [
+    "REQUEST_METHOD",
+    "PATH_INFO",
+    "QUERY_STRING",
+    "SERVER_PROTOCOL",
+    "GATEWAY_INTERFACE",
+    "CONTENT_TYPE",
+    "CONTENT_LENGTH",
+];
+
+/// Puts the variables of a request into `builder`; each name once.
 pub(crate) fn describe(
     builder: &mut WasiCtxBuilder,
     own: &[(String, String)],
     parts: &request::Parts,
 ) {
-    builder.envs(own);
+    let kept = own
+        .iter()
+        .filter(|(name, _)| !OF_THE_REQUEST.contains(&name.as_str()));
+    for (name, value) in kept {
+        builder.env(name, value);
+    }
     let mut shadows = own.iter().map(|(name, _)| name.as_str());
     let own_http = shadows.any(|name| name.starts_with("HTTP_"));
 
