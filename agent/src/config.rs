@@ -35,6 +35,8 @@ pub struct HttpConfig {
     pub tls_key: Option<PathBuf>,
     /// Connections open at once, at most.
     pub max_connections: usize,
+    /// Connections of one client's address, at most; half of all unless given.
+    pub max_connections_per_address: Auto<usize>,
     /// Bytes of one request's headers, at most.
     pub header_bytes: u64,
     /// Headers of one request, at most.
@@ -49,6 +51,10 @@ pub struct HttpConfig {
     pub idle_timeout: Duration,
     /// Longest gap between two pieces of a body.
     pub body_timeout: Duration,
+    /// Bytes in a second below which a body ends while calls wait.
+    pub body_rate: u64,
+    /// Memory for bodies until they are whole.
+    pub body_memory: Auto<Memory>,
     /// Hosts that `Host` and `Origin` may name on `/system` and `/weir`,
     /// beside the listen address and localhost.
     pub allowed_hosts: Vec<String>,
@@ -244,6 +250,7 @@ impl Config {
                 tls_certificate: None,
                 tls_key: None,
                 max_connections: 10_000,
+                max_connections_per_address: Auto::Auto,
                 header_bytes: 64 << 10,
                 header_count: 100,
                 body_bytes: 100 << 20,
@@ -251,6 +258,8 @@ impl Config {
                 header_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(60),
                 body_timeout: Duration::from_secs(30),
+                body_rate: 1 << 10,
+                body_memory: Auto::Auto,
                 allowed_hosts: Vec::new(),
             },
             auth: AuthConfig::default(),
@@ -331,7 +340,12 @@ pub static KEYS: &[Key<Config>] = &[
     Key {
         path: "http.max-connections",
         field: |c| &mut c.http.max_connections,
-        help: "Connections open at once.",
+        help: "Connections open at once; beyond nine tenths, idle ones are closed for new ones.",
+    },
+    Key {
+        path: "http.max-connections-per-address",
+        field: |c| &mut c.http.max_connections_per_address,
+        help: "Those of one address (IPv6: of one /64); auto for half of all.",
     },
     Key {
         path: "http.header-bytes",
@@ -367,6 +381,17 @@ pub static KEYS: &[Key<Config>] = &[
         path: "http.body-timeout",
         field: |c| &mut c.http.body_timeout,
         help: "Longest gap between two pieces of a request's body; longer is 408.",
+    },
+    Key {
+        path: "http.body-rate",
+        field: |c| &mut c.http.body_rate,
+        help: "Bytes in a second below which a call's body ends (408), only while calls wait.",
+    },
+    Key {
+        path: "http.body-memory",
+        field: |c| &mut c.http.body_memory,
+        help: "Memory in which bodies of calls become whole; auto for a sixteenth of \
+               resources.memory, from 16MiB to 512MiB.",
     },
     Key {
         path: "http.allowed-hosts",

@@ -20,6 +20,7 @@ use weir_federation::dispatch::Dispatch;
 use weir_node::Node;
 use weir_node::invocation::Outcome;
 use weir_node::panics::Panicked;
+use weir_node::resources::Memory;
 
 use self::headers::NODE;
 use self::problem::Problem;
@@ -27,6 +28,7 @@ use crate::auth::{self, Credentials};
 use crate::config::Config;
 use crate::dialect::Dialect;
 use crate::http::body::{self, BodyLimits};
+use crate::http::gate::Gate;
 use crate::http::reply::Reply;
 use crate::http::{Connection, Handler, Traffic};
 use crate::metrics::Metrics;
@@ -35,6 +37,11 @@ use crate::metrics::text::Format;
 
 /// Readers that follow function logs at once.
 const LOG_FOLLOWERS: usize = 64;
+
+/// Memory for bodies that are on their way, unless a setting says it: a share of
+/// what functions have, and its bounds in bytes.
+const BODY_MEMORY_SHARE: u64 = 16;
+const BODY_MEMORY: (u64, u64) = (16 << 20, 512 << 20);
 
 /// What a stranger sees at `/`.
 const FRONT_PAGE: &str = concat!(
@@ -62,6 +69,8 @@ pub struct Door {
     pub allowed_hosts: Vec<String>,
     /// Bounds of a request's body.
     pub body: BodyLimits,
+    /// Bounds of calls whose bodies are not there whole.
+    pub gate: Arc<Gate>,
     /// Most bytes of an asynchronous call's body.
     pub async_body_bytes: u64,
     /// Places for readers that follow logs.
@@ -96,6 +105,7 @@ impl Door {
                 bytes: http.body_bytes,
                 gap: http.body_timeout,
             },
+            gate: Arc::new(gate(&node, config)),
             async_body_bytes: http.async_body_bytes,
             followers: Arc::new(Semaphore::new(LOG_FOLLOWERS)),
             stopping: CancellationToken::new(),
@@ -160,6 +170,22 @@ impl Door {
     }
 }
 
+/// The gate of a node's calls.
+fn gate(node: &Node, config: &Config) -> Gate {
+    let capacity = config.node.capacity;
+    let (least, most) = BODY_MEMORY;
+    let share = capacity.memory.as_bytes() / BODY_MEMORY_SHARE;
+    let memory = config.http.body_memory;
+    let memory = memory.or_else(|| Memory::bytes(share.clamp(least, most)));
+    let waiting = node.clone();
+    Gate::new(
+        capacity.cpu.as_millicores(),
+        memory.as_bytes(),
+        config.http.body_rate,
+        Box::new(move || waiting.has_waiting()),
+    )
+}
+
 impl Handler for Door {
     async fn handle(
         connection: Arc<Connection<Self>>,
@@ -177,7 +203,19 @@ impl Handler for Door {
                 .insert(NODE, door.node_header.clone());
             return response;
         }
-        let mut response = match Dialect::of(request.uri().path()) {
+        let dialect = Dialect::of(request.uri().path());
+        let mut response = match dialect {
+            Some(Dialect::OpenFaasCall) if connection.reserved => {
+                let message = "the node has as many connections as it may, and keeps the last for \
+                               its management: come again, or raise http.max-connections";
+                let problem = Problem::unavailable("too-many-connections", message);
+                door.metrics.refuse(problem.word);
+                body::refuse(request.into_body());
+                let mut response = problem.render();
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+                response
+            }
             Some(dialect) => dialect.answer(&connection, request).await,
             None => {
                 let page = door.page(&request).unwrap_or_else(Problem::render);

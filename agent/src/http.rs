@@ -7,6 +7,8 @@
 
 pub mod activity;
 pub mod body;
+mod crowd;
+pub mod gate;
 pub mod heads;
 pub mod reply;
 
@@ -41,6 +43,7 @@ use weir_node::clock::Moment as _;
 use weir_node::panics::{self, Panicked};
 
 use self::activity::{Activity, Overdue, Watched};
+use self::crowd::{Crowd, Place};
 use self::heads::{Heads, Strict};
 use self::reply::{Reply, Tracked};
 use crate::telemetry::chain;
@@ -75,6 +78,8 @@ const CLOSE_TIME: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// Connections open at once, over all threads.
     pub connections: usize,
+    /// Those of one client's address.
+    pub connections_per_address: usize,
     /// Bytes of one request's head.
     pub header_bytes: usize,
     /// Headers of one request.
@@ -113,6 +118,8 @@ pub struct Connection<H> {
     pub forwarded_for: HeaderValue,
     /// The member that asks, where that was proved.
     pub member: Option<PeerId>,
+    /// Whether it is one of the last that there may be, which calls must not take.
+    pub reserved: bool,
     activity: Arc<Activity>,
     /// Held as long as anything uses the connection.
     _slot: Slot,
@@ -196,6 +203,7 @@ struct Shared<H> {
     greeting: Greeting,
     builder: auto::Builder<TokioExecutor>,
     traffic: Arc<Traffic>,
+    crowd: Arc<Crowd>,
     /// Connections on which members are proving that they are.
     greetings: Arc<AtomicUsize>,
     stop: Stop,
@@ -286,6 +294,10 @@ impl Server {
     ) -> Result<Server, ServeError> {
         let shared = Arc::new(Shared {
             builder: builder(&limits, matches!(greeting, Greeting::Members(_))),
+            crowd: Arc::new(Crowd::new(
+                limits.connections,
+                limits.connections_per_address,
+            )),
             handler,
             limits,
             greeting,
@@ -319,7 +331,9 @@ impl Server {
         finished.close();
         let (adopting, runtime) = (Arc::clone(&shared), tokio::runtime::Handle::try_current());
         let adopt = move |stream: MemberStream, member: PeerId| {
-            let Some(slot) = Slot::take(&adopting.traffic, adopting.limits.connections) else {
+            let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+            let activity = Arc::new(Activity::begin(Instant::now()));
+            let Some(slot) = adopting.slot(nowhere, &activity) else {
                 debug!(%member, "refused a stream of a member: there are too many connections");
                 return;
             };
@@ -328,8 +342,6 @@ impl Server {
             };
             let shared = Arc::clone(&adopting);
             runtime.spawn(async move {
-                let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-                let activity = Arc::new(Activity::begin(Instant::now()));
                 let stream = Watched::new(stream, Arc::clone(&activity));
                 let connection = shared.connection(nowhere, activity, Some(member), slot);
                 serve(Box::new(stream), connection, &shared).await;
@@ -435,12 +447,16 @@ async fn accept<H: Handler>(socket: std::net::TcpListener, shared: &Arc<Shared<H
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => match Slot::take(&shared.traffic, shared.limits.connections) {
-                Some(slot) => {
-                    connections.spawn(connect(stream, peer, Arc::clone(shared), slot));
+            Ok((stream, peer)) => {
+                let activity = Arc::new(Activity::begin(Instant::now()));
+                match shared.slot(peer, &activity) {
+                    Some(slot) => {
+                        let shared = Arc::clone(shared);
+                        connections.spawn(connect(stream, (peer, activity), shared, slot));
+                    }
+                    None => debug!(%peer, "refused a connection: there are too many"),
                 }
-                None => debug!(%peer, "refused a connection: there are too many"),
-            },
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 warn!(%error, "cannot accept connections");
@@ -457,29 +473,35 @@ async fn accept<H: Handler>(socket: std::net::TcpListener, shared: &Arc<Shared<H
 }
 
 /// The right to one connection.
-struct Slot(Arc<Traffic>);
+struct Slot {
+    traffic: Arc<Traffic>,
+    place: Place,
+}
 
-impl Slot {
-    fn take(traffic: &Arc<Traffic>, most: usize) -> Option<Slot> {
-        if traffic.open.fetch_add(1, Ordering::Relaxed) >= most {
-            traffic.open.fetch_sub(1, Ordering::Relaxed);
+impl<H> Shared<H> {
+    /// The right to a connection from there; `None` when there is none to have.
+    fn slot(&self, peer: SocketAddr, activity: &Arc<Activity>) -> Option<Slot> {
+        let traffic = &self.traffic;
+        let Some(place) = self.crowd.join(peer, activity, Instant::now()) else {
             traffic.refused.fetch_add(1, Ordering::Relaxed);
             return None;
-        }
+        };
+        traffic.open.fetch_add(1, Ordering::Relaxed);
         traffic.accepted.fetch_add(1, Ordering::Relaxed);
-        Some(Slot(Arc::clone(traffic)))
+        let traffic = Arc::clone(traffic);
+        Some(Slot { traffic, place })
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.traffic.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 async fn connect<H: Handler>(
     stream: TcpStream,
-    peer: SocketAddr,
+    (peer, activity): (SocketAddr, Arc<Activity>),
     shared: Arc<Shared<H>>,
     slot: Slot,
 ) {
@@ -488,7 +510,6 @@ async fn connect<H: Handler>(
         debug!(%peer, %error, "lost a connection before its first request");
         return;
     }
-    let activity = Arc::new(Activity::begin(Instant::now()));
     let stream = Watched::new(stream, Arc::clone(&activity));
     let patience = shared.limits.header_timeout;
     match &shared.greeting {
@@ -498,9 +519,13 @@ async fn connect<H: Handler>(
         }
         Greeting::Tls(config) => {
             let tls = TlsAcceptor::from(Arc::clone(config));
-            match tokio::time::timeout(patience, tls.accept(stream)).await {
+            let accepted = tokio::select! {
+                accepted = tokio::time::timeout(patience, tls.accept(stream)) => accepted,
+                () = activity.evicted() => return,
+            };
+            match accepted {
                 Ok(Ok(stream)) => {
-                    activity.head_read();
+                    activity.greeted();
                     let connection = shared.connection(peer, activity, None, slot);
                     serve(Box::new(stream), connection, &shared).await;
                 }
@@ -517,7 +542,7 @@ async fn connect<H: Handler>(
             drop(greeting);
             match accepted {
                 Ok((accepted, stream)) => {
-                    activity.head_read();
+                    activity.greeted();
                     let member = Some(accepted.member);
                     let connection = shared.connection(peer, activity, member, slot);
                     tokio::select! {
@@ -563,6 +588,7 @@ impl<H> Shared<H> {
                 .expect("an address is plain text"),
             member,
             activity,
+            reserved: slot.place.is_reserved(),
             _slot: slot,
         })
     }
@@ -614,8 +640,12 @@ async fn serve<H: Handler>(
         // and a wake for the request alone touches no lock and no timer.
         if !armed {
             armed = true;
+            activity.tell_of_eviction(context);
             let _ = stopping.as_mut().poll(context);
             let _ = tick.as_mut().poll(context);
+        }
+        if activity.is_evicted() && activity.is_idle() {
+            return Poll::Ready(Err("it was idle, and made room for others"));
         }
         if shared.stop.flag.load(Ordering::Acquire) && closing.is_none() {
             closing = Some(Instant::now());
@@ -720,7 +750,7 @@ mod tests {
                 |slot: &Mutex<Option<oneshot::Sender<()>>>| slot.lock().expect("whole").take();
             let handler = &connection.handler;
             if request.uri().path() == "/ignore" {
-                let (body, _) = bound(request.into_body(), BODY, true);
+                let (body, _) = bound(request.into_body(), BODY, true, None);
                 drop(body);
                 return Response::new(Reply::from("ignored"));
             }
@@ -737,7 +767,7 @@ mod tests {
                 let _ = held.await;
                 return Response::new(Reply::from("released"));
             }
-            let (body, verdict) = bound(request.into_body(), BODY, true);
+            let (body, verdict) = bound(request.into_body(), BODY, true, None);
             let mut response = Response::new(Reply::EMPTY);
             match (
                 body.collect().await,
@@ -761,6 +791,7 @@ mod tests {
     fn limits() -> Limits {
         Limits {
             connections: 100,
+            connections_per_address: 100,
             header_bytes: 16 << 10,
             header_count: 50,
             header_timeout: PATIENCE,
@@ -844,22 +875,22 @@ mod tests {
     }
 
     #[test]
-    fn connections_beyond_the_bound_are_closed() {
-        let (server, traffic) = start(
-            Limits {
-                connections: 1,
-                ..limits()
-            },
-            Echo::default(),
-        );
+    fn beyond_the_bound_an_idle_connection_makes_room() {
+        let limits = Limits {
+            connections: 1,
+            ..limits()
+        };
+        let (server, traffic) = start(limits, Echo::default());
         let mut first = client(&server);
         first
             .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
             .expect("written");
         let mut byte = [0];
         first.read_exact(&mut byte).expect("served");
-        assert_eq!(rest(&mut client(&server)), "");
-        assert_eq!((traffic.open(), traffic.refused()), (1, 1));
+        let close = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        assert!(ask(&server, close).starts_with("HTTP/1.1 200"));
+        assert!(rest(&mut first).starts_with("TTP/1.1 200"));
+        assert_eq!((traffic.accepted(), traffic.refused()), (2, 0));
     }
 
     #[test]

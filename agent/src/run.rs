@@ -130,6 +130,9 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
     let address = listeners.address();
     let limits = Limits {
         connections: http.max_connections,
+        connections_per_address: http
+            .max_connections_per_address
+            .or_else(|| http.max_connections.div_ceil(2)),
         header_bytes: usize::try_from(http.header_bytes).unwrap_or(usize::MAX),
         header_count: http.header_count,
         header_timeout: http.header_timeout,
@@ -167,6 +170,8 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
         (Some(dispatch), Some(streams)) => {
             let limits = Limits {
                 connections: MEMBER_CONNECTIONS,
+                // Many may be behind one address, and each proves who it is.
+                connections_per_address: MEMBER_CONNECTIONS,
                 idle_timeout: MEMBER_IDLE,
                 ..limits.clone()
             };
@@ -271,6 +276,7 @@ fn serve_members(
     let guests = Guests {
         dispatch: dispatch.clone(),
         body: door.body,
+        gate: Arc::clone(&door.gate),
     };
     let listeners = match listeners {
         Some(listeners) => listeners,

@@ -93,6 +93,8 @@ pub enum Refusal {
     NoRoom,
     /// Neither this node nor any that may be asked has room.
     NobodyHasRoom,
+    /// As many calls as may be open wait for the rest of their bodies.
+    TooManyOpen,
 }
 
 impl Refusal {
@@ -108,6 +110,7 @@ impl Refusal {
             Refusal::RateLimit => "rate-limit",
             Refusal::NoRoom => "no-room",
             Refusal::NobodyHasRoom => "no-room-anywhere",
+            Refusal::TooManyOpen => "too-many-open",
         }
     }
 }

@@ -703,6 +703,11 @@ impl Node {
         (!expected.is_zero()).then_some(expected)
     }
 
+    /// Whether any call waits for a place.
+    pub fn has_waiting(&self) -> bool {
+        self.inner.admission().waiting() > 0
+    }
+
     /// Whether a function has every instance here that it may have, and none
     /// has a free place; `None` when it is not deployed here.
     pub fn function_full(&self, name: &FunctionName) -> Option<bool> {

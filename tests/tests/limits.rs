@@ -580,30 +580,30 @@ async fn a_call_that_would_wait_too_long_is_refused_at_once_and_told_when_to_com
 async fn the_newest_call_goes_first_while_the_oldest_has_waited_for_half_of_its_time() {
     let config = "[[qos]]\nname = \"only\"\npriority = 1\nmax-wait = \"8s\"";
     let node = Setup::new().config(config).start().await;
-    node.deploy(one("echo")).await;
-    let hold = || {
-        let (request, feeder) = node.post("/function/one").fed();
-        (tokio::spawn(request.send()), feeder)
+    node.deploy(one("sleep")).await;
+    let mut calls = tokio::task::JoinSet::new();
+    let mut call = |name: &'static str, takes: &str| {
+        let ask = node.post("/function/one").body(takes.to_owned());
+        calls.spawn(async move {
+            ask.send().await.expect_status(200);
+            name
+        });
     };
-    let (running, runner) = hold();
+    call("running", "5000");
     node.running(1).await;
-    let (oldest, of_oldest) = hold();
+    call("oldest", "100");
     node.waiting(1).await;
     let waited = tokio::time::Instant::now();
-    let (older, of_older) = hold();
+    call("older", "100");
     node.waiting(2).await;
     pass(Duration::from_secs(4).saturating_sub(waited.elapsed())).await;
-    let (newest, of_newest) = hold();
+    call("newest", "100");
     node.waiting(3).await;
-    drop(runner);
-    running.await.expect("it ends").expect_status(200);
-    // Nobody else could answer: they are not fed.
-    drop(of_newest);
-    newest.await.expect("it ends").expect_status(200);
-    drop(of_older);
-    older.await.expect("it ends").expect_status(200);
-    drop(of_oldest);
-    oldest.await.expect("it ends").expect_status(200);
+    let mut ended = Vec::new();
+    while let Some(name) = calls.join_next().await {
+        ended.push(name.expect("a client does not panic"));
+    }
+    assert_eq!(ended, ["running", "newest", "older", "oldest"]);
 }
 
 #[tokio::test]

@@ -95,7 +95,7 @@ async fn put(door: &Door, digest: Digest, incoming: Incoming) -> Result<Response
         bytes: u64::MAX,
         gap: door.body.gap,
     };
-    let (body, verdict) = body::bound(incoming, limits, true);
+    let (body, verdict) = body::bound(incoming, limits, true, None);
     let created =
         door.node
             .put_artifact(digest, length, body)

@@ -8,6 +8,7 @@ use weir_federation::dispatch::Dispatch;
 use weir_node::executor::AnswerBody;
 
 use crate::http::body::{self, BodyLimits};
+use crate::http::gate::Gate;
 use crate::http::reply::Reply;
 use crate::http::{Connection, Handler};
 
@@ -17,6 +18,9 @@ pub struct Guests {
     pub dispatch: Dispatch,
     /// Bounds of a body.
     pub body: BodyLimits,
+    /// Ends bodies that are too slow while calls wait. How many calls of a
+    /// member are open is bounded where they came in.
+    pub gate: Arc<Gate>,
 }
 
 impl Handler for Guests {
@@ -31,7 +35,7 @@ impl Handler for Guests {
             return response;
         };
         let (parts, incoming) = request.into_parts();
-        let (body, verdict) = body::bound(incoming, guests.body, false);
+        let (body, verdict) = body::bound(incoming, guests.body, false, Some(&guests.gate));
         let received = guests
             .dispatch
             .receive(member, Request::from_parts(parts, body));

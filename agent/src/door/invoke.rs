@@ -19,9 +19,11 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tracing::debug;
 use weir_federation::dispatch::Dispatch;
+use weir_node::estimate::LONGEST_WAIT;
 use weir_node::executor::{AnswerBody, Body, BodyError};
+use weir_node::function::FunctionSpec;
 use weir_node::id::{CallId, FunctionName, Receipt};
-use weir_node::invocation::{Answer, Invocation, InvokeError, Start, Timing};
+use weir_node::invocation::{Answer, Invocation, InvokeError, Refusal, Start, Timing};
 use weir_node::node::Submission;
 
 use super::headers::{
@@ -33,7 +35,8 @@ use super::session::Session;
 use super::{Door, trace};
 use crate::auth::Proof;
 use crate::http::Connection;
-use crate::http::body::{self, BodyLimits, Verdict};
+use crate::http::body::{self, BodyFault, BodyLimits, Taken, Verdict};
+use crate::http::gate::Open;
 use crate::http::reply::Reply;
 use crate::metrics::series::{CLIENT_GONE, Ended, Series};
 
@@ -278,7 +281,6 @@ pub async fn wait(
     if session.is_some() {
         Session::ask(&mut parts.headers);
     }
-    let (body, verdict) = body::bound(incoming, limits, linger);
     let class = caller.class.as_deref();
     let by_class = || door.node.default_deadline(&caller.name, class);
     let deadline = caller.deadline.or_else(by_class);
@@ -296,36 +298,35 @@ pub async fn wait(
     let invocation = Invocation {
         id: caller.id,
         function: caller.name,
-        request: Request::from_parts(parts, body),
+        request: Request::from_parts(parts, Body::default()),
         class: caller.class,
         deadline: deadline.map(|deadline| began + deadline),
         persists_until: None,
     };
-    let call = match &door.dispatch {
-        // A session is bound to this connection, and so to this node.
-        Some(dispatch) if session.is_none() => {
-            let explain = caller.explain.then(|| invocation.id.to_string());
-            Either::Left(dispatch.invoke(invocation, explain))
+    // It takes a place when its body is here, or may be waited for.
+    let (answered, fault) = match body::take(incoming, limits, linger, &door.gate).await {
+        Ok(taken) => {
+            let verdict = taken.verdict.clone();
+            let run = Running {
+                invocation,
+                is_session: session.is_some(),
+                explain: caller.explain,
+            };
+            let answered = run.answer(door, taken).await;
+            (answered, verdict.and_then(|verdict| verdict.fault()))
         }
-        Some(_) | None => Either::Right(door.node.invoke(invocation)),
-    };
-    let answered = match &verdict {
-        Some(verdict) => match verdict.look_out_during(call).await {
-            Ok(answered) => answered,
-            Err(fault) => Err(InvokeError::Body(fault.into())),
-        },
-        None => call.await,
+        Err(fault) => (Err(InvokeError::Body(fault.into())), Some(fault)),
     };
     let mut response = match answered {
-        Ok(answer) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+        Ok((answer, open)) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             match session {
-                Some(session) => switch(connection, session, answer, watch),
+                Some(session) => switch(connection, (session, open), answer, watch),
                 None => render(answer, watch, caller.content_type, is_head),
             }
         }
-        Ok(answer) => render(answer, watch, caller.content_type, is_head),
+        Ok((answer, _)) => render(answer, watch, caller.content_type, is_head),
         Err(error) => {
-            let problem = failure(error, verdict.as_ref(), limits);
+            let problem = failure(error, fault, limits);
             door.metrics.refuse(problem.word);
             watch.end(problem.status, None);
             problem.render()
@@ -346,11 +347,100 @@ pub async fn wait(
     response
 }
 
+/// A call whose body has been taken as far as it came.
+struct Running {
+    invocation: Invocation,
+    /// Whether its connection may become its function's.
+    is_session: bool,
+    explain: bool,
+}
+
+impl Running {
+    /// Runs it. What is returned beside the answer is its right to be open,
+    /// where that is not bound to the body.
+    async fn answer(
+        mut self,
+        door: &Door,
+        taken: Taken,
+    ) -> Result<(Answer, Option<Open>), InvokeError> {
+        let verdict = taken.verdict;
+        let mut open = match taken.open || self.is_session {
+            true => {
+                let claim = self.claim(door);
+                Box::pin(enter(door, claim, verdict.as_ref())).await?
+            }
+            false => None,
+        };
+        if let Some(verdict) = &verdict
+            && !self.is_session
+            && let Some(open) = open.take()
+        {
+            verdict.hold(open);
+        }
+        *self.invocation.request.body_mut() = taken.body;
+        let explain = self.explain.then(|| self.invocation.id.to_string());
+        let call = match &door.dispatch {
+            // A session is bound to this connection, and so to this node.
+            Some(dispatch) if !self.is_session => {
+                Either::Left(dispatch.invoke(self.invocation, explain))
+            }
+            Some(_) | None => Either::Right(door.node.invoke(self.invocation)),
+        };
+        let answered = match &verdict {
+            Some(verdict) => match verdict.look_out_during(call).await {
+                Ok(answered) => answered,
+                Err(fault) => Err(InvokeError::Body(fault.into())),
+            },
+            None => call.await,
+        };
+        answered.map(|answer| (answer, open))
+    }
+
+    /// What it would hold if it were open, in thousandths of a core, and how long
+    /// it may wait for that.
+    fn claim(&self, door: &Door) -> (u32, Duration) {
+        let spec = door.node.spec(&self.invocation.function);
+        let cpu = spec.and_then(|spec| spec.cpu);
+        let cpu = cpu.unwrap_or(FunctionSpec::UNDECLARED_CPU).as_millicores();
+        let now = door.node.clock().now();
+        let left = self.invocation.deadline.map(|deadline| deadline.since(now));
+        (
+            cpu,
+            left.map_or(LONGEST_WAIT, |left| left.min(LONGEST_WAIT)),
+        )
+    }
+}
+
+/// Waits until a call may be open, or until its body is here whole.
+async fn enter(
+    door: &Door,
+    (cpu, patience): (u32, Duration),
+    verdict: Option<&Verdict>,
+) -> Result<Option<Open>, InvokeError> {
+    let whole = async {
+        match verdict {
+            Some(verdict) => verdict.until_whole().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        open = door.gate.enter(cpu) => Ok(open),
+        whole = whole => match whole {
+            Ok(()) => Ok(None),
+            Err(fault) => Err(InvokeError::Body(fault.into())),
+        },
+        () = tokio::time::sleep(patience) => {
+            Err(door.node.refused(Refusal::TooManyOpen, patience))
+        }
+    }
+}
+
 /// What the caller is told of a call without an answer. When its own body was
 /// at fault, that is the reason, whatever the function made of it.
-fn failure(error: InvokeError, verdict: Option<&Verdict>, limits: BodyLimits) -> Problem {
+fn failure(error: InvokeError, fault: Option<BodyFault>, limits: BodyLimits) -> Problem {
     let by_body = matches!(error, InvokeError::Body(_) | InvokeError::Failed(_));
-    match verdict.and_then(Verdict::fault) {
+    match fault {
         Some(fault) if by_body => Problem::body(fault, limits.bytes, "http.body-bytes"),
         _ => error.into(),
     }
@@ -359,7 +449,7 @@ fn failure(error: InvokeError, verdict: Option<&Verdict>, limits: BodyLimits) ->
 /// Gives a caller's connection to its function.
 fn switch(
     connection: &Arc<Connection<Door>>,
-    session: Session,
+    (session, open): (Session, Option<Open>),
     mut answer: Answer,
     watch: Watch,
 ) -> Response<Reply> {
@@ -370,7 +460,10 @@ fn switch(
         .function(&watch.name)
         .map_or(Duration::ZERO, |function| function.spec.timeout);
     headers::strip_answer(answer.response.headers_mut());
-    let ended = move || watch.end(StatusCode::SWITCHING_PROTOCOLS, ran);
+    let ended = move || {
+        drop(open);
+        watch.end(StatusCode::SWITCHING_PROTOCOLS, ran);
+    };
     let left = timeout.saturating_sub(answer.timing.ran);
     let mut response = session.begin(connection, answer.response, left, ended);
     let start = HeaderValue::from_static(answer.start.as_str());
@@ -613,7 +706,7 @@ pub async fn submit(
         Err(problem) => return decline(door, problem, incoming, linger),
     };
     // The node counts the bytes as they come, and tells the same.
-    let (body, verdict) = body::bound(incoming, limits, linger);
+    let (body, verdict) = body::bound(incoming, limits, linger, None);
     let submission = Submission {
         invocation: Invocation {
             id: caller.id,

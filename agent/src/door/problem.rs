@@ -170,7 +170,8 @@ impl From<InvokeError> for Problem {
                     | Refusal::BacklogFull
                     | Refusal::RateLimit
                     | Refusal::NoRoom
-                    | Refusal::NobodyHasRoom => StatusCode::TOO_MANY_REQUESTS,
+                    | Refusal::NobodyHasRoom
+                    | Refusal::TooManyOpen => StatusCode::TOO_MANY_REQUESTS,
                     // Not its load: it will not come back.
                     Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
                 };

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Limits;
@@ -31,6 +32,9 @@ pub struct Activity {
     head_since: AtomicU64,
     /// Since when the client takes no more bytes.
     stalled_since: AtomicU64,
+    /// Whether it is to end if nothing runs, and who is told.
+    evicted: AtomicBool,
+    evictee: AtomicWaker,
 }
 
 /// A time limit that a connection has passed.
@@ -45,15 +49,17 @@ pub enum Overdue {
 }
 
 impl Activity {
-    /// A connection that begins at `now`.
+    /// A connection that begins at `now`. Its first head is awaited from then on.
     pub fn begin(now: Instant) -> Self {
         Activity {
             began: now,
             running: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
             idle_since: AtomicU64::new(1),
-            head_since: AtomicU64::new(NONE),
+            head_since: AtomicU64::new(1),
             stalled_since: AtomicU64::new(NONE),
+            evicted: AtomicBool::new(false),
+            evictee: AtomicWaker::new(),
         }
     }
 
@@ -70,9 +76,49 @@ impl Activity {
         Busy(Arc::clone(self))
     }
 
-    /// Notes that what came so far was understood.
-    pub fn head_read(&self) {
+    fn head_read(&self) {
         self.head_since.store(NONE, Ordering::Relaxed);
+    }
+
+    /// Notes that a handshake is done, and that the first head is awaited now.
+    pub fn greeted(&self) {
+        let now = self.moment(Instant::now());
+        self.head_since.store(now, Ordering::Relaxed);
+    }
+
+    /// How long nothing has run at `now`; `None` while something does.
+    pub fn idle_for(&self, now: Instant) -> Option<Duration> {
+        let since = self.idle_since.load(Ordering::Relaxed);
+        let idle = self.moment(now).saturating_sub(since);
+        self.is_idle().then(|| Duration::from_millis(idle))
+    }
+
+    /// Asks the connection to end, as long as nothing runs on it.
+    pub fn evict(&self) {
+        self.evicted.store(true, Ordering::Release);
+        self.evictee.wake();
+    }
+
+    /// Whether it was asked to.
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.load(Ordering::Acquire)
+    }
+
+    /// Has whoever polls with `context` told when it is.
+    pub fn tell_of_eviction(&self, context: &Context<'_>) {
+        self.evictee.register(context.waker());
+    }
+
+    /// Waits until it is.
+    pub async fn evicted(&self) {
+        std::future::poll_fn(|context| {
+            self.tell_of_eviction(context);
+            match self.is_evicted() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     /// Whether no request runs.
@@ -204,6 +250,7 @@ mod tests {
     fn limits() -> Limits {
         Limits {
             connections: 1,
+            connections_per_address: 1,
             header_bytes: 1 << 16,
             header_count: 100,
             header_timeout: Duration::from_secs(10),
@@ -222,9 +269,16 @@ mod tests {
     }
 
     #[test]
-    fn silent_connection_is_idle_and_then_overdue() {
-        check(59, |_| {}, None);
-        check(60, |_| {}, Some(Overdue::Idle));
+    fn a_connection_that_says_nothing_is_overdue_as_one_whose_head_does_not_end() {
+        check(9, |_| {}, None);
+        check(10, |_| {}, Some(Overdue::Head));
+    }
+
+    #[test]
+    fn a_connection_is_idle_after_its_answers_and_then_overdue() {
+        let answer = |activity: &Arc<Activity>| drop(activity.begin_request(false));
+        check(59, answer, None);
+        check(61, answer, Some(Overdue::Idle));
     }
 
     #[test]

@@ -18,6 +18,8 @@ use tokio::time::{Instant, Sleep};
 use weir_node::clock::Moment as _;
 use weir_node::executor::{Body, BodyError};
 
+use super::gate::{Gate, Open, Pace, WHOLE_WITHIN};
+
 /// How much of a body that nobody wants is still taken, and how long, so that
 /// a client which sends before it reads gets to see the answer. Beyond it the
 /// connection is cut.
@@ -58,6 +60,31 @@ impl Verdict {
         }
     }
 
+    /// Lets its call be open, until the body is here whole or read no more.
+    pub fn hold(&self, open: Open) {
+        let mut source = self.0.source();
+        if source.incoming.is_some() {
+            source.open = Some(open);
+        }
+    }
+
+    /// Waits until the body is here whole.
+    ///
+    /// # Errors
+    /// When it breaks off.
+    pub async fn until_whole(&self) -> Result<(), BodyFault> {
+        poll_fn(|context| {
+            self.0.look_out(context);
+            let ended = self.0.source().incoming.is_none();
+            match (self.fault(), ended) {
+                (Some(fault), _) => Poll::Ready(Err(fault)),
+                (None, true) => Poll::Ready(Ok(())),
+                (None, false) => Poll::Pending,
+            }
+        })
+        .await
+    }
+
     /// Waits for `work`, and meanwhile takes some of the body ahead of its
     /// reader. A connection on which nothing is read does not notice that
     /// its client is gone, and the function may be busy with other things.
@@ -83,6 +110,8 @@ impl Verdict {
 
 /// What a body's reader and the door share.
 struct Shared {
+    /// Of a call, which holds a place on the node as long as this takes.
+    gate: Option<Arc<Gate>>,
     source: Mutex<Source>,
     fault: AtomicU8,
     reader: AtomicWaker,
@@ -94,6 +123,10 @@ struct Source {
     /// Taken, and not yet read; in the order in which they came.
     ahead: VecDeque<Frame<Bytes>>,
     ahead_bytes: usize,
+    /// Bytes of the gate's budget, until what is there was read.
+    kept: u64,
+    /// The right of its call to be open, until the body is here whole.
+    open: Option<Open>,
 }
 
 impl Wake for Shared {
@@ -127,11 +160,11 @@ impl Shared {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(frame)),
             Poll::Ready(Some(Err(_))) => {
                 self.set(BodyFault::Broken);
-                source.incoming = None;
+                (source.incoming, source.open) = (None, None);
                 Poll::Ready(None)
             }
             Poll::Ready(None) => {
-                source.incoming = None;
+                (source.incoming, source.open) = (None, None);
                 Poll::Ready(None)
             }
             Poll::Pending => Poll::Pending,
@@ -160,10 +193,22 @@ impl Shared {
         match source.ahead.pop_front() {
             Some(frame) => {
                 source.ahead_bytes -= frame.data_ref().map_or(0, Bytes::len);
+                if source.ahead.is_empty() {
+                    self.give_back(std::mem::take(&mut source.kept));
+                }
                 Poll::Ready(Some(frame))
             }
             None => self.poll_source(&mut source),
         }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let source = self.source.get_mut();
+        let source = source.unwrap_or_else(PoisonError::into_inner);
+        let kept = std::mem::take(&mut source.kept);
+        self.give_back(kept);
     }
 }
 
@@ -184,41 +229,174 @@ struct Bounded {
     /// Runs while a piece is awaited. Made on the door's thread, whose clock
     /// it keeps wherever the body is read.
     timer: Pin<Box<Sleep>>,
-    waiting: bool,
+    /// Since when a piece is awaited, and until when its pace was noted.
+    waiting: Option<(Instant, Instant)>,
+    pace: Pace,
     ended: bool,
     /// Whether what nobody read is taken and thrown away.
     linger: bool,
     runtime: Handle,
 }
 
+/// How often the pace of a body that is awaited is looked at.
+const PACE_LOOK: Duration = Duration::from_millis(500);
+
 /// Bounds `incoming`; the verdict tells afterwards whether a bound ended it.
-/// An empty body costs nothing.
-pub fn bound(incoming: Incoming, limits: BodyLimits, linger: bool) -> (Body, Option<Verdict>) {
+/// An empty body costs nothing. With a gate it may end a body that is too slow.
+pub fn bound(
+    incoming: Incoming,
+    limits: BodyLimits,
+    linger: bool,
+    gate: Option<&Arc<Gate>>,
+) -> (Body, Option<Verdict>) {
     if incoming.is_end_stream() {
-        let empty = http_body_util::Empty::new().map_err(|never| match never {});
-        return (Body::new(empty), None);
+        return (empty(), None);
     }
-    let shared = Arc::new(Shared {
-        source: Mutex::new(Source {
-            incoming: Some(incoming),
-            ahead: VecDeque::new(),
-            ahead_bytes: 0,
-        }),
-        fault: AtomicU8::new(0),
-        reader: AtomicWaker::new(),
-        lookout: AtomicWaker::new(),
-    });
-    let bounded = Bounded {
-        shared: shared.clone(),
-        left: limits.bytes,
-        gap: limits.gap,
-        timer: Box::pin(tokio::time::sleep(limits.gap)),
-        waiting: false,
-        ended: false,
-        linger,
-        runtime: Handle::current(),
-    };
+    let shared = Shared::new(incoming, gate);
+    let bounded = Bounded::new(shared.clone(), limits, linger);
     (Body::new(bounded), Some(Verdict(shared)))
+}
+
+fn empty() -> Body {
+    Body::new(http_body_util::Empty::new().map_err(|never| match never {}))
+}
+
+/// A request's body as its call begins.
+pub struct Taken {
+    /// What the function reads.
+    pub body: Body,
+    /// What becomes of it; `None` when all of it is there.
+    pub verdict: Option<Verdict>,
+    /// Whether some of it is still to come: its call is open.
+    pub open: bool,
+}
+
+/// Waits until a body is here whole, for a short while and as long as there is
+/// memory for it.
+///
+/// # Errors
+/// When it is longer than allowed, or breaks off.
+pub async fn take(
+    incoming: Incoming,
+    limits: BodyLimits,
+    linger: bool,
+    gate: &Arc<Gate>,
+) -> Result<Taken, BodyFault> {
+    if incoming.is_end_stream() {
+        let body = empty();
+        return Ok(Taken {
+            body,
+            verdict: None,
+            open: false,
+        });
+    }
+    let shared = Shared::new(incoming, Some(gate));
+    let mut within = None;
+    let whole = poll_fn(|context| match shared.gather(context, limits.bytes) {
+        Gathered::Whole => Poll::Ready(true),
+        Gathered::TooMuch => Poll::Ready(false),
+        Gathered::Pending => {
+            let within = within.get_or_insert_with(|| Box::pin(tokio::time::sleep(WHOLE_WITHIN)));
+            within.as_mut().poll(context).map(|()| false)
+        }
+    })
+    .await;
+    let verdict = Verdict(shared.clone());
+    match verdict.fault() {
+        Some(BodyFault::TooLarge) => {
+            // So that its sender gets to see the answer.
+            drop(Bounded::new(shared, limits, linger));
+            return Err(BodyFault::TooLarge);
+        }
+        Some(fault) => return Err(fault),
+        None => {}
+    }
+    if whole && let Some(bytes) = shared.in_one_piece() {
+        return Ok(Taken {
+            body: Body::new(http_body_util::Full::new(bytes).map_err(|never| match never {})),
+            verdict: None,
+            open: false,
+        });
+    }
+    Ok(Taken {
+        body: Body::new(Bounded::new(shared, limits, linger)),
+        verdict: Some(verdict),
+        open: !whole,
+    })
+}
+
+enum Gathered {
+    Whole,
+    /// There is no memory for more of it.
+    TooMuch,
+    Pending,
+}
+
+impl Shared {
+    fn new(incoming: Incoming, gate: Option<&Arc<Gate>>) -> Arc<Shared> {
+        Arc::new(Shared {
+            gate: gate.cloned(),
+            source: Mutex::new(Source {
+                incoming: Some(incoming),
+                ahead: VecDeque::new(),
+                ahead_bytes: 0,
+                kept: 0,
+                open: None,
+            }),
+            fault: AtomicU8::new(0),
+            reader: AtomicWaker::new(),
+            lookout: AtomicWaker::new(),
+        })
+    }
+
+    fn give_back(&self, kept: u64) {
+        if let Some(gate) = &self.gate {
+            gate.give_back(kept);
+        }
+    }
+
+    fn is_too_slow(&self, pace: &Pace) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.ends(pace))
+    }
+
+    /// Takes what there is of the body.
+    fn gather(self: &Arc<Self>, context: &Context<'_>, most: u64) -> Gathered {
+        self.lookout.register(context.waker());
+        let mut source = self.source();
+        loop {
+            let announced = source.incoming.as_ref().map(|i| i.size_hint().lower());
+            let whole = source.ahead_bytes as u64 + announced.unwrap_or(0);
+            if whole > most {
+                self.set(BodyFault::TooLarge);
+                return Gathered::TooMuch;
+            }
+            // Each connection has room for a small one.
+            let more = whole.saturating_sub(AHEAD_BYTES as u64);
+            let more = more.saturating_sub(source.kept);
+            if more > 0 {
+                if !self.gate.as_ref().is_none_or(|gate| gate.keep(more)) {
+                    return Gathered::TooMuch;
+                }
+                source.kept += more;
+            }
+            match self.poll_source(&mut source) {
+                Poll::Ready(Some(frame)) => {
+                    source.ahead_bytes += frame.data_ref().map_or(0, Bytes::len);
+                    source.ahead.push_back(frame);
+                }
+                Poll::Ready(None) => return Gathered::Whole,
+                Poll::Pending => return Gathered::Pending,
+            }
+        }
+    }
+
+    /// The whole body where it came in one small piece.
+    fn in_one_piece(&self) -> Option<Bytes> {
+        let source = self.source();
+        let fits = source.ahead.len() == 1 && source.kept == 0;
+        let only = source.ahead.front().filter(|_| fits)?;
+        only.data_ref().cloned()
+    }
 }
 
 /// Reads a body whole within its bounds.
@@ -227,7 +405,7 @@ pub async fn collect(incoming: Incoming, limits: BodyLimits) -> Result<Bytes, Bo
         refuse(incoming);
         return Err(BodyFault::TooLarge);
     }
-    let (body, verdict) = bound(incoming, limits, true);
+    let (body, verdict) = bound(incoming, limits, true, None);
     let collected = body.collect().await;
     let fault = verdict.and_then(|verdict| verdict.fault());
     collected
@@ -261,10 +439,54 @@ fn linger(runtime: &Handle, mut incoming: Incoming) {
 }
 
 impl Bounded {
+    fn new(shared: Arc<Shared>, limits: BodyLimits, linger: bool) -> Bounded {
+        Bounded {
+            shared,
+            left: limits.bytes,
+            gap: limits.gap,
+            timer: Box::pin(tokio::time::sleep(limits.gap)),
+            waiting: None,
+            pace: Pace::default(),
+            ended: false,
+            linger,
+            runtime: Handle::current(),
+        }
+    }
+
+    /// Notes how long the next piece is awaited until `now`, and what came.
+    fn note(&mut self, bytes: u64, now: Instant) {
+        if let Some((_, noted)) = &mut self.waiting {
+            self.pace.note(bytes, now.saturating_duration_since(*noted));
+            *noted = now;
+        }
+    }
+
+    /// Awaits the next piece: whether it is too slow now.
+    fn await_piece(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let now = Instant::now();
+            let (since, _) = *self.waiting.get_or_insert((now, now));
+            self.note(0, now);
+            let awaited = now.saturating_duration_since(since);
+            if awaited >= self.gap || self.shared.is_too_slow(&self.pace) {
+                return Poll::Ready(());
+            }
+            let next = PACE_LOOK.min(self.gap.saturating_sub(awaited));
+            self.timer.as_mut().reset(now.later(next));
+            if self.timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
     fn fail(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.shared.set(fault);
         self.ended = true;
-        let incoming = self.shared.source().incoming.take();
+        let incoming = {
+            let mut source = self.shared.source();
+            source.open = None;
+            source.incoming.take()
+        };
         match (incoming, fault) {
             (Some(incoming), BodyFault::TooLarge) if self.linger => {
                 linger(&self.runtime, incoming);
@@ -290,11 +512,16 @@ impl http_body::Body for Bounded {
         }
         match this.shared.poll_piece(context) {
             Poll::Ready(Some(frame)) => {
-                this.waiting = false;
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 match this.left.checked_sub(length) {
                     Some(left) => this.left = left,
                     None => return this.fail(BodyFault::TooLarge),
+                }
+                if this.waiting.is_some() {
+                    this.note(length, Instant::now());
+                    this.waiting = None;
+                } else {
+                    this.pace.note(length, Duration::ZERO);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -305,16 +532,10 @@ impl http_body::Body for Bounded {
                     None => Poll::Ready(None),
                 }
             }
-            Poll::Pending => {
-                if !this.waiting {
-                    this.waiting = true;
-                    this.timer.as_mut().reset(Instant::now().later(this.gap));
-                }
-                match this.timer.as_mut().poll(context) {
-                    Poll::Ready(()) => this.fail(BodyFault::TooSlow),
-                    Poll::Pending => Poll::Pending,
-                }
-            }
+            Poll::Pending => match this.await_piece(context) {
+                Poll::Ready(()) => this.fail(BodyFault::TooSlow),
+                Poll::Pending => Poll::Pending,
+            },
         }
     }
 
@@ -348,7 +569,12 @@ impl Drop for Bounded {
     fn drop(&mut self) {
         // A function that answers without reading its body must not cost its
         // caller the answer.
-        if let Some(incoming) = self.shared.source().incoming.take()
+        let incoming = {
+            let mut source = self.shared.source();
+            source.open = None;
+            source.incoming.take()
+        };
+        if let Some(incoming) = incoming
             && self.linger
         {
             linger(&self.runtime, incoming);
