@@ -327,6 +327,7 @@ impl Inner {
                     "late" => "late",
                     "peer-lost" => "peer-lost",
                     "body" => "body",
+                    "unfit-request" => "unfit-request",
                     _ => "function-failed",
                 };
                 self.count_offload(peer, "failed", what);
@@ -451,7 +452,8 @@ pub(super) fn is_failure(outcome: &Result<Answer, InvokeError>) -> bool {
             | InvokeError::Class(_)
             | InvokeError::Refused { .. }
             | InvokeError::PeerLost(_)
-            | InvokeError::Body(_),
+            | InvokeError::Body(_)
+            | InvokeError::Unfit(_),
         ) => false,
     }
 }

@@ -380,6 +380,7 @@ impl Inner {
             | InvokeError::Failed(_)
             | InvokeError::PeerLost(_)
             | InvokeError::Body(_)
+            | InvokeError::Unfit(_)
             | InvokeError::Internal(_) => Why::Other,
         };
         Refused {

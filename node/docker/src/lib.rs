@@ -92,6 +92,10 @@ pub enum CallError {
     /// The client's body broke off.
     #[error("the request body ended early")]
     Body(#[source] BodyError),
+    /// The protocol has no place for the request; the reason is meant for the
+    /// caller.
+    #[error("{0}")]
+    Unfit(String),
     /// No byte of the call reached the code: it may be placed elsewhere.
     #[error("the container is gone: {reason}")]
     NotStarted {

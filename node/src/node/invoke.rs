@@ -461,6 +461,7 @@ impl Inner {
                 },
                 CallError::Failed(reason) | CallError::Lost(reason) => InvokeError::Failed(reason),
                 CallError::Body(error) => InvokeError::Body(error),
+                CallError::Unfit(reason) => InvokeError::Unfit(reason),
                 CallError::NotStarted { reason, .. } => InvokeError::CannotRun {
                     function: invocation.function,
                     reason,
