@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 pub mod admission;
+pub mod answer;
 pub mod artifact;
 pub mod callback;
 pub mod clock;

@@ -9,9 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::Either;
-use http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderValue, LOCATION,
-};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
@@ -36,9 +34,6 @@ use crate::http::Connection;
 use crate::http::body::{self, BodyLimits, Verdict};
 use crate::http::reply::Reply;
 use crate::metrics::series::{CLIENT_GONE, Ended, Series};
-
-/// Type of an answer whose function named none, and whose request neither.
-const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// The longest deadline that means anything; a longer one is as good as none.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -96,7 +91,6 @@ struct Caller {
     callers_id: Option<HeaderValue>,
     class: Option<String>,
     deadline: Option<Duration>,
-    content_type: Option<HeaderValue>,
     start_time: HeaderValue,
     explain: bool,
 }
@@ -154,7 +148,6 @@ fn prepare(
         callers_id,
         class,
         deadline,
-        content_type: headers.get(CONTENT_TYPE).cloned(),
         start_time,
         explain,
     })
@@ -320,10 +313,10 @@ pub async fn wait(
         Ok(answer) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             match session {
                 Some(session) => switch(connection, session, answer, watch),
-                None => render(answer, watch, caller.content_type, is_head),
+                None => render(answer, watch, is_head),
             }
         }
-        Ok(answer) => render(answer, watch, caller.content_type, is_head),
+        Ok(answer) => render(answer, watch, is_head),
         Err(error) => {
             let problem = failure(error, verdict.as_ref(), limits);
             door.metrics.refuse(problem.word);
@@ -378,12 +371,7 @@ fn switch(
     response
 }
 
-fn render(
-    answer: Answer,
-    watch: Watch,
-    request_type: Option<HeaderValue>,
-    is_head: bool,
-) -> Response<Reply> {
+fn render(answer: Answer, watch: Watch, is_head: bool) -> Response<Reply> {
     let (mut parts, body) = answer.response.into_parts();
     let ran = Some((answer.start, answer.timing));
     if parts.status.is_informational() {
@@ -420,15 +408,12 @@ fn render(
         AnswerBody::Stream(stream) => {
             let watched = WatchedStream {
                 stream,
+                broken: None,
                 watch: Some(watch.begun(status, ran)),
             };
             Reply::Stream(Body::new(watched))
         }
     };
-    let has_body = !matches!(&reply, Reply::Whole(bytes) if bytes.is_empty());
-    if has_body && !headers.contains_key(CONTENT_TYPE) {
-        headers.insert(CONTENT_TYPE, request_type.unwrap_or(OCTETS));
-    }
     headers.insert(START, HeaderValue::from_static(answer.start.as_str()));
     if let Some(Ok(node)) = answer.ran_on.as_deref().map(HeaderValue::try_from) {
         headers.insert(RAN_ON, node);
@@ -543,6 +528,9 @@ impl Begun {
 /// The rest of an answer, with the call that it belongs to.
 struct WatchedStream {
     stream: Body,
+    /// Why it broke, until what came before has had a turn to be sent: else the
+    /// caller would get nothing of an answer that had begun.
+    broken: Option<BodyError>,
     watch: Option<Begun>,
 }
 
@@ -554,6 +542,9 @@ impl http_body::Body for WatchedStream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let frame = std::task::ready!(Pin::new(&mut self.stream).poll_frame(context));
         let failed = matches!(frame, Some(Err(_)));
         // Who asks for no more after the last piece has had all of it.
@@ -566,6 +557,11 @@ impl http_body::Body for WatchedStream {
                 begun.status
             };
             begun.complete(status);
+        }
+        if let Some(Err(error)) = frame {
+            self.broken = Some(error);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         Poll::Ready(frame)
     }
@@ -789,8 +785,7 @@ mod tests {
         response
             .headers_mut()
             .insert(CONTENT_LENGTH, HeaderValue::from_static("99"));
-        let request_type = Some(HeaderValue::from_static("text/css"));
-        let rendered = render(answer(response), watch(&series()), request_type, false);
+        let rendered = render(answer(response), watch(&series()), false);
         let headers = rendered.headers();
         assert_eq!(rendered.status(), StatusCode::IM_A_TEAPOT);
         assert_eq!(
@@ -800,13 +795,12 @@ mod tests {
                 &HeaderValue::from_static("warm")
             )
         );
-        assert_eq!(headers[CONTENT_TYPE], "text/css");
         assert!(!headers.contains_key(CONTENT_LENGTH));
     }
 
     #[test]
     fn head_has_a_length_and_no_body() {
-        let rendered = render(answer(whole("hello")), watch(&series()), None, true);
+        let rendered = render(answer(whole("hello")), watch(&series()), true);
         assert_eq!(rendered.headers()[CONTENT_LENGTH], "5");
         assert!(matches!(rendered.body(), Reply::Whole(bytes) if bytes.is_empty()));
     }
@@ -815,7 +809,7 @@ mod tests {
     fn informational_status_is_no_answer() {
         let mut response = whole("");
         *response.status_mut() = StatusCode::PROCESSING;
-        let rendered = render(answer(response), watch(&series()), None, false);
+        let rendered = render(answer(response), watch(&series()), false);
         assert_eq!(rendered.status(), StatusCode::BAD_GATEWAY);
     }
 
@@ -832,7 +826,7 @@ mod tests {
     async fn stream_is_counted_when_it_ends() {
         let series = series();
         let response = stream(vec![Ok("a"), Ok("b")]);
-        let rendered = render(answer(response), watch(&series), None, false);
+        let rendered = render(answer(response), watch(&series), false);
         assert!(counted(&series).is_empty());
         let Reply::Stream(body) = rendered.into_body() else {
             panic!("a stream")
@@ -845,7 +839,7 @@ mod tests {
     async fn stream_that_breaks_counts_as_failed() {
         let series = series();
         let response = stream(vec![Ok("a"), Err("trap")]);
-        let rendered = render(answer(response), watch(&series), None, false);
+        let rendered = render(answer(response), watch(&series), false);
         let Reply::Stream(body) = rendered.into_body() else {
             panic!("a stream")
         };
@@ -856,12 +850,7 @@ mod tests {
     #[test]
     fn stream_that_nobody_reads_counts_as_left_by_its_client() {
         let series = series();
-        drop(render(
-            answer(stream(vec![Ok("a")])),
-            watch(&series),
-            None,
-            false,
-        ));
+        drop(render(answer(stream(vec![Ok("a")])), watch(&series), false));
         assert_eq!(counted(&series), [("499".to_owned(), 1)]);
     }
 }

@@ -226,6 +226,13 @@ impl Inner {
                 }
                 return (Offered::Lost(reason), None);
             }
+            Ok(Err(SendError::Cut { .. })) => {
+                to.reserved.give_back();
+                self.count_offload(peer, "failed", "function-failed");
+                self.federated.met(peer, Met::Answer(None));
+                let text = "the function's answer broke off".to_owned();
+                return (Offered::Failed(InvokeError::Failed(text)), None);
+            }
             Err(_) => {
                 self.count_offload(peer, "late", "");
                 self.federated.met(peer, Met::Failure(Fault::Mute));

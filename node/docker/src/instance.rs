@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bollard::query_parameters::AttachContainerOptionsBuilder;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -54,6 +55,9 @@ const LOG_BYTES: usize = 1 << 20;
 
 /// See [`LOG_BYTES`].
 const LOG_WINDOW: Duration = Duration::from_millis(250);
+
+/// What is said of an answer's head that the connection does not take.
+const TOO_LARGE: &str = "the function sent more than 100 headers, or too many bytes of them";
 
 /// Why an instance is given up whose call does not end.
 const TOO_LONG: &str = "a call ran longer than it may";
@@ -436,6 +440,12 @@ impl Inner {
         }
         let request = self.protocol.request(request, id, left).await?;
         let (head, body) = self.exchange(request).await?.into_parts();
+        let framed = |name| head.headers.contains_key(name);
+        if framed(CONTENT_LENGTH) && framed(TRANSFER_ENCODING) {
+            // Others may read another answer in it (RFC 9112, section 6.3).
+            let text = "the function's answer has both Content-Length and Transfer-Encoding";
+            return Err(CallError::Failed(text.to_owned()));
+        }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // The connection leaves with the answer, in its extensions.
             if let Some(link) = body.into_link() {
@@ -511,6 +521,7 @@ impl Inner {
                         self.links().idle_time.broke(idle, began.elapsed());
                     }
                     let reason = match error.is_parse() {
+                        true if error.is_parse_too_large() => TOO_LARGE.to_owned(),
                         true => chain(&error),
                         false => self.why(&chain(&error)).await,
                     };
