@@ -60,6 +60,23 @@ pub fn strip_request(headers: &mut HeaderMap) {
     strip_those(headers, stops_inwards);
 }
 
+/// Makes cookies one header, as HTTP/1.1 and environments have them: an HTTP/2
+/// client may send each in a field of its own (RFC 9113, section 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    let (Some(_), Some(_)) = (cookies.next(), cookies.next()) else {
+        return;
+    };
+    let cookies: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// Refuses an HTTP/1.1 head that a proxy before this node may read otherwise:
 /// without a host or with two (RFC 9112, section 3.2), or with a transfer coding
 /// that is not `chunked` alone (section 6.1; no other is spoken here).
@@ -160,6 +177,17 @@ mod tests {
         ]);
         strip_request(&mut headers);
         assert_eq!(left(&headers), ["content-length", "host"]);
+    }
+
+    #[test]
+    fn cookies_of_several_fields_become_one() {
+        let mut headers = map(&[("cookie", "a=1")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers["cookie"], "a=1");
+        headers.append("cookie", HeaderValue::from_static("b=2"));
+        join_cookies(&mut headers);
+        let joined: Vec<_> = headers.get_all("cookie").iter().collect();
+        assert_eq!(joined, ["a=1; b=2"]);
     }
 
     #[test]

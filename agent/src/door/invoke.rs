@@ -12,7 +12,7 @@ use futures_util::future::Either;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tracing::debug;
@@ -28,7 +28,7 @@ use super::headers::{
 };
 use super::problem::Problem;
 use super::session::Session;
-use super::{Door, trace};
+use super::{Door, length, trace};
 use crate::auth::Proof;
 use crate::http::Connection;
 use crate::http::body::{self, BodyLimits, Verdict};
@@ -108,6 +108,9 @@ fn prepare(
     credentials(door, headers)?;
     let (name, series) = resolve(door, target.spelled)?;
     parts.uri = target.uri(uri.query())?;
+    // Functions see one protocol, whichever the client speaks.
+    parts.version = Version::HTTP_11;
+    headers::join_cookies(headers);
     let class = class(headers)?;
     let deadline = deadline(headers)?;
     let callers_id = headers::callers_id(headers).cloned();
@@ -267,11 +270,13 @@ pub async fn wait(
         Ok(caller) => caller,
         Err(problem) => return decline(door, problem, incoming, linger),
     };
+    length::announce_none(&mut parts, &incoming);
     let session = session.filter(|_| Session::is_for(door, &caller.name));
     if session.is_some() {
         Session::ask(&mut parts.headers);
     }
     let (body, verdict) = body::bound(incoming, limits, linger);
+    let body = length::as_announced(body, &parts.headers);
     let class = caller.class.as_deref();
     let by_class = || door.node.default_deadline(&caller.name, class);
     let deadline = caller.deadline.or_else(by_class);
@@ -599,6 +604,7 @@ pub async fn submit(
         Ok(caller) => caller,
         Err(problem) => return decline(door, problem, incoming, linger),
     };
+    length::announce_none(&mut parts, &incoming);
     let wrong = |_| {
         let message = "X-Callback-Url is not plain text: write an http or https URL";
         Problem::new(StatusCode::BAD_REQUEST, "callback", message)
@@ -610,6 +616,7 @@ pub async fn submit(
     };
     // The node counts the bytes as they come, and tells the same.
     let (body, verdict) = body::bound(incoming, limits, linger);
+    let body = length::as_announced(body, &parts.headers);
     let submission = Submission {
         invocation: Invocation {
             id: caller.id,

@@ -433,6 +433,14 @@ pub(super) fn to_absolute<B>(request: &mut Request<B>) {
     }
 }
 
+/// Undoes [`to_absolute`], where a call arrives: its function sees what it would
+/// see at the first node.
+pub(super) fn to_relative<B>(request: &mut Request<B>) {
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map(http::Uri::from).unwrap_or_default();
+    *request.version_mut() = http::Version::HTTP_11;
+}
+
 async fn text_of(body: hyper::body::Incoming) -> String {
     let limited = http_body_util::Limited::new(body, ERROR_BYTES);
     match limited.collect().await {
