@@ -4,6 +4,7 @@
 pub mod guests;
 pub mod headers;
 pub mod invoke;
+pub mod length;
 pub mod problem;
 pub mod session;
 pub mod trace;

@@ -29,6 +29,10 @@ use crate::setting::{Auto, PolicyName};
 use crate::shutdown::Signals;
 use crate::{telemetry, tls};
 
+/// Bytes that a call's head has more between nodes than a client may send: what
+/// the nodes say to each other, and 32 for each header, as HTTP/2 counts.
+const MEMBER_HEADER_BYTES: usize = 16 << 10;
+
 /// Fewest characters of a token that somebody chose.
 const TOKEN_CHARACTERS: usize = 16;
 
@@ -271,8 +275,9 @@ fn serve_members(
     dispatch: &Dispatch,
     listeners: Option<Listeners>,
     mut streams: CallStreams,
-    limits: Limits,
+    mut limits: Limits,
 ) -> anyhow::Result<Server> {
+    limits.header_bytes = limits.header_bytes.saturating_add(MEMBER_HEADER_BYTES);
     let guests = Guests {
         dispatch: dispatch.clone(),
         body: door.body,

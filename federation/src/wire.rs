@@ -239,6 +239,7 @@ impl Arrived {
             InvokeError::Failed(_) => "function-failed",
             InvokeError::PeerLost(_) => "peer-lost",
             InvokeError::Body(_) => "body",
+            InvokeError::Unfit(_) => "unfit-request",
             InvokeError::Internal(_) => "internal",
         };
         Arrived {
@@ -273,6 +274,7 @@ impl Arrived {
             },
             "peer-lost" => InvokeError::PeerLost(text),
             "body" => InvokeError::Body(text.into()),
+            "unfit-request" => InvokeError::Unfit(text),
             REFUSED => InvokeError::Refused {
                 reason: Refusal::NobodyHasRoom,
                 retry_after: Duration::from_secs(1),

@@ -14,6 +14,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
 use reqwest::{Client, Url};
 
+use crate::answer;
 use crate::config::AsyncConfig;
 use crate::executor::Body;
 use crate::id::CallId;
@@ -42,22 +43,6 @@ const DURATION: HeaderName = HeaderName::from_static("x-duration-seconds");
 const STATUS: HeaderName = HeaderName::from_static("x-function-status");
 const NAME: HeaderName = HeaderName::from_static("x-function-name");
 
-/// Headers of one connection (RFC 9110, section 7.6.1), and those that this
-/// side's HTTP client sets.
-const NOT_PASSED_ON: [HeaderName; 11] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::CONTENT_LENGTH,
-    header::HOST,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
-
 /// Why a callback URL is refused at submission.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadCallback {
@@ -69,12 +54,13 @@ pub enum BadCallback {
     Local(#[source] LocalAddress),
 }
 
-/// Where a result is to be sent. Shows itself without user and password.
+/// Where a result is to be sent. Shows itself without user, password and query,
+/// which may hold what others must not read.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CallbackUrl(Url);
 
 impl CallbackUrl {
-    fn parse(text: &str) -> Result<Self, BadCallback> {
+    pub(crate) fn parse(text: &str) -> Result<Self, BadCallback> {
         let bad = |reason: String| BadCallback::Url(reason);
         if text.len() > URL_BYTES {
             return Err(bad(format!("it is longer than {URL_BYTES} bytes")));
@@ -112,6 +98,7 @@ impl fmt::Display for CallbackUrl {
         // Neither fails for the schemes that are allowed.
         let _ = shown.set_username("");
         let _ = shown.set_password(None);
+        shown.set_query(None);
         shown.fmt(f)
     }
 }
@@ -258,9 +245,9 @@ impl Callbacks {
         let client = self.inner.client()?;
         let mut request = client.post(url.0.clone()).headers(headers(&delivery));
         let bytes = delivery.result.body.bytes();
+        // With its length, because many small servers read no chunks.
+        request = request.header(header::CONTENT_LENGTH, bytes);
         if bytes > 0 {
-            // With its length, because many small servers read no chunks.
-            request = request.header(header::CONTENT_LENGTH, bytes);
             request = request.body(reqwest::Body::wrap_stream(delivery.body.into_data_stream()));
         }
         let answer = request
@@ -353,22 +340,11 @@ fn refused_target(error: &reqwest::Error) -> Option<LocalAddress> {
 
 fn headers(delivery: &Delivery) -> HeaderMap {
     let result = &delivery.result;
-    let named = result
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|v| v.to_str().ok());
-    let named = named
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_ascii_lowercase());
-    let named: Vec<String> = named.collect();
-    let passed = |name: &HeaderName| {
-        !NOT_PASSED_ON.contains(name) && !named.iter().any(|other| other == name.as_str())
-    };
-    let mut headers = HeaderMap::with_capacity(result.headers.len() + 4);
-    for (name, value) in result.headers.iter().filter(|(name, _)| passed(name)) {
-        headers.append(name, value.clone());
-    }
+    let mut headers = result.headers.clone();
+    answer::strip(&mut headers);
+    // This side's HTTP client says these.
+    headers.remove(header::HOST);
+    headers.remove(header::CONTENT_LENGTH);
     let duration = format!("{:.6}", result.duration.as_secs_f64());
     let id = delivery.id.to_string();
     let ours = [
@@ -594,9 +570,9 @@ mod tests {
                 .is_err()
         );
         let url = callbacks
-            .parse("https://user:pass@host/in#part")
+            .parse("https://user:pass@host/in?key=1#part")
             .expect("valid");
-        assert_eq!(url.as_str(), "https://user:pass@host/in");
+        assert_eq!(url.as_str(), "https://user:pass@host/in?key=1");
         assert_eq!(url.to_string(), "https://host/in");
     }
 

@@ -76,6 +76,10 @@ pub enum CallError {
     /// The client's body broke off or was refused while the code read it.
     #[error("the request body ended early")]
     Body(#[source] BodyError),
+    /// The function cannot be given this request; the reason is meant for the
+    /// caller.
+    #[error("{0}")]
+    Unfit(String),
     /// The instance was gone before the code can have started; the call may be
     /// placed elsewhere.
     #[error("the instance is gone: {reason}")]

@@ -158,6 +158,9 @@ pub enum InvokeError {
     /// The caller's body broke off, came too slowly or was too large.
     #[error("the request body ended early")]
     Body(#[source] BodyError),
+    /// The function's protocol has no place for the request.
+    #[error("{0}")]
+    Unfit(String),
     /// The node itself failed, and the call may have run.
     #[error(transparent)]
     Internal(#[from] Panicked),
@@ -178,7 +181,7 @@ impl InvokeError {
     pub fn status(&self) -> u16 {
         match self {
             InvokeError::Unknown(_) => 404,
-            InvokeError::Class(_) | InvokeError::Body(_) => 400,
+            InvokeError::Class(_) | InvokeError::Body(_) | InvokeError::Unfit(_) => 400,
             InvokeError::Refused { .. } => 429,
             InvokeError::CannotRun { .. } => 503,
             InvokeError::Late { .. } => 504,
@@ -193,6 +196,7 @@ impl InvokeError {
             InvokeError::Unknown(_) => "unknown-function",
             InvokeError::Class(_) => "class",
             InvokeError::Body(_) => "body",
+            InvokeError::Unfit(_) => "unfit-request",
             InvokeError::Refused { reason, .. } => reason.as_str(),
             InvokeError::CannotRun { .. } => "cannot-run",
             InvokeError::Late { .. } => "late",

@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 pub mod admission;
+pub mod answer;
 pub mod artifact;
 pub mod callback;
 pub mod clock;
@@ -32,3 +33,14 @@ pub mod store;
 pub mod time;
 
 pub use node::Node;
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

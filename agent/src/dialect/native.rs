@@ -246,7 +246,7 @@ mod tests {
                 &HeaderValue::from_static("2")
             )
         );
-        assert_eq!(headers.len(), 4);
+        assert_eq!(headers.len(), 5);
     }
 
     #[test]

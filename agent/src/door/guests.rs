@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use weir_federation::dispatch::Dispatch;
 use weir_node::executor::AnswerBody;
 
+use super::length;
 use crate::http::body::{self, BodyLimits};
 use crate::http::gate::Gate;
 use crate::http::reply::Reply;
@@ -36,6 +37,7 @@ impl Handler for Guests {
         };
         let (parts, incoming) = request.into_parts();
         let (body, verdict) = body::bound(incoming, guests.body, false, Some(&guests.gate));
+        let body = length::as_announced(body, &parts.headers);
         let received = guests
             .dispatch
             .receive(member, Request::from_parts(parts, body));

@@ -1,7 +1,9 @@
-//! Which headers reach a function, and which of its own reach the caller.
+//! Which headers reach a function, and, of its own, the caller.
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Version};
+pub use weir_node::answer::strip as strip_answer;
+use weir_node::answer::{is_hop_by_hop, strip_those};
 
 use super::problem::Problem;
 
@@ -44,23 +46,6 @@ pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for")
 /// Longest id of a caller's own that is passed on.
 const CALL_ID_BYTES: usize = 128;
 
-/// Whether a header concerns one connection only (RFC 9110, section 7.6.1).
-/// The framing of a message is among them: whoever sends it on, frames anew.
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
 /// Whether a client's header stops at the door: names by which nodes speak of
 /// themselves, and `Proxy`, which CGI programs would take for `HTTP_PROXY`.
 fn stops_inwards(name: &str) -> bool {
@@ -70,40 +55,26 @@ fn stops_inwards(name: &str) -> bool {
         || name.starts_with("dfaas-")
 }
 
-/// Whether a function's header stops at the door.
-fn stops_outwards(name: &str) -> bool {
-    is_hop_by_hop(name)
-        || matches!(name, "x-call-id" | "x-start-time" | "x-server")
-        || name.starts_with("x-weir-")
-        || name.starts_with("dfaas-")
-}
-
-/// Removes what `stops` and what `Connection` names.
-fn strip(headers: &mut HeaderMap, stops: fn(&str) -> bool) {
-    let named = headers.get_all(header::CONNECTION).iter();
-    let named: Vec<HeaderName> = named
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        // Part of the message, whatever a confused client says.
-        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
-        .collect();
-    let stopped = headers.keys().filter(|name| stops(name.as_str()));
-    // Empty for most requests, and then nothing is allocated.
-    let stopped: Vec<HeaderName> = stopped.cloned().collect();
-    for name in named.into_iter().chain(stopped) {
-        headers.remove(name);
-    }
-}
-
 /// Makes a client's headers what a function may see.
 pub fn strip_request(headers: &mut HeaderMap) {
-    strip(headers, stops_inwards);
+    strip_those(headers, stops_inwards);
 }
 
-/// Makes a function's headers what its caller may see.
-pub fn strip_answer(headers: &mut HeaderMap) {
-    strip(headers, stops_outwards);
+/// Makes cookies one header, as HTTP/1.1 and environments have them: an HTTP/2
+/// client may send each in a field of its own (RFC 9113, section 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    let (Some(_), Some(_)) = (cookies.next(), cookies.next()) else {
+        return;
+    };
+    let cookies: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// Refuses an HTTP/1.1 head that a proxy before this node may read otherwise:
@@ -198,19 +169,6 @@ mod tests {
     }
 
     #[test]
-    fn function_cannot_speak_as_a_node() {
-        let mut headers = map(&[
-            ("x-weir-start", "warm"),
-            ("x-call-id", "1"),
-            ("connection", "close"),
-            ("set-cookie", "a=b"),
-            ("location", "/x"),
-        ]);
-        strip_answer(&mut headers);
-        assert_eq!(left(&headers), ["location", "set-cookie"]);
-    }
-
-    #[test]
     fn connection_cannot_remove_the_message_itself() {
         let mut headers = map(&[
             ("connection", "host, content-length"),
@@ -219,6 +177,17 @@ mod tests {
         ]);
         strip_request(&mut headers);
         assert_eq!(left(&headers), ["content-length", "host"]);
+    }
+
+    #[test]
+    fn cookies_of_several_fields_become_one() {
+        let mut headers = map(&[("cookie", "a=1")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers["cookie"], "a=1");
+        headers.append("cookie", HeaderValue::from_static("b=2"));
+        join_cookies(&mut headers);
+        let joined: Vec<_> = headers.get_all("cookie").iter().collect();
+        assert_eq!(joined, ["a=1; b=2"]);
     }
 
     #[test]

@@ -9,12 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::Either;
-use http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderValue, LOCATION,
-};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tracing::debug;
@@ -32,16 +30,13 @@ use super::headers::{
 };
 use super::problem::Problem;
 use super::session::Session;
-use super::{Door, trace};
+use super::{Door, length, trace};
 use crate::auth::Proof;
 use crate::http::Connection;
 use crate::http::body::{self, BodyFault, BodyLimits, Taken, Verdict};
 use crate::http::gate::Open;
 use crate::http::reply::Reply;
 use crate::metrics::series::{CLIENT_GONE, Ended, Series};
-
-/// Type of an answer whose function named none, and whose request neither.
-const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// The longest deadline that means anything; a longer one is as good as none.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -99,7 +94,6 @@ struct Caller {
     callers_id: Option<HeaderValue>,
     class: Option<String>,
     deadline: Option<Duration>,
-    content_type: Option<HeaderValue>,
     start_time: HeaderValue,
     explain: bool,
 }
@@ -117,6 +111,9 @@ fn prepare(
     credentials(door, headers)?;
     let (name, series) = resolve(door, target.spelled)?;
     parts.uri = target.uri(uri.query())?;
+    // Functions see one protocol, whichever the client speaks.
+    parts.version = Version::HTTP_11;
+    headers::join_cookies(headers);
     let class = class(headers)?;
     let deadline = deadline(headers)?;
     let callers_id = headers::callers_id(headers).cloned();
@@ -157,7 +154,6 @@ fn prepare(
         callers_id,
         class,
         deadline,
-        content_type: headers.get(CONTENT_TYPE).cloned(),
         start_time,
         explain,
     })
@@ -277,6 +273,7 @@ pub async fn wait(
         Ok(caller) => caller,
         Err(problem) => return decline(door, problem, incoming, linger),
     };
+    length::announce_none(&mut parts, &incoming);
     let session = session.filter(|_| Session::is_for(door, &caller.name));
     if session.is_some() {
         Session::ask(&mut parts.headers);
@@ -321,10 +318,10 @@ pub async fn wait(
         Ok((answer, open)) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             match session {
                 Some(session) => switch(connection, (session, open), answer, watch),
-                None => render(answer, watch, caller.content_type, is_head),
+                None => render(answer, watch, is_head),
             }
         }
-        Ok((answer, _)) => render(answer, watch, caller.content_type, is_head),
+        Ok((answer, _)) => render(answer, watch, is_head),
         Err(error) => {
             let problem = failure(error, fault, limits);
             door.metrics.refuse(problem.word);
@@ -377,7 +374,8 @@ impl Running {
         {
             verdict.hold(open);
         }
-        *self.invocation.request.body_mut() = taken.body;
+        let request = &mut self.invocation.request;
+        *request.body_mut() = length::as_announced(taken.body, request.headers());
         let explain = self.explain.then(|| self.invocation.id.to_string());
         let call = match &door.dispatch {
             // A session is bound to this connection, and so to this node.
@@ -471,12 +469,7 @@ fn switch(
     response
 }
 
-fn render(
-    answer: Answer,
-    watch: Watch,
-    request_type: Option<HeaderValue>,
-    is_head: bool,
-) -> Response<Reply> {
+fn render(answer: Answer, watch: Watch, is_head: bool) -> Response<Reply> {
     let (mut parts, body) = answer.response.into_parts();
     let ran = Some((answer.start, answer.timing));
     if parts.status.is_informational() {
@@ -513,15 +506,12 @@ fn render(
         AnswerBody::Stream(stream) => {
             let watched = WatchedStream {
                 stream,
+                broken: None,
                 watch: Some(watch.begun(status, ran)),
             };
             Reply::Stream(Body::new(watched))
         }
     };
-    let has_body = !matches!(&reply, Reply::Whole(bytes) if bytes.is_empty());
-    if has_body && !headers.contains_key(CONTENT_TYPE) {
-        headers.insert(CONTENT_TYPE, request_type.unwrap_or(OCTETS));
-    }
     headers.insert(START, HeaderValue::from_static(answer.start.as_str()));
     if let Some(Ok(node)) = answer.ran_on.as_deref().map(HeaderValue::try_from) {
         headers.insert(RAN_ON, node);
@@ -636,6 +626,9 @@ impl Begun {
 /// The rest of an answer, with the call that it belongs to.
 struct WatchedStream {
     stream: Body,
+    /// Why it broke, until what came before has had a turn to be sent: else the
+    /// caller would get nothing of an answer that had begun.
+    broken: Option<BodyError>,
     watch: Option<Begun>,
 }
 
@@ -647,6 +640,9 @@ impl http_body::Body for WatchedStream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let frame = std::task::ready!(Pin::new(&mut self.stream).poll_frame(context));
         let failed = matches!(frame, Some(Err(_)));
         // Who asks for no more after the last piece has had all of it.
@@ -659,6 +655,11 @@ impl http_body::Body for WatchedStream {
                 begun.status
             };
             begun.complete(status);
+        }
+        if let Some(Err(error)) = frame {
+            self.broken = Some(error);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         Poll::Ready(frame)
     }
@@ -696,6 +697,7 @@ pub async fn submit(
         Ok(caller) => caller,
         Err(problem) => return decline(door, problem, incoming, linger),
     };
+    length::announce_none(&mut parts, &incoming);
     let wrong = |_| {
         let message = "X-Callback-Url is not plain text: write an http or https URL";
         Problem::new(StatusCode::BAD_REQUEST, "callback", message)
@@ -707,6 +709,7 @@ pub async fn submit(
     };
     // The node counts the bytes as they come, and tells the same.
     let (body, verdict) = body::bound(incoming, limits, linger, None);
+    let body = length::as_announced(body, &parts.headers);
     let submission = Submission {
         invocation: Invocation {
             id: caller.id,
@@ -882,8 +885,7 @@ mod tests {
         response
             .headers_mut()
             .insert(CONTENT_LENGTH, HeaderValue::from_static("99"));
-        let request_type = Some(HeaderValue::from_static("text/css"));
-        let rendered = render(answer(response), watch(&series()), request_type, false);
+        let rendered = render(answer(response), watch(&series()), false);
         let headers = rendered.headers();
         assert_eq!(rendered.status(), StatusCode::IM_A_TEAPOT);
         assert_eq!(
@@ -893,13 +895,12 @@ mod tests {
                 &HeaderValue::from_static("warm")
             )
         );
-        assert_eq!(headers[CONTENT_TYPE], "text/css");
         assert!(!headers.contains_key(CONTENT_LENGTH));
     }
 
     #[test]
     fn head_has_a_length_and_no_body() {
-        let rendered = render(answer(whole("hello")), watch(&series()), None, true);
+        let rendered = render(answer(whole("hello")), watch(&series()), true);
         assert_eq!(rendered.headers()[CONTENT_LENGTH], "5");
         assert!(matches!(rendered.body(), Reply::Whole(bytes) if bytes.is_empty()));
     }
@@ -908,7 +909,7 @@ mod tests {
     fn informational_status_is_no_answer() {
         let mut response = whole("");
         *response.status_mut() = StatusCode::PROCESSING;
-        let rendered = render(answer(response), watch(&series()), None, false);
+        let rendered = render(answer(response), watch(&series()), false);
         assert_eq!(rendered.status(), StatusCode::BAD_GATEWAY);
     }
 
@@ -925,7 +926,7 @@ mod tests {
     async fn stream_is_counted_when_it_ends() {
         let series = series();
         let response = stream(vec![Ok("a"), Ok("b")]);
-        let rendered = render(answer(response), watch(&series), None, false);
+        let rendered = render(answer(response), watch(&series), false);
         assert!(counted(&series).is_empty());
         let Reply::Stream(body) = rendered.into_body() else {
             panic!("a stream")
@@ -938,7 +939,7 @@ mod tests {
     async fn stream_that_breaks_counts_as_failed() {
         let series = series();
         let response = stream(vec![Ok("a"), Err("trap")]);
-        let rendered = render(answer(response), watch(&series), None, false);
+        let rendered = render(answer(response), watch(&series), false);
         let Reply::Stream(body) = rendered.into_body() else {
             panic!("a stream")
         };
@@ -949,12 +950,7 @@ mod tests {
     #[test]
     fn stream_that_nobody_reads_counts_as_left_by_its_client() {
         let series = series();
-        drop(render(
-            answer(stream(vec![Ok("a")])),
-            watch(&series),
-            None,
-            false,
-        ));
+        drop(render(answer(stream(vec![Ok("a")])), watch(&series), false));
         assert_eq!(counted(&series), [("499".to_owned(), 1)]);
     }
 }

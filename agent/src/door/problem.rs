@@ -188,6 +188,9 @@ impl From<InvokeError> for Problem {
                 Problem::new(StatusCode::BAD_GATEWAY, "function-failed", message)
             }
             InvokeError::PeerLost(_) => Problem::new(StatusCode::BAD_GATEWAY, "peer-lost", message),
+            InvokeError::Unfit(_) => {
+                Problem::new(StatusCode::BAD_REQUEST, "unfit-request", message)
+            }
             InvokeError::Internal(panicked) => panicked.into(),
             // The bound is unknown here; whoever set it knows better.
             InvokeError::Body(source) => Problem::body(fault(&*source), 0, "http.body-bytes"),

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use h2::Reason;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
@@ -67,6 +68,10 @@ pub const STREAM_WINDOW: u32 = 1 << 20;
 /// The same for all streams of a connection together.
 pub const CONNECTION_WINDOW: u32 = 8 << 20;
 
+/// Bytes of an answer's headers as HTTP/2 counts them: what a function may send,
+/// 32 for each, and what the nodes say to each other.
+const HEADER_BYTES: u32 = 64 << 10;
+
 /// What carries calls to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -104,13 +109,20 @@ pub enum SendError {
         /// that the overlay may do better.
         excused: bool,
     },
+    /// The peer began an answer and gave it up; it is there itself.
+    Cut {
+        /// What happened.
+        reason: String,
+    },
 }
 
 impl SendError {
     /// What happened.
     pub fn reason(&self) -> &str {
         match self {
-            SendError::NotSent { reason, .. } | SendError::Lost { reason, .. } => reason,
+            SendError::NotSent { reason, .. }
+            | SendError::Lost { reason, .. }
+            | SendError::Cut { reason } => reason,
         }
     }
 }
@@ -221,6 +233,16 @@ impl Drop for Using {
     }
 }
 
+/// Whether the peer ended this one stream, because the body that it was sending
+/// broke.
+fn is_cut(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let source = source.and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(|error| {
+        error.is_reset() && error.is_remote() && error.reason() == Some(Reason::INTERNAL_ERROR)
+    })
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -281,6 +303,9 @@ impl Carriage {
                 Some(request) => Err(SendError::NotSent {
                     request: Box::new(request),
                     reason: failed.error().to_string(),
+                }),
+                None if is_cut(failed.error()) => Err(SendError::Cut {
+                    reason: chain(failed.error()),
                 }),
                 None => Err(SendError::Lost {
                     reason: chain(failed.error()),
@@ -567,6 +592,7 @@ async fn handshake(stream: Box<dyn Wire>, kind: Kind, peer: &Arc<Peer>) -> Resul
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PONG)
         .handshake::<_, Body>(TokioIo::new(stream))

@@ -226,6 +226,13 @@ impl Inner {
                 }
                 return (Offered::Lost(reason), None);
             }
+            Ok(Err(SendError::Cut { .. })) => {
+                to.reserved.give_back();
+                self.count_offload(peer, "failed", "function-failed");
+                self.federated.met(peer, Met::Answer(None));
+                let text = "the function's answer broke off".to_owned();
+                return (Offered::Failed(InvokeError::Failed(text)), None);
+            }
             Err(_) => {
                 self.count_offload(peer, "late", "");
                 self.federated.met(peer, Met::Failure(Fault::Mute));
@@ -327,6 +334,7 @@ impl Inner {
                     "late" => "late",
                     "peer-lost" => "peer-lost",
                     "body" => "body",
+                    "unfit-request" => "unfit-request",
                     _ => "function-failed",
                 };
                 self.count_offload(peer, "failed", what);
@@ -425,6 +433,14 @@ pub(super) fn to_absolute<B>(request: &mut Request<B>) {
     }
 }
 
+/// Undoes [`to_absolute`], where a call arrives: its function sees what it would
+/// see at the first node.
+pub(super) fn to_relative<B>(request: &mut Request<B>) {
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map(http::Uri::from).unwrap_or_default();
+    *request.version_mut() = http::Version::HTTP_11;
+}
+
 async fn text_of(body: hyper::body::Incoming) -> String {
     let limited = http_body_util::Limited::new(body, ERROR_BYTES);
     match limited.collect().await {
@@ -451,7 +467,8 @@ pub(super) fn is_failure(outcome: &Result<Answer, InvokeError>) -> bool {
             | InvokeError::Class(_)
             | InvokeError::Refused { .. }
             | InvokeError::PeerLost(_)
-            | InvokeError::Body(_),
+            | InvokeError::Body(_)
+            | InvokeError::Unfit(_),
         ) => false,
     }
 }

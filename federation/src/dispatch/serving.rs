@@ -19,6 +19,7 @@ use weir_node::invocation::{Answer, Invocation, InvokeError, Refusal};
 use weir_node::panics::{self, Panicked};
 
 use super::bodies::Kept;
+use super::offer::to_relative;
 use super::wanted::Wanted;
 use super::{HOPS, Inner, Way};
 use crate::policy::Origin;
@@ -324,6 +325,7 @@ impl Inner {
         self.check_standing(&from, &name, travelling.version)
             .await?;
         visited.push(from);
+        to_relative(&mut request);
         let origin = match self.federated.role() {
             Role::Edge => Origin::Neighbour,
             Role::Cloud => Origin::Region {
@@ -380,6 +382,7 @@ impl Inner {
             | InvokeError::Failed(_)
             | InvokeError::PeerLost(_)
             | InvokeError::Body(_)
+            | InvokeError::Unfit(_)
             | InvokeError::Internal(_) => Why::Other,
         };
         Refused {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bollard::query_parameters::AttachContainerOptionsBuilder;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -20,6 +21,7 @@ use tokio::time::Sleep;
 
 use crate::container::{Network, Settings};
 use crate::engine::{Death, Engine, Scrap, Unavailable};
+use crate::idle::{IdleTime, KEEP_ALIVE};
 use crate::lambda;
 use crate::link::{Broken, Driven, Link, Rest, Stream};
 use crate::protocol::{Conversation, Protocol, look};
@@ -54,6 +56,9 @@ const LOG_BYTES: usize = 1 << 20;
 /// See [`LOG_BYTES`].
 const LOG_WINDOW: Duration = Duration::from_millis(250);
 
+/// What is said of an answer's head that the connection does not take.
+const TOO_LARGE: &str = "the function sent more than 100 headers, or too many bytes of them";
+
 /// Why an instance is given up whose call does not end.
 const TOO_LONG: &str = "a call ran longer than it may";
 
@@ -76,8 +81,7 @@ pub struct Instance {
 struct Inner {
     protocol: Protocol,
     conversation: Conversation,
-    /// Connections on which nothing is under way, the one used last on top.
-    links: Mutex<Vec<Link>>,
+    links: Mutex<Links>,
     access: Access,
     /// No more calls: it timed out, or a connection broke in a call.
     spent: watch::Sender<Option<String>>,
@@ -85,6 +89,14 @@ struct Inner {
     death: Arc<Death>,
     log: Sink,
     stopped: AtomicBool,
+}
+
+/// Connections on which nothing is under way.
+#[derive(Default)]
+struct Links {
+    /// The one used last on top, each with when that was.
+    resting: Vec<(Link, Instant)>,
+    idle_time: IdleTime,
 }
 
 /// How more connections are had.
@@ -211,6 +223,11 @@ impl Engine {
                 _sandbox: sandbox,
             },
             (None, None) => Access::Port(sandbox),
+        };
+        let now = Instant::now();
+        let links = Links {
+            resting: links.into_iter().map(|link| (link, now)).collect(),
+            idle_time: IdleTime::default(),
         };
         let inner = Arc::new(Inner {
             conversation: Conversation::default(),
@@ -360,7 +377,7 @@ impl Instance {
     /// Ends it, and whatever runs in it.
     pub fn stop(&self) {
         self.inner.stopped.store(true, Ordering::Relaxed);
-        self.inner.links().clear();
+        self.inner.links().resting.clear();
         drop(
             self.inner
                 .scrap
@@ -372,7 +389,7 @@ impl Instance {
 }
 
 impl Inner {
-    fn links(&self) -> MutexGuard<'_, Vec<Link>> {
+    fn links(&self) -> MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -423,6 +440,12 @@ impl Inner {
         }
         let request = self.protocol.request(request, id, left).await?;
         let (head, body) = self.exchange(request).await?.into_parts();
+        let framed = |name| head.headers.contains_key(name);
+        if framed(CONTENT_LENGTH) && framed(TRANSFER_ENCODING) {
+            // Others may read another answer in it (RFC 9112, section 6.3).
+            let text = "the function's answer has both Content-Length and Transfer-Encoding";
+            return Err(CallError::Failed(text.to_owned()));
+        }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // The connection leaves with the answer, in its extensions.
             if let Some(link) = body.into_link() {
@@ -454,23 +477,30 @@ impl Inner {
         mut request: http::Request<Body>,
     ) -> Result<Response<Driven>, CallError> {
         loop {
-            let (mut link, fresh) = match self.idle_link() {
-                Some(link) => (link, false),
+            let (mut link, idle) = match self.idle_link() {
+                Some((link, idle)) => (link, Some(idle)),
                 None => match self.dial().await {
-                    Ok(link) => (link, true),
+                    Ok(link) => (link, None),
                     Err(reason) => {
                         let request = Some(Box::new(request));
                         return Err(CallError::NotStarted { reason, request });
                     }
                 },
             };
+            let began = Instant::now();
             match link.exchange(request).await {
                 Ok(response) => {
+                    if response.headers().contains_key(KEEP_ALIVE) {
+                        self.links().idle_time.announced(response.headers());
+                    }
                     let rest = Box::new(Returns(self.clone()));
                     return Ok(response.map(|body| Driven::new(body, link, rest)));
                 }
                 // It was closed while nobody used it.
-                Err(Broken::Unsent(_, Some(unsent))) if !fresh && self.may_dial() => {
+                Err(Broken::Unsent(_, Some(unsent))) if idle.is_some() && self.may_dial() => {
+                    if let Some(idle) = idle {
+                        self.links().idle_time.closed(idle);
+                    }
                     request = *unsent;
                 }
                 Err(Broken::Unsent(error, request)) => {
@@ -487,7 +517,11 @@ impl Inner {
                     return Err(CallError::Body(error.into()));
                 }
                 Err(Broken::Sent(error)) => {
+                    if let Some(idle) = idle {
+                        self.links().idle_time.broke(idle, began.elapsed());
+                    }
                     let reason = match error.is_parse() {
+                        true if error.is_parse_too_large() => TOO_LARGE.to_owned(),
                         true => chain(&error),
                         false => self.why(&chain(&error)).await,
                     };
@@ -500,11 +534,17 @@ impl Inner {
         }
     }
 
-    fn idle_link(&self) -> Option<Link> {
+    /// A connection that may be used, and for how long nobody has.
+    fn idle_link(&self) -> Option<(Link, Duration)> {
+        let may_dial = self.may_dial();
+        let now = Instant::now();
         let mut links = self.links();
-        while let Some(link) = links.pop() {
-            if link.is_usable() {
-                return Some(link);
+        while let Some((link, since)) = links.resting.pop() {
+            let idle = now.saturating_duration_since(since);
+            if !link.is_usable() {
+                links.idle_time.closed(idle);
+            } else if !may_dial || links.idle_time.allows(idle) {
+                return Some((link, idle));
             }
         }
         None
@@ -589,7 +629,9 @@ struct Returns(Arc<Inner>);
 impl Rest for Returns {
     fn ended(self: Box<Self>, link: Option<Link>) {
         match link {
-            Some(link) if self.0.gone().is_none() => self.0.links().push(link),
+            Some(link) if self.0.gone().is_none() => {
+                self.0.links().resting.push((link, Instant::now()));
+            }
             Some(_) => {}
             None if self.0.may_dial() => {}
             None => self.0.spend("it closed its connection"),

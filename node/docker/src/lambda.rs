@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::engine::Death;
-use crate::protocol::{WRAPPED_BYTES, json_answer, read};
+use crate::protocol::{WRAPPED_BYTES, json_answer, read, unread};
 use crate::{AnswerBody, Body, CallError};
 
 /// Where a container finds the API, in its own namespace.
@@ -130,7 +130,7 @@ impl Runtime {
         death: &Death,
     ) -> Result<Response<AnswerBody>, CallError> {
         let (head, body) = request.into_parts();
-        let payload = read(body).await.map_err(CallError::Body)?;
+        let payload = read(body).await.map_err(unread)?;
         let id = uuid(id);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let end = now.unwrap_or_default().saturating_add(left);

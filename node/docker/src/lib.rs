@@ -8,6 +8,7 @@
 //! | `container` | how a container is locked down, from its [`Settings`] |
 //! | `sandbox` | network namespaces without a network, and sockets in them |
 //! | `instance` | one started container: calls, death, the end |
+//! | `idle` | how long a server keeps a connection that nobody uses |
 //! | `link` | an HTTP/1.1 connection to an instance, driven by whoever uses it |
 //! | `protocol` | what is said over a link: plain HTTP, OpenWhisk, Serverledge |
 //! | `lambda` | the Lambda Runtime API, which a container dials |
@@ -23,6 +24,7 @@
 mod archive;
 mod container;
 mod engine;
+mod idle;
 mod image;
 mod instance;
 mod lambda;
@@ -92,6 +94,10 @@ pub enum CallError {
     /// The client's body broke off.
     #[error("the request body ended early")]
     Body(#[source] BodyError),
+    /// The protocol has no place for the request; the reason is meant for the
+    /// caller.
+    #[error("{0}")]
+    Unfit(String),
     /// No byte of the call reached the code: it may be placed elsewhere.
     #[error("the container is gone: {reason}")]
     NotStarted {

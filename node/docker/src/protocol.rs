@@ -358,13 +358,12 @@ async fn parameters(request: Request<Body>) -> Result<Map<String, Value>, CallEr
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         parameters.insert(name.into_owned(), Value::String(value.into_owned()));
     }
-    let body = read(request.into_body()).await.map_err(CallError::Body)?;
+    let body = read(request.into_body()).await.map_err(unread)?;
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(parameters);
     }
-    let object = serde_json::from_slice::<Map<String, Value>>(&body).map_err(|error| {
-        CallError::Body(format!("this function takes a JSON object: {error}").into())
-    })?;
+    let object = serde_json::from_slice::<Map<String, Value>>(&body)
+        .map_err(|error| CallError::Unfit(format!("this function takes a JSON object: {error}")))?;
     parameters.extend(object);
     Ok(parameters)
 }
@@ -378,12 +377,25 @@ where
     while let Some(frame) = body.frame().await {
         if let Ok(piece) = frame?.into_data() {
             if whole.len() + piece.len() > WRAPPED_BYTES {
-                return Err(format!("more than {WRAPPED_BYTES} bytes cannot be wrapped").into());
+                return Err(TooLong.into());
             }
             whole.extend_from_slice(&piece);
         }
     }
     Ok(whole.freeze())
+}
+
+/// A body is longer than what is made into JSON.
+#[derive(Debug, thiserror::Error)]
+#[error("more than {WRAPPED_BYTES} bytes cannot be wrapped")]
+struct TooLong;
+
+/// Why a caller's body could not be read.
+pub(crate) fn unread(error: BodyError) -> CallError {
+    match error.is::<TooLong>() {
+        true => CallError::Unfit(format!("this function takes a JSON object: {error}")),
+        false => CallError::Body(error),
+    }
 }
 
 fn broke_off(error: BodyError) -> CallError {

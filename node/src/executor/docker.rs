@@ -556,6 +556,7 @@ impl Instance for Container {
                 weir_docker::CallError::Failed(reason) => CallError::Failed(reason),
                 weir_docker::CallError::Lost(reason) => CallError::Lost(reason),
                 weir_docker::CallError::Body(error) => CallError::Body(error),
+                weir_docker::CallError::Unfit(reason) => CallError::Unfit(reason),
                 weir_docker::CallError::NotStarted { reason, request } => {
                     CallError::NotStarted { reason, request }
                 }

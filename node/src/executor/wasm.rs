@@ -16,6 +16,7 @@ use weir_wasm::{
 };
 
 use super::{AnswerBody, Call, CallError, Code, Executor, Instance, Profile, StartError, Unfit};
+use crate::chain;
 use crate::config::NodeConfig;
 use crate::function::{ArtifactKind, FunctionSpec, Protocol};
 use crate::id::{CallId, Digest};
@@ -129,16 +130,6 @@ fn digest_of(path: &Path) -> Result<String, StartError> {
     let name = path.file_name().and_then(|name| name.to_str());
     name.map(str::to_owned)
         .ok_or_else(|| StartError::Node(format!("{} is no artifact", path.display())))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 impl Executor for Wasm {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Full};
 use jiff::{SignedDuration, Timestamp};
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::invoke::refused;
 use super::{CallResult, CallState, ChangeError, Copied, Inner, Submission, SubmitError, stored};
+use crate::callback::CallbackUrl;
 use crate::executor::{AnswerBody, Body};
 use crate::function::FunctionSpec;
 use crate::id::{CallId, FunctionName, NodeMark, Receipt};
@@ -34,6 +36,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Callbacks under way at once: targets may be slow, and each holds a result.
 const CALLBACKS_AT_ONCE: usize = 64;
+
+/// Type of a result that says why there is no answer.
+const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Accepted calls that have not begun, in memory as ids only.
 pub(super) struct Backlog {
@@ -462,6 +467,7 @@ impl Inner {
         if let Some(error) = failure {
             result.status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
             result.error = Some(error.word().to_owned());
+            result.headers.insert(CONTENT_TYPE, PLAIN_TEXT);
             kept = Some(WrittenBody::inline(format!("{error}\n")));
         }
         if let Some(observer) = self.observer.get() {
@@ -514,8 +520,16 @@ async fn deliver(inner: Arc<Inner>, callback: PendingCallback) {
         return;
     };
     if let Err(error) = inner.callbacks.deliver(&inner.store, &callback).await {
-        let error = &error as &dyn std::error::Error;
-        tracing::warn!(call = %callback.id, error, "callback failed; the result can still be read");
+        let result = inner.store.result(callback.id).await.ok().flatten();
+        let function = result.map(|result| result.function.to_string());
+        let target = CallbackUrl::parse(&callback.url).ok();
+        tracing::warn!(
+            call = %callback.id,
+            function,
+            url = target.map(|url| url.to_string()),
+            error = crate::chain(&error),
+            "callback failed; the result can still be read"
+        );
     }
     // Not before: while it is under way a peer's copy would bring it too.
     inner.tell_ended(callback.id);

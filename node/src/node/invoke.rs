@@ -1,5 +1,7 @@
 //! The path of one invocation that someone waits for.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use http::StatusCode;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use libp2p_identity::PeerId;
@@ -17,6 +20,7 @@ use super::instances::{Granted, Held, Movable, Waiter};
 use super::rate::Counted;
 use super::{Inner, Node};
 use crate::admission::{Arrival, Kind, Pace, Prospect, Seat, Ticket, Verdict};
+use crate::answer::{self, Asked};
 use crate::clock;
 use crate::estimate::{Estimate, ExpectedWait, longest_wait, retry_after, time_to_wait};
 use crate::executor::{AnswerBody, Body, BodyError, Call, CallError};
@@ -27,6 +31,11 @@ use crate::time::Time;
 /// How often a call is placed that cannot have started where it was placed
 /// before, because its instance had died unnoticed, or that may be run again.
 const PLACEMENTS: u32 = 3;
+
+/// Bytes of an answer's body that are taken before its head goes out, as far as
+/// they are there already: what breaks within them is an error with a status, and
+/// no answer that is cut.
+const AHEAD_BYTES: usize = 64 << 10;
 
 /// Statuses from this one on are the function's failures.
 const FAILURES: u16 = 500;
@@ -407,6 +416,7 @@ impl Inner {
                 again = Some(Replay::keep(&mut request, &self.kept));
             }
             let until = deadline.min(granted + live.version.spec.timeout);
+            let asked = Asked::new(&request);
             let call = Call {
                 id: invocation.id,
                 request,
@@ -441,6 +451,11 @@ impl Inner {
                 },
                 outcome => outcome,
             };
+            let lingers = live.instance.lingers().then_some(until);
+            let outcome = match outcome {
+                Ok(response) => finish(response, &asked, held, lingers).await,
+                Err(error) => Err(error),
+            };
             function.invocations.fetch_add(1, Ordering::Relaxed);
             timing.ran = self.clock.now().since(granted);
             match &outcome {
@@ -461,25 +476,12 @@ impl Inner {
                 },
                 CallError::Failed(reason) | CallError::Lost(reason) => InvokeError::Failed(reason),
                 CallError::Body(error) => InvokeError::Body(error),
+                CallError::Unfit(reason) => InvokeError::Unfit(reason),
                 CallError::NotStarted { reason, .. } => InvokeError::CannotRun {
                     function: invocation.function,
                     reason,
                 },
             })?;
-            let lingers = live.instance.lingers();
-            let response = response.map(|body| match body {
-                AnswerBody::Whole(bytes) => AnswerBody::Whole(bytes),
-                // What the call holds is released when the stream ends or is
-                // dropped.
-                AnswerBody::Stream(body) => AnswerBody::Stream(
-                    HeldBody {
-                        body: Some(body),
-                        held,
-                        lingers: lingers.then_some(until),
-                    }
-                    .boxed_unsync(),
-                ),
-            });
             return Ok(Answer {
                 response,
                 start,
@@ -725,12 +727,101 @@ async fn discard(mut body: Body) {
     while let Some(Ok(_)) = body.frame().await {}
 }
 
-/// A streaming answer with the place of its call.
+/// Makes of an executor's answer what its caller gets, whichever executor that
+/// is. What the call holds is released when the answer has ended or is dropped.
+async fn finish(
+    response: http::Response<AnswerBody>,
+    asked: &Asked,
+    held: Option<Held>,
+    lingers: Option<Time>,
+) -> Result<http::Response<AnswerBody>, CallError> {
+    let (mut head, body) = response.into_parts();
+    let body = match body {
+        AnswerBody::Whole(bytes) => {
+            let length = Some(bytes.len());
+            answer::complete(&mut head, asked, length).map_err(CallError::Failed)?;
+            AnswerBody::Whole(if asked.is_head { Bytes::new() } else { bytes })
+        }
+        // Its connection leaves with it, as it is.
+        AnswerBody::Stream(body) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+            AnswerBody::Stream(HeldBody::new(body, held, lingers).boxed_unsync())
+        }
+        AnswerBody::Stream(body) => {
+            let mut body = HeldBody::new(body, held, lingers);
+            answer::complete(&mut head, asked, None).map_err(CallError::Failed)?;
+            if asked.is_head {
+                drop(body);
+                let none = AnswerBody::Whole(Bytes::new());
+                return Ok(http::Response::from_parts(head, none));
+            }
+            let broke = |error: BodyError| CallError::Failed(error.to_string());
+            body.look_ahead().await.map_err(broke)?;
+            AnswerBody::Stream(body.boxed_unsync())
+        }
+    };
+    Ok(http::Response::from_parts(head, body))
+}
+
+/// A streaming answer with the place of its call. It has no trailers: few
+/// clients see any, and answers that are held whole have no place for them.
 struct HeldBody {
     body: Option<Body>,
     held: Option<Held>,
     /// When code ends at the latest that goes on though its caller has left.
     lingers: Option<Time>,
+    /// What was taken of it, and is not read yet.
+    ahead: VecDeque<Bytes>,
+    ahead_bytes: usize,
+    /// Whether its length was known before its first byte.
+    sized: bool,
+}
+
+impl HeldBody {
+    fn new(body: Body, held: Option<Held>, lingers: Option<Time>) -> HeldBody {
+        HeldBody {
+            sized: body.size_hint().exact().is_some(),
+            body: Some(body),
+            held,
+            lingers,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+        }
+    }
+
+    /// Takes what is there already, and waits for nothing.
+    async fn look_ahead(&mut self) -> Result<(), BodyError> {
+        poll_fn(|cx| {
+            while self.ahead_bytes < AHEAD_BYTES {
+                match self.poll_rest(cx) {
+                    Poll::Ready(Some(Ok(piece))) => {
+                        self.ahead_bytes = self.ahead_bytes.saturating_add(piece.len());
+                        self.ahead.push_back(piece);
+                    }
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                    Poll::Ready(None) | Poll::Pending => break,
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        while let Some(body) = &mut self.body {
+            match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if let Ok(piece) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(piece)));
+                    }
+                }
+                end => {
+                    (self.body, self.held) = (None, None);
+                    return Poll::Ready(end.map(|broken| broken.map(|_| Bytes::new())));
+                }
+            }
+        }
+        Poll::Ready(None)
+    }
 }
 
 impl http_body::Body for HeldBody {
@@ -741,26 +832,36 @@ impl http_body::Body for HeldBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(body) = &mut self.body else {
-            return Poll::Ready(None);
-        };
-        let polled = Pin::new(body).poll_frame(cx);
-        if let Poll::Ready(None | Some(Err(_))) = polled {
-            self.held = None;
+        if let Some(piece) = self.ahead.pop_front() {
+            self.ahead_bytes = self.ahead_bytes.saturating_sub(piece.len());
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        polled
+        let polled = self.poll_rest(cx);
+        polled.map(|piece| piece.map(|piece| piece.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body
-            .as_ref()
-            .is_none_or(http_body::Body::is_end_stream)
+        let ended = || {
+            self.body
+                .as_ref()
+                .is_none_or(http_body::Body::is_end_stream)
+        };
+        self.ahead.is_empty() && ended()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body
+        let rest = self
+            .body
             .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint)
+            .map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint);
+        let ahead = self.ahead_bytes as u64;
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(ahead));
+        // Whether an answer has a length must not depend on how quickly it came.
+        if let Some(upper) = rest.upper().filter(|_| self.sized) {
+            hint.set_upper(upper.saturating_add(ahead));
+        }
+        hint
     }
 }
 

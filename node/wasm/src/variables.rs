@@ -39,7 +39,7 @@ pub(crate) fn describe(
     builder.env("REQUEST_METHOD", parts.method.as_str());
     builder.env("PATH_INFO", decoded(parts.uri.path()));
     builder.env("QUERY_STRING", parts.uri.query().unwrap_or_default());
-    builder.env("SERVER_PROTOCOL", protocol(parts.version));
+    builder.env("SERVER_PROTOCOL", "HTTP/1.1");
     builder.env("GATEWAY_INTERFACE", "CGI/1.1");
 
     let mut name = String::with_capacity(32);
@@ -67,14 +67,6 @@ fn variable_char(character: char) -> char {
     match character {
         '-' => '_',
         other => other.to_ascii_uppercase(),
-    }
-}
-
-fn protocol(version: http::Version) -> &'static str {
-    match version {
-        http::Version::HTTP_10 => "HTTP/1.0",
-        http::Version::HTTP_2 => "HTTP/2.0",
-        _ => "HTTP/1.1",
     }
 }
 

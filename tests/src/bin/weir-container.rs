@@ -69,6 +69,7 @@ async fn main() -> anyhow::Result<()> {
                         std::future::pending::<()>().await;
                     }
                 }
+                "raw" => while raw(&mut stream).await.is_ok() {},
                 _ => {
                     let answer = service_fn(move |request| answer(mode.clone(), started, request));
                     let server = hyper::server::conn::http1::Builder::new();
@@ -78,6 +79,79 @@ async fn main() -> anyhow::Result<()> {
             }
         });
     }
+}
+
+/// Answers one request with bytes that no HTTP library writes.
+async fn raw(stream: &mut tokio::net::TcpStream) -> anyhow::Result<()> {
+    let arrived = Instant::now();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let idle = arrived.elapsed();
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    const OK: &str = "HTTP/1.1 200 OK\r\n";
+    const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n";
+    let (answer, ends) = match path {
+        "/old" => (
+            "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nhi".to_owned(),
+            true,
+        ),
+        "/breaks" => (format!("{OK}{CHUNKED}5\r\nhe"), true),
+        "/begun" => {
+            let begun = format!("{OK}{CHUNKED}5\r\nhello\r\n");
+            stream.write_all(begun.as_bytes()).await?;
+            // The node has nothing to wait for once it has passed that on.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            ("zz".to_owned(), true)
+        }
+        "/both" => {
+            let both = format!("{OK}content-length: 5\r\n{CHUNKED}");
+            (format!("{both}5\r\nhello\r\n0\r\n\r\n"), false)
+        }
+        "/trailers" => {
+            let trailer = format!("{OK}trailer: x-sum\r\n{CHUNKED}5\r\nhello\r\n0\r\n");
+            (format!("{trailer}x-sum: 5\r\n\r\n"), false)
+        }
+        // One that closes what is idle for long, and says so.
+        "/keeps" if idle < Duration::from_millis(900) => (
+            format!("{OK}keep-alive: timeout=1\r\ncontent-length: 2\r\n\r\nok"),
+            false,
+        ),
+        // One that says nothing of it.
+        "/keeps-less" if idle < Duration::from_millis(150) => {
+            (format!("{OK}content-length: 2\r\n\r\nok"), false)
+        }
+        _ => (String::new(), true),
+    };
+    stream.write_all(answer.as_bytes()).await?;
+    anyhow::ensure!(!ends, "the connection ends");
+    Ok(())
+}
+
+/// Answers with all that a function sees of a request, and with as many headers
+/// more as the query says.
+fn tell(head: &http::request::Parts, body: &[u8]) -> Response<Full<Bytes>> {
+    let mut told = vec![format!("{} {} {:?}", head.method, head.uri, head.version)];
+    let headers = head.headers.iter();
+    told.extend(headers.map(|(name, value)| format!("{name}: {value:?}")));
+    let told = [told.join("\n").as_bytes(), b"\n\n", body].concat();
+    let more = head.uri.query().and_then(|query| query.parse().ok());
+    let more = (0..more.unwrap_or(0)).map(|number| (format!("x-more-{number}"), "yes".to_owned()));
+    let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let own = [
+        ("x-guest", "yes"),
+        ("set-cookie", "first=1"),
+        ("set-cookie", "second=2"),
+        ("x-weir-node", "forged"),
+        ("x-call-id", "forged"),
+    ];
+    let mut response = Response::builder().status(203);
+    for (name, value) in own.map(pair).into_iter().chain(more) {
+        response = response.header(name, value);
+    }
+    response.body(Full::from(told)).unwrap_or_default()
 }
 
 async fn answer(
@@ -122,6 +196,7 @@ async fn answer(
                 &json!({ "Success": success, "Result": sum.to_string(), "Output": "added" }),
             )
         }
+        ("tell", _) => tell(&head, &body),
         // Listens long before it is well.
         ("ailing", _) if started.elapsed() < ILLNESS => render(503, &json!({ "well": false })),
         (_, path) => act(path, &head, &body).await,
