@@ -123,6 +123,13 @@ impl Turns {
         self.waiting.iter().any(|(_, waiting)| waiting == who)
     }
 
+    /// Processors, in thousandths of a core, that are promised to a node and not
+    /// used yet.
+    pub fn promised_to(&self, who: &PeerId, now: Time) -> u32 {
+        let held = self.held.get(who).copied().unwrap_or(0);
+        self.stake(who, now) - held
+    }
+
     /// Whether a node, one of whose calls has just left, comes before another
     /// that waits: it may take the place again.
     pub fn keeps(&self, who: &PeerId, other: &PeerId, now: Time) -> bool {

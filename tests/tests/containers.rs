@@ -375,8 +375,10 @@ async fn garbage_and_half_answers_are_the_functions_failure() {
     node.call("garbage", "").await.expect_error(502);
     node.deploy(Function::container("half").mode("half").timeout("1s"))
         .await;
+    // What was sent out is cut, and what was not is a 502.
     let answer = node.get("/function/half").try_send().await;
-    assert!(answer.is_err(), "half an answer never looks whole");
+    let fails = answer.map_or(true, |answer| answer.status == 502);
+    assert!(fails, "half an answer never looks whole");
     // One that stalls is ended by its time, and the container with it.
     let stalls = Function::container("stalls").mode("stall");
     node.deploy(stalls.timeout("1s")).await;

@@ -51,6 +51,13 @@ const DETOUR: Duration = Duration::from_secs(10);
 const EXCUSE: Duration = Duration::from_secs(60);
 const TOGETHER: Duration = Duration::from_secs(1);
 
+/// Pauses before the attempts to speak over the overlay.
+const AGAIN: [Duration; 3] = [
+    Duration::ZERO,
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+];
+
 /// A connection that nobody uses for so long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -429,20 +436,29 @@ impl Carriage {
                 Err(reason) => reasons.push(reason),
             }
         }
-        match self.overlay.open(to).await {
-            Ok(stream) => {
-                // Only now: without a way around, the next call tries again.
-                lock(&peer.detour).until = Some(Instant::now() + DETOUR);
-                if let Some(reason) = reasons.first() {
-                    debug!(peer = %to, reason, "carries calls over the overlay");
+        // A node takes one stream after the other, and may let go of one of two
+        // that come at once: what broke before anything was said is tried again.
+        for pause in AGAIN {
+            tokio::time::sleep(pause).await;
+            match self.overlay.open(to).await {
+                Ok(stream) => {
+                    // Only now: without a way around, the next call tries again.
+                    lock(&peer.detour).until = Some(Instant::now() + DETOUR);
+                    if let Some(reason) = reasons.first() {
+                        debug!(peer = %to, reason, "carries calls over the overlay");
+                    }
+                    match handshake(Box::new(stream.compat()), Kind::Stream, peer).await {
+                        Ok(lane) => return Ok(lane),
+                        Err(reason) => reasons.push(reason),
+                    }
                 }
-                handshake(Box::new(stream.compat()), Kind::Stream, peer).await
-            }
-            Err(error) => {
-                reasons.push(error.to_string());
-                Err(reasons.join("; "))
+                Err(error) => {
+                    reasons.push(error.to_string());
+                    break;
+                }
             }
         }
+        Err(reasons.join("; "))
     }
 
     async fn direct(

@@ -576,20 +576,29 @@ impl Inner {
             }
         }
         let most = look.most.max(1);
-        if self.guest_room(&from, name, cost) == 0 {
+        // Nobody overtakes those who wait, and no place is promised twice.
+        let may_have = {
+            let now = self.node.clock().now();
+            let turns = self.federated.turns();
+            turns.is_empty().then(|| turns.promised_to(&from, now))
+        };
+        let room = self.guest_room(&from, name, cost).saturating_mul(cost.cpu);
+        let promised = if may_have.is_some_and(|promised| room >= promised.saturating_add(cost.cpu))
+        {
+            self.promise(&from, name, cost, most);
+            true
+        } else {
             let passed = self.node.clock().now().since(asked);
             let left = wait.saturating_sub(passed);
-            self.wait_for_turn(from, (name, cost, most), left).await;
-        } else {
-            self.promise(&from, name, cost, most);
-        }
+            self.wait_for_turn(from, (name, cost, most), left).await
+        };
         let told = self.told(&from, Some(&called), false);
         match told.places {
-            Some(1..) => Looked {
+            Some(1..) if promised => Looked {
                 told,
                 text: String::new(),
             },
-            Some(0) | None => {
+            Some(_) | None => {
                 let full = self.refusal(
                     InvokeError::Refused {
                         reason: Refusal::NoRoom,
@@ -617,19 +626,20 @@ impl Inner {
         self.federated.turns().promise(*to, cpu, now + stands, now);
     }
 
-    /// Waits until a place is promised to a node in its turn, at most `wait`.
+    /// Waits until a place is promised to a node in its turn, at most `wait`;
+    /// whether one was.
     async fn wait_for_turn(
         &self,
         who: PeerId,
         (function, cost, most): (&FunctionName, Cost, u32),
         wait: Duration,
-    ) {
+    ) -> bool {
         if wait.is_zero() {
-            return;
+            return false;
         }
         let now = self.node.clock().now();
         let Some(turn) = self.federated.turns().wait(who, now) else {
-            return;
+            return false;
         };
         let (told, promised) = oneshot::channel();
         let taker = Taker {
@@ -642,7 +652,7 @@ impl Inner {
         let _left = Left { inner: self, turn };
         // A place may have become free meanwhile.
         self.serve_turns(None);
-        let _ = tokio::time::timeout(wait, promised).await;
+        matches!(tokio::time::timeout(wait, promised).await, Ok(Ok(())))
     }
 
     /// Promises places that became free to those whose turn it is: to the node
