@@ -23,7 +23,7 @@ use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use http::header::HeaderValue;
+use http::header::{HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
@@ -613,7 +613,9 @@ async fn serve<H: Handler>(
     let service = service_fn(move |request: Request<Incoming>| {
         let multiplexed = request.version() == Version::HTTP_2;
         let busy = connection.activity.begin_request(multiplexed);
-        if !multiplexed && request.body().is_end_stream() {
+        // After an upgrade come no more heads.
+        let upgrades = request.headers().contains_key(UPGRADE);
+        if !multiplexed && !upgrades && request.body().is_end_stream() {
             heads.bodyless_request();
         }
         let connection = Arc::clone(&connection);

@@ -65,6 +65,7 @@
 //!         here: Here::Warm,
 //!         queue: None,
 //!         service: None,
+//!         start: None,
 //!         blamed: false,
 //!         role: Role::Edge,
 //!         regions: &[],

@@ -318,6 +318,9 @@ pub async fn take(
             open: false,
         });
     }
+    if !whole {
+        shared.keep_no_more();
+    }
     Ok(Taken {
         body: Body::new(Bounded::new(shared, limits, linger)),
         verdict: Some(verdict),
@@ -388,6 +391,15 @@ impl Shared {
                 Poll::Pending => return Gathered::Pending,
             }
         }
+    }
+
+    /// Gives back the memory that was taken for what did not come.
+    fn keep_no_more(&self) {
+        let mut source = self.source();
+        let came = source.ahead_bytes.saturating_sub(AHEAD_BYTES) as u64;
+        let kept = source.kept.min(came);
+        self.give_back(source.kept - kept);
+        source.kept = kept;
     }
 
     /// The whole body where it came in one small piece.

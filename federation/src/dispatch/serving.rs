@@ -16,6 +16,7 @@ use weir_node::executor::{AnswerBody, Body};
 use weir_node::function::Scope;
 use weir_node::id::FunctionName;
 use weir_node::invocation::{Answer, Invocation, InvokeError, Refusal};
+use weir_node::node::Declined;
 use weir_node::panics::{self, Panicked};
 
 use super::bodies::Kept;
@@ -30,6 +31,10 @@ use crate::wire::{self, Arrived, LOOK, Look, Looked, Reply, Travelling, Why};
 
 /// How long a promise stands at the least, and in round trips.
 const PROMISE: (Duration, u32) = (Duration::from_millis(100), 2);
+
+/// A call that may wait so long, in milliseconds, was promised a place: others
+/// wait for a round trip at most.
+const GRANTED_WAIT_LEAST: u64 = 5_000;
 
 /// Longest that a question or a call waits for its turn.
 const TURN_MAX: Duration = Duration::from_secs(5);
@@ -72,6 +77,8 @@ struct Taker {
     function: FunctionName,
     cost: Cost,
     most: u32,
+    /// Whether it is a call that was promised a place before it came.
+    granted: bool,
     told: oneshot::Sender<()>,
 }
 
@@ -83,10 +90,17 @@ pub(super) struct Guest {
     cost: Cost,
     /// What it counts; nothing once it has gone on to another node.
     cpu: std::sync::atomic::AtomicU32,
+    /// Whether it was promised a place before it came: a refusal would cost it.
+    granted: bool,
 }
 
 impl Guest {
-    fn new(inner: &Arc<Inner>, from: PeerId, function: FunctionName, cost: Cost) -> Guest {
+    fn new(
+        inner: &Arc<Inner>,
+        (from, granted): (PeerId, bool),
+        function: FunctionName,
+        cost: Cost,
+    ) -> Guest {
         let shared = &inner.federated.shared;
         shared.guests.fetch_add(1, Ordering::Relaxed);
         shared.guest_cpu[usize::from(cost.long)].fetch_add(cost.cpu, Ordering::Relaxed);
@@ -103,6 +117,7 @@ impl Guest {
             function,
             cost,
             cpu: cost.cpu.into(),
+            granted,
         }
     }
 
@@ -213,8 +228,18 @@ impl Inner {
         free.min(cpu / cost.cpu.max(1))
     }
 
+    /// Whether a place is free, whoever it would be kept for.
+    fn has_place(&self, function: &FunctionName, cost: Cost) -> bool {
+        let places = self.node.places(function);
+        let free = places.is_some_and(|places| places.warm > 0 || places.startable > 0);
+        free && self.federated.load(&self.node, None).cpu_free >= cost.cpu
+    }
+
     /// Whether a call of a guest finds room now.
     pub(super) fn has_guest_room(&self, guest: &Guest) -> bool {
+        if guest.granted {
+            return self.has_place(&guest.function, guest.cost);
+        }
         // It counts itself already.
         let shared = &self.federated.shared;
         let counted = &shared.guest_cpu[usize::from(guest.cost.long)];
@@ -343,18 +368,30 @@ impl Inner {
             deadline: left.map(|left| now + left),
             persists_until: None,
         };
-        let guest = Arc::new(Guest::new(self, from, name.clone(), cost));
+        let waits = travelling.wait >= GRANTED_WAIT_LEAST;
+        let granted = waits && self.federated.turns().is_promised(&from, cost.cpu, now);
+        let guest = Guest::new(self, (from, granted), name.clone(), cost);
+        let guest = Arc::new(guest);
         let way = Way {
             origin,
             visited,
             hops: travelling.hops.min(HOPS.saturating_sub(1)),
             guest: Some(guest.clone()),
         };
-        if travelling.wait > 0 && !self.has_guest_room(&guest) {
+        if travelling.wait > 0 && !granted && !self.has_guest_room(&guest) {
             let wait = Duration::from_millis(travelling.wait).min(TURN_MAX);
-            self.wait_for_turn(from, (&name, cost, 1), wait).await;
+            self.wait_for_turn((from, granted), (&name, cost, 1), wait)
+                .await;
         }
-        let answer = self.place(invocation, way, None).await;
+        let answer = match granted {
+            // What was promised is kept: as a call of this node's own users.
+            true => match self.node.wait(invocation, None, None).await {
+                Ok(answer) => Ok(answer),
+                Err(Declined::Failed(error)) => Err(error),
+                Err(Declined::NoRoom(_) | Declined::Left(..)) => Err(self.no_room()),
+            },
+            false => self.place(invocation, way, None).await,
+        };
         let mut answer = answer.map_err(|error| self.refusal(error, &name, cost))?;
         answer.response = answer.response.map(|body| match body {
             AnswerBody::Whole(bytes) => AnswerBody::Whole(bytes),
@@ -576,21 +613,16 @@ impl Inner {
             }
         }
         let most = look.most.max(1);
-        // Nobody overtakes those who wait, and no place is promised twice.
-        let may_have = {
-            let now = self.node.clock().now();
-            let turns = self.federated.turns();
-            turns.is_empty().then(|| turns.promised_to(&from, now))
-        };
-        let room = self.guest_room(&from, name, cost).saturating_mul(cost.cpu);
-        let promised = if may_have.is_some_and(|promised| room >= promised.saturating_add(cost.cpu))
-        {
+        // Nobody overtakes the calls that were promised a place and wait for it.
+        let is_kept = self.federated.turns().has_granted();
+        let promised = if !is_kept && self.guest_room(&from, name, cost) > 0 {
             self.promise(&from, name, cost, most);
             true
         } else {
             let passed = self.node.clock().now().since(asked);
             let left = wait.saturating_sub(passed);
-            self.wait_for_turn(from, (name, cost, most), left).await
+            let turn = (from, false);
+            self.wait_for_turn(turn, (name, cost, most), left).await
         };
         let told = self.told(&from, Some(&called), false);
         match told.places {
@@ -627,10 +659,10 @@ impl Inner {
     }
 
     /// Waits until a place is promised to a node in its turn, at most `wait`;
-    /// whether one was.
+    /// whether one was. A call that was granted one before goes first.
     async fn wait_for_turn(
         &self,
-        who: PeerId,
+        (who, granted): (PeerId, bool),
         (function, cost, most): (&FunctionName, Cost, u32),
         wait: Duration,
     ) -> bool {
@@ -638,7 +670,7 @@ impl Inner {
             return false;
         }
         let now = self.node.clock().now();
-        let Some(turn) = self.federated.turns().wait(who, now) else {
+        let Some(turn) = self.federated.turns().wait(who, granted, now) else {
             return false;
         };
         let (told, promised) = oneshot::channel();
@@ -646,6 +678,7 @@ impl Inner {
             function: function.clone(),
             cost,
             most,
+            granted,
             told,
         };
         self.serving.takers.insert(turn, taker);
@@ -677,8 +710,11 @@ impl Inner {
             };
             let fits = |(turn, who): &(Turn, PeerId)| {
                 let taker = self.serving.takers.get(turn)?;
-                let room = self.guest_room(who, &taker.function, taker.cost);
-                (room > 0).then_some((*turn, *who))
+                let fits = match taker.granted {
+                    true => self.has_place(&taker.function, taker.cost),
+                    false => self.guest_room(who, &taker.function, taker.cost) > 0,
+                };
+                fits.then_some((*turn, *who))
             };
             let next = waiting.iter().take(TURNS_LOOKED_AT).find_map(fits);
             let Some((turn, who)) = next else { return };
@@ -692,9 +728,13 @@ impl Inner {
             let Some((_, taker)) = self.serving.takers.remove(&turn) else {
                 continue;
             };
-            // Others wait too: one place each.
-            let most = if waiting.len() > 1 { 1 } else { taker.most };
-            self.promise(&who, &taker.function, taker.cost, most);
+            if taker.granted {
+                self.promise_cpu(&who, taker.cost.cpu);
+            } else {
+                // Others wait too: one place each.
+                let most = if waiting.len() > 1 { 1 } else { taker.most };
+                self.promise(&who, &taker.function, taker.cost, most);
+            }
             let _ = taker.told.send(());
         }
     }
