@@ -615,9 +615,7 @@ async fn serve<H: Handler>(
         let busy = connection.activity.begin_request(multiplexed);
         // After an upgrade come no more heads.
         let upgrades = request.headers().contains_key(UPGRADE);
-        if !multiplexed && !upgrades && request.body().is_end_stream() {
-            heads.bodyless_request();
-        }
+        heads.request(!multiplexed && !upgrades && request.body().is_end_stream());
         let connection = Arc::clone(&connection);
         async move {
             // A panic here would end the connection, and with it all its calls.

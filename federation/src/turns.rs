@@ -36,19 +36,11 @@ struct Promise {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Turn(u64);
 
-#[derive(Debug)]
-struct Waits {
-    turn: Turn,
-    who: PeerId,
-    /// Whether it is a call that was promised a place before it came.
-    granted: bool,
-}
-
 /// The table.
 #[derive(Debug, Default)]
 pub struct Turns {
     promised: Vec<Promise>,
-    waiting: VecDeque<Waits>,
+    waiting: VecDeque<(Turn, PeerId)>,
     /// When each node had its turn last, by a count.
     served: BTreeMap<PeerId, u64>,
     /// Until when each node that asked is taken to want more.
@@ -128,7 +120,7 @@ impl Turns {
     }
 
     fn waits(&self, who: &PeerId) -> bool {
-        self.waiting.iter().any(|waits| waits.who == *who)
+        self.waiting.iter().any(|(_, waiting)| waiting == who)
     }
 
     /// Whether a place of so many thousandths of a core is promised to a node.
@@ -151,14 +143,14 @@ impl Turns {
     }
 
     /// Begins to wait; `None` when too many do.
-    pub fn wait(&mut self, who: PeerId, granted: bool, now: Time) -> Option<Turn> {
+    pub fn wait(&mut self, who: PeerId, now: Time) -> Option<Turn> {
         if self.waiting.len() >= WAITING {
             return None;
         }
         self.wants(who, now);
         self.count += 1;
         let turn = Turn(self.count);
-        self.waiting.push_back(Waits { turn, who, granted });
+        self.waiting.push_back((turn, who));
         Some(turn)
     }
 
@@ -173,9 +165,12 @@ impl Turns {
 
     /// Ends to wait.
     pub fn leave(&mut self, turn: Turn, now: Time) {
-        let found = self.waiting.iter().position(|waits| waits.turn == turn);
-        if let Some(left) = found.and_then(|at| self.waiting.remove(at)) {
-            self.wants(left.who, now);
+        let found = self
+            .waiting
+            .iter()
+            .position(|(waiting, _)| *waiting == turn);
+        if let Some((_, who)) = found.and_then(|at| self.waiting.remove(at)) {
+            self.wants(who, now);
         }
     }
 
@@ -184,21 +179,12 @@ impl Turns {
         self.waiting.is_empty()
     }
 
-    /// Whether a call waits that was promised a place before it came.
-    pub fn has_granted(&self) -> bool {
-        self.waiting.iter().any(|waits| waits.granted)
-    }
-
-    /// Those who wait: calls that were promised a place, then the one whose node
-    /// has the least here; of equal ones, whose node had its turn longest ago.
+    /// Those who wait, the one first whose node has the least here; of equal
+    /// ones, whose node had its turn longest ago.
     pub fn in_turn(&self, now: Time) -> Vec<(Turn, PeerId)> {
-        let mut waiting: Vec<&Waits> = self.waiting.iter().collect();
-        waiting.sort_by_cached_key(|waits| {
-            let order = self.order(&waits.who, now);
-            (!waits.granted, order, waits.turn.0)
-        });
-        let waiting = waiting.into_iter();
-        waiting.map(|waits| (waits.turn, waits.who)).collect()
+        let mut waiting: Vec<(Turn, PeerId)> = self.waiting.iter().copied().collect();
+        waiting.sort_by_cached_key(|(turn, who)| (self.order(who, now), turn.0));
+        waiting
     }
 }
 
@@ -228,7 +214,7 @@ mod tests {
     #[test]
     fn of_those_that_have_as_much_here_who_had_its_turn_longest_ago_is_next() {
         let mut turns = Turns::default();
-        let ask = |turns: &mut Turns, who| turns.wait(id(who), false, at(0)).expect("few wait");
+        let ask = |turns: &mut Turns, who| turns.wait(id(who), at(0)).expect("few wait");
         let mut order = Vec::new();
         ask(&mut turns, 1);
         ask(&mut turns, 1);
@@ -255,8 +241,8 @@ mod tests {
         // always one of those that has more of them, else of the other.
         let mut held = [6_u32, 0];
         for now in 1..20 {
-            let asked = turns.wait(great, false, at(now)).expect("few wait");
-            let other = turns.wait(small, false, at(now)).expect("few wait");
+            let asked = turns.wait(great, at(now)).expect("few wait");
+            let other = turns.wait(small, at(now)).expect("few wait");
             let ends = usize::from(held[1] > held[0]);
             let who = [great, small][ends];
             turns.ends(&who, 1_000);
@@ -290,7 +276,7 @@ mod tests {
             turns.begins(&great, 1_000, at(0));
         }
         turns.begins(&small, 1_000, at(0));
-        let asked = turns.wait(small, false, at(0)).expect("few wait");
+        let asked = turns.wait(small, at(0)).expect("few wait");
         turns.ends(&great, 1_000);
         assert_eq!(
             turns.heir(&great, 1_000, at(0)),
@@ -310,21 +296,23 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_was_promised_a_place_goes_before_those_who_ask() {
+    fn a_promise_is_known_until_it_is_used_or_over() {
         let mut turns = Turns::default();
-        turns.begins(&id(1), 5_000, at(0));
-        turns.wait(id(2), false, at(0)).expect("few wait");
-        assert!(!turns.has_granted());
-        let call = turns.wait(id(1), true, at(0)).expect("few wait");
-        assert!(turns.has_granted());
-        assert_eq!(turns.in_turn(at(0))[0], (call, id(1)));
+        assert!(!turns.is_promised(&id(1), 1_000, at(0)));
+        turns.promise(id(1), 1_000, at(100), at(0));
+        assert!(turns.is_promised(&id(1), 1_000, at(50)));
+        assert!(!turns.is_promised(&id(1), 1_001, at(50)));
+        assert!(!turns.is_promised(&id(2), 1_000, at(50)));
+        assert!(!turns.is_promised(&id(1), 1_000, at(100)));
+        turns.begins(&id(1), 1_000, at(50));
+        assert!(!turns.is_promised(&id(1), 1_000, at(50)));
     }
 
     #[test]
     fn everything_is_bounded() {
         let mut turns = Turns::default();
         for number in 0..2 * WAITING {
-            assert_eq!(turns.wait(id(1), false, at(0)).is_some(), number < WAITING);
+            assert_eq!(turns.wait(id(1), at(0)).is_some(), number < WAITING);
             let promised = turns.promise(id(1), 1, at(9), at(0));
             assert_eq!(promised, number < PROMISES);
         }

@@ -35,10 +35,10 @@ impl Default for Heads {
 }
 
 impl Heads {
-    /// Notes that an HTTP/1 request without a body was read: if nothing came
-    /// after it, a head is next.
-    pub fn bodyless_request(&self) {
-        let next = self.ended.load(Ordering::Relaxed);
+    /// Notes that a request was read: a head is next if it has no body, and
+    /// nothing came after it.
+    pub fn request(&self, bodyless: bool) {
+        let next = bodyless && self.ended.load(Ordering::Relaxed);
         self.expected.store(next, Ordering::Relaxed);
     }
 }
@@ -147,10 +147,22 @@ mod tests {
         pieces.iter().all(|(bytes, bodyless)| {
             let fine = strict.look(bytes);
             if *bodyless {
-                heads.bodyless_request();
+                heads.request(true);
             }
             fine
         })
+    }
+
+    #[test]
+    fn a_body_is_not_looked_at_when_its_head_came_with_the_one_before() {
+        let heads = Arc::<Heads>::default();
+        let mut strict = Strict::new((), Arc::clone(&heads));
+        let both = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n\
+                     POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n";
+        assert!(strict.look(both));
+        heads.request(true);
+        heads.request(false);
+        assert!(strict.look(b"a\nb\n"));
     }
 
     #[test]

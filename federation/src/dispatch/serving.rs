@@ -77,8 +77,6 @@ struct Taker {
     function: FunctionName,
     cost: Cost,
     most: u32,
-    /// Whether it is a call that was promised a place before it came.
-    granted: bool,
     told: oneshot::Sender<()>,
 }
 
@@ -90,17 +88,10 @@ pub(super) struct Guest {
     cost: Cost,
     /// What it counts; nothing once it has gone on to another node.
     cpu: std::sync::atomic::AtomicU32,
-    /// Whether it was promised a place before it came: a refusal would cost it.
-    granted: bool,
 }
 
 impl Guest {
-    fn new(
-        inner: &Arc<Inner>,
-        (from, granted): (PeerId, bool),
-        function: FunctionName,
-        cost: Cost,
-    ) -> Guest {
+    fn new(inner: &Arc<Inner>, from: PeerId, function: FunctionName, cost: Cost) -> Guest {
         let shared = &inner.federated.shared;
         shared.guests.fetch_add(1, Ordering::Relaxed);
         shared.guest_cpu[usize::from(cost.long)].fetch_add(cost.cpu, Ordering::Relaxed);
@@ -117,7 +108,6 @@ impl Guest {
             function,
             cost,
             cpu: cost.cpu.into(),
-            granted,
         }
     }
 
@@ -228,18 +218,8 @@ impl Inner {
         free.min(cpu / cost.cpu.max(1))
     }
 
-    /// Whether a place is free, whoever it would be kept for.
-    fn has_place(&self, function: &FunctionName, cost: Cost) -> bool {
-        let places = self.node.places(function);
-        let free = places.is_some_and(|places| places.warm > 0 || places.startable > 0);
-        free && self.federated.load(&self.node, None).cpu_free >= cost.cpu
-    }
-
     /// Whether a call of a guest finds room now.
     pub(super) fn has_guest_room(&self, guest: &Guest) -> bool {
-        if guest.granted {
-            return self.has_place(&guest.function, guest.cost);
-        }
         // It counts itself already.
         let shared = &self.federated.shared;
         let counted = &shared.guest_cpu[usize::from(guest.cost.long)];
@@ -370,8 +350,7 @@ impl Inner {
         };
         let waits = travelling.wait >= GRANTED_WAIT_LEAST;
         let granted = waits && self.federated.turns().is_promised(&from, cost.cpu, now);
-        let guest = Guest::new(self, (from, granted), name.clone(), cost);
-        let guest = Arc::new(guest);
+        let guest = Arc::new(Guest::new(self, from, name.clone(), cost));
         let way = Way {
             origin,
             visited,
@@ -380,8 +359,7 @@ impl Inner {
         };
         if travelling.wait > 0 && !granted && !self.has_guest_room(&guest) {
             let wait = Duration::from_millis(travelling.wait).min(TURN_MAX);
-            self.wait_for_turn((from, granted), (&name, cost, 1), wait)
-                .await;
+            self.wait_for_turn(from, (&name, cost, 1), wait).await;
         }
         let answer = match granted {
             // What was promised is kept: as a call of this node's own users.
@@ -613,16 +591,13 @@ impl Inner {
             }
         }
         let most = look.most.max(1);
-        // Nobody overtakes the calls that were promised a place and wait for it.
-        let is_kept = self.federated.turns().has_granted();
-        let promised = if !is_kept && self.guest_room(&from, name, cost) > 0 {
+        let promised = if self.guest_room(&from, name, cost) > 0 {
             self.promise(&from, name, cost, most);
             true
         } else {
             let passed = self.node.clock().now().since(asked);
             let left = wait.saturating_sub(passed);
-            let turn = (from, false);
-            self.wait_for_turn(turn, (name, cost, most), left).await
+            self.wait_for_turn(from, (name, cost, most), left).await
         };
         let told = self.told(&from, Some(&called), false);
         match told.places {
@@ -659,10 +634,10 @@ impl Inner {
     }
 
     /// Waits until a place is promised to a node in its turn, at most `wait`;
-    /// whether one was. A call that was granted one before goes first.
+    /// whether one was.
     async fn wait_for_turn(
         &self,
-        (who, granted): (PeerId, bool),
+        who: PeerId,
         (function, cost, most): (&FunctionName, Cost, u32),
         wait: Duration,
     ) -> bool {
@@ -670,7 +645,7 @@ impl Inner {
             return false;
         }
         let now = self.node.clock().now();
-        let Some(turn) = self.federated.turns().wait(who, granted, now) else {
+        let Some(turn) = self.federated.turns().wait(who, now) else {
             return false;
         };
         let (told, promised) = oneshot::channel();
@@ -678,7 +653,6 @@ impl Inner {
             function: function.clone(),
             cost,
             most,
-            granted,
             told,
         };
         self.serving.takers.insert(turn, taker);
@@ -710,11 +684,8 @@ impl Inner {
             };
             let fits = |(turn, who): &(Turn, PeerId)| {
                 let taker = self.serving.takers.get(turn)?;
-                let fits = match taker.granted {
-                    true => self.has_place(&taker.function, taker.cost),
-                    false => self.guest_room(who, &taker.function, taker.cost) > 0,
-                };
-                fits.then_some((*turn, *who))
+                let room = self.guest_room(who, &taker.function, taker.cost);
+                (room > 0).then_some((*turn, *who))
             };
             let next = waiting.iter().take(TURNS_LOOKED_AT).find_map(fits);
             let Some((turn, who)) = next else { return };
@@ -728,13 +699,9 @@ impl Inner {
             let Some((_, taker)) = self.serving.takers.remove(&turn) else {
                 continue;
             };
-            if taker.granted {
-                self.promise_cpu(&who, taker.cost.cpu);
-            } else {
-                // Others wait too: one place each.
-                let most = if waiting.len() > 1 { 1 } else { taker.most };
-                self.promise(&who, &taker.function, taker.cost, most);
-            }
+            // Others wait too: one place each.
+            let most = if waiting.len() > 1 { 1 } else { taker.most };
+            self.promise(&who, &taker.function, taker.cost, most);
             let _ = taker.told.send(());
         }
     }
