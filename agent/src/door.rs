@@ -137,6 +137,15 @@ impl Door {
         }
     }
 
+    /// The answer to a request after which its connection ends.
+    fn close(&self, problem: Problem) -> Response<Reply> {
+        self.metrics.refuse(problem.word);
+        let mut response = problem.render();
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+        response
+    }
+
     fn page(&self, request: &Request<Incoming>) -> Result<Response<Reply>, Problem> {
         let path = request.uri().path();
         if !matches!(path, "/" | "/healthz" | "/metrics") {
@@ -193,32 +202,20 @@ impl Handler for Door {
         request: Request<Incoming>,
     ) -> Response<Reply> {
         let door = &*connection.handler;
-        if let Err(problem) = headers::check_framing(request.version(), request.headers()) {
-            door.metrics.refuse(problem.word);
-            let mut response = problem.render();
-            // Where the next request begins cannot be known.
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
-            response
-                .headers_mut()
-                .insert(NODE, door.node_header.clone());
-            return response;
-        }
         let dialect = Dialect::of(request.uri().path());
-        let mut response = match dialect {
-            Some(Dialect::OpenFaasCall) if connection.reserved => {
+        let is_call = dialect == Some(Dialect::OpenFaasCall);
+        let framing = headers::check_framing(request.version(), request.headers());
+        let mut response = match (framing, dialect) {
+            // Where the next request begins cannot be known.
+            (Err(problem), _) => door.close(problem),
+            (Ok(()), _) if is_call && connection.reserved => {
                 let message = "the node has as many connections as it may, and keeps the last for \
                                its management: come again, or raise http.max-connections";
-                let problem = Problem::unavailable("too-many-connections", message);
-                door.metrics.refuse(problem.word);
                 body::refuse(request.into_body());
-                let mut response = problem.render();
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
-                response
+                door.close(Problem::unavailable("too-many-connections", message))
             }
-            Some(dialect) => dialect.answer(&connection, request).await,
-            None => {
+            (Ok(()), Some(dialect)) => dialect.answer(&connection, request).await,
+            (Ok(()), None) => {
                 let page = door.page(&request).unwrap_or_else(Problem::render);
                 body::refuse(request.into_body());
                 page

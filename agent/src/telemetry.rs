@@ -39,17 +39,7 @@ const QUIET: [&str; 7] = [
     "libp2p_gossipsub=error",
 ];
 
-/// `error` and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
+pub use weir_node::chain;
 
 /// Writes the log to standard error from now on: for people on a terminal, as
 /// one JSON object per line otherwise, unless configured.

@@ -15,6 +15,9 @@ use crate::member::save;
 /// Members whose addresses are kept; those heard longest ago go first.
 const ENTRIES: usize = 1_024;
 
+/// Members up to which a new one is written down at once.
+const FEW: usize = 8;
+
 /// Addresses of one member.
 const ADDRESSES: usize = 16;
 
@@ -120,6 +123,11 @@ impl Book {
     /// Forgets a member.
     pub(crate) fn forget(&mut self, peer: &PeerId) {
         self.changed |= self.entries.remove(&peer.to_string()).is_some();
+    }
+
+    /// Whether it has so few members that each of them counts.
+    pub(crate) fn is_small(&self) -> bool {
+        self.entries.len() <= FEW
     }
 
     /// Writes the book if it changed.

@@ -132,6 +132,23 @@ pub(crate) struct Copies {
     counters: Counters,
 }
 
+/// Whether peers have a call of an earlier life of this node.
+struct Question {
+    /// Those that keep copies and were not asked yet.
+    unasked: Vec<PeerId>,
+    /// Whether it is in the queue again.
+    goes_on: bool,
+}
+
+impl Question {
+    fn to(peers: &[PeerId]) -> Question {
+        Question {
+            unasked: peers.to_vec(),
+            goes_on: false,
+        }
+    }
+}
+
 /// What a member answered when it was asked for a result.
 enum Fetched {
     Result(Box<Answered>, Body),
@@ -529,16 +546,17 @@ impl Copies {
     }
 
     /// Runs the calls of an earlier life again, unless those that keep copies
-    /// did: each of these is asked, or given up on after the time in which the
-    /// first of them takes over.
+    /// did: each of these is asked. A call goes on after the time in which the
+    /// first of them takes over; as long as it waits here it still yields to a
+    /// peer that turns out to have it.
     async fn resume(self: Arc<Self>, held: Vec<PendingCall>) {
         if held.is_empty() {
             return;
         }
         let until = self.now() + self.takeover();
-        let mut unasked: HashMap<CallId, Vec<PeerId>> = held
+        let mut questions: HashMap<CallId, Question> = held
             .iter()
-            .map(|call| (call.id, call.copies.clone()))
+            .map(|call| (call.id, Question::to(&call.copies)))
             .collect();
         let order: Vec<CallId> = held.iter().map(|call| call.id).collect();
         info!(
@@ -549,7 +567,7 @@ impl Copies {
             let here = self.federated.here();
             let mut by_peer: HashMap<PeerId, Vec<CallId>> = HashMap::new();
             for id in &order {
-                let peers = unasked.get(id).into_iter().flatten();
+                let peers = questions.get(id).into_iter().flat_map(|q| &q.unasked);
                 for peer in peers.filter(|peer| here.contains(peer)) {
                     by_peer.entry(*peer).or_default().push(*id);
                 }
@@ -561,12 +579,14 @@ impl Copies {
                 for (id, said) in ids.iter().zip(said) {
                     match said {
                         Said::Unknown | Said::Copied => {
-                            if let Some(peers) = unasked.get_mut(id) {
-                                peers.retain(|other| *other != peer);
+                            if let Some(question) = questions.get_mut(id) {
+                                question.unasked.retain(|other| *other != peer);
                             }
                         }
                         Said::Done | Said::Pending | Said::Unneeded => {
-                            if unasked.remove(id).is_some() {
+                            let question = questions.remove(id);
+                            // What has begun here ends here.
+                            if question.is_some_and(|q| !q.goes_on || self.node.withdraw(*id)) {
                                 self.yield_to(peer, *id, said).await;
                             }
                         }
@@ -575,15 +595,18 @@ impl Copies {
             }
             let late = self.now() >= until;
             for id in &order {
-                let ready = unasked
-                    .get(id)
-                    .is_some_and(|peers| peers.is_empty() || late);
-                if ready {
-                    unasked.remove(id);
+                let Some(question) = questions.get_mut(id) else {
+                    continue;
+                };
+                if !question.goes_on && (question.unasked.is_empty() || late) {
+                    question.goes_on = true;
                     self.node.resume(*id);
                 }
             }
-            if unasked.is_empty() {
+            questions.retain(|id, question| {
+                !question.goes_on || !question.unasked.is_empty() && self.owned.contains_key(id)
+            });
+            if questions.is_empty() {
                 return;
             }
             tokio::time::sleep(self.tick()).await;

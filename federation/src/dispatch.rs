@@ -651,7 +651,8 @@ impl<'a> Course<'a> {
             };
             // A call that runs here at once looks at nobody.
             let at_once = matches!(window.here, Here::Warm | Here::Startable);
-            let abilities = match at_once && !blamed && explain.is_none() && !self.drains() {
+            let alone = at_once && !blamed && explain.is_none() && !self.drains();
+            let abilities = match alone {
                 true => Arc::default(),
                 false => inner.federated.abilities().of(&invocation.function),
             };
@@ -660,7 +661,10 @@ impl<'a> Course<'a> {
                     here: window.here,
                     queue: window.queue,
                     service,
-                    start: inner.node.start_time(&invocation.function),
+                    start: match alone {
+                        true => None,
+                        false => inner.node.start_time(&invocation.function),
+                    },
                     blamed,
                     role: inner.federated.role(),
                     regions: &regions,

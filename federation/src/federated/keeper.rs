@@ -328,6 +328,10 @@ impl Keeper {
             self.last_look = now;
             self.look_around(now);
         }
+        // Who knows few may be cut off by losing one of them.
+        if self.book.is_small() {
+            self.book.save();
+        }
         if now.since(self.last_book) >= BOOK {
             self.last_book = now;
             self.book.save();

@@ -16,6 +16,10 @@ const USED_TENTHS: u32 = 8;
 /// later, the request is as likely the reason.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
+/// A connection that is closed sooner was not closed for being idle: servers also
+/// close after an answer, or after so many.
+const IDLE_LEAST: Duration = Duration::from_millis(20);
+
 /// What is known of a server's idle time.
 #[derive(Debug, Default)]
 pub(crate) struct IdleTime {
@@ -42,13 +46,15 @@ impl IdleTime {
 
     /// A connection was found closed when nobody had used it for `idle`.
     pub(crate) fn closed(&mut self, idle: Duration) {
-        self.shorten(idle);
+        if idle >= IDLE_LEAST {
+            self.shorten(idle);
+        }
     }
 
     /// A request was sent after `idle`, and the connection broke `after` that.
     pub(crate) fn broke(&mut self, idle: Duration, after: Duration) {
         if after <= AT_ONCE {
-            self.shorten(idle);
+            self.closed(idle);
         }
     }
 
@@ -102,8 +108,16 @@ mod tests {
         time.broke(ms(200), ms(1));
         assert!(time.allows(ms(159)) && !time.allows(ms(160)));
         // The request may have been the reason.
-        time.broke(ms(10), ms(500));
+        time.broke(ms(100), ms(500));
         time.closed(ms(5_000));
         assert!(time.allows(ms(159)));
+    }
+
+    #[test]
+    fn what_is_closed_after_an_answer_says_nothing_of_idleness() {
+        let mut time = IdleTime::default();
+        time.closed(ms(0));
+        time.broke(ms(19), ms(1));
+        assert!(time.allows(ms(1 << 20)));
     }
 }

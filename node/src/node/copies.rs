@@ -75,6 +75,14 @@ impl Node {
         self.inner.backlog.waiting().pop_back()
     }
 
+    /// Takes a call out of those that wait, and holds it; false when it has
+    /// begun, or was not among them. [`Node::resume`] puts it back.
+    pub fn withdraw(&self, call: CallId) -> bool {
+        let mut waiting = self.inner.backlog.waiting();
+        let at = waiting.iter().position(|waiting| *waiting == call);
+        at.and_then(|at| waiting.remove(at)).is_some()
+    }
+
     /// Makes the copy of a call this node's own and runs it; `None` when there
     /// is no copy.
     ///
