@@ -64,7 +64,7 @@ impl Node {
 
     fn add(&mut self, profile: Profile) -> FunctionKey {
         let now = self.tick();
-        let key = self.admission.add(profile, now, &mut self.actions);
+        let key = self.admission.add("", profile, now, &mut self.actions);
         key.expect("smaller than the node")
     }
 
@@ -131,10 +131,12 @@ fn pool(criterion: &mut Criterion) {
         if let Some(weir_node::pool::Change::Start { instance, .. }) = start {
             pool.started(instance, Time::ZERO);
         }
-        bencher.iter(|| match pool.take(black_box(function), Time::ZERO) {
-            Taken::Slot(slot) => pool.finish(slot, Time::ZERO),
-            other => panic!("{other:?}"),
-        });
+        bencher.iter(
+            || match pool.take(black_box(function), Time::ZERO, Time::ZERO) {
+                Taken::Slot(slot) => pool.finish(slot, Time::ZERO),
+                other => panic!("{other:?}"),
+            },
+        );
     });
     group.bench_function("start that evicts one of 1000 idle instances", |bencher| {
         let memory = Memory::mebibytes(1000 + 64);
@@ -162,6 +164,7 @@ fn waiting_until(class: usize, give_up: Time) -> Waiting {
         arrived: Time::ZERO,
         leave: give_up,
         end: give_up,
+        cost: 1_000_000,
     }
 }
 
@@ -178,6 +181,9 @@ fn queue(criterion: &mut Criterion) {
                 .map(|_| pool.add(profile()).expect("smaller than the node"))
                 .collect();
             let mut queue = Queue::new(&classes);
+            for (at, function) in functions.iter().enumerate() {
+                queue.add(*function, at % 10);
+            }
             let mut pushed = 0;
             let mut push = |queue: &mut Queue<u64>| {
                 pushed += 1;
@@ -199,6 +205,7 @@ fn queue(criterion: &mut Criterion) {
         let mut pool = Pool::new(CAPACITY);
         let function = pool.add(profile()).expect("smaller than the node");
         let mut queue = Queue::new(&classes);
+        queue.add(function, 0);
         for at in 0..10_000 {
             let waiting = waiting_until(0, Time::from_nanos(at));
             queue.push(function, waiting, false, Time::ZERO, 0);

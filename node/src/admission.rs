@@ -31,13 +31,18 @@ use crate::config::ClassConfig;
 use crate::estimate::ExpectedWait;
 use crate::executor::Profile;
 use crate::invocation::{Phase, Refusal};
-use crate::pool::{Change, Eviction, Pool, Taken};
+use crate::pool::{Change, Eviction, Pool, Taken, cost};
+use crate::queue::share::Names;
 use crate::queue::{Fit, Look, Queue, Waited, Waiting};
-use crate::resources::Resources;
+use crate::resources::{Cpu, Resources};
 use crate::time::Time;
 
 pub use crate::pool::{FunctionGauges, FunctionKey, InstanceId, Places, Slot, TooLarge};
 pub use crate::queue::{Kind, Seat, Ticket};
+
+/// How long a call is expected to run of whose function nothing is known. What it
+/// is charged is put right when it has ended.
+const UNKNOWN_SERVICE: Duration = Duration::from_millis(100);
 
 /// A call at the door.
 #[derive(Debug, Clone, Copy)]
@@ -152,6 +157,7 @@ pub enum Action<T> {
 pub struct Admission<T> {
     pool: Pool,
     queue: Queue<T>,
+    namespaces: Names,
     max_calls: usize,
     draining: bool,
 }
@@ -166,6 +172,7 @@ impl<T> Admission<T> {
         Admission {
             pool: Pool::new(capacity),
             queue: Queue::new(classes),
+            namespaces: Names::default(),
             max_calls,
             draining: false,
         }
@@ -173,14 +180,16 @@ impl<T> Admission<T> {
 
     // Functions.
 
-    /// Adds a function and starts the instances that it keeps.
+    /// Adds a function to a namespace and starts the instances that it keeps.
     pub fn add(
         &mut self,
+        namespace: &str,
         profile: Profile,
         now: Time,
         actions: &mut Vec<Action<T>>,
     ) -> Result<FunctionKey, TooLarge> {
         let key = self.pool.add(profile)?;
+        self.queue.add(key, self.namespaces.enter(namespace));
         self.settle(now, actions);
         Ok(key)
     }
@@ -213,9 +222,15 @@ impl<T> Admission<T> {
         self.settle(now, actions);
     }
 
-    /// Removes a function. Calls that run end; those that wait are handed back
-    /// as [`Action::Removed`].
-    pub fn remove(&mut self, key: FunctionKey, now: Time, actions: &mut Vec<Action<T>>) {
+    /// Removes a function from its namespace. Calls that run end; those that
+    /// wait are handed back as [`Action::Removed`].
+    pub fn remove(
+        &mut self,
+        namespace: &str,
+        key: FunctionKey,
+        now: Time,
+        actions: &mut Vec<Action<T>>,
+    ) {
         if self.pool.gauges(key).is_none() {
             return;
         }
@@ -225,6 +240,7 @@ impl<T> Admission<T> {
             });
         }
         self.pool.remove(key);
+        self.namespaces.leave(namespace);
         self.settle(now, actions);
     }
 
@@ -250,7 +266,7 @@ impl<T> Admission<T> {
             arrived,
             leave,
             end,
-            ..
+            pace,
         } = arrival;
         if self.draining {
             return Verdict::Refuse(Refusal::Draining);
@@ -262,7 +278,7 @@ impl<T> Admission<T> {
             return Verdict::Unknown;
         };
         if !self.overtakes(gauges)
-            && let Taken::Slot(slot) = self.pool.take(function, now)
+            && let Taken::Slot(slot) = self.pool.take(function, now, now)
         {
             return Verdict::Run(slot);
         }
@@ -284,6 +300,7 @@ impl<T> Admission<T> {
             arrived,
             leave,
             end,
+            cost: self.expected_cost(function, pace),
         };
         let ticket = self.queue.push(function, waiting, at_hand, now, token());
         self.pool.count_waiting(function);
@@ -304,8 +321,10 @@ impl<T> Admission<T> {
         let Some(gauges) = self.pool.gauges(function) else {
             return Verdict::Unknown;
         };
+        // It was charged when it left.
+        self.queue.correct(function, seat.class, seat.cost, 0);
         if !self.overtakes(gauges)
-            && let Taken::Slot(slot) = self.pool.take(function, now)
+            && let Taken::Slot(slot) = self.pool.take(function, now, now)
         {
             return Verdict::Run(slot);
         }
@@ -391,12 +410,22 @@ impl<T> Admission<T> {
             // Its calls take what any call gives back.
             true => {
                 let all = u32::try_from(self.pool.running()).unwrap_or(u32::MAX);
-                (self.queue.ahead_of_class(class), all)
+                (self.queue.ahead_of_class(function, class), all)
             }
             // Its own instances serve it.
             false => (self.queue.ahead_of_function(function, class), own),
         };
         ExpectedWait::new(pace.service, ahead, here.saturating_add(pace.elsewhere))
+    }
+
+    /// Processor time that a call is expected to take, in nanoseconds of one
+    /// core.
+    fn expected_cost(&self, function: FunctionKey, pace: Pace) -> u64 {
+        let service = match pace.service {
+            Duration::ZERO => UNKNOWN_SERVICE,
+            known => known,
+        };
+        cost(self.pool.call_cpu(function), service)
     }
 
     /// Whether a newcomer that ran at once would go before somebody who waits.
@@ -431,6 +460,12 @@ impl<T> Admission<T> {
     /// Ends a call that ran.
     pub fn finish(&mut self, slot: Slot, now: Time, actions: &mut Vec<Action<T>>) {
         let function = slot.function();
+        if let Some((class, charged)) = slot.charged
+            && self.pool.gauges(function).is_some()
+        {
+            let took = slot.took(now);
+            self.queue.correct(function, class, charged, took);
+        }
         self.pool.finish(slot, now);
         self.wake(function);
         self.settle(now, actions);
@@ -489,6 +524,46 @@ impl<T> Admission<T> {
             self.wake(function);
         }
         self.settle(now, actions);
+    }
+
+    // Processors.
+
+    /// Has calls of a function hold what they were found to need from now on, at
+    /// most all that the node has.
+    pub fn set_need(
+        &mut self,
+        key: FunctionKey,
+        cpu: Cpu,
+        now: Time,
+        actions: &mut Vec<Action<T>>,
+    ) {
+        self.pool.set_need(key, cpu);
+        self.wake(key);
+        self.settle(now, actions);
+    }
+
+    /// Says whether more threads want processors than there are. Then no more
+    /// calls whose need was learned run than there are cores.
+    pub fn set_crowded(&mut self, crowded: bool, now: Time, actions: &mut Vec<Action<T>>) {
+        self.pool.set_crowded(crowded);
+        self.settle(now, actions);
+    }
+
+    /// What a call of a function holds of processors; nothing once it was
+    /// removed.
+    pub fn call_cpu(&self, function: FunctionKey) -> Cpu {
+        self.pool.call_cpu(function)
+    }
+
+    /// How long calls have run on an instance, all together; `None` when it is
+    /// no more.
+    pub fn busy(&self, instance: InstanceId, now: Time) -> Option<Duration> {
+        self.pool.busy(instance, now)
+    }
+
+    /// How long calls have run on this node, all together.
+    pub fn all_busy(&self, now: Time) -> Duration {
+        self.pool.all_busy(now)
     }
 
     // Time.
@@ -632,9 +707,10 @@ impl<T> Admission<T> {
         let Admission { pool, queue, .. } = self;
         while let Some(waited) = queue.pick(now, |function, look| judge(pool, function, look, now))
         {
-            let Taken::Slot(slot) = pool.take(waited.function, waited.arrived) else {
+            let Taken::Slot(mut slot) = pool.take(waited.function, waited.arrived, now) else {
                 unreachable!("judged to run in this very state");
             };
+            slot.charged = Some((waited.seat.class, waited.seat.cost));
             pool.count_waited(waited.function);
             actions.push(Action::Run {
                 token: waited.token,
@@ -746,7 +822,7 @@ mod tests {
 
         fn add(&mut self, profile: Profile) -> FunctionKey {
             self.admission
-                .add(profile, at(self.now), &mut self.actions)
+                .add("", profile, at(self.now), &mut self.actions)
                 .expect("fits")
         }
 
@@ -1117,7 +1193,8 @@ mod tests {
         let function = node.add(profile());
         node.arrive(function, "one");
         node.actions();
-        node.admission.remove(function, at(1), &mut node.actions);
+        node.admission
+            .remove("", function, at(1), &mut node.actions);
         assert_eq!(node.actions(), ["removed one"]);
         assert!(matches!(node.arrive(function, "late"), Verdict::Unknown));
     }
@@ -1209,7 +1286,7 @@ mod tests {
         let mut node = Node::new(99, 1000);
         let error = node
             .admission
-            .add(profile(), at(0), &mut node.actions)
+            .add("", profile(), at(0), &mut node.actions)
             .expect_err("too large");
         assert!(error.to_string().contains("100MiB"), "{error}");
     }
@@ -1423,7 +1500,8 @@ mod tests {
         assert_eq!(offer(&mut node), Some("older"));
         assert_eq!(offer(&mut node), Some("newer"));
         assert_eq!(offer(&mut node), None);
-        assert_eq!(asked, ["stays", "older", "stays", "newer", "stays"]);
+        // After a call of the one it is the other's turn.
+        assert_eq!(asked, ["stays", "older", "newer", "stays"]);
         assert_eq!(node.admission.waiting(), 1);
     }
 

@@ -17,7 +17,7 @@ pub mod wasm;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -100,6 +100,15 @@ pub enum Health {
     Gone(String),
 }
 
+/// What an instance has used of processors since it was started.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time of all its threads.
+    pub cpu: Duration,
+    /// How long threads of it could have run and did not, as far as it is known.
+    pub waited: Duration,
+}
+
 /// A warm instance.
 pub trait Instance: Send + Sync {
     /// Runs one call. Dropping the future, or the answer's stream, cancels it,
@@ -119,6 +128,12 @@ pub trait Instance: Send + Sync {
     /// that; `None` for those which never are.
     fn ended(&self) -> Option<BoxFuture<'static, String>> {
         None
+    }
+
+    /// What it has used of processors; `None` where that cannot be told apart
+    /// from what others use.
+    fn usage(&self) -> BoxFuture<'_, Option<Usage>> {
+        Box::pin(async { None })
     }
 
     /// Whether it can still take calls.
@@ -161,7 +176,7 @@ pub struct Profile {
     /// Instances kept warm even when idle; at most `max_instances`.
     pub min_instances: u32,
     /// Whether an instance left behind by an update or a removal must be waited for.
-    pub keep_alive: std::time::Duration,
+    pub keep_alive: Duration,
 }
 
 /// The code of a function.

@@ -19,6 +19,7 @@ pub mod invocation;
 pub mod layers;
 pub mod ledger;
 pub mod logs;
+pub mod need;
 pub mod node;
 pub mod panics;
 pub mod pool;

@@ -14,6 +14,7 @@ mod instances;
 mod invoke;
 mod rate;
 mod timers;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -34,6 +35,7 @@ use self::functions::Function;
 use self::instances::{Live, Waiter};
 pub use self::invoke::{Declined, Moves, Outlook};
 use self::timers::{Locked, Timers};
+use self::usage::Watching;
 use crate::admission::{Admission, FunctionKey, InstanceId, Places};
 use crate::artifact::{Artifacts, Put, PutError};
 use crate::callback::{BadCallback, Callbacks};
@@ -48,7 +50,7 @@ use crate::invocation::{Answer, Invocation, InvokeError, Outcome, Refusal};
 use crate::layers::{self, Layer};
 use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
-use crate::resources::Resources;
+use crate::resources::{Cpu, Resources};
 use crate::secret::SecretFolders;
 use crate::store::{
     CallRecord, KeepBodyError, NamespaceRecord, OpenError, SecretValue, Store, StoreConfig,
@@ -88,6 +90,8 @@ pub struct FunctionStatus {
     pub running: u32,
     /// Calls waiting now.
     pub waiting: u32,
+    /// What a call holds of processors: what was declared, learned or guessed.
+    pub call_cpu: Cpu,
     /// Processor time used since the node started, as far as the executor measures it.
     pub cpu: Duration,
 }
@@ -321,6 +325,8 @@ struct Inner {
     call_ended: Notify,
     /// What the loop waits for that does what is due.
     timers: Timers,
+    /// What the loop waits for that learns what functions need.
+    usage: Watching,
     /// No new work: the node drains.
     stop: CancellationToken,
     /// No work at all: the grace period is over.
@@ -501,6 +507,7 @@ impl Node {
             kept: crate::replay::Budget::default(),
             call_ended: Notify::new(),
             timers: Timers::default(),
+            usage: Watching::default(),
             stop: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::executor::Profile;
 use crate::invocation::Start;
 use crate::ledger::Ledger;
-use crate::resources::Resources;
+use crate::resources::{Cpu, Resources};
 use crate::slab::{Key, Slab};
 use crate::time::Time;
 
@@ -73,9 +73,21 @@ pub struct Slot {
     function: FunctionKey,
     holds: Resources,
     waited_for_start_since: Option<Time>,
+    /// Since when it is taken.
+    pub(crate) taken: Time,
+    /// What its call was charged in the queue, and in which class.
+    pub(crate) charged: Option<(usize, u64)>,
+    /// Whether what its function needs was learned.
+    learned: bool,
 }
 
 impl Slot {
+    /// Processor time that its call took, in nanoseconds of one core, as far as
+    /// what it holds tells.
+    pub(crate) fn took(&self, now: Time) -> u64 {
+        cost(self.holds.cpu, now.since(self.taken))
+    }
+
     /// The instance to run on.
     pub fn instance(&self) -> InstanceId {
         self.instance
@@ -99,6 +111,12 @@ impl Slot {
     pub fn waited_for_start_since(&self) -> Option<Time> {
         self.waited_for_start_since
     }
+}
+
+/// What so much of a processor is for so long, in nanoseconds of one core.
+pub(crate) fn cost(cpu: Cpu, time: Duration) -> u64 {
+    let nanos = time.as_nanos().saturating_mul(cpu.as_millicores().into()) / 1000;
+    u64::try_from(nanos).unwrap_or(u64::MAX)
 }
 
 /// A function that could not run here even alone.
@@ -191,6 +209,26 @@ enum Phase {
     Stopping,
 }
 
+/// How long calls have run, all together.
+#[derive(Debug, Default, Clone, Copy)]
+struct Busy {
+    before: Duration,
+    since: Time,
+}
+
+impl Busy {
+    fn at(&self, running: usize, now: Time) -> Duration {
+        let running = u32::try_from(running).unwrap_or(u32::MAX);
+        let since = now.since(self.since).saturating_mul(running);
+        self.before.saturating_add(since)
+    }
+
+    /// Counts until now, before `running` changes.
+    fn add(&mut self, running: usize, now: Time) {
+        (self.before, self.since) = (self.at(running, now), now);
+    }
+}
+
 #[derive(Debug)]
 struct Instance {
     function: FunctionKey,
@@ -200,6 +238,7 @@ struct Instance {
     began: Time,
     ready_at: Time,
     idle_since: Time,
+    busy: Busy,
     /// The pool's age at the last use.
     age: u64,
     start_cost: Duration,
@@ -219,6 +258,8 @@ struct Function {
     waiting: u32,
     /// Calls placed since the function last had no instance.
     uses: u64,
+    /// Whether what its calls need was learned, and is more than the least.
+    learned: bool,
     failed_starts: u32,
     /// Before this, no kept instance is started.
     retry_at: Option<Time>,
@@ -283,6 +324,11 @@ pub struct Pool {
     changes: Vec<Change>,
     age: u64,
     running: usize,
+    busy: Busy,
+    /// Calls that run of functions whose need was learned.
+    learned_running: u32,
+    /// Whether more threads want processors than there are.
+    crowded: bool,
     starting: usize,
     stopping: usize,
     /// What those hold that are being stopped: room on its way.
@@ -303,6 +349,9 @@ impl Pool {
             changes: Vec::new(),
             age: 0,
             running: 0,
+            busy: Busy::default(),
+            learned_running: 0,
+            crowded: false,
             starting: 0,
             stopping: 0,
             stopping_hold: Resources::ZERO,
@@ -377,6 +426,7 @@ impl Pool {
             running: 0,
             waiting: 0,
             uses: 0,
+            learned: false,
             failed_starts: 0,
             retry_at: None,
         }));
@@ -391,6 +441,7 @@ impl Pool {
         self.retire_all(key);
         if let Some(function) = self.functions.get_mut(key.0) {
             function.profile = profile;
+            function.learned = false;
             function.failed_starts = 0;
             self.clear_retry(key);
         }
@@ -446,7 +497,8 @@ impl Pool {
 
     /// Takes a place on the ready instance that was used last. `arrived` tells
     /// whether the call waited for that instance.
-    pub fn take(&mut self, key: FunctionKey, arrived: Time) -> Taken {
+    pub fn take(&mut self, key: FunctionKey, arrived: Time, now: Time) -> Taken {
+        let cores = self.cores();
         let Some(function) = self.functions.get_mut(key.0) else {
             return Taken::NoPlace;
         };
@@ -454,13 +506,19 @@ impl Pool {
             return Taken::NoPlace;
         };
         let holds = function.profile.call;
+        if self.crowded && function.learned && self.learned_running >= cores {
+            return Taken::NoRoom;
+        }
         if !self.ledger.hold(holds) {
             return Taken::NoRoom;
         }
+        self.learned_running += u32::from(function.learned);
+        self.busy.add(self.running, now);
         let instance = self
             .instances
             .get_mut(id.key())
             .expect("available instances exist");
+        instance.busy.add(instance.running as usize, now);
         instance.running += 1;
         instance.age = self.age;
         if instance.running >= function.profile.calls_per_instance {
@@ -475,15 +533,23 @@ impl Pool {
             function: key,
             holds,
             waited_for_start_since: waited.then(|| arrived.max(instance.began)),
+            taken: now,
+            charged: None,
+            learned: function.learned,
         })
     }
 
     /// Ends a call: what it held is free.
     pub fn finish(&mut self, slot: Slot, now: Time) {
         self.ledger.release(slot.holds);
+        self.learned_running -= u32::from(slot.learned);
+        self.busy.add(self.running, now);
         self.running -= 1;
         let function = self.functions.get_mut(slot.function.0);
-        let instance = self.instances.get_mut(slot.instance.key());
+        let mut instance = self.instances.get_mut(slot.instance.key());
+        if let Some(instance) = &mut instance {
+            instance.busy.add(instance.running as usize, now);
+        }
         match (function, instance) {
             (Some(function), Some(instance)) => {
                 function.running -= 1;
@@ -514,6 +580,13 @@ impl Pool {
             (Some(function), None) => function.running -= 1,
             (None, None) => {}
         }
+    }
+
+    /// What a call of a function holds of processors; nothing once it was
+    /// removed.
+    pub fn call_cpu(&self, key: FunctionKey) -> Cpu {
+        let function = self.functions.get(key.0);
+        function.map_or(Cpu::ZERO, |function| function.profile.call.cpu)
     }
 
     /// Counts a call that waits for this function.
@@ -558,18 +631,58 @@ impl Pool {
 
     /// Whether what a call of this function holds is free.
     pub fn has_room(&self, key: FunctionKey) -> bool {
-        let free = self.ledger.free();
-        self.functions
-            .get(key.0)
-            .is_some_and(|function| function.profile.call.fits(free))
+        self.has_room_for(key, 1)
     }
 
     /// Whether what so many calls of this function hold is free.
     pub fn has_room_for(&self, key: FunctionKey, calls: u32) -> bool {
         let free = self.ledger.free();
-        self.functions
-            .get(key.0)
-            .is_some_and(|function| function.profile.call.times(calls).fits(free))
+        self.functions.get(key.0).is_some_and(|function| {
+            function.profile.call.times(calls).fits(free) && calls <= self.let_in(function)
+        })
+    }
+
+    /// How many more calls of a function may begin as long as the machine has
+    /// more to run than it can: of functions that declare nothing and use
+    /// processors, as many as the node has cores. Fewer would leave all of the
+    /// machine to whoever else crowds it.
+    fn let_in(&self, function: &Function) -> u32 {
+        match self.crowded && function.learned {
+            true => self.cores().saturating_sub(self.learned_running),
+            false => u32::MAX,
+        }
+    }
+
+    /// Cores that the node gives to functions, a part of one counted whole.
+    fn cores(&self) -> u32 {
+        self.ledger.capacity().cpu.as_millicores().div_ceil(1000)
+    }
+
+    /// Has calls of a function hold another share of processors from now on.
+    pub fn set_need(&mut self, key: FunctionKey, cpu: Cpu) {
+        let most = self.ledger.capacity().cpu;
+        let Some(function) = self.functions.get_mut(key.0) else {
+            return;
+        };
+        function.profile.call.cpu = cpu.min(most.max(Cpu::millicores(1)));
+        function.learned = cpu > crate::need::LEAST;
+    }
+
+    /// Says whether more threads want processors than there are.
+    pub fn set_crowded(&mut self, crowded: bool) {
+        self.crowded = crowded;
+    }
+
+    /// How long calls have run on an instance, all together; `None` when it is
+    /// no more.
+    pub fn busy(&self, id: InstanceId, now: Time) -> Option<Duration> {
+        let instance = self.instances.get(id.key())?;
+        Some(instance.busy.at(instance.running as usize, now))
+    }
+
+    /// How long calls have run on this node, all together.
+    pub fn all_busy(&self, now: Time) -> Duration {
+        self.busy.at(self.running, now)
     }
 
     /// Whether the instances being started have places for `calls` calls.
@@ -602,6 +715,7 @@ impl Pool {
     pub fn has_room_to_start(&self, key: FunctionKey) -> bool {
         self.functions.get(key.0).is_some_and(|function| {
             (function.profile.instance + function.profile.call).fits(self.ledger.free())
+                && self.let_in(function) > 0
         })
     }
 
@@ -622,14 +736,15 @@ impl Pool {
             Some(each.saturating_sub(instance.running))
         });
         let open = open.fold(0_u32, u32::saturating_add);
-        let warm = open.min(call.times_in(free));
+        let let_in = self.let_in(function);
+        let warm = open.min(call.times_in(free)).min(let_in);
         let left = free
             .checked_sub(call.times(warm))
             .unwrap_or(Resources::ZERO);
         let new = max_instances.saturating_sub(function.live());
         Some(Places {
             warm,
-            startable: calls_in(left, instance, call, each, new),
+            startable: calls_in(left, instance, call, each, new).min(let_in - warm),
             most: calls_in(self.ledger.capacity(), instance, call, each, max_instances),
         })
     }
@@ -659,6 +774,7 @@ impl Pool {
                     began: now,
                     ready_at: Time::NEVER,
                     idle_since: now,
+                    busy: Busy::default(),
                     age: self.age,
                     start_cost: Duration::ZERO,
                     timer: None,

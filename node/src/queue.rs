@@ -12,7 +12,9 @@
 //! stride scheduling (Waldspurger and Weihl, 1995): a class of weight `w` gets
 //! `w` of every `W` picks, where `W` is the sum of the weights of those
 //! classes, give or take one pick per class. A class that had nothing to
-//! contend for saves no credit.
+//! contend for saves no credit. Within a class the lanes of each namespace get
+//! as much processor time as those of any other, and within a namespace those
+//! of each function ([`share`]).
 //!
 //! **Look-ahead.** A contending head that does not fit lets up to
 //! [`LOOK_AHEAD`] lanes behind it, and other classes, go first; after its lane
@@ -31,6 +33,8 @@
 //! [`Queue::offer`] has the same turns as [`Queue::pick`], over all lanes, as
 //! whatever a lane waits for here is not what it waits for there.
 
+pub(crate) mod share;
+
 use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
@@ -40,6 +44,8 @@ use crate::estimate::ExpectedWait;
 use crate::pool::FunctionKey;
 use crate::slab::{Key, Slab};
 use crate::time::Time;
+
+use self::share::{Moved, Shares, Turn, Turns};
 
 /// Lanes of a class that are looked at behind a head that does not fit: enough
 /// to keep the node busy beside one large function, few enough that a release
@@ -98,6 +104,8 @@ pub struct Seat {
     pub(crate) leave: Time,
     /// When it stops waiting for a start that is at hand; not before `leave`.
     pub(crate) end: Time,
+    /// What it is charged when it goes, in nanoseconds of one core.
+    pub(crate) cost: u64,
     sequence: u64,
 }
 
@@ -121,6 +129,8 @@ pub struct Waiting {
     pub leave: Time,
     /// When it stops waiting for a start that is at hand; not before `leave`.
     pub end: Time,
+    /// What it is expected to take, in nanoseconds of one core.
+    pub cost: u64,
 }
 
 /// A call that left the queue.
@@ -226,10 +236,14 @@ struct Class {
     most: usize,
     /// Calls by kind.
     lengths: [usize; 2],
-    /// Heads of all lanes by arrival.
-    heads: BTreeSet<(u64, Key)>,
-    /// Heads of contending lanes by arrival.
-    contending: BTreeSet<(u64, Key)>,
+    /// What its namespaces and functions were given.
+    shares: Shares,
+    /// All lanes.
+    heads: Turns,
+    /// Those that contend.
+    contending: Turns,
+    /// How many contend.
+    contending_lanes: usize,
     /// Calls in contending lanes.
     contending_calls: usize,
     /// Patient lanes, looked at in turn.
@@ -265,8 +279,10 @@ impl<T> Queue<T> {
             pass: 0,
             most: config.queue,
             lengths: [0; 2],
-            heads: BTreeSet::new(),
-            contending: BTreeSet::new(),
+            shares: Shares::default(),
+            heads: Turns::default(),
+            contending: Turns::default(),
+            contending_lanes: 0,
             contending_calls: 0,
             patient: BTreeSet::new(),
             patient_last: None,
@@ -283,6 +299,21 @@ impl<T> Queue<T> {
             order: Vec::new(),
             passed_over: Vec::new(),
         }
+    }
+
+    /// Says to which namespace a new function belongs, by its number.
+    pub fn add(&mut self, function: FunctionKey, namespace: usize) {
+        for class in &mut self.classes {
+            class.shares.add(function.index(), namespace);
+        }
+    }
+
+    /// Puts what a call of a function took in the place of what it was charged
+    /// when it went, both in nanoseconds of one core.
+    pub fn correct(&mut self, function: FunctionKey, class: usize, charged: u64, took: u64) {
+        self.charge(function, class, |shares, at| {
+            shares.correct(at, charged, took)
+        });
     }
 
     /// Calls that wait.
@@ -343,6 +374,7 @@ impl<T> Queue<T> {
             arrived,
             leave,
             end,
+            cost,
         } = waiting;
         let seat = Seat {
             class,
@@ -350,6 +382,7 @@ impl<T> Queue<T> {
             arrived,
             leave,
             end,
+            cost,
             sequence: self.sequence,
         };
         self.sequence += 1;
@@ -486,9 +519,20 @@ impl<T> Queue<T> {
     }
 
     /// Calls of all functions that contend with a newcomer of a class and are
-    /// served before it.
-    pub fn ahead_of_class(&self, class: usize) -> u64 {
-        self.ahead(class, |other| self.classes[other].contending_calls)
+    /// served before it, as many as if they were all like it: functions get
+    /// equal shares, so that it waits for no more of another function's than
+    /// there are of its own.
+    pub fn ahead_of_class(&self, function: FunctionKey, class: usize) -> u64 {
+        let lanes = Kind::ALL.map(|kind| self.lane(function, class, kind));
+        let own = lanes.iter().filter_map(|at| self.lanes.get(*at));
+        let own = own.map(|lane| lane.length).sum::<usize>();
+        let equal = own
+            .saturating_add(1)
+            .saturating_mul(self.classes[class].contending_lanes.max(1));
+        self.ahead(class, |other| match other == class {
+            true => self.classes[other].contending_calls.min(equal - 1),
+            false => self.classes[other].contending_calls,
+        })
     }
 
     /// All calls of its own class, and of each other class as many as are
@@ -587,9 +631,11 @@ impl<T> Queue<T> {
     ) -> Option<Key> {
         let mut asked = 0;
         for &class in order {
-            for &(_, head) in &self.classes[class].heads {
-                let mut next = self.next_of(self.lane_of(head), now);
-                let newest_first = next != Some(head);
+            let mut turn = None;
+            while let Some(lane) = self.classes[class].heads.next(turn) {
+                turn = Some(lane);
+                let mut next = self.next_of(self.lane_of(lane.head), now);
+                let newest_first = next != Some(lane.head);
                 // Not all calls of a lane may go to the same peers.
                 for _ in 0..LOOK_AHEAD {
                     let Some(key) = next else {
@@ -628,10 +674,15 @@ impl<T> Queue<T> {
     fn serve(&mut self, key: Key) -> Waited<T> {
         let at = self.lane_of(key);
         self.forgive(at);
-        let class = &mut self.classes[self.entries.get(key).expect("it waits").seat.class];
+        let (function, seat) = (self.entry(key).function, self.entry(key).seat);
+        let class = &mut self.classes[seat.class];
         self.pass = class.pass;
         class.pass += class.stride;
-        self.take(key)
+        let waited = self.take(key);
+        self.charge(function, seat.class, |shares, at| {
+            shares.serve(at, seat.cost)
+        });
+        waited
     }
 
     fn choose(
@@ -651,18 +702,14 @@ impl<T> Queue<T> {
         let mut turn = Look::Turn;
         for &class in order {
             let mut short = 0;
-            let mut from = Unbounded;
+            let mut from = None;
             while short <= LOOK_AHEAD {
-                let next = self.classes[class]
-                    .contending
-                    .range((from, Unbounded))
-                    .next();
-                let Some(&(sequence, head)) = next else {
+                let Some(lane) = self.classes[class].contending.next(from) else {
                     break;
                 };
-                from = Excluded((sequence, head));
-                let at = self.lane_of(head);
-                let function = self.entry(head).function;
+                from = Some(lane);
+                let at = self.lane_of(lane.head);
+                let function = self.entry(lane.head).function;
                 match judge(function, if short == 0 { turn } else { Look::Behind }) {
                     Fit::Runs => return Some(at),
                     Fit::Asleep => self.set_state(at, State::Asleep),
@@ -761,25 +808,77 @@ impl<T> Queue<T> {
             .expect("lanes hold waiting calls only")
     }
 
+    /// Where a lane stands whose first call is `head`.
+    fn turn(&self, head: Key) -> (usize, Turn) {
+        let entry = self.entry(head);
+        let Seat {
+            class, sequence, ..
+        } = entry.seat;
+        let shares = &self.classes[class].shares;
+        (class, shares.turn(entry.function.index(), sequence, head))
+    }
+
+    /// Changes the passes of a function and its namespace, and has all lanes
+    /// stand where they are then.
+    fn charge(
+        &mut self,
+        function: FunctionKey,
+        class: usize,
+        change: impl FnOnce(&mut Shares, usize) -> Moved,
+    ) {
+        let heads = Kind::ALL.map(|kind| {
+            let lane = self.lanes.get(self.lane(function, class, kind))?;
+            Some((lane.head?, lane.state == State::Contending))
+        });
+        for (head, contends) in heads.iter().flatten() {
+            let (_, turn) = self.turn(*head);
+            self.classes[class].heads.remove(turn);
+            if *contends {
+                self.classes[class].contending.remove(turn);
+            }
+        }
+        let changed = &mut self.classes[class];
+        let moved = change(&mut changed.shares, function.index());
+        moved.apply(&mut changed.heads);
+        moved.apply(&mut changed.contending);
+        for (head, contends) in heads.iter().flatten() {
+            let (_, turn) = self.turn(*head);
+            self.classes[class].heads.insert(turn);
+            if *contends {
+                self.classes[class].contending.insert(turn);
+            }
+        }
+    }
+
+    /// Has a function go on from where others are if none of its lanes is as
+    /// `was` says.
+    fn join(&mut self, at: usize, was: impl Fn(&Lane) -> bool) {
+        let other = at ^ 1;
+        if self.lanes.get(other).is_some_and(was) {
+            return;
+        }
+        let head = self.lanes[at].head.expect("a lane that joins has a call");
+        let (function, class) = (self.entry(head).function, self.entry(head).seat.class);
+        self.charge(function, class, Shares::join);
+    }
+
     /// Gives a lane another head. Both calls are in the queue.
     fn set_head(&mut self, at: usize, head: Option<Key>) {
         let old = std::mem::replace(&mut self.lanes[at].head, head);
         let contends = self.lanes[at].state == State::Contending;
-        let place = |key: Key| {
-            let seat = &self.entry(key).seat;
-            (seat.class, (seat.sequence, key))
-        };
-        let (old, new) = (old.map(place), head.map(place));
-        if let Some((class, old)) = old {
-            self.classes[class].heads.remove(&old);
+        if let Some((class, turn)) = old.map(|old| self.turn(old)) {
+            self.classes[class].heads.remove(turn);
             if contends {
-                self.classes[class].contending.remove(&old);
+                self.classes[class].contending.remove(turn);
             }
         }
-        if let Some((class, new)) = new {
-            self.classes[class].heads.insert(new);
+        if let Some((class, turn)) = head.map(|head| self.turn(head)) {
+            self.classes[class].heads.insert(turn);
             if contends {
-                self.classes[class].contending.insert(new);
+                self.classes[class].contending.insert(turn);
+            }
+            if old.is_none() {
+                self.join(at, |lane| lane.head.is_some());
             }
         }
     }
@@ -793,12 +892,13 @@ impl<T> Queue<T> {
         }
         let length = lane.length;
         let head = lane.head.expect("an empty lane has no state to leave");
-        let seat = self.entry(head).seat;
-        let (least, class) = (self.pass, &mut self.classes[seat.class]);
+        let (class, turn) = self.turn(head);
+        let (least, class) = (self.pass, &mut self.classes[class]);
         match old {
             State::Asleep => {}
             State::Contending => {
-                class.contending.remove(&(seat.sequence, head));
+                class.contending.remove(turn);
+                class.contending_lanes -= 1;
                 class.contending_calls -= length;
                 self.contending -= 1;
             }
@@ -812,9 +912,11 @@ impl<T> Queue<T> {
                 if class.contending.is_empty() {
                     class.pass = class.pass.max(least);
                 }
-                class.contending.insert((seat.sequence, head));
+                class.contending.insert(turn);
+                class.contending_lanes += 1;
                 class.contending_calls += length;
                 self.contending += 1;
+                self.join(at, |lane| lane.state == State::Contending);
             }
             State::Patient => {
                 class.patient.insert(at);

@@ -242,6 +242,7 @@ fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
                 "ledger",
                 "admission",
                 "estimate",
+                "need",
                 "series",
                 "slab",
             ],

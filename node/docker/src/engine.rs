@@ -639,6 +639,10 @@ impl Scrap {
         &self.container
     }
 
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     pub(crate) fn death(&self) -> &Arc<Death> {
         &self.death
     }

@@ -26,6 +26,7 @@ use crate::lambda;
 use crate::link::{Broken, Driven, Link, Rest, Stream};
 use crate::protocol::{Conversation, Protocol, look};
 use crate::sandbox::{Folder, Sandbox, listen};
+use crate::usage::{Looks, Usage};
 use crate::{AnswerBody, Body, BodyError, Call, CallError, Sink, chain};
 
 /// The port on which images answer.
@@ -86,6 +87,7 @@ struct Inner {
     /// No more calls: it timed out, or a connection broke in a call.
     spent: watch::Sender<Option<String>>,
     scrap: Mutex<Option<Scrap>>,
+    looks: Mutex<Looks>,
     death: Arc<Death>,
     log: Sink,
     stopped: AtomicBool,
@@ -236,6 +238,7 @@ impl Engine {
             access,
             spent: watch::Sender::new(None),
             scrap: Mutex::new(Some(scrap)),
+            looks: Mutex::default(),
             death,
             log,
             stopped: AtomicBool::new(false),
@@ -374,21 +377,40 @@ impl Instance {
         }
     }
 
+    /// What it has used of processors since it was started; `None` when nobody
+    /// says so.
+    pub async fn usage(&self) -> Option<Usage> {
+        let (engine, container) = {
+            let scrap = self.inner.scrap();
+            let scrap = scrap.as_ref()?;
+            (scrap.engine().clone(), scrap.container().to_owned())
+        };
+        let inner = self.inner.clone();
+        let name = container.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut looks = inner.looks.lock().unwrap_or_else(PoisonError::into_inner);
+            looks.look(&name)
+        });
+        match looked.await {
+            Ok(Some(usage)) => Some(usage),
+            Ok(None) => engine.used(&container).await,
+            Err(_) => None,
+        }
+    }
+
     /// Ends it, and whatever runs in it.
     pub fn stop(&self) {
         self.inner.stopped.store(true, Ordering::Relaxed);
         self.inner.links().resting.clear();
-        drop(
-            self.inner
-                .scrap
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        drop(self.inner.scrap().take());
     }
 }
 
 impl Inner {
+    fn scrap(&self) -> MutexGuard<'_, Option<Scrap>> {
+        self.scrap.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn links(&self) -> MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }

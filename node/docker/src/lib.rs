@@ -32,6 +32,7 @@ mod link;
 mod protocol;
 mod sandbox;
 mod source;
+mod usage;
 
 use std::sync::Arc;
 
@@ -47,6 +48,7 @@ pub use protocol::{Action, LAMBDA_TASK_ROOT, Protocol};
 pub use source::{
     MARKER as SOURCE_MARKER, SourceError, check as check_source, unpack as unpack_source,
 };
+pub use usage::Usage;
 
 /// Why a body ended before its end.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;

@@ -96,7 +96,7 @@ impl Node {
             memory: Memory::mebibytes(1),
         };
         let mut admission = Admission::new(capacity, &[ClassConfig::default()], 100_000);
-        let added = admission.add(profile, Time::ZERO, &mut Vec::new());
+        let added = admission.add("", profile, Time::ZERO, &mut Vec::new());
         let mut service = Samples::default();
         for _ in 0..crate::estimate::SAMPLES {
             service.learn(SERVICE);

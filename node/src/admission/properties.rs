@@ -105,6 +105,7 @@ fn endless(class: usize) -> Waiting {
         arrived: Time::ZERO,
         leave: Time::NEVER,
         end: Time::NEVER,
+        cost: 0,
     }
 }
 
@@ -274,7 +275,7 @@ impl Shell {
             }
             Event::Add(profile) => {
                 if self.functions.len() < 4
-                    && let Ok(key) = self.admission.add(profile, now, &mut self.actions)
+                    && let Ok(key) = self.admission.add("", profile, now, &mut self.actions)
                 {
                     self.version += 1;
                     self.functions.insert(key, (profile, self.version));
@@ -303,7 +304,7 @@ impl Shell {
             Event::Remove(at) => {
                 if let Some(key) = self.function(at) {
                     self.functions.remove(&key);
-                    self.admission.remove(key, now, &mut self.actions);
+                    self.admission.remove("", key, now, &mut self.actions);
                 }
             }
         }
@@ -621,6 +622,7 @@ proptest! {
         };
         let function = pool.add(profile).expect("fits");
         let mut queue = Queue::new(&classes);
+        queue.add(function, 0);
         for class in 0..classes.len() {
             for _ in 0..picks {
                 queue.push(function, endless(class), false, Time::ZERO, class);
@@ -656,6 +658,7 @@ fn lanes_behind_a_short_head_are_looked_at_within_bounds() {
     };
     for _ in 0..100 {
         let function = pool.add(profile).expect("fits");
+        queue.add(function, 0);
         queue.push(function, endless(0), false, Time::ZERO, ());
     }
     let mut judged = BTreeSet::new();
@@ -668,4 +671,51 @@ fn lanes_behind_a_short_head_are_looked_at_within_bounds() {
             .is_none()
     );
     assert_eq!(judged.len(), 1 + crate::queue::LOOK_AHEAD);
+}
+
+/// A queue of one class in which each of these functions, of a namespace and at
+/// a cost, has 200 calls waiting; whose calls the first so many picks serve.
+fn served(functions: &[(usize, u64)], picks: usize) -> Vec<usize> {
+    let mut pool = Pool::new(CAPACITY);
+    let mut queue = Queue::new(&[ClassConfig::default()]);
+    let profile = Profile {
+        instance: Resources::ZERO,
+        call: Resources::ZERO,
+        calls_per_instance: 1,
+        max_instances: 1,
+        min_instances: 0,
+        keep_alive: Duration::ZERO,
+    };
+    for (at, (namespace, cost)) in functions.iter().enumerate() {
+        let function = pool.add(profile).expect("fits");
+        queue.add(function, *namespace);
+        let waiting = Waiting {
+            cost: *cost,
+            ..endless(0)
+        };
+        for _ in 0..200 {
+            queue.push(function, waiting, false, Time::ZERO, at);
+        }
+    }
+    let mut served = vec![0; functions.len()];
+    for _ in 0..picks {
+        let waited = queue.pick(Time::ZERO, |_, _| Fit::Runs).expect("all wait");
+        served[waited.token] += 1;
+    }
+    served
+}
+
+#[test]
+fn functions_of_a_namespace_get_as_much_time_each() {
+    assert_eq!(served(&[(0, 10_000), (0, 1_000)], 110), [10, 100]);
+    assert_eq!(
+        served(&[(0, 1_000), (0, 1_000), (0, 2_000)], 100),
+        [40, 40, 20]
+    );
+}
+
+#[test]
+fn namespaces_get_as_much_time_each_however_many_functions_they_have() {
+    let many = [(0, 1_000), (0, 1_000), (0, 1_000), (1, 1_000)];
+    assert_eq!(served(&many, 120), [20, 20, 20, 60]);
 }

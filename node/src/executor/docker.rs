@@ -15,7 +15,7 @@ use weir_docker::{Action, Engine, EngineConfig, ImageError, ImageSource, LogSink
 
 use self::fetched::Fetched;
 use super::{
-    AnswerBody, Call, CallError, Code, Executor, Instance, Profile, Setup, StartError, Unfit,
+    AnswerBody, Call, CallError, Code, Executor, Instance, Profile, Setup, StartError, Unfit, Usage,
 };
 use crate::clock;
 use crate::config::{DockerConfig, NodeConfig};
@@ -570,6 +570,13 @@ impl Instance for Container {
 
     fn lingers(&self) -> bool {
         true
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Option<Usage>> {
+        Box::pin(async {
+            let weir_docker::Usage { cpu, waited } = self.0.usage().await?;
+            Some(Usage { cpu, waited })
+        })
     }
 
     fn ended(&self) -> Option<BoxFuture<'static, String>> {

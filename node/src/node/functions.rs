@@ -55,6 +55,16 @@ impl Service {
         self.change(|samples| samples.learn_at_least(sample));
     }
 
+    /// Forgets what was learned: calls do not run as they did.
+    pub(super) fn forget(&self) {
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        *learned = None;
+        for part in [&self.mean, &self.median, &self.p95] {
+            part.store(0, Ordering::Relaxed);
+        }
+        self.samples.store(0, Ordering::Relaxed);
+    }
+
     fn change(&self, learn: impl FnOnce(&mut Samples)) {
         // Two that end at the same moment tell the same: one of them will do.
         let Ok(mut learned) = self.learned.try_lock() else {
@@ -274,9 +284,12 @@ impl Node {
             return Err(not_found(name));
         };
         let mut actions = Vec::new();
-        inner
-            .admission()
-            .remove(function.key, inner.clock.now(), &mut actions);
+        inner.admission().remove(
+            name.namespace.as_str(),
+            function.key,
+            inner.clock.now(),
+            &mut actions,
+        );
         inner.perform(actions, None);
         inner.by_key.remove(&function.key);
         inner.release(&function.current.load().spec);
@@ -574,10 +587,11 @@ impl Inner {
 
     fn admit_new(self: &Arc<Self>, version: &Arc<Version>) {
         let profile = version.executor.profile(&version.spec);
+        let namespace = version.spec.name.namespace.as_str();
         let mut actions = Vec::new();
         let added = self
             .admission()
-            .add(profile, self.clock.now(), &mut actions);
+            .add(namespace, profile, self.clock.now(), &mut actions);
         let key = match added {
             Ok(key) => key,
             Err(too_large) => {
@@ -620,7 +634,11 @@ impl Inner {
 
     fn describe(&self, function: &Function) -> FunctionStatus {
         let version = function.current.load_full();
-        let gauges = self.admission().gauges(function.key).unwrap_or_default();
+        let (gauges, call_cpu) = {
+            let admission = self.admission();
+            let gauges = admission.gauges(function.key).unwrap_or_default();
+            (gauges, admission.call_cpu(function.key))
+        };
         FunctionStatus {
             spec: version.spec.clone(),
             version: version.version,
@@ -631,6 +649,7 @@ impl Inner {
             available_replicas: gauges.ready,
             running: gauges.running,
             waiting: gauges.waiting,
+            call_cpu,
             cpu: Duration::ZERO,
         }
     }

@@ -34,6 +34,12 @@ impl Inner {
                 panics::rest("timers").await;
             }
         };
+        let inner = self.clone();
+        let watching = async move {
+            while panics::contain(inner.clone().watch_usage()).await.is_err() {
+                panics::rest("learning what functions need").await;
+            }
+        };
         let sweeping = async move {
             while panics::contain(sweep(&self)).await.is_err() {
                 panics::rest("tidying up").await;
@@ -44,6 +50,7 @@ impl Inner {
                 tokio::select! {
                     () = stop.cancelled() => {}
                     () = expiring => {}
+                    () = watching => {}
                     () = sweeping => {}
                 }
             },

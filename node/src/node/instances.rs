@@ -98,6 +98,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(inner: Arc<Inner>, slot: Slot) -> Self {
+        inner.usage.call_runs();
         Held {
             inner,
             slot: Some(slot),

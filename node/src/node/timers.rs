@@ -145,7 +145,7 @@ mod tests {
             keep_alive: Duration::from_secs(60),
         };
         let mut actions = Vec::new();
-        let added = shell.lock().add(profile, at(0), &mut actions);
+        let added = shell.lock().add("", profile, at(0), &mut actions);
         added.expect("it fits");
         let [Action::Start { instance, .. }] = actions[..] else {
             panic!("a kept instance is started at once: {actions:?}");

@@ -13,6 +13,7 @@ mod liar;
 mod placement;
 mod restart;
 mod runaway;
+mod shares;
 mod throughput;
 
 use std::pin::Pin;
@@ -139,5 +140,10 @@ pub const CASES: &[Case] = &[
         letter: 't',
         what: "placement: calls at one node of three, against one ideal queue",
         run: |bench| Box::pin(placement::placement(bench)),
+    },
+    Case {
+        letter: 'u',
+        what: "many calls on one node: of a container that needs a core, and beside slow bodies",
+        run: |bench| Box::pin(shares::shares(bench)),
     },
 ];

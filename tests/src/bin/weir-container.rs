@@ -26,6 +26,12 @@ const ILLNESS: Duration = Duration::from_millis(1500);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
+    // As a program that a function runs for each call.
+    let mut arguments = std::env::args().skip(1);
+    if let (Some("burn"), Some(time)) = (arguments.next().as_deref(), arguments.next()) {
+        burn(Duration::from_millis(time.parse()?));
+        return Ok(());
+    }
     let mode = std::env::var("MODE").unwrap_or_default();
     match mode.as_str() {
         "exit" => {
@@ -286,6 +292,17 @@ async fn act(path: &str, head: &http::request::Parts, body: &Bytes) -> Response<
             }
             render(200, &json!({ "spun": true }))
         }
+        "/burn" => {
+            let own = std::env::current_exe().unwrap_or_default();
+            let burnt = tokio::process::Command::new(own)
+                .args(["burn", query])
+                .status()
+                .await;
+            render(
+                200,
+                &json!({ "burnt": burnt.is_ok_and(|status| status.success()) }),
+            )
+        }
         "/flood" => {
             for _ in 0..20_000 {
                 println!("{}", "log ".repeat(50));
@@ -303,6 +320,20 @@ async fn act(path: &str, head: &http::request::Parts, body: &Bytes) -> Response<
                 response.headers_mut().insert("x-seen", seen);
             }
             response
+        }
+    }
+}
+
+/// Uses that much time of a processor.
+fn burn(time: Duration) {
+    let used = || {
+        let text = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+        let nanos = text.split(' ').next().and_then(|used| used.parse().ok());
+        Duration::from_nanos(nanos.unwrap_or(u64::MAX))
+    };
+    while used() < time {
+        for round in 0..20_000_u64 {
+            std::hint::black_box(round);
         }
     }
 }

@@ -395,7 +395,8 @@ pub(super) fn status(function: &FunctionStatus, usage: bool) -> Value {
     if usage {
         let needs = spec.needs();
         shown["usage"] = json!({
-            "cpu": u64::from(needs.cpu.as_millicores()) * u64::from(function.running),
+            "cpu": u64::from(function.call_cpu.as_millicores()) * u64::from(function.running),
+            "cpuPerCall": function.call_cpu.as_millicores(),
             "totalMemoryBytes": needs.memory.as_bytes().saturating_mul(function.running.into()),
         });
     }
@@ -609,6 +610,7 @@ mod tests {
             invocations: 0,
             replicas: 1,
             available_replicas: 0,
+            call_cpu: Cpu::millicores(100),
             running: 2,
             waiting: 0,
             cpu: Duration::ZERO,
@@ -632,7 +634,7 @@ mod tests {
         assert_eq!(shown["invocationCount"], 0);
         assert_eq!(
             shown["usage"],
-            json!({ "cpu": 200, "totalMemoryBytes": 128 << 20 })
+            json!({ "cpu": 200, "cpuPerCall": 100, "totalMemoryBytes": 128 << 20 })
         );
         assert_eq!(shown["createdAt"], "1970-01-01T00:00:00Z");
     }

@@ -1,0 +1,288 @@
+//! Equal shares within a class: whose lane is next, by what each namespace and
+//! each of its functions has been given so far.
+//!
+//! A **pass** is processor time that was given, in nanoseconds of one core.
+//! Among the lanes that want something, those of the namespace with the least
+//! pass come first, and among these the function with the least (stride
+//! scheduling over two levels, Waldspurger and Weihl, 1995, section 4, with
+//! equal weights). Whoever wanted nothing for a while goes on from where the
+//! others are: it saves no credit. What a call is expected to take is charged
+//! when it goes, and corrected when it has ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
+
+use crate::slab::Key;
+
+/// How far a namespace or a function may be ahead of the one that was served
+/// last, in nanoseconds of one core. Without it whoever made one very long call
+/// would wait for as long once others come.
+const AHEAD_MOST: u64 = 10_000_000_000;
+
+/// Where a lane stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// The pass of its namespace.
+    namespace_pass: u64,
+    namespace: usize,
+    /// The pass of its function.
+    pass: u64,
+    /// When its first call came, as a number that grows.
+    sequence: u64,
+    /// Its first call.
+    pub(super) head: Key,
+}
+
+/// Lanes in the order of their turn.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// Those that have lanes here.
+    namespaces: BTreeSet<(u64, usize)>,
+    /// By namespace; as many as there ever were at once.
+    lanes: Vec<BTreeSet<(u64, u64, Key)>>,
+}
+
+impl Turns {
+    pub(super) fn insert(&mut self, turn: Turn) {
+        if self.lanes.len() <= turn.namespace {
+            self.lanes.resize_with(turn.namespace + 1, BTreeSet::new);
+        }
+        let lanes = &mut self.lanes[turn.namespace];
+        lanes.insert((turn.pass, turn.sequence, turn.head));
+        self.namespaces
+            .insert((turn.namespace_pass, turn.namespace));
+    }
+
+    pub(super) fn remove(&mut self, turn: Turn) {
+        let Some(lanes) = self.lanes.get_mut(turn.namespace) else {
+            return;
+        };
+        lanes.remove(&(turn.pass, turn.sequence, turn.head));
+        if lanes.is_empty() {
+            self.namespaces
+                .remove(&(turn.namespace_pass, turn.namespace));
+        }
+    }
+
+    /// The one after `after`, which need not be here any more; the first of all
+    /// for `None`. Nothing may have been charged in between.
+    pub(super) fn next(&self, after: Option<Turn>) -> Option<Turn> {
+        let (from, rest) = match after {
+            Some(turn) => {
+                let behind = Excluded((turn.pass, turn.sequence, turn.head));
+                let lanes = self.lanes.get(turn.namespace)?;
+                let next = lanes.range((behind, Unbounded)).next().copied();
+                let place = (turn.namespace_pass, turn.namespace);
+                (Excluded(place), next.map(|lane| (place, lane)))
+            }
+            None => (Unbounded, None),
+        };
+        let (place, lane) = match rest {
+            Some(found) => found,
+            None => {
+                let place = *self.namespaces.range((from, Unbounded)).next()?;
+                (place, *self.lanes[place.1].first()?)
+            }
+        };
+        let ((namespace_pass, namespace), (pass, sequence, head)) = (place, lane);
+        Some(Turn {
+            namespace_pass,
+            namespace,
+            pass,
+            sequence,
+            head,
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.namespaces.is_empty()
+    }
+
+    /// Gives a namespace another pass.
+    fn move_namespace(&mut self, namespace: usize, from: u64, to: u64) {
+        if self.namespaces.remove(&(from, namespace)) {
+            self.namespaces.insert((to, namespace));
+        }
+    }
+}
+
+#[derive(Debug, Default, Clone)]
+struct Namespace {
+    pass: u64,
+    /// The pass of its function that was served last, before it was.
+    served: u64,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Function {
+    pass: u64,
+    namespace: usize,
+}
+
+/// What the namespaces and functions of one class have been given.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    namespaces: Vec<Namespace>,
+    functions: Vec<Function>,
+    /// The pass of the namespace that was served last, before it was.
+    served: u64,
+}
+
+/// Another pass for a function or its namespace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moved {
+    namespace: usize,
+    from: u64,
+    to: u64,
+}
+
+impl Moved {
+    /// Has lanes stand where their namespace is now.
+    pub(super) fn apply(self, turns: &mut Turns) {
+        turns.move_namespace(self.namespace, self.from, self.to);
+    }
+}
+
+impl Shares {
+    /// Says to which namespace a function belongs, which nothing is known of.
+    pub(super) fn add(&mut self, function: usize, namespace: usize) {
+        if self.functions.len() <= function {
+            self.functions.resize(function + 1, Function::default());
+        }
+        if self.namespaces.len() <= namespace {
+            self.namespaces.resize(namespace + 1, Namespace::default());
+        }
+        self.functions[function] = Function { pass: 0, namespace };
+    }
+
+    /// Where a lane of a function stands whose first call is `head`.
+    pub(super) fn turn(&self, function: usize, sequence: u64, head: Key) -> Turn {
+        let Function { pass, namespace } = self.functions[function];
+        Turn {
+            namespace_pass: self.namespaces[namespace].pass,
+            namespace,
+            pass,
+            sequence,
+            head,
+        }
+    }
+
+    /// Has a function that wanted nothing go on from where others are. Its own
+    /// lanes are not in any [`Turns`].
+    pub(super) fn join(&mut self, function: usize) -> Moved {
+        let Function { pass, namespace } = &mut self.functions[function];
+        let home = &mut self.namespaces[*namespace];
+        *pass = (*pass).max(home.served);
+        let from = home.pass;
+        home.pass = from.max(self.served);
+        Moved {
+            namespace: *namespace,
+            from,
+            to: home.pass,
+        }
+    }
+
+    /// Takes note that a call of a function goes, in its turn. Its own lanes are
+    /// not in any [`Turns`].
+    pub(super) fn serve(&mut self, function: usize, cost: u64) -> Moved {
+        let Function { pass, namespace } = &self.functions[function];
+        self.namespaces[*namespace].served = *pass;
+        self.served = self.namespaces[*namespace].pass;
+        self.correct(function, 0, cost)
+    }
+
+    /// Puts what a call took in the place of what it was charged. Its function's
+    /// own lanes are not in any [`Turns`].
+    pub(super) fn correct(&mut self, function: usize, charged: u64, took: u64) -> Moved {
+        let Function { pass, namespace } = &mut self.functions[function];
+        let home = &mut self.namespaces[*namespace];
+        let moved = |pass: u64, served: u64| {
+            let pass = pass.saturating_sub(charged).saturating_add(took);
+            pass.min(served.saturating_add(AHEAD_MOST))
+        };
+        *pass = moved(*pass, home.served);
+        let from = home.pass;
+        home.pass = moved(from, self.served);
+        Moved {
+            namespace: *namespace,
+            from,
+            to: home.pass,
+        }
+    }
+}
+
+/// Names of namespaces as small numbers, as long as they have functions.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    numbers: BTreeMap<Box<str>, (usize, usize)>,
+    free: Vec<usize>,
+}
+
+impl Names {
+    /// The number of a namespace that gets one more function.
+    pub(crate) fn enter(&mut self, name: &str) -> usize {
+        if let Some((number, functions)) = self.numbers.get_mut(name) {
+            *functions += 1;
+            return *number;
+        }
+        let number = self.free.pop().unwrap_or(self.numbers.len());
+        self.numbers.insert(name.into(), (number, 1));
+        number
+    }
+
+    /// Takes note that it has one function less.
+    pub(crate) fn leave(&mut self, name: &str) {
+        let Some((number, functions)) = self.numbers.get_mut(name) else {
+            return;
+        };
+        *functions -= 1;
+        if *functions == 0 {
+            self.free.push(*number);
+            self.numbers.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_a_namespace_is_given_again_when_it_has_no_function() {
+        let mut names = Names::default();
+        assert_eq!(
+            (names.enter("a"), names.enter("b"), names.enter("a")),
+            (0, 1, 0)
+        );
+        names.leave("a");
+        assert_eq!(names.enter("c"), 2);
+        names.leave("a");
+        assert_eq!((names.enter("d"), names.enter("a")), (0, 3));
+    }
+
+    #[test]
+    fn whoever_is_new_has_no_credit_and_no_debt() {
+        let mut shares = Shares::default();
+        shares.add(0, 0);
+        shares.add(1, 1);
+        for _ in 0..100 {
+            shares.serve(0, 1_000);
+        }
+        shares.join(1);
+        let key = Key::from_bits(0);
+        let (old, new) = (shares.turn(0, 0, key), shares.turn(1, 0, key));
+        assert_eq!(old.namespace_pass - new.namespace_pass, 1_000);
+    }
+
+    #[test]
+    fn nobody_is_further_ahead_than_the_bound() {
+        let mut shares = Shares::default();
+        shares.add(0, 0);
+        shares.serve(0, u64::MAX);
+        let turn = shares.turn(0, 0, Key::from_bits(0));
+        assert_eq!((turn.namespace_pass, turn.pass), (AHEAD_MOST, AHEAD_MOST));
+        shares.correct(0, u64::MAX, 5);
+        let turn = shares.turn(0, 0, Key::from_bits(0));
+        assert_eq!(turn.pass, 5);
+    }
+}
