@@ -48,7 +48,7 @@ async fn closed_loops(bench: &Bench) -> Result<Vec<Row>> {
     let node = setup.start().await;
     let image = |name: &str| Function::image(name, SERVER).setting("pull", "never");
     for most in BOUNDS {
-        node.deploy(image(&format!("at-most-{most}")).setting("max", most))
+        node.deploy(image(&format!("at-most-{most}")).label("com.openfaas.scale.max", most))
             .await;
     }
     node.deploy(image("as-it-is")).await;
