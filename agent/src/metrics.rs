@@ -111,7 +111,7 @@ impl Metrics {
         let mut states = [("preparing", 0), ("ready", 0), ("failed", 0)];
         for function in &functions {
             states[match function.state {
-                FunctionState::Preparing => 0,
+                FunctionState::Preparing | FunctionState::Waiting(_) => 0,
                 FunctionState::Ready => 1,
                 FunctionState::Failed(_) => 2,
             }]

@@ -201,6 +201,12 @@ impl Dispatch {
         self.inner.steward.fits(spec)
     }
 
+    /// A peer that may run a function which is deployed here, by what both are;
+    /// `None` where no peer can, or is told of it.
+    pub fn runs_elsewhere(&self, spec: &FunctionSpec) -> Option<PeerId> {
+        self.inner.runs_elsewhere(spec)
+    }
+
     /// Whether the federation can be told of a function.
     ///
     /// # Errors
@@ -504,6 +510,20 @@ impl Inner {
         Err(self.no_room())
     }
 
+    fn runs_elsewhere(&self, spec: &FunctionSpec) -> Option<PeerId> {
+        let entry = self.federated.entry(&spec.name)?;
+        entry.spec.as_ref()?;
+        let wanted = Wanted::by(spec, Some(&entry));
+        if wanted.bounds == policy::Bounds::Node {
+            return None;
+        }
+        let needs = wanted.needs();
+        let view = self.federated.shared.view.load();
+        let mut peers = view.peers.iter();
+        let able = peers.find(|peer| policy::fits(&needs, &peer.report));
+        able.map(|peer| peer.id)
+    }
+
     /// How long a function runs here on average; `None` before it has run.
     fn service(&self, function: &FunctionName) -> Option<Duration> {
         let estimate = self.node.service(function)?;
@@ -574,6 +594,8 @@ impl<'a> Course<'a> {
         let (here, queue) = match &outlook {
             _ if !self.fits_here => (Here::Unable, None),
             None => (Here::Unable, None),
+            // Alone it says itself what is missing.
+            Some(outlook) if !outlook.works && self.runs_elsewhere() => (Here::Unable, None),
             Some(outlook) => match outlook.prospect {
                 Prospect::Warm | Prospect::Start if closed => (Here::Full, None),
                 Prospect::Warm | Prospect::Start if drains => (Here::Full, Some(Duration::ZERO)),
@@ -603,6 +625,12 @@ impl<'a> Course<'a> {
             Some(Prospect::Warm | Prospect::Start) | None => {}
         }
         Ok(window)
+    }
+
+    /// Whether a peer may run it, by what that is.
+    fn runs_elsewhere(&self) -> bool {
+        let spec = self.spec.as_deref();
+        spec.is_some_and(|spec| self.inner.runs_elsewhere(spec).is_some())
     }
 
     /// Looks, decides and acts once.

@@ -63,6 +63,9 @@ use crate::store::{
 pub enum FunctionState {
     /// Its code is being made ready; calls wait.
     Preparing,
+    /// The node cannot start it now, for a reason of its own; says what is
+    /// missing. It is tried again, by itself and for each call.
+    Waiting(String),
     /// It can be called.
     Ready,
     /// Its code cannot be made ready; calls get a 503 with this reason.

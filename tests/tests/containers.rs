@@ -631,6 +631,21 @@ async fn without_an_engine_everything_else_works() {
     assert!(problem.contains("/nonexistent/docker.sock"), "{problem}");
     node.deploy(Function::new("echo", "echo")).await;
     node.call("echo", "still here").await.expect_status(200);
+    // Whoever deploys is told at once, and nothing is lost.
+    let deploy = ["deploy", "told", "--image", "weir-test/server:1"];
+    let output = within("it is told", node.weir(deploy)).await;
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("it is kept, and will be ready once"),
+        "{told}"
+    );
+    assert!(told.contains("install and start Docker"), "{told}");
+    let state = node.settled("told").await;
+    assert!(
+        state.starts_with("waiting: the container engine"),
+        "{state}"
+    );
 }
 
 #[tokio::test]
@@ -716,6 +731,7 @@ async fn kept_instances_start_by_themselves_once_there_is_an_engine() {
             (replicas().await == Some(1)).then_some(())
         })
         .await;
+        assert_eq!(node.settled("kept").await, "ready");
         own.stop();
     }
 }

@@ -39,6 +39,31 @@ async fn functions_of_both_kinds_are_called_where_they_can_run() {
     assert_eq!(ran_on(&reply.expect_status(200)), None);
 }
 
+#[tokio::test]
+async fn a_function_is_ready_where_a_peer_has_the_engine_for_it() {
+    let first = Member::start(member().containers()).await;
+    let engineless = "docker.socket = \"/nonexistent/docker.sock\"";
+    let second = first.invite(member().config(engineless)).await;
+    all_meet(&[&first, &second]).await;
+    let (_folder, archive) = engine::layered("elsewhere");
+    deploy_archive(&second, "elsewhere", &archive).await;
+    let path = "/system/function/elsewhere";
+    let status = second.node.manage("GET", path).send().await;
+    let status = status.expect_status(200).json();
+    assert_eq!(status["annotations"]["weir.state"], "ready", "{status}");
+    assert_eq!(status["readyAt"], first.id.as_str(), "{status}");
+    let reply = second.node.call("elsewhere", "there").await;
+    assert_eq!(ran_on(&reply.expect_status(200)), Some(first.id.as_str()));
+    // Without that peer it is not.
+    let mut first = first;
+    first.node.kill().await;
+    eventually("nobody can run it", async || {
+        let state = second.node.settled("elsewhere").await;
+        state.starts_with("waiting: ").then_some(())
+    })
+    .await;
+}
+
 /// Bytes of code that a member was sent, and that it had itself.
 async fn code(member: &Member) -> (f64, f64) {
     let fetched = member.node.metric("weir_code_fetched_bytes_total", &[]);

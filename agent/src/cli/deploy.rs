@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -33,6 +33,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long something may be missing on the node before the wait is given up.
+const MISSING: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub(super) struct DeployArguments {
@@ -374,14 +377,26 @@ pub(super) async fn ready(
     let path = super::functions::function_path(name);
     let poll = async {
         let mut pause = FIRST_PAUSE;
+        // Since when something is missing on the node: an engine that was just
+        // started is not.
+        let mut missing: Option<Instant> = None;
         loop {
             let request = client.request(Method::GET, &path);
             let status: Value = client.ask_json("see whether it is ready", request).await?;
             match super::functions::state(&status) {
                 "ready" => return Ok(()),
                 state if state.starts_with("failed") => bail!("{state}"),
-                _ => tokio::time::sleep(pause).await,
+                state => match state.strip_prefix("waiting: ") {
+                    Some(reason) => {
+                        let since = *missing.get_or_insert_with(Instant::now);
+                        if since.elapsed() >= MISSING {
+                            bail!("it is kept, and will be ready once this is mended: {reason}");
+                        }
+                    }
+                    None => missing = None,
+                },
             }
+            tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
     };

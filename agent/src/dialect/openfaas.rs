@@ -11,11 +11,11 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use weir_federation::dispatch::Dispatch;
 use weir_node::function::{ArtifactKind, CodeSource, Scope};
 use weir_node::id::{FunctionName, IdError, Namespace, SecretName};
-use weir_node::node::{DeployMode, NamespaceInfo};
+use weir_node::node::{DeployMode, FunctionState, FunctionStatus, NamespaceInfo};
 
 use self::deployment::FunctionDeployment;
 use crate::door::headers::COPIES;
@@ -233,7 +233,7 @@ fn list(door: &Door, query: Query<'_>) -> Answered {
     let functions = door.node.functions(namespace.as_ref());
     let shown: Vec<_> = functions
         .iter()
-        .map(|function| deployment::status(function, false))
+        .map(|function| status(door, function, false))
         .collect();
     Ok(render(StatusCode::OK, &shown))
 }
@@ -299,10 +299,26 @@ fn describe(door: &Door, name: &str, query: Query<'_>) -> Answered {
     let name = function_name(name, query.namespace()?)?;
     let function = door.node.function(&name).ok_or_else(|| unknown(&name))?;
     let usage = query.flag("usage").map_err(Problem::bad_request)?;
-    Ok(render(
-        StatusCode::OK,
-        &deployment::status(&function, usage),
-    ))
+    Ok(render(StatusCode::OK, &status(door, &function, usage)))
+}
+
+/// How a function stands. One for which something is missing on this node is
+/// ready where a peer can run it.
+fn status(door: &Door, function: &FunctionStatus, usage: bool) -> Value {
+    let elsewhere = match (&function.state, &door.dispatch) {
+        (FunctionState::Waiting(_), Some(dispatch)) => dispatch.runs_elsewhere(&function.spec),
+        _ => None,
+    };
+    let Some(peer) = elsewhere else {
+        return deployment::status(function, usage);
+    };
+    let ready = FunctionStatus {
+        state: FunctionState::Ready,
+        ..function.clone()
+    };
+    let mut shown = deployment::status(&ready, usage);
+    shown["readyAt"] = peer.to_string().into();
+    shown
 }
 
 /// The body of a request to scale.

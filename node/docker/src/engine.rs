@@ -214,6 +214,11 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Whether it answers, as far as is known. Cheap.
+    pub fn works(&self) -> bool {
+        !matches!(*self.inner.state.borrow(), State::Down(_))
+    }
+
     /// What is known of it.
     pub fn describe(&self) -> Description {
         let known = Description {

@@ -506,7 +506,7 @@ impl Executor for Docker {
     }
 
     fn works(&self) -> bool {
-        self.engine.describe().problem.is_none()
+        self.engine.works()
     }
 
     fn describe(&self) -> serde_json::Value {

@@ -19,6 +19,11 @@ use crate::id::{FunctionName, Namespace, SecretName};
 use crate::logs::FunctionLog;
 use crate::store::{FunctionRecord, NamespaceRecord};
 
+/// First and longest pause before code is made ready again for which something
+/// is missing on this node.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
 /// A name under which something is deployed. It stays the same over updates.
 pub(super) struct Function {
     pub(super) key: FunctionKey,
@@ -145,7 +150,7 @@ impl Version {
         match self.state() {
             FunctionState::Ready => return Ok(()),
             FunctionState::Failed(reason) => return Err(StartError::Code(reason)),
-            FunctionState::Preparing => {}
+            FunctionState::Preparing | FunctionState::Waiting(_) => {}
         }
         let prepared = self
             .executor
@@ -157,9 +162,13 @@ impl Version {
                 tracing::warn!(function = %self.spec.name, %reason, "code cannot be made ready");
                 self.set_state(FunctionState::Failed(reason.clone()));
             }
-            // The node's fault, not the code's: the next call tries again.
+            // The node's fault, not the code's.
             Err(StartError::Node(reason)) => {
-                tracing::error!(function = %self.spec.name, %reason, "cannot make code ready");
+                let waiting = FunctionState::Waiting(reason.clone());
+                if self.state() != waiting {
+                    tracing::error!(function = %self.spec.name, %reason, "cannot make code ready");
+                    self.set_state(waiting);
+                }
             }
         }
         prepared
@@ -246,14 +255,7 @@ impl Node {
             None => inner.admit_new(&version),
         }
         // The client waits, if it wants to, by looking at the state.
-        let told = inner.clone();
-        inner.tasks.spawn_on(
-            async move {
-                let _ = version.prepare().await;
-                told.changed.notify_one();
-            },
-            &inner.runtime,
-        );
+        inner.make_ready(vec![version]);
         Ok(())
     }
 
@@ -417,18 +419,45 @@ impl Inner {
             self.admit_new(&version);
             versions.push(version);
         }
+        self.make_ready(versions);
+    }
+
+    /// Makes the code of functions ready in the background, one after the other,
+    /// and those again for which something is missing on this node.
+    fn make_ready(self: &Arc<Self>, mut versions: Vec<Arc<Version>>) {
+        let inner = self.clone();
+        let making = async move {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                let mut waiting = Vec::new();
+                for version in versions {
+                    let prepared = version.prepare().await;
+                    inner.changed.notify_one();
+                    if matches!(prepared, Err(StartError::Node(_))) {
+                        waiting.push(version);
+                    }
+                }
+                tokio::time::sleep(pause).await;
+                waiting.retain(|version| inner.is_current(version));
+                if waiting.is_empty() {
+                    return;
+                }
+                versions = waiting;
+                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            }
+        };
         let stop = self.stop.clone();
         self.tasks.spawn_on(
             async move {
-                for version in versions {
-                    if stop.is_cancelled() {
-                        break;
-                    }
-                    let _ = version.prepare().await;
-                }
+                let _ = stop.run_until_cancelled(making).await;
             },
             &self.runtime,
         );
+    }
+
+    fn is_current(&self, version: &Arc<Version>) -> bool {
+        let function = self.functions.get(&version.spec.name);
+        function.is_some_and(|function| Arc::ptr_eq(&function.current.load(), version))
     }
 
     fn version(&self, record: FunctionRecord, code: Code, executor: Arc<dyn Executor>) -> Version {

@@ -65,6 +65,8 @@ pub struct Outlook {
     /// Whether its function has every instance here that it may have, and none
     /// has a free place.
     pub function_full: bool,
+    /// Whether what starts it works, as far as is known.
+    pub works: bool,
 }
 
 impl Node {
@@ -172,6 +174,7 @@ impl Node {
             service: call.service,
             start: function.start.expected(),
             function_full,
+            works: function.current.load().executor.works(),
         }))
     }
 }

@@ -362,6 +362,7 @@ pub(super) fn status(function: &FunctionStatus, usage: bool) -> Value {
     annotations.extend(shown_settings(spec));
     let state = match &function.state {
         FunctionState::Preparing => "preparing".to_owned(),
+        FunctionState::Waiting(reason) => format!("waiting: {reason}"),
         FunctionState::Ready => "ready".to_owned(),
         FunctionState::Failed(reason) => format!("failed: {reason}"),
     };
