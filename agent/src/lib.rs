@@ -21,6 +21,7 @@ pub mod dialect;
 pub mod document;
 pub mod door;
 pub mod http;
+pub mod local;
 pub mod metrics;
 pub mod output;
 pub mod project;
