@@ -119,11 +119,18 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
         }
     };
     // First, because it is the quickest to fail and the cheapest to undo.
-    let listeners = Listeners::bind(http.listen, thread_count(http.threads))?;
+    let listeners = Listeners::bind(http.listen, thread_count(http.threads), "--http, http.listen")?;
     let rules = rules(&config)?;
     let wanted = config.federation.is_wanted();
     let member_listeners = match member_address(&config.federation).filter(|_| wanted) {
-        Some(address) => Some(Listeners::bind(address, thread_count(http.threads))?),
+        Some(address) => {
+            let setting = "--peer-listen, federation.peer-listen";
+            Some(Listeners::bind(
+                address,
+                thread_count(http.threads),
+                setting,
+            )?)
+        }
         None => None,
     };
     let node = Box::pin(Node::start(config.node.clone()))
@@ -286,7 +293,10 @@ fn serve_members(
     let listeners = match listeners {
         Some(listeners) => listeners,
         // Streams alone; a server wants some listener, and nobody knows of this.
-        None => Listeners::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1)?,
+        None => {
+            let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            Listeners::bind(any, 1, "for streams of members")?
+        }
     };
     let greeting = Greeting::Members(dispatch.federated().acceptor().clone());
     let address = listeners.address();
