@@ -24,6 +24,7 @@ pub mod http;
 pub mod local;
 pub mod metrics;
 pub mod output;
+pub mod problems;
 pub mod project;
 pub mod run;
 pub mod setting;
