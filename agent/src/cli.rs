@@ -11,6 +11,7 @@ mod invoke;
 mod logs;
 mod run;
 mod samples;
+mod secret;
 mod source;
 mod status;
 
@@ -24,6 +25,7 @@ use weir_node::id::{FunctionName, Namespace};
 
 use crate::client::{self, Client, ClientError, CredentialSources, Credentials};
 use crate::config::{default_data_dir, token_file};
+use crate::local;
 use crate::output::{self, Format, OutputError};
 use crate::setting::Mistakes;
 
@@ -101,12 +103,17 @@ enum Command {
     Describe(functions::Named),
     /// Call a function
     Invoke(invoke::InvokeArguments),
+    /// Print the answer of an asynchronous call
+    Result(invoke::ResultArguments),
     /// Remove functions
     Remove(functions::RemoveArguments),
     /// Set how many instances of a function are kept
     Scale(functions::ScaleArguments),
     /// Print what a function wrote to its standard error
     Logs(logs::LogsArguments),
+    /// Secrets that functions may read
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
     /// Sample functions: a banner, a hash, primes, a matrix product and more
     Samples(samples::SamplesArguments),
     /// Print a token by which another node may join the federation, once
@@ -119,9 +126,9 @@ enum Command {
     Drain(federation::DrainArguments),
     /// Have the node leave its federation
     Leave,
-    /// Change the federation's secret
+    /// What concerns the whole federation
     #[command(subcommand)]
-    Secret(federation::SecretCommand),
+    Federation(federation::FederationCommand),
     /// Let another node in no more
     Deny(federation::DenyArguments),
     /// Tell the federation of a function that only this node knows
@@ -183,6 +190,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::List(arguments) => block_on(functions::list(global, &arguments))?,
         Command::Describe(arguments) => block_on(functions::describe(global, &arguments))?,
         Command::Invoke(arguments) => block_on(invoke::invoke(global, arguments))?,
+        Command::Result(arguments) => block_on(invoke::show_result(global, &arguments))?,
+        Command::Secret(command) => block_on(secret::secret(global, &command))?,
         Command::Remove(arguments) => block_on(functions::remove(global, &arguments))?,
         Command::Scale(arguments) => block_on(functions::scale(global, &arguments))?,
         Command::Logs(arguments) => block_on(logs::logs(global, &arguments))?,
@@ -191,7 +200,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Peers(arguments) => block_on(federation::peers(global, &arguments))?,
         Command::Ping(arguments) => block_on(federation::ping(global, &arguments))?,
         Command::Drain(arguments) => block_on(federation::drain(global, &arguments))?,
-        Command::Secret(federation::SecretCommand::Rotate) => block_on(federation::rotate(global))?,
+        Command::Federation(federation::FederationCommand::RotateSecret) => {
+            block_on(federation::rotate(global))?
+        }
         Command::Leave => block_on(federation::leave(global))?,
         Command::Deny(arguments) => block_on(federation::deny(global, &arguments))?,
         Command::Announce(arguments) => block_on(federation::announce(global, &arguments))?,
@@ -269,7 +280,13 @@ impl Global {
             user,
             token_file: self.token_file.clone(),
             token: variable("WEIR_TOKEN"),
-            local_token_file: Some(token_file(&data_dir())),
+            local_token_file: Some(match node.port_or_known_default() {
+                Some(port) => {
+                    let found = local::find(port, &variable);
+                    found.unwrap_or_else(|| token_file(&data_dir()))
+                }
+                None => token_file(&data_dir()),
+            }),
         };
         let credentials = Credentials::resolve(&sources, &node)?;
         let open = node.scheme() == "http" && !client::is_loopback(&node);
@@ -290,6 +307,26 @@ impl Global {
 
     fn json(&self) -> bool {
         self.output == Format::Json
+    }
+
+    /// Prints what a command did: for programs as one document, for people on
+    /// standard error, where nothing of it is a result.
+    fn told(&self, document: &serde_json::Value, text: &str) -> anyhow::Result<()> {
+        match self.json() {
+            true => Ok(output::json(document)?),
+            false => {
+                output::note(text);
+                Ok(())
+            }
+        }
+    }
+
+    /// The same where the text is what people asked for.
+    fn answer(&self, document: &serde_json::Value, text: &str) -> anyhow::Result<()> {
+        match self.json() {
+            true => Ok(output::json(document)?),
+            false => Ok(output::line(text)?),
+        }
     }
 }
 
@@ -350,6 +387,14 @@ mod tests {
             "weir leave",
             "weir deny 12D3KooW --federation",
             "weir deny 12D3KooW --undo",
+            "weir deny 12D3KooW --federation --undo",
+            "weir secret create a --from-file f --trim",
+            "weir secret update a --from-literal v",
+            "weir secret list",
+            "weir secret remove a b",
+            "weir secret rotate",
+            "weir federation rotate-secret",
+            "weir result 0011 --wait --wait-timeout 5s",
             "weir announce shout",
             "weir forget 12D3KooW",
             "weir invoke a --explain",

@@ -12,8 +12,12 @@ use base64::Engine as _;
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::{RequestBuilder, Response, Url};
-use rustls::pki_types::CertificateDer;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 use weir_node::resolve::Resolver;
 
 /// How long a node may take to accept a connection.
@@ -33,7 +37,10 @@ const SECRET_BYTES: u64 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The node's address is not one.
-    #[error("{0:?} is not the address of a node: write http://HOST:PORT or https://HOST:PORT")]
+    #[error(
+        "{0:?} is not the address of a node: write http://HOST:PORT, https://HOST:PORT, HOST:PORT \
+         or a port (http://127.0.0.1:8080, localhost:8080, 8080)"
+    )]
     Address(String),
     /// A file of credentials cannot be used.
     #[error("read {what} from {}", path.display())]
@@ -60,7 +67,7 @@ pub enum ClientError {
     #[error("set up the HTTP client")]
     Client(#[source] reqwest::Error),
     /// No connection.
-    #[error("cannot reach the node at {node}: {reason}; is `weir run` running?")]
+    #[error("cannot reach the node at {node}: {reason}")]
     Unreachable {
         /// The node.
         node: String,
@@ -224,10 +231,22 @@ pub fn is_loopback(node: &Url) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// Reads the address of a node as `--node` has it.
+/// Reads the address of a node as `--node` has it. A port alone is one of this
+/// machine, and without a scheme it is `http`.
 pub fn node_address(text: &str) -> Result<Url, ClientError> {
     let wrong = || ClientError::Address(text.chars().take(200).collect());
-    let url: Url = text.parse().map_err(|_| wrong())?;
+    let trimmed = text.trim();
+    let port = trimmed.strip_prefix(':').unwrap_or(trimmed);
+    let spelled = if port.parse::<u16>().is_ok() {
+        format!("http://127.0.0.1:{port}")
+    } else if trimmed.contains("://") {
+        trimmed.to_owned()
+    } else {
+        // A host alone may be a typing error of anything.
+        trimmed.rsplit_once(':').ok_or_else(wrong)?;
+        format!("http://{trimmed}")
+    };
+    let url: Url = spelled.parse().map_err(|_| wrong())?;
     let fine = matches!(url.scheme(), "http" | "https")
         && url.host_str().is_some_and(|host| !host.is_empty())
         && url.query().is_none()
@@ -379,7 +398,7 @@ impl Client {
     }
 
     fn failed(&self, error: &reqwest::Error) -> ClientError {
-        let (node, reason) = (self.node.clone(), innermost(error));
+        let (node, reason) = (self.node.clone(), reason(error, &self.node));
         if error.is_connect() {
             ClientError::Unreachable { node, reason }
         } else {
@@ -388,18 +407,167 @@ impl Client {
     }
 }
 
-/// The reason at the bottom of an error's chain, in the plainest words there are.
-fn innermost(error: &reqwest::Error) -> String {
+/// The reason at the bottom of an error's chain, in the plainest words there are,
+/// and what to do where that is known.
+fn reason(error: &reqwest::Error, node: &str) -> String {
     let mut reason = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        reason = match inner.downcast_ref::<io::Error>() {
-            Some(inner) if inner.raw_os_error().is_some() => inner.kind().to_string(),
-            _ => inner.to_string(),
+    let mut next = error.source();
+    while let Some(inner) = next {
+        if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
+            return tls_reason(tls, node);
+        }
+        if inner.to_string().starts_with("resolve ") {
+            let host = node.split("://").nth(1).unwrap_or(node);
+            let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+            return format!("the name {host:?} does not resolve to an address: check its spelling");
+        }
+        (reason, next) = match inner.downcast_ref::<io::Error>() {
+            Some(system) if system.raw_os_error().is_some() => {
+                return match system.kind() {
+                    io::ErrorKind::ConnectionRefused => {
+                        "connection refused; is `weir run` running?".to_owned()
+                    }
+                    kind => kind.to_string(),
+                };
+            }
+            // What it wraps is not its source, but itself.
+            Some(wrapping) => (
+                wrapping.to_string(),
+                wrapping
+                    .get_ref()
+                    .map(|inner| inner as &(dyn std::error::Error + 'static)),
+            ),
+            None => (inner.to_string(), inner.source()),
         };
-        source = inner.source();
+    }
+    if error.is_timeout() {
+        return "it did not answer in time".to_owned();
+    }
+    if let Some(hyper) = hyper_error(error)
+        && (hyper.is_parse() || hyper.is_incomplete_message())
+        && node.starts_with("http://")
+    {
+        return "what answers there speaks no HTTP; if it speaks TLS, write https://".to_owned();
     }
     reason
+}
+
+fn hyper_error(error: &reqwest::Error) -> Option<&hyper::Error> {
+    let mut next = error.source();
+    while let Some(inner) = next {
+        if let Some(found) = inner.downcast_ref() {
+            return Some(found);
+        }
+        next = inner.source();
+    }
+    None
+}
+
+/// Why TLS did not come about, and the remedy.
+fn tls_reason(error: &rustls::Error, node: &str) -> String {
+    let host = node.split("://").nth(1).unwrap_or(node);
+    match error {
+        rustls::Error::InvalidMessage(_) => {
+            "what answers there speaks no TLS: write http://".to_owned()
+        }
+        rustls::Error::InvalidCertificate(wrong) => match wrong {
+            CertificateError::UnknownIssuer => {
+                "its certificate is signed by nobody that is trusted here: give the certificate, or \
+                 its authority's, with --ca FILE"
+                    .to_owned()
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired: have it renewed".to_owned()
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not good yet: check the clocks".to_owned()
+            }
+            CertificateError::NotValidForName => format!(
+                "its certificate is not for {host:?}: name the node as the certificate does"
+            ),
+            CertificateError::NotValidForNameContext { presented, .. } => format!(
+                "its certificate is not for {host:?} but for {}: name the node so",
+                presented.join(", ")
+            ),
+            CertificateError::Other(_) if is_authority(wrong) => {
+                "its certificate is an authority's own: trust that very one with --ca FILE"
+                    .to_owned()
+            }
+            _ => "its certificate cannot be used: give the right one with --ca FILE, or have it \
+                  made anew"
+                .to_owned(),
+        },
+        _ => "the TLS handshake failed: check that it is a node, and http:// or https://".to_owned(),
+    }
+}
+
+/// Whether a certificate is refused only because it may sign others, as the usual
+/// `openssl req -x509` makes them.
+fn is_authority(error: &CertificateError) -> bool {
+    // The library that finds it out is rustls's own, and not ours to name.
+    matches!(error, CertificateError::Other(other)
+        if format!("{other:?}").contains("CaUsedAsEndEntity"))
+}
+
+/// Checks a node's certificate as usual, and lets one be its own authority where
+/// the user trusts that very certificate.
+#[derive(Debug)]
+struct Trusting {
+    usual: Arc<WebPkiServerVerifier>,
+    /// What the user trusts.
+    own: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let usual = self.usual.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match usual {
+            // Its times were looked at before; what is left is whose it is.
+            Err(rustls::Error::InvalidCertificate(error))
+                if is_authority(&error) && self.own.contains(end_entity) =>
+            {
+                let parsed = ParsedCertificate::try_from(end_entity)?;
+                verify_server_name(&parsed, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            usual => usual,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
 }
 
 /// The call id that the answer to an accepted asynchronous call carries.
@@ -412,6 +580,7 @@ pub fn call_id(headers: &HeaderMap) -> Option<String> {
 fn tls(ca: Option<&Path>) -> Result<rustls::ClientConfig, ClientError> {
     let mut roots = rustls::RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let mut own = Vec::new();
     if let Some(path) = ca {
         let wrong = |reason: String| ClientError::Certificates {
             path: path.to_owned(),
@@ -419,23 +588,25 @@ fn tls(ca: Option<&Path>) -> Result<rustls::ClientConfig, ClientError> {
         };
         let certificates =
             CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-        let mut count = 0;
         for certificate in certificates {
             let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
             roots
-                .add(certificate)
-                .map_err(|error| wrong(error.to_string()))?;
-            count += 1;
+                .add(certificate.clone())
+                .map_err(|_| wrong("it holds what is no certificate of TLS".to_owned()))?;
+            own.push(certificate);
         }
-        if count == 0 {
+        if own.is_empty() {
             return Err(wrong("there is none in it".to_owned()));
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let usual = usual.build().expect("there are bundled roots");
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring speaks TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trusting { usual, own }))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
@@ -463,11 +634,18 @@ mod tests {
             "http://127.0.0.1:8080",
             "https://weir.example/base/",
             "http://[::1]:1",
+            "127.0.0.1:8080",
+            "localhost:8080",
+            "[::1]:8080",
+            ":8080",
+            "8080",
         ] {
             assert!(node_address(fine).is_ok(), "{fine}");
         }
         for bad in [
-            "127.0.0.1:8080",
+            "",
+            "localhost",
+            "99999",
             "ftp://x",
             "http://",
             "http://u:p@x",

@@ -18,7 +18,10 @@ use weir_node::config::{ClassConfig, NodeConfig};
 use weir_node::resources::{Cpu, Memory, Resources};
 
 use crate::document::{self, Table, Tree, Value};
-use crate::setting::{Auto, Field, Key, Mistake, Mistakes, Origin, PolicyName, fill, suggestion};
+use crate::setting::{
+    Auto, Everywhere, Field, Key, Mistake, Mistakes, Origin, PolicyName, fill, suggestion,
+};
+use crate::telemetry;
 
 /// The HTTP door.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +148,7 @@ pub struct FederationConfig {
     /// stays alone.
     pub listen: Vec<Multiaddr>,
     /// Where it takes calls of peers.
-    pub peer_listen: Option<SocketAddr>,
+    pub peer_listen: Option<Everywhere>,
     /// Multiaddresses that others are told, where they differ.
     pub advertise: Vec<Multiaddr>,
     /// The same for calls.
@@ -315,7 +318,7 @@ pub static KEYS: &[Key<Config>] = &[
     Key {
         path: "http.listen",
         field: |c| &mut c.http.listen,
-        help: "Address and port of the HTTP door; port 0 takes a free one.",
+        help: "Address and port of the HTTP door; a port alone is 127.0.0.1's, port 0 takes a free one.",
     },
     Key {
         path: "http.insecure",
@@ -568,7 +571,7 @@ pub static KEYS: &[Key<Config>] = &[
     Key {
         path: "log.level",
         field: |c| &mut c.log.level,
-        help: "Which lines of it: error, warn, info, debug, trace, or directives per module.",
+        help: "Which lines of it: error, warn, info, debug, trace, or directives per module, over info.",
     },
     Key {
         path: "metrics.openfaas-compat",
@@ -995,6 +998,9 @@ fn check(config: &Config) -> Vec<(&'static str, String)> {
             path,
             "certificate and key belong together: give both or none".to_owned(),
         ));
+    }
+    if let Err(message) = telemetry::check(&config.log.level) {
+        wrong.push(("log.level", message));
     }
     let auth = &config.auth;
     if auth.user.is_some() != auth.password_file.is_some() {

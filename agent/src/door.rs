@@ -9,17 +9,22 @@ pub mod problem;
 pub mod session;
 pub mod trace;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use weir_federation::dispatch::Dispatch;
+use weir_federation::dispatch::{Dispatch, unmet_here};
 use weir_node::Node;
-use weir_node::invocation::Outcome;
+use weir_node::id::FunctionName;
+use weir_node::invocation::{InvokeError, Outcome};
 use weir_node::panics::Panicked;
 use weir_node::resources::Memory;
 
@@ -35,6 +40,7 @@ use crate::http::{Connection, Handler, Traffic};
 use crate::metrics::Metrics;
 use crate::metrics::series::Ended;
 use crate::metrics::text::Format;
+use crate::tls::Certificates;
 
 /// Readers that follow function logs at once.
 const LOG_FOLLOWERS: usize = 64;
@@ -61,7 +67,7 @@ pub struct Door {
     /// Connections, counted by the server.
     pub traffic: Arc<Traffic>,
     /// What management requests must prove.
-    pub credentials: Credentials,
+    pub credentials: ArcSwap<Credentials>,
     /// Whether calls of functions must prove it too.
     pub protect_functions: bool,
     /// Whether anybody may read metrics.
@@ -80,6 +86,15 @@ pub struct Door {
     pub stopping: CancellationToken,
     /// Where calls go, when the node is in a federation.
     pub dispatch: Option<Dispatch>,
+    /// Labels that functions may ask for.
+    pub labels: BTreeMap<String, String>,
+    /// Whether some function was ever constrained here: most nodes have none, and
+    /// calls need not look.
+    pub constrained: AtomicBool,
+    /// Where it keeps what survives.
+    pub data_dir: PathBuf,
+    /// What it shows to clients that speak TLS.
+    pub certificates: Option<Arc<Certificates>>,
     pub(crate) node_header: HeaderValue,
     /// Where the node can be reached, as `X-Server` says it.
     pub(crate) server_header: HeaderValue,
@@ -93,12 +108,21 @@ impl Door {
         credentials: Credentials,
         address: SocketAddr,
         dispatch: Option<Dispatch>,
+        certificates: Option<Arc<Certificates>>,
     ) -> Self {
         let http = &config.http;
+        let is_constrained = |function: &weir_node::node::FunctionStatus| {
+            !function.spec.as_deployed.constraints.is_empty()
+        };
+        let constrained = node.functions(None).iter().any(is_constrained);
         Door {
+            data_dir: config.node.data_dir.clone(),
+            certificates,
+            labels: config.federation.labels.clone(),
+            constrained: AtomicBool::new(constrained),
             metrics: Metrics::new(config.metrics.openfaas_compat),
             traffic: Arc::default(),
-            credentials,
+            credentials: ArcSwap::from_pointee(credentials),
             protect_functions: config.auth.functions,
             public_metrics: config.metrics.public,
             allowed_hosts: http.allowed_hosts.clone(),
@@ -122,7 +146,28 @@ impl Door {
     /// with credentials.
     pub fn admit(&self, request: &Request<Incoming>) -> Result<(), Problem> {
         auth::check_source(request.headers(), request.uri(), &self.allowed_hosts)?;
-        self.credentials.require(request.headers())
+        self.credentials.load().require(request.headers())
+    }
+
+    /// Refuses a call that must run on this node, where the function's
+    /// constraints forbid that.
+    pub fn may_run_here(&self, function: &FunctionName) -> Result<(), InvokeError> {
+        if !self.constrained.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let Some(spec) = self.node.spec(function) else {
+            return Ok(());
+        };
+        match unmet_here(&spec, &self.labels) {
+            None => Ok(()),
+            Some(lack) => Err(InvokeError::CannotRun {
+                function: function.clone(),
+                reason: format!(
+                    "this node lacks {lack}: give it the label (--node-label, federation.labels), \
+                     or deploy the function without the constraint"
+                ),
+            }),
+        }
     }
 
     /// Counts an asynchronous call, which no connection waits for.
@@ -163,7 +208,7 @@ impl Door {
             "/healthz" => (plain, "OK\n".to_owned()),
             _ => {
                 if !self.public_metrics {
-                    self.credentials.require(request.headers())?;
+                    self.credentials.load().require(request.headers())?;
                 }
                 let accept = request.headers().get(ACCEPT);
                 let format = Format::negotiate(accept.and_then(|accept| accept.to_str().ok()));

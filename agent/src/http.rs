@@ -10,6 +10,7 @@ pub mod body;
 mod crowd;
 pub mod gate;
 pub mod heads;
+pub mod refusals;
 pub mod reply;
 
 use std::convert::Infallible;
@@ -45,6 +46,7 @@ use weir_node::panics::{self, Panicked};
 use self::activity::{Activity, Overdue, Watched};
 use self::crowd::{Crowd, Place};
 use self::heads::{Heads, Strict};
+use self::refusals::Explained;
 use self::reply::{Reply, Tracked};
 use crate::telemetry::chain;
 
@@ -69,6 +71,9 @@ const HTTP2_PING: Duration = Duration::from_secs(20);
 /// Connections on which members prove who they are, at once: each costs a
 /// handshake, whoever it is.
 const GREETINGS: usize = 64;
+
+/// How long a client may take to read that it is not listened to.
+const REFUSAL_TIME: Duration = Duration::from_secs(2);
 
 /// How long a connection that was asked to close may take to do so.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
@@ -116,6 +121,8 @@ pub struct Connection<H> {
     pub peer: SocketAddr,
     /// The peer's address alone, as `X-Forwarded-For` has it.
     pub forwarded_for: HeaderValue,
+    /// Whether it speaks TLS.
+    pub encrypted: bool,
     /// The member that asks, where that was proved.
     pub member: Option<PeerId>,
     /// Whether it is one of the last that there may be, which calls must not take.
@@ -165,10 +172,12 @@ impl Traffic {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address is taken, forbidden or not of this machine.
-    #[error("listen on {address}{}", hint(source))]
+    #[error("listen on {address} ({setting}){}", hint(source))]
     Listen {
         /// Where.
         address: SocketAddr,
+        /// What sets that.
+        setting: &'static str,
         /// Why not.
         source: io::Error,
     },
@@ -179,10 +188,9 @@ pub enum ServeError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            " (another process has this port: stop it, or choose another with --http)"
-        }
-        io::ErrorKind::PermissionDenied => " (ports below 1024 need a privilege)",
+        io::ErrorKind::AddrInUse => ": another process has this port: stop it, or choose another",
+        io::ErrorKind::PermissionDenied => ": ports below 1024 need a privilege",
+        io::ErrorKind::AddrNotAvailable => ": this machine has no such address",
         _ => "",
     }
 }
@@ -237,9 +245,18 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds `address` once per thread. Port 0 takes a free one.
-    pub fn bind(address: SocketAddr, threads: usize) -> Result<Self, ServeError> {
-        let failed = |source| ServeError::Listen { address, source };
+    /// Binds `address`, which `setting` sets, once per thread. Port 0 takes a
+    /// free one.
+    pub fn bind(
+        address: SocketAddr,
+        threads: usize,
+        setting: &'static str,
+    ) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::Listen {
+            address,
+            setting,
+            source,
+        };
         // A port shared with SO_REUSEPORT would silently split the requests
         // with whoever has it: a bind without it tells.
         let probe = socket(address, false).map_err(failed)?;
@@ -257,6 +274,33 @@ impl Listeners {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// Whether nobody listens where `setting` has another part of the node listen:
+/// one that shares its ports, and would silently share them with a second node.
+pub fn is_free(
+    address: SocketAddr,
+    transport: Transport,
+    setting: &'static str,
+) -> Result<(), ServeError> {
+    let probed = match transport {
+        Transport::Tcp => socket(address, false).map(drop),
+        Transport::Udp => std::net::UdpSocket::bind(address).map(drop),
+    };
+    probed.map_err(|source| ServeError::Listen {
+        address,
+        setting,
+        source,
+    })
+}
+
+/// What a port is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Of streams.
+    Tcp,
+    /// Of datagrams, as QUIC has them.
+    Udp,
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
@@ -518,6 +562,20 @@ async fn connect<H: Handler>(
             serve(Box::new(stream), connection, &shared).await;
         }
         Greeting::Tls(config) => {
+            let mut stream = stream;
+            let first = tokio::select! {
+                first = tokio::time::timeout(patience, stream.first_byte()) => first,
+                () = activity.evicted() => return,
+            };
+            if let Ok(Ok(Some(byte))) = first
+                && byte.is_ascii_uppercase()
+            {
+                // The first letter of a method, and no handshake.
+                let why = "this port speaks TLS: use https://";
+                let answer = refusals::answer("HTTP/1.1 400 Bad Request", "tls-needed", why);
+                let _ = tokio::time::timeout(REFUSAL_TIME, stream.refuse(&answer)).await;
+                return;
+            }
             let tls = TlsAcceptor::from(Arc::clone(config));
             let accepted = tokio::select! {
                 accepted = tokio::time::timeout(patience, tls.accept(stream)) => accepted,
@@ -586,6 +644,7 @@ impl<H> Shared<H> {
             peer,
             forwarded_for: HeaderValue::try_from(peer.ip().to_canonical().to_string())
                 .expect("an address is plain text"),
+            encrypted: !matches!(self.greeting, Greeting::Plain),
             member,
             activity,
             reserved: slot.place.is_reserved(),
@@ -610,6 +669,7 @@ async fn serve<H: Handler>(
     let activity = Arc::clone(&connection.activity);
     let heads = Arc::<Heads>::default();
     let stream = Strict::new(stream, Arc::clone(&heads));
+    let stream = Explained::new(stream, Arc::clone(&activity), &shared.limits);
     let service = service_fn(move |request: Request<Incoming>| {
         let multiplexed = request.version() == Version::HTTP_2;
         let busy = connection.activity.begin_request(multiplexed);
@@ -754,6 +814,11 @@ mod tests {
                 drop(body);
                 return Response::new(Reply::from("ignored"));
             }
+            if request.uri().path() == "/forbid" {
+                let mut response = Response::new(Reply::from("no"));
+                *response.status_mut() = StatusCode::FORBIDDEN;
+                return response;
+            }
             assert_ne!(request.uri().path(), "/broken", "it breaks the handler");
             if request.uri().path() == "/hold" {
                 let held = handler
@@ -805,7 +870,7 @@ mod tests {
     }
 
     fn start(limits: Limits, handler: Echo) -> (Server, Arc<Traffic>) {
-        let listeners = Listeners::bind(loopback(), 2).expect("a free port");
+        let listeners = Listeners::bind(loopback(), 2, "http.listen").expect("a free port");
         let traffic = Arc::<Traffic>::default();
         let server = Server::start(
             listeners,
@@ -841,7 +906,8 @@ mod tests {
     #[test]
     fn port_that_somebody_has_is_refused_although_it_could_be_shared() {
         let (server, _) = start(limits(), Echo::default());
-        let error = Listeners::bind(server.address(), 2).err().expect("taken");
+        let error = Listeners::bind(server.address(), 2, "http.listen");
+        let error = error.err().expect("taken");
         assert!(
             error.to_string().contains("another process has this port"),
             "{error}"
@@ -929,7 +995,43 @@ mod tests {
         for request in [long, many] {
             let answer = ask(&server, request.as_bytes());
             assert!(answer.starts_with("HTTP/1.1 431"), "{answer:?}");
+            assert!(
+                answer.contains("x-weir-error: header-too-large"),
+                "{answer:?}"
+            );
+            assert!(answer.contains("http.header-bytes"), "{answer:?}");
         }
+    }
+
+    #[test]
+    fn what_is_no_request_is_400_with_the_reason_also_after_one_that_is() {
+        let (server, _) = start(limits(), Echo::default());
+        let wrong = b"GET / HTTP/1.1\r\nno header\r\n\r\n";
+        let first = ask(&server, wrong);
+        assert!(first.starts_with("HTTP/1.1 400"), "{first:?}");
+        let mut client = client(&server);
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .expect("written");
+        let mut fine = [0; 15];
+        client.read_exact(&mut fine).expect("served");
+        client.write_all(wrong).expect("written");
+        let second = rest(&mut client);
+        for answer in [first, second] {
+            assert!(answer.contains("x-weir-error: bad-request"), "{answer:?}");
+            assert!(answer.contains("this is no HTTP request"), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn refusal_of_a_handler_to_a_request_without_a_body_is_its_own() {
+        let (server, _) = start(limits(), Echo::default());
+        let answer = ask(
+            &server,
+            b"HEAD /forbid HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+        );
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer:?}");
+        assert!(!answer.contains("x-weir-error"), "{answer:?}");
     }
 
     #[test]

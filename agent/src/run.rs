@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
-use tracing::{info, warn};
-use weir_federation::CallStreams;
+use tracing::{debug, error, info, warn};
 use weir_federation::dispatch::{Dispatch, Rules};
 use weir_federation::federated::{Federated, Settings};
 use weir_federation::regions::NONE as NO_REGION;
+use weir_federation::{CallStreams, Multiaddr};
 use weir_node::Node;
 use weir_node::clock::Moment as _;
 use weir_node::{panics, private};
@@ -24,10 +24,11 @@ use crate::auth::Credentials;
 use crate::config::{Config, FederationConfig};
 use crate::door::Door;
 use crate::door::guests::Guests;
-use crate::http::{Greeting, Limits, Listeners, Server, thread_count};
+use crate::http::{Greeting, Limits, Listeners, Server, Transport, is_free, thread_count};
 use crate::setting::{Auto, PolicyName};
-use crate::shutdown::Signals;
-use crate::{telemetry, tls};
+use crate::shutdown::{Asked, Signals};
+use crate::tls::Certificates;
+use crate::{local, problems, telemetry};
 
 /// Bytes that a call's head has more between nodes than a client may send: what
 /// the nodes say to each other, and 32 for each header, as HTTP/2 counts.
@@ -45,6 +46,14 @@ const LEAST_TAKEOVER: Duration = Duration::from_secs(1);
 
 /// How long its last words have to leave.
 const FAREWELL: Duration = Duration::from_millis(100);
+
+/// How long a start waits to be let into the federation; a token that is refused
+/// ends the start.
+const JOIN_TIME: Duration = Duration::from_secs(2);
+
+/// How long a greeting waits for the container engine, and between two looks.
+const ENGINE_TIME: Duration = Duration::from_secs(1);
+const ENGINE_LOOK: Duration = Duration::from_millis(50);
 
 /// Connections of members, at most.
 const MEMBER_CONNECTIONS: usize = 4_096;
@@ -107,25 +116,121 @@ impl RunningNode {
     }
 }
 
+impl RunningNode {
+    /// Waits until it is clear that it will never be let into its federation, and
+    /// tells why.
+    async fn turned_away(&self) -> String {
+        if let Some(dispatch) = &self.door.dispatch
+            && let Err(reason) = dispatch.federated().member().is_let_in().await
+        {
+            return reason;
+        }
+        std::future::pending().await
+    }
+
+    /// Takes over what may change while it runs, each as far as it is right: what
+    /// is wrong stays as it was.
+    fn reload(&self, level: &telemetry::Level, config: anyhow::Result<Config>) {
+        let config = match config {
+            Ok(config) => config,
+            Err(error) => {
+                error!("read again on SIGHUP, and left as it was: {error:#}");
+                return;
+            }
+        };
+        let tell = |what: &str, result: anyhow::Result<()>| match result {
+            Ok(()) => info!("read again: {what}"),
+            Err(error) => error!("read again, and left as it was: {what}: {error:#}"),
+        };
+        let http = &config.http;
+        if let (Some(certificates), Some(certificate), Some(key)) = (
+            &self.door.certificates,
+            &http.tls_certificate,
+            &http.tls_key,
+        ) {
+            let renewed = certificates.renew(certificate, key);
+            tell("the certificate", renewed.map_err(Into::into));
+        }
+        let changed = credentials(&config).map(|changed| {
+            self.door.credentials.store(Arc::new(changed));
+        });
+        tell("the token", changed);
+        tell(
+            "the log level",
+            level.set(&config.log.level).map_err(Into::into),
+        );
+    }
+}
+
+/// Tells whoever started a node at a terminal what they have now.
+async fn greet(node: &RunningNode, config: &Config) {
+    let scheme = match node.door.certificates {
+        Some(_) => "https",
+        None => "http",
+    };
+    let engine = match engine(node).await {
+        Some(version) => format!("found, version {version}"),
+        None => format!(
+            "none at {}: WebAssembly works, containers do not",
+            config.node.docker.socket.display()
+        ),
+    };
+    let told = [
+        format!("  node      {scheme}://{}", node.address),
+        format!("  data      {}", config.node.data_dir.display()),
+        format!("  token     {}", config.token_file().display()),
+        format!("  engine    {engine}"),
+        "  next      weir samples deploy banner, or weir deploy NAME --wasm FILE".to_owned(),
+    ];
+    crate::output::note(&told.join("\n"));
+}
+
+/// The version of the container engine, once the node has asked it.
+async fn engine(node: &RunningNode) -> Option<String> {
+    let until = tokio::time::Instant::now().later(ENGINE_TIME);
+    loop {
+        let status = node.door.node.status();
+        let version = status.executors.get("docker")?["version"].as_str();
+        if let Some(version) = version.filter(|version| !version.is_empty()) {
+            return Some(version.to_owned());
+        }
+        if tokio::time::Instant::now() >= until {
+            return None;
+        }
+        tokio::time::sleep(ENGINE_LOOK).await;
+    }
+}
+
 /// Starts a node and its doors; they run until [`RunningNode::shutdown`].
 pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
     check_exposure(&config)?;
     let http = &config.http;
-    let tls = match (&http.tls_certificate, &http.tls_key) {
-        (Some(certificate), Some(key)) => Some(tls::server(certificate, key)?),
+    let certificates = match (&http.tls_certificate, &http.tls_key) {
+        (Some(certificate), Some(key)) => Some(Certificates::read(certificate, key)?),
         (None, None) => None,
         (Some(_), None) | (None, Some(_)) => {
             bail!("http.tls-certificate and http.tls-key belong together: give both or none")
         }
     };
     // First, because it is the quickest to fail and the cheapest to undo.
-    let listeners = Listeners::bind(http.listen, thread_count(http.threads))?;
+    let threads = thread_count(http.threads);
+    let listeners = Listeners::bind(http.listen, threads, "--http, http.listen")?;
     let rules = rules(&config)?;
     let wanted = config.federation.is_wanted();
     let member_listeners = match member_address(&config.federation).filter(|_| wanted) {
-        Some(address) => Some(Listeners::bind(address, thread_count(http.threads))?),
+        Some(address) => {
+            let setting = "--peer-listen, federation.peer-listen";
+            Some(Listeners::bind(address, threads, setting)?)
+        }
         None => None,
     };
+    if wanted {
+        for address in overlay_addresses(&config.federation) {
+            if let Some((transport, address)) = socket_of(&address) {
+                is_free(address, transport, "--listen, federation.listen")?;
+            }
+        }
+    }
     let node = Box::pin(Node::start(config.node.clone()))
         .await
         .context("start the node")?;
@@ -143,13 +248,26 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
         idle_timeout: http.idle_timeout,
         stall_timeout: http.body_timeout,
     };
-    let encrypted = tls.is_some();
+    let greeting = match &certificates {
+        Some(certificates) => Greeting::Tls(certificates.server()?),
+        None => Greeting::Plain,
+    };
+    let encrypted = certificates.is_some();
     let (dispatch, streams) = match wanted {
         true => {
             let bound = member_listeners.as_ref().map(Listeners::address);
             let settings = federation_settings(&config, bound);
             let started = Federated::start(&node, settings).context("join the federation");
             let (federated, streams) = started?;
+            let let_in = federated.member().is_let_in();
+            match tokio::time::timeout(JOIN_TIME, let_in).await {
+                Ok(Err(reason)) => bail!("join the federation: {reason}"),
+                Ok(Ok(())) => {}
+                Err(_) => warn!(
+                    "not in the federation yet: no member that the token names is reached; goes \
+                     on trying"
+                ),
+            }
             let dispatch = Dispatch::new(node.clone(), federated, rules);
             (Some(dispatch), Some(streams))
         }
@@ -160,8 +278,9 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
             (None, None)
         }
     };
-    let door = Door::new(node, &config, credentials, address, dispatch);
+    let door = Door::new(node, &config, credentials, address, dispatch, certificates);
     let door = Arc::new(door);
+    tokio::spawn(problems::watch(Arc::clone(&door)));
     // Weak, because the door holds the node and would never go otherwise.
     let counted = Arc::downgrade(&door);
     door.node.observe(move |outcome| {
@@ -189,7 +308,6 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
         }
         (Some(_) | None, _) => None,
     };
-    let greeting = tls.map_or(Greeting::Plain, Greeting::Tls);
     let server = Server::start(listeners, limits, greeting, Arc::clone(&door), traffic)?;
     info!(%address, tls = encrypted, node = door.node.id(), "listening");
     Ok(RunningNode {
@@ -204,23 +322,43 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
 /// Where calls of members are taken; `None` where nobody could dial it.
 fn member_address(federation: &FederationConfig) -> Option<SocketAddr> {
     match federation.relayed {
-        true => federation.peer_listen,
-        false => Some(federation.peer_listen.unwrap_or(CALLS)),
+        true => federation.peer_listen.map(|address| address.0),
+        false => Some(federation.peer_listen.map_or(CALLS, |address| address.0)),
     }
+}
+
+/// Where members link to it.
+fn overlay_addresses(federation: &FederationConfig) -> Vec<Multiaddr> {
+    if !federation.listen.is_empty() {
+        return federation.listen.clone();
+    }
+    let parsed = OVERLAY.iter().map(|text| text.parse());
+    parsed.map(|address| address.expect("ours")).collect()
+}
+
+/// The port that a multiaddress has on this machine; `None` where it has none, or
+/// takes a free one.
+fn socket_of(address: &Multiaddr) -> Option<(Transport, SocketAddr)> {
+    let text = address.to_string();
+    let mut parts = text.split('/').skip(1);
+    let ip: IpAddr = match parts.next()? {
+        "ip4" | "ip6" => parts.next()?.parse().ok()?,
+        _ => return None,
+    };
+    let transport = match parts.next()? {
+        "tcp" => Transport::Tcp,
+        "udp" => Transport::Udp,
+        _ => return None,
+    };
+    let port: u16 = parts.next()?.parse().ok()?;
+    (port != 0).then(|| (transport, SocketAddr::new(ip, port)))
 }
 
 fn federation_settings(config: &Config, bound: Option<SocketAddr>) -> Settings {
     let federation = &config.federation;
-    let listen = match federation.listen.is_empty() {
-        true => {
-            let parsed = OVERLAY.iter().map(|text| text.parse());
-            parsed.map(|address| address.expect("ours")).collect()
-        }
-        false => federation.listen.clone(),
-    };
     Settings {
         folder: config.node.data_dir.join("federation"),
-        listen,
+        listen: overlay_addresses(federation),
         peer_listen: bound,
         advertise: federation.advertise.clone(),
         peer_advertise: federation.peer_advertise.clone(),
@@ -286,7 +424,10 @@ fn serve_members(
     let listeners = match listeners {
         Some(listeners) => listeners,
         // Streams alone; a server wants some listener, and nobody knows of this.
-        None => Listeners::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1)?,
+        None => {
+            let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            Listeners::bind(any, 1, "for streams of members")?
+        }
     };
     let greeting = Greeting::Members(dispatch.federated().acceptor().clone());
     let address = listeners.address();
@@ -310,9 +451,10 @@ fn serve_members(
 /// Runs a node until a signal ends it.
 ///
 /// The first `SIGTERM` or `SIGINT` lets running calls end within the grace
-/// period; the second ends them.
-pub fn run(config: Config) -> anyhow::Result<()> {
-    telemetry::start(&config.log)?;
+/// period; the second ends them. `SIGHUP` has certificates, token and log level
+/// read again, from what `reload` finds configured then.
+pub fn run(config: Config, reload: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<()> {
+    let level = telemetry::start(&config.log)?;
     panics::watch();
     // A node touches little of much memory: huge pages would make 6 MB of it
     // 24, and have the kernel clear two megabytes for a call that needs four
@@ -326,13 +468,30 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         let mut signals = Signals::listen().context("listen for signals")?;
         let node = tokio::select! {
-            node = Box::pin(start(config)) => node?,
-            signal = signals.next() => {
+            node = Box::pin(start(config.clone())) => node?,
+            signal = signals.stop() => {
                 info!(signal, "asked to stop before the node had started");
                 return Ok(());
             }
         };
-        let signal = signals.next().await;
+        let token_file = config.token_file();
+        let environment = |name: &str| std::env::var(name).ok();
+        // For commands on this machine; without it they are told where to look.
+        let _note = local::leave(node.address.port(), &token_file, &environment)
+            .inspect_err(|error| debug!(%error, "commands are not told where the token is"));
+        if io::stderr().is_terminal() {
+            greet(&node, &config).await;
+        }
+        let signal = loop {
+            let asked = tokio::select! {
+                asked = signals.next() => asked,
+                reason = node.turned_away() => bail!("join the federation: {reason}"),
+            };
+            match asked {
+                Asked::Stop(signal) => break signal,
+                Asked::Reload => node.reload(&level, reload()),
+            }
+        };
         let grace = node.grace;
         info!(
             signal,
@@ -341,7 +500,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         );
         tokio::select! {
             () = node.shutdown() => info!("stopped"),
-            signal = signals.next() => warn!(signal, "stopped at once, running calls were cut"),
+            signal = signals.stop() => warn!(signal, "stopped at once, running calls were cut"),
         }
         Ok(())
     });

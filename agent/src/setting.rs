@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -206,13 +206,79 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 impl Scalar for SocketAddr {
     const KIND: &'static str = "address";
     fn read(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| {
-            format!("{text:?} is not an address: write IP:PORT (127.0.0.1:8080, [::]:8080)")
-        })
+        listen_address(text, Ipv4Addr::LOCALHOST)
     }
     fn write(&self) -> String {
         self.to_string()
     }
+}
+
+/// An address to listen at that is for other machines: every one of this one's,
+/// where only a port is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Everywhere(pub SocketAddr);
+
+impl Scalar for Everywhere {
+    const KIND: &'static str = "address";
+    fn read(text: &str) -> Result<Self, String> {
+        listen_address(text, Ipv4Addr::UNSPECIFIED).map(Everywhere)
+    }
+    fn write(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// Reads an address as people write it: `8080` and `:8080` are a port of `host`,
+/// `localhost` is this machine.
+fn listen_address(text: &str, host: Ipv4Addr) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let (name, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let host = match name {
+        "" => Some(host),
+        "localhost" => Some(Ipv4Addr::LOCALHOST),
+        _ => None,
+    };
+    let port = port.parse().ok();
+    host.zip(port)
+        .map(|(host, port)| SocketAddr::from((host, port)))
+        .ok_or_else(|| {
+            format!(
+                "{text:?} is not an address to listen at: write IP:PORT or a port alone \
+                 (127.0.0.1:8080, [::]:8080, 8080)"
+            )
+        })
+}
+
+/// Reads a multiaddress, or what people write instead: an address or a host with
+/// a port, which means TCP.
+pub fn multiaddress(text: &str) -> Result<Multiaddr, String> {
+    let text = text.trim();
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let wrong = || {
+        format!(
+            "{text:?} is not a multiaddress: write /ip4/192.0.2.1/tcp/4001, \
+             /dns/weir.example/tcp/4001 or 192.0.2.1:4001"
+        )
+    };
+    let spelled = match listen_address(text, Ipv4Addr::UNSPECIFIED) {
+        Ok(SocketAddr::V4(address)) => format!("/ip4/{}/tcp/{}", address.ip(), address.port()),
+        Ok(SocketAddr::V6(address)) => format!("/ip6/{}/tcp/{}", address.ip(), address.port()),
+        Err(_) => {
+            let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+            let port: u16 = port.parse().map_err(|_| wrong())?;
+            let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+            if host.is_empty() || !host.chars().all(fine) {
+                return Err(wrong());
+            }
+            format!("/dns/{host}/tcp/{port}")
+        }
+    };
+    spelled.parse().map_err(|_| wrong())
 }
 
 impl Scalar for String {
@@ -358,13 +424,13 @@ impl<T: Scalar> Scalar for Auto<T> {
 
 /// A list that is read item by item; a text is split at its commas.
 macro_rules! lists {
-    ($($item:ty),*) => {$(
+    ($($item:ty: $read:expr),*) => {$(
         impl Field for Vec<$item> {
             fn kind(&self) -> &'static str {
                 "list"
             }
             fn assign(&mut self, value: &Value) -> Result<(), String> {
-                *self = texts(value)?.iter().map(|text| parsed(text)).collect::<Result<_, _>>()?;
+                *self = texts(value)?.iter().map(|text| $read(text)).collect::<Result<_, _>>()?;
                 Ok(())
             }
             fn show(&self) -> String {
@@ -377,7 +443,9 @@ macro_rules! lists {
         }
     )*};
 }
-lists!(String, Outbound, Multiaddr, SocketAddr);
+lists!(
+    String: parsed, Outbound: parsed, Multiaddr: multiaddress, SocketAddr: SocketAddr::read
+);
 
 fn texts(value: &Value) -> Result<Vec<String>, String> {
     match value {
@@ -546,6 +614,50 @@ mod tests {
         check(&mut Some(String::new()), "none");
         check(&mut Vec::<String>::new(), "a,b");
         check(&mut Vec::<Outbound>::new(), "a.example:443");
+    }
+
+    #[test]
+    fn addresses_are_read_as_people_write_them() {
+        let listen = |text: &str| SocketAddr::read(text).map(|a| a.to_string());
+        for (text, expected) in [
+            ("127.0.0.1:8090", "127.0.0.1:8090"),
+            ("8090", "127.0.0.1:8090"),
+            (":8090", "127.0.0.1:8090"),
+            ("localhost:8090", "127.0.0.1:8090"),
+            ("[::1]:8090", "[::1]:8090"),
+        ] {
+            assert_eq!(listen(text).as_deref(), Ok(expected), "{text}");
+        }
+        let everywhere = Everywhere::read(":4002").map(|address| address.0.to_string());
+        assert_eq!(everywhere.as_deref(), Ok("0.0.0.0:4002"));
+        for wrong in [
+            "",
+            "nowhere",
+            "weir.example:1",
+            "localhost",
+            "1:2:3",
+            "99999",
+        ] {
+            let told = listen(wrong).expect_err(wrong);
+            assert!(told.contains("127.0.0.1:8080"), "{told}");
+        }
+        let many = |text: &str| multiaddress(text).map(|a| a.to_string());
+        for (text, expected) in [
+            (
+                "/ip4/0.0.0.0/udp/4001/quic-v1",
+                "/ip4/0.0.0.0/udp/4001/quic-v1",
+            ),
+            ("0.0.0.0:4001", "/ip4/0.0.0.0/tcp/4001"),
+            ("[::]:4001", "/ip6/::/tcp/4001"),
+            (":4001", "/ip4/0.0.0.0/tcp/4001"),
+            ("weir.example:4001", "/dns/weir.example/tcp/4001"),
+        ] {
+            assert_eq!(many(text).as_deref(), Ok(expected), "{text}");
+        }
+        for wrong in ["weir.example", "/ip4/1.2.3/tcp/1", "a b:1", "host:port"] {
+            let told = many(wrong).expect_err(wrong);
+            assert!(told.contains("/ip4/192.0.2.1/tcp/4001"), "{told}");
+        }
     }
 
     #[test]

@@ -39,12 +39,14 @@ use self::serving::{Guest, Serving};
 use self::waiting::{Waiters, Waiting};
 use self::wanted::Wanted;
 pub(crate) use self::wanted::asks_for_grants;
+pub use self::wanted::unmet_here;
 use crate::blame::{Evidence, Place};
 use crate::copies::{self, Copies, Found};
 use crate::explain::Weighed;
 use crate::federated::Federated;
 use crate::peers::PEERS;
 use crate::policy::{self, Decision, Origin, Policy, Reach, Reason};
+use crate::report::Report;
 use crate::snapshot::{Here, Local, Snapshot};
 use crate::steward::Steward;
 
@@ -205,6 +207,24 @@ impl Dispatch {
     /// `None` where no peer can, or is told of it.
     pub fn runs_elsewhere(&self, spec: &FunctionSpec) -> Option<PeerId> {
         self.inner.runs_elsewhere(spec)
+    }
+
+    /// What a function needs of a node that neither this one nor any that it
+    /// knows of has, in words.
+    pub fn unmet(&self, spec: &FunctionSpec) -> Option<String> {
+        let wanted = Wanted::by(spec, None);
+        let needs = wanted.needs();
+        let federated = &self.inner.federated;
+        let own = federated.own();
+        let lack = policy::lacks(&needs, &own)?;
+        let view = federated.shared.view.load();
+        let mut reports = view.peers.iter().map(|peer| &peer.report);
+        let elsewhere = reports.any(|report| policy::fits(&needs, report))
+            || view
+                .away()
+                .iter()
+                .any(|report| policy::fits(&needs, report));
+        (!elsewhere).then(|| lack.to_string())
     }
 
     /// Whether the federation can be told of a function.
@@ -846,9 +866,7 @@ impl<'a> Course<'a> {
             (Reason::NoSuchPlace, _) => InvokeError::CannotRun {
                 function: invocation.function.clone(),
                 reason: match self.declined.is_empty() {
-                    true => "the policy wants a place that there is not: no peer that may be \
-                             asked can run it"
-                        .to_owned(),
+                    true => self.nowhere(),
                     false => format!("no peer took it; the last one: {}", self.declined),
                 },
             },
@@ -859,6 +877,40 @@ impl<'a> Course<'a> {
         };
         note(explain, &error.to_string());
         Turned::Ended(Err(error))
+    }
+
+    /// Why nobody can run it, by what each lacks.
+    fn nowhere(&self) -> String {
+        let federated = &self.inner.federated;
+        let needs = self.wanted.needs();
+        let lack = |report: &Report| policy::lacks(&needs, report).map(|lack| lack.to_string());
+        let here = match lack(&federated.own()) {
+            Some(lack) => format!("this node lacks {lack}"),
+            None => "it is not ready on this node".to_owned(),
+        };
+        if self.policy.reaches() == policy::Reaches::default() {
+            let policy = self.policy.name();
+            return format!("{here}, and its policy {policy} asks no other");
+        }
+        let view = federated.shared.view.load();
+        let reports = view.peers.iter().map(|peer| &peer.report);
+        let mut reasons = BTreeMap::<String, usize>::new();
+        for report in reports.chain(view.away()) {
+            let reason = match lack(report) {
+                Some(lack) => format!("without {lack}"),
+                None => format!(
+                    "that policy {} or scope does not let be asked, or that do not have it",
+                    self.policy.name()
+                ),
+            };
+            *reasons.entry(reason).or_default() += 1;
+        }
+        if reasons.is_empty() {
+            return format!("{here}, and it knows of no peer");
+        }
+        let reasons = reasons.iter().map(|(why, count)| format!("{count} {why}"));
+        let reasons: Vec<_> = reasons.collect();
+        format!("no node can run it: {here}; peers: {}", reasons.join(", "))
     }
 
     /// Whether somebody could run the function who takes no calls now, and is

@@ -6,6 +6,7 @@ mod forgetting;
 mod functions;
 mod hearing;
 mod keeper;
+mod refusals;
 mod registering;
 mod settings;
 
@@ -32,6 +33,7 @@ use weir_overlay::{CallStreams, Event as Happening, Host, Multiaddr, Overlay};
 
 pub use self::forgetting::Forgot;
 use self::keeper::Keeper;
+use self::refusals::Refusals;
 pub use self::registering::RegistryState;
 pub use self::settings::{EtcdSettings, Registry, Settings};
 use self::settings::{check_registry, region_topic, topics, zone_topic};
@@ -42,7 +44,7 @@ use crate::forgotten::Forgotten;
 use crate::guests::{self, Peak, Processors};
 use crate::member::{Member, MemberError, unix_millis, unix_time};
 use crate::membership::Rights;
-use crate::message::{self, ENVELOPE_BYTES, Message, Summary};
+use crate::message::{self, ENVELOPE_BYTES, Handover, Message, Summary};
 use crate::peers::{Fault, Known, Met, Peers, Standing};
 use crate::regions;
 use crate::report::{ADDRESSES, Load, Report, Role};
@@ -124,6 +126,37 @@ pub struct Counters {
     pub reports: AtomicU64,
     /// Signs of another node with the same identity.
     pub twins: AtomicU64,
+}
+
+/// What came of a way to a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tried {
+    /// It was heard so long ago; nothing was tried.
+    Heard(Duration),
+    /// The last round trip that was measured; nothing was tried.
+    Last(Duration),
+    /// It answered just now, after so long.
+    Answered(Duration),
+    /// It did not, and why.
+    Failed(String),
+}
+
+impl From<Result<Duration, String>> for Tried {
+    fn from(tried: Result<Duration, String>) -> Tried {
+        match tried {
+            Ok(took) => Tried::Answered(took),
+            Err(reason) => Tried::Failed(reason),
+        }
+    }
+}
+
+/// To whom a changed secret was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandedOver {
+    /// Members that are there.
+    pub told: usize,
+    /// Members that are told when they are back.
+    pub away: usize,
 }
 
 /// One peer, as listings show it.
@@ -212,6 +245,8 @@ pub(crate) struct Shared {
     /// Why this node's own report was not sent, while that is so.
     unsaid: Mutex<Option<String>>,
     pub(crate) counters: Counters,
+    /// Refused connections that were logged lately.
+    refusals: Mutex<Refusals>,
     table: Mutex<Peers>,
     /// The newest that each member said, to be told to others.
     said: Mutex<HashMap<PeerId, Said>>,
@@ -368,6 +403,7 @@ impl Federated {
             own_peak: Mutex::default(),
             unsaid: Mutex::default(),
             counters: Counters::default(),
+            refusals: Mutex::default(),
             table: Mutex::new(Peers::new(id, epoch)),
             said: Mutex::default(),
             own: Mutex::new(first_report(&settings, invited, epoch)),
@@ -578,9 +614,8 @@ impl Federated {
         }
     }
 
-    /// Tries each way to a peer: the name of the way, and how long it took or
-    /// why it failed.
-    pub async fn ping(&self, peer: PeerId) -> Vec<(String, Result<Duration, String>)> {
+    /// Tries each way to a peer: the name of the way, and what came of it.
+    pub async fn ping(&self, peer: PeerId) -> Vec<(String, Tried)> {
         let mut tried = Vec::new();
         let known = {
             let now = self.shared.clock.now();
@@ -589,11 +624,11 @@ impl Federated {
         match &known {
             None => tried.push((
                 "peer table".to_owned(),
-                Err("nothing was ever heard of it".to_owned()),
+                Tried::Failed("nothing was ever heard of it".to_owned()),
             )),
             Some(known) => tried.push((
                 format!("peer table ({})", known.standing.as_str()),
-                Ok(known.age),
+                Tried::Heard(known.age),
             )),
         }
         let link = self.shared.links.get(&peer).map(|link| link.relayed);
@@ -601,16 +636,16 @@ impl Federated {
         tried.push(match (link, beat) {
             (Some(relayed), beat) => {
                 let way = if relayed { "over a relay" } else { "direct" };
-                let beat = beat.ok_or_else(|| "no heartbeat yet".to_owned());
-                (format!("link ({way}), last heartbeat"), beat)
+                let none = || Tried::Failed("no heartbeat yet".to_owned());
+                (format!("link ({way})"), beat.map_or_else(none, Tried::Last))
             }
-            (None, _) => ("link".to_owned(), Err("there is none".to_owned())),
+            (None, _) => ("link".to_owned(), Tried::Failed("there is none".to_owned())),
         });
         let addresses = known.map(|known| known.report.carriage.clone());
         let addresses = addresses.unwrap_or_default();
         if addresses.is_empty() {
             let none = "it names no address for calls".to_owned();
-            tried.push(("direct".to_owned(), Err(none)));
+            tried.push(("direct".to_owned(), Tried::Failed(none)));
         }
         for address in addresses {
             let way = format!("direct {address}");
@@ -618,9 +653,10 @@ impl Federated {
                 Ok(address) => self.carriage.try_direct(peer, address).await,
                 Err(_) => Err("not an address".to_owned()),
             };
-            tried.push((way, outcome));
+            tried.push((way, outcome.into()));
         }
-        tried.push(("stream".to_owned(), self.carriage.try_stream(peer).await));
+        let stream = self.carriage.try_stream(peer).await;
+        tried.push(("stream".to_owned(), stream.into()));
         tried
     }
 
@@ -637,14 +673,23 @@ impl Federated {
         Ok(())
     }
 
-    /// Changes the federation's secret, and tells everybody: to how many
-    /// members it was handed over.
+    /// Changes the federation's secret, and tells everybody.
     ///
     /// # Errors
     /// When this node holds no secret, or cannot write.
-    pub fn rotate(&self) -> Result<usize, MemberError> {
+    pub fn rotate(&self) -> Result<HandedOver, MemberError> {
         let handovers = self.shared.member.rotate(rand::random())?;
-        let count = handovers.len();
+        let known = lock(&self.shared.table).known(self.shared.clock.now());
+        let here = |peer: PeerId| {
+            let mut known = known.iter();
+            known.any(|known| known.id == peer && known.standing == Standing::In)
+        };
+        let members = handovers.iter().filter_map(Handover::member);
+        let (told, away): (Vec<_>, Vec<_>) = members.partition(|peer| here(*peer));
+        let count = HandedOver {
+            told: told.len(),
+            away: away.len(),
+        };
         for handover in handovers {
             match message::seal(&Message::Handover(handover), &self.shared.key) {
                 Ok(sealed) => self.overlay.publish(EVERYBODY, sealed.into()),
@@ -658,12 +703,34 @@ impl Federated {
         Ok(count)
     }
 
-    /// Takes back what [`Federated::deny`] said here.
+    /// Takes back what [`Federated::deny`] said; `false` when nothing was.
     ///
     /// # Errors
-    /// When nothing can be written.
-    pub fn allow(&self, peer: PeerId) -> Result<bool, MemberError> {
-        self.shared.member.allow(peer)
+    /// Why that cannot be.
+    pub fn allow(&self, peer: PeerId, everywhere: bool) -> Result<bool, MemberError> {
+        let allowed = self.shared.member.allow(peer, everywhere)?;
+        if let Some(Some(statement)) = &allowed {
+            self.shared.pass_denial_on(&self.overlay, statement.clone());
+        }
+        self.shared.stale.notify_one();
+        Ok(allowed.is_some())
+    }
+
+    /// Forgets its membership and everybody that it knew as a member.
+    ///
+    /// # Errors
+    /// When what is on disk cannot be removed.
+    pub fn forget_federation(&self) -> Result<(), MemberError> {
+        let shared = &self.shared;
+        let forgotten = shared.member.forget_membership();
+        let links: Vec<PeerId> = shared.links.iter().map(|link| *link.key()).collect();
+        for peer in links {
+            self.cut(peer);
+        }
+        lock(&shared.table).forget_all();
+        lock(&shared.said).clear();
+        shared.stale.notify_one();
+        forgotten
     }
 
     /// Ends all connections with a peer, both ways, with the calls on them.

@@ -7,7 +7,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -15,6 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use tokio::sync::Notify;
 use weir_overlay::{Answer, Refusal};
 
 use crate::membership::{
@@ -35,6 +39,14 @@ const TOLD_DENIALS: usize = 32;
 
 /// Largest file of those here.
 const FILE_BYTES: u64 = 8 << 20;
+
+/// Refusals of an invite that no later attempt mends.
+const FINAL: [Refused; 4] = [
+    Refused::Used,
+    Refused::WrongFederation,
+    Refused::Expired,
+    Refused::Forged,
+];
 
 /// What an opener says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,6 +108,33 @@ pub enum MemberError {
          founded it)"
     )]
     NoSecret,
+    /// It belongs somewhere else than its invite says.
+    #[error(
+        "this node is a member of the federation {own}, and the join token is of {invited}: take \
+         the token away (--join, federation.join) to stay, or leave with `weir leave` and start \
+         again with the token"
+    )]
+    Elsewhere {
+        /// Where it belongs.
+        own: Federation,
+        /// Where it was invited.
+        invited: Federation,
+    },
+    /// It left, and is told to join by what it joined with before.
+    #[error(
+        "this node left the federation {0} (`weir leave`), and the join token is the one of \
+         before: take it away (--join, federation.join), or give a new one of `weir token`"
+    )]
+    Left(Federation),
+    /// It would deny itself.
+    #[error("a node cannot deny itself: `weir leave` takes it out of its federation")]
+    Itself,
+    /// The denial is the federation's.
+    #[error(
+        "it is denied in the whole federation: take that back with `weir deny {0} --federation \
+         --undo`"
+    )]
+    DeniedByAll(PeerId),
 }
 
 /// One who is denied.
@@ -106,6 +145,18 @@ struct Denied {
     /// The federation's own word of it; `None` when only this node says so.
     #[serde(default)]
     statement: Option<String>,
+    /// Whether the federation took it back since.
+    #[serde(default)]
+    lifted: bool,
+}
+
+/// What a node that left remembers, so that its old token does not bring it
+/// back.
+#[derive(Debug, Serialize, Deserialize)]
+struct Departure {
+    federation: String,
+    /// The id of the invite that it was told to join by.
+    invite: String,
 }
 
 /// An invite that was traded.
@@ -140,6 +191,16 @@ pub struct Member {
     known: RwLock<HashMap<PeerId, Certificate>>,
     /// The same, of the federation that follows.
     coming: RwLock<HashMap<PeerId, Certificate>>,
+    /// The token that it was started with.
+    told: Option<Token>,
+    /// It left, and is nobody's member until it starts anew.
+    left: AtomicBool,
+    /// Why it will never be let in by its token.
+    turned_away: OnceLock<String>,
+    /// Whether it is let in was decided.
+    decided: Notify,
+    /// What the last member said that did not take this node for one.
+    refusal: Mutex<Option<String>>,
 }
 
 /// Seconds since 1970, by this machine's clock.
@@ -211,9 +272,21 @@ impl Member {
             certificate = Some(own);
         }
         let federation = match (&certificate, &token) {
-            (Some(certificate), _) => certificate.membership().federation,
+            (Some(certificate), told) => {
+                let own = certificate.membership().federation;
+                let invited = told.as_ref().map_or(own, |token| token.invite().federation);
+                if invited != own && !rotated.knows(&invited) {
+                    return Err(MemberError::Elsewhere { own, invited });
+                }
+                own
+            }
             (None, Some(token)) => {
                 let federation = token.invite().federation;
+                let departure = load_json::<Departure>(&folder.join("left"))?;
+                let invite = STANDARD.encode(token.invite().id);
+                if departure.is_some_and(|departure| departure.invite == invite) {
+                    return Err(MemberError::Left(federation));
+                }
                 token.check(&federation, now).map_err(MemberError::Token)?;
                 federation
             }
@@ -229,19 +302,56 @@ impl Member {
                 secret,
                 successions: rotated.successions,
                 next,
-                token: token.filter(|_| certificate.is_none()),
+                token: token.clone().filter(|_| certificate.is_none()),
                 certificate,
                 denied: load_list(&folder.join("denied"))?,
             }),
             used: Mutex::new(load_list(&folder.join("used"))?),
             known: RwLock::new(rotated.certified),
             coming: RwLock::default(),
+            told: token,
+            left: AtomicBool::new(false),
+            turned_away: OnceLock::new(),
+            decided: Notify::new(),
+            refusal: Mutex::default(),
         })
     }
 
     /// Which federation this is.
     pub fn federation(&self) -> Federation {
         read(&self.state).federation
+    }
+
+    /// Waits until it is let in, or turned away for good; why, in that case.
+    pub async fn is_let_in(&self) -> Result<(), String> {
+        loop {
+            let decided = self.decided.notified();
+            if let Some(reason) = self.turned_away.get() {
+                return Err(reason.clone());
+            }
+            if self.is_member() {
+                return Ok(());
+            }
+            decided.await;
+        }
+    }
+
+    /// Why the last member that was asked did not take this node for one; `None`
+    /// once another did.
+    pub fn refusal(&self) -> Option<String> {
+        lock(&self.refusal).clone()
+    }
+
+    /// Whether its own membership has ended.
+    pub fn is_expired(&self) -> bool {
+        let state = read(&self.state);
+        let certificate = state.certificate.as_ref();
+        certificate.is_some_and(|c| c.membership().expires <= unix_time())
+    }
+
+    /// Whether it left its federation since it started.
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
     }
 
     /// Whether it was let in, ever.
@@ -319,8 +429,11 @@ impl Member {
     /// When it should be everywhere and this node holds no secret, or nothing
     /// can be written.
     pub fn deny(&self, peer: PeerId, everywhere: bool) -> Result<Option<Vec<u8>>, MemberError> {
-        let at = unix_time();
+        if peer == self.id {
+            return Err(MemberError::Itself);
+        }
         let mut state = write(&self.state);
+        let at = self.later_than_said(&state, &peer);
         let statement = match (everywhere, &state.secret) {
             (false, _) => None,
             (true, Some(secret)) => Some(secret.deny(peer, at)),
@@ -329,25 +442,61 @@ impl Member {
         let denied = Denied {
             at,
             statement: statement.as_ref().map(|bytes| STANDARD.encode(bytes)),
+            lifted: false,
         };
         state.denied.insert(peer.to_string(), denied);
         self.keep_denied(&state)?;
         Ok(statement)
     }
 
-    /// Takes back a denial that only this node knows.
-    ///
-    /// # Errors
-    /// When nothing can be written.
-    pub fn allow(&self, peer: PeerId) -> Result<bool, MemberError> {
-        let mut state = write(&self.state);
-        let gone = state.denied.remove(&peer.to_string()).is_some();
-        self.keep_denied(&state)?;
-        Ok(gone)
+    /// When something is said that counts after all that was said of a member.
+    fn later_than_said(&self, state: &State, peer: &PeerId) -> UnixTime {
+        let said = state.denied.get(&peer.to_string());
+        said.map_or(0, |said| said.at + 1).max(unix_time())
     }
 
-    /// Takes the federation's word that somebody is denied; `true` when that
-    /// is news.
+    /// Takes a denial back: one that only this node knows; or, `everywhere`, the
+    /// federation's, and then the bytes to pass on. `None` when there is none.
+    ///
+    /// # Errors
+    /// When the denial is the federation's and it should be this node's; when
+    /// this node holds no secret; when nothing can be written.
+    pub fn allow(
+        &self,
+        peer: PeerId,
+        everywhere: bool,
+    ) -> Result<Option<Option<Vec<u8>>>, MemberError> {
+        let mut state = write(&self.state);
+        let known = state.denied.get(&peer.to_string());
+        let known = known.filter(|denied| !denied.lifted);
+        let by_all = known.is_some_and(|denied| denied.statement.is_some());
+        if !everywhere && by_all {
+            return Err(MemberError::DeniedByAll(peer));
+        }
+        if !everywhere {
+            let gone = known.is_some();
+            state.denied.remove(&peer.to_string());
+            self.keep_denied(&state)?;
+            return Ok(gone.then_some(None));
+        }
+        let secret = state.secret.as_ref().ok_or(MemberError::NoSecret)?;
+        if !by_all {
+            return Ok(None);
+        }
+        let at = self.later_than_said(&state, &peer);
+        let statement = secret.allow(peer, at);
+        let denied = Denied {
+            at,
+            statement: Some(STANDARD.encode(&statement)),
+            lifted: true,
+        };
+        state.denied.insert(peer.to_string(), denied);
+        self.keep_denied(&state)?;
+        Ok(Some(Some(statement)))
+    }
+
+    /// Takes the federation's word that somebody is denied, or is not any more;
+    /// of whom, when that is news.
     pub fn hear_denial(&self, bytes: &[u8]) -> Result<Option<PeerId>, Refused> {
         let denial = match Denial::from_bytes(bytes, &self.federation()) {
             // Said before the secret was changed; whoever changed it says it anew.
@@ -369,6 +518,7 @@ impl Member {
         let denied = Denied {
             at: denial.at,
             statement: Some(STANDARD.encode(bytes)),
+            lifted: denial.lifted,
         };
         state.denied.insert(peer.to_string(), denied);
         if let Err(error) = self.keep_denied(&state) {
@@ -394,7 +544,8 @@ impl Member {
         if state.denied.is_empty() {
             return false;
         }
-        let Some(denied) = state.denied.get(&peer.to_string()) else {
+        let denied = state.denied.get(&peer.to_string());
+        let Some(denied) = denied.filter(|denied| !denied.lifted) else {
             return false;
         };
         // A certificate that is later than the federation's word holds again.
@@ -406,7 +557,7 @@ impl Member {
 
     /// What a member may do; `None` when it is none, or none any more.
     pub fn rights(&self, peer: &PeerId) -> Option<Rights> {
-        if self.is_denied(peer) {
+        if self.has_left() || self.is_denied(peer) {
             return None;
         }
         self.certified(peer)
@@ -538,6 +689,9 @@ impl Member {
             );
             return Err(refusal("version", text));
         }
+        if self.has_left() {
+            return Err(refusal("left", "this node has left the federation"));
+        }
         self.hear_successions(&hello.successions);
         let shown = hello.certificate.as_ref().map(|bytes| {
             let introduced = self.introduce(from, bytes);
@@ -618,6 +772,11 @@ impl Member {
             .map_err(|_| refusal("malformed", "what it answers is not what Weir says"))?;
         if let Some((reason, text)) = reply.refused {
             let text: String = text.chars().take(300).collect();
+            self.note_refusal(from, &reason, &text);
+            // Of strangers nothing follows for one who belongs somewhere.
+            if !self.is_member() || read(&self.known).contains_key(&from) {
+                *lock(&self.refusal) = Some(text.clone());
+            }
             return Err(refusal(
                 "refused-by-peer",
                 format!("it refused this node ({reason}): {text}"),
@@ -626,6 +785,9 @@ impl Member {
         if reply.version != VERSION {
             let text = format!("it speaks version {}, this node {VERSION}", reply.version);
             return Err(refusal("version", text));
+        }
+        if self.has_left() {
+            return Err(refusal("left", "this node has left the federation"));
         }
         self.hear_successions(&reply.successions);
         let certificate = reply
@@ -643,7 +805,26 @@ impl Member {
             self.take_certificate(&issued)
                 .map_err(|refused| refusal(refused.reason(), refused.to_string()))?;
         }
+        *lock(&self.refusal) = None;
         Ok(())
+    }
+
+    /// Notes that its invite was refused for good, where whoever made the invite
+    /// says so: of others' refusals nothing follows.
+    fn note_refusal(&self, from: PeerId, reason: &str, text: &str) {
+        let state = read(&self.state);
+        let Some(token) = state.token.as_ref().filter(|_| state.certificate.is_none()) else {
+            return;
+        };
+        let own = format!("/p2p/{from}");
+        let mut bootstrap = token.invite().bootstrap.iter();
+        let is_final = FINAL.iter().any(|refused| refused.reason() == reason);
+        if is_final && bootstrap.any(|address| address.ends_with(&own)) {
+            let said = text.strip_prefix("its token: ").unwrap_or(text);
+            let reason = format!("{from} refuses the join token: {said}");
+            let _ = self.turned_away.set(reason);
+            self.decided.notify_waiters();
+        }
     }
 
     fn take_certificate(&self, bytes: &[u8]) -> Result<(), Refused> {
@@ -659,7 +840,10 @@ impl Member {
         state.token = None;
         drop(state);
         match joined {
-            true => tracing::info!(federation = %self.federation(), "joined the federation"),
+            true => {
+                self.decided.notify_waiters();
+                tracing::info!(federation = %self.federation(), "joined the federation");
+            }
             false => tracing::info!("membership renewed"),
         }
         Ok(())
@@ -677,6 +861,17 @@ impl Member {
     /// # Errors
     /// When nothing can be removed.
     pub fn forget_membership(&self) -> Result<(), MemberError> {
+        self.left.store(true, Ordering::Relaxed);
+        if let Some(token) = &self.told {
+            let departure = Departure {
+                federation: self.federation().to_string(),
+                invite: STANDARD.encode(token.invite().id),
+            };
+            let path = self.folder.join("left");
+            let bytes = serde_json::to_vec_pretty(&departure).map_err(io::Error::from);
+            let saved = bytes.and_then(|bytes| save(&path, &bytes));
+            saved.map_err(|source| MemberError::File { path, source })?;
+        }
         let files = [
             "certificate",
             "secret",
@@ -779,10 +974,14 @@ pub(crate) fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn load_list<T: serde::de::DeserializeOwned>(
     path: &Path,
 ) -> Result<BTreeMap<String, T>, MemberError> {
-    let Some(bytes) = load(path)? else {
-        return Ok(BTreeMap::new());
-    };
-    serde_json::from_slice(&bytes).map_err(|_| MemberError::Malformed {
+    Ok(load_json(path)?.unwrap_or_default())
+}
+
+/// What a file says; `None` where there is none.
+fn load_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, MemberError> {
+    let read = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
+    let said = load(path)?.map(read).transpose();
+    said.map_err(|_| MemberError::Malformed {
         path: path.to_owned(),
     })
 }
@@ -933,6 +1132,62 @@ mod tests {
         while !fact() {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_denial_is_taken_back_everywhere_and_may_be_said_again() {
+        let founder = node(1, None);
+        let second = node(2, Some(founder.token()));
+        assert_eq!(second.meet(&founder), BOTH);
+        let token = founder.member.invite([9; 16], DAY, EDGE, Vec::new());
+        let third = node(3, token.ok());
+        assert_eq!(third.meet(&founder), BOTH);
+        assert_eq!(third.meet(&second), BOTH);
+        let denied = founder.member.deny(id(2), true).expect("said");
+        let hear = |statement: &[u8]| third.member.hear_denial(statement);
+        let denied = denied.expect("a statement");
+        assert_eq!(hear(&denied), Ok(Some(id(2))));
+        assert!(matches!(
+            third.member.allow(id(2), false),
+            Err(MemberError::DeniedByAll(_))
+        ));
+        let allowed = founder.member.allow(id(2), true).expect("said");
+        let allowed = allowed.flatten().expect("a statement");
+        assert_eq!(hear(&allowed), Ok(Some(id(2))));
+        assert_eq!(hear(&denied), Ok(None));
+        let third = third.restart();
+        assert!(!third.member.is_denied(&id(2)));
+        assert_eq!(second.meet(&third), BOTH);
+        assert!(matches!(founder.member.allow(id(2), true), Ok(None)));
+        let again = founder.member.deny(id(2), true).expect("said");
+        let again = again.expect("a statement");
+        assert_eq!(third.member.hear_denial(&again), Ok(Some(id(2))));
+        assert!(third.member.is_denied(&id(2)));
+        assert!(matches!(
+            founder.member.deny(id(1), true),
+            Err(MemberError::Itself)
+        ));
+    }
+
+    #[test]
+    fn who_belongs_somewhere_does_not_join_elsewhere_and_an_old_token_brings_nobody_back() {
+        let (founder, other) = (node(1, None), node(4, None));
+        let token = founder.token();
+        let second = node(2, Some(token.clone()));
+        assert_eq!(second.meet(&founder), BOTH);
+        let (folder, number) = (second.folder, second.number);
+        let reopen =
+            |token: Token| Member::open(folder.path(), id(number), EDGE, Some(token), DAY, [2; 32]);
+        assert!(matches!(
+            reopen(other.token()),
+            Err(MemberError::Elsewhere { .. })
+        ));
+        // The flags of the first start are no mistake at the next one.
+        let member = reopen(token.clone()).expect("it belongs there");
+        member.forget_membership().expect("written");
+        assert_eq!(member.rights(&id(1)), None);
+        assert!(matches!(reopen(token), Err(MemberError::Left(_))));
+        assert!(reopen(other.token()).is_ok());
     }
 
     #[test]

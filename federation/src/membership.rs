@@ -137,7 +137,16 @@ pub struct Denial {
     member: Vec<u8>,
     /// Since when; certificates that were issued later hold again.
     pub at: UnixTime,
+    /// Whether it takes an earlier denial back. Not in its bytes: the word under
+    /// the signature says it.
+    #[serde(skip)]
+    pub lifted: bool,
 }
+
+/// The federation's word that a denial is taken back.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Allowance(Denial);
 
 /// The federation's word that its secret was changed: members of the old one
 /// are members of the new one, as far as that certifies them.
@@ -225,6 +234,13 @@ impl Statement for Denial {
     const WORD: &'static [u8] = b"weir denial 1\0";
     fn federation(&self) -> &Federation {
         &self.federation
+    }
+}
+
+impl Statement for Allowance {
+    const WORD: &'static [u8] = b"weir allowance 1\0";
+    fn federation(&self) -> &Federation {
+        &self.0.federation
     }
 }
 
@@ -347,11 +363,21 @@ impl RootSecret {
 
     /// Denies a member, as bytes for everybody.
     pub fn deny(&self, member: PeerId, at: UnixTime) -> Vec<u8> {
-        encode(&self.sign(&Denial {
+        encode(&self.sign(&self.denial(member, at)))
+    }
+
+    /// Takes a denial back, as bytes for everybody.
+    pub fn allow(&self, member: PeerId, at: UnixTime) -> Vec<u8> {
+        encode(&self.sign(&Allowance(self.denial(member, at))))
+    }
+
+    fn denial(&self, member: PeerId, at: UnixTime) -> Denial {
+        Denial {
             federation: self.federation(),
             member: member.to_bytes(),
             at,
-        }))
+            lifted: false,
+        }
     }
 }
 
@@ -471,20 +497,29 @@ impl Certificate {
     /// Whether a denial concerns it.
     pub fn is_denied_by(&self, denial: &Denial) -> bool {
         let membership = &self.membership;
-        denial.federation == membership.federation
+        !denial.lifted
+            && denial.federation == membership.federation
             && denial.member == membership.member
             && membership.issued <= denial.at
     }
 }
 
 impl Denial {
-    /// Reads what was passed on; its signature holds then.
+    /// Reads what was passed on, a denial or that one is taken back; its
+    /// signature holds then.
     ///
     /// # Errors
     /// When it cannot be read, is forged, or is of another federation.
     pub fn from_bytes(bytes: &[u8], federation: &Federation) -> Result<Denial, Refused> {
         let signed: Signed = decode(bytes)?;
-        let denial: Denial = signed.open()?;
+        let denial = match signed.open::<Denial>() {
+            // Nobody can make one of the other: the word is signed too.
+            Err(Refused::Forged) => Denial {
+                lifted: true,
+                ..signed.open::<Allowance>()?.0
+            },
+            opened => opened?,
+        };
         match denial.federation == *federation {
             true => Ok(denial),
             false => Err(Refused::WrongFederation),

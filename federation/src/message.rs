@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::catalogue::Record;
+use crate::membership::Certificate;
 use crate::report::{Implausible, REPORT_BYTES, Report};
 use crate::roster::Roster;
 
@@ -87,6 +88,14 @@ pub struct Handover {
     /// The member's certificate by the new one.
     #[serde(with = "serde_bytes")]
     pub certificate: Vec<u8>,
+}
+
+impl Handover {
+    /// Whom it is for; `None` when its certificate cannot be read.
+    pub fn member(&self) -> Option<PeerId> {
+        let certificate = Certificate::from_bytes(&self.certificate).ok()?;
+        certificate.membership().member()
+    }
 }
 
 /// What a member knows of functions that its hearer may know too.

@@ -392,6 +392,11 @@ impl Peers {
         }
     }
 
+    /// Forgets everybody, for a node that belongs to them no more.
+    pub fn forget_all(&mut self) {
+        self.peers.clear();
+    }
+
     /// Forgets a peer; `false` when it was not known.
     pub fn forget(&mut self, whom: &PeerId) -> bool {
         self.peers.remove(whom).is_some()

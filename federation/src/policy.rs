@@ -562,6 +562,16 @@ pub enum Lack<'a> {
     Constraint(&'a str, &'a str),
 }
 
+impl std::fmt::Display for Lack<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Lack::Architecture(name) => write!(f, "a processor {name}"),
+            Lack::Executor(name) => write!(f, "the executor {name}"),
+            Lack::Constraint(name, value) => write!(f, "constraint {name}={value}"),
+        }
+    }
+}
+
 /// The first thing that a node lacks; `None` when it has all.
 pub fn lacks<'a>(needs: &Needs<'a>, report: &Report) -> Option<Lack<'a>> {
     if let Some(wanted) = needs.architecture

@@ -53,7 +53,7 @@
 //! | `certificate` | bytes, *optional* | the certificate of whoever replies |
 //! | `issued` | bytes, *optional* | a new certificate for the opener: it joined, or its own was worn |
 //! | `refused` | array of two texts, *optional* | why the connection ends: a word, and a sentence |
-//! | `denials` | array of bytes, *optional* | who is no member any more, at most 32 |
+//! | `denials` | array of bytes, *optional* | who is no member any more, or is one again, at most 32 |
 //! | `successions` | as above | |
 //!
 //! **Statements** are what the federation's secret signs, at most 4 KiB: CBOR
@@ -66,6 +66,7 @@
 //! | invite | `weir invite 1` | `federation` bytes(32), `id` bytes(16), `expires`, `rights`, `bootstrap`: at most 16 multiaddresses |
 //! | certificate | `weir membership 1` | `federation`, `member` bytes, `rights`, `issued`, `expires` |
 //! | denial | `weir denial 1` | `federation`, `member`, `at` |
+//! | allowance | `weir allowance 1` | `federation`, `member`, `at`: takes a denial back; sent as one |
 //! | succession | `weir succession 1` | `federation`, `successor` bytes(32), `at` |
 //!
 //! `rights` is `{role: "edge" or "cloud", deploy: bool}`. A **token** is

@@ -951,9 +951,15 @@ impl Node {
         namespace: &Namespace,
         name: &SecretName,
     ) -> Result<(), ChangeError> {
+        let _change = self.inner.change.lock().await;
         let removed = self.inner.store.remove_secret(namespace, name).await;
         match removed.map_err(|source| stored("remove the secret", source))? {
-            true => Ok(()),
+            true => {
+                // Instances that are there have its value: they take no new calls.
+                self.inner.renew_instances(namespace, name);
+                self.inner.abilities_changed();
+                Ok(())
+            }
             false => Err(no_secret(namespace, name)),
         }
     }

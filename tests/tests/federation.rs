@@ -384,22 +384,20 @@ async fn strangers_are_refused_by_name_and_learn_nothing() {
     };
     refused("wrong-federation", 1.0).await;
     assert!(first.peers().await.is_empty() && stranger.peers().await.is_empty());
+    // However often it comes, it is a line a minute.
+    refused("wrong-federation", 3.0).await;
+    let log = first.node.log();
+    let line = |line: &&str| line.contains("wrong-federation") && line.contains(&stranger.id);
+    assert_eq!(log.lines().filter(line).count(), 1, "{log}");
     // A token that was used.
     let token = first.token(&[]).await;
     let used = member().variable("WEIR_FEDERATION_JOIN", &token);
     let second = Member::start(used).await;
     first.sees(&second.id, "in").await;
-    let third = Member::start(member().variable("WEIR_FEDERATION_JOIN", &token)).await;
+    let third = member().variable("WEIR_FEDERATION_JOIN", &token);
+    let told = text(&third.refused().await.stderr);
+    assert!(told.contains("it was used before"), "{told}");
     refused("used", 1.0).await;
-    eventually("the refused node says why", async || {
-        third
-            .node
-            .log()
-            .contains("it was used before")
-            .then_some(())
-    })
-    .await;
-    assert!(third.peers().await.is_empty());
     // One that is too old.
     let token = first.token(&["--ttl", "1s"]).await;
     eventually("the token expires", async || {
@@ -469,6 +467,205 @@ async fn whoever_is_denied_is_out_everywhere() {
 }
 
 #[tokio::test]
+async fn a_denial_can_be_taken_back_and_nobody_denies_itself() {
+    let members = federation(3).await;
+    let [first, second, third] = members.as_slice() else {
+        panic!("there are three");
+    };
+    let told = async |at: &Member, arguments: &[&str], fine: bool| {
+        let output = at.node.weir(arguments).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.success(), fine, "{arguments:?}: {said}");
+        said
+    };
+    for everywhere in [&[][..], &["--federation"]] {
+        let said = told(first, &[&["deny", &first.id], everywhere].concat(), false).await;
+        assert!(said.contains("weir leave"), "{said}");
+    }
+    told(first, &["deny", &third.id, "--federation"], true).await;
+    second.sees(&third.id, "denied").await;
+    let said = told(second, &["deny", &third.id, "--undo"], false).await;
+    assert!(said.contains("--federation --undo"), "{said}");
+    let undo = ["deny", &third.id, "--federation", "--undo"];
+    let said = told(second, &undo, false).await;
+    assert!(
+        said.contains("does not hold the federation's secret"),
+        "{said}"
+    );
+    told(first, &undo, true).await;
+    told(first, &undo, false).await;
+    second.sees(&third.id, "in").await;
+    first.sees(&third.id, "in").await;
+    // A refusal that comes again and again is a line a minute.
+    told(first, &["deny", &second.id], true).await;
+    eventually("it was refused many times", async || {
+        let name = "weir_refused_connections_total";
+        let label = "reason=\"denied\"";
+        (first.node.metric(name, &[label]).await >= 4.0).then_some(())
+    })
+    .await;
+    let log = first.node.log();
+    let line = |line: &&str| line.contains("refused") && line.contains(&second.id);
+    assert_eq!(log.lines().filter(line).count(), 1, "{log}");
+    let status = second.node.status().await;
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("it is denied"), "{problems}");
+}
+
+#[tokio::test]
+async fn who_left_knows_nobody_and_its_old_flags_do_not_bring_it_back() {
+    let first = Member::found().await;
+    let token = first.token(&[]).await;
+    let second = Member::start(member().variable("WEIR_FEDERATION_JOIN", &token)).await;
+    all_meet(&[&first, &second]).await;
+    let other = Member::found().await;
+    let elsewhere = other.token(&[]).await;
+    let output = second.node.weir(["leave"]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(second.peers().await.is_empty());
+    first.sees(&second.id, "left").await;
+    let mut node = second.node;
+    node.terminate();
+    assert!(node.ended().await.success());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    copy(node.data(), &data);
+    let again = || member().data(&data);
+    let told = again().variable("WEIR_FEDERATION_JOIN", &token);
+    let told = text(&told.refused().await.stderr);
+    assert!(
+        told.contains("weir leave") && told.contains("weir token"),
+        "{told}"
+    );
+    // A new one does, and then no other federation's.
+    let joined = Member::start(again().variable("WEIR_FEDERATION_JOIN", &elsewhere)).await;
+    all_meet(&[&other, &joined]).await;
+    let mut node = joined.node;
+    node.terminate();
+    assert!(node.ended().await.success());
+    let told = again().variable("WEIR_FEDERATION_JOIN", &first.token(&[]).await);
+    let told = text(&told.refused().await.stderr);
+    let own = other.node.status().await["federation"]["id"].clone();
+    assert!(told.contains(own.as_str().expect("text")), "{told}");
+    assert!(told.contains("weir leave"), "{told}");
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([from, to])
+        .status();
+    assert!(copied.is_ok_and(|status| status.success()));
+}
+
+#[tokio::test]
+async fn two_nodes_never_share_a_port_and_the_setting_is_named() {
+    let (links, calls) = (free_address(), free_address());
+    let _first = Member::start(member_at(links, calls)).await;
+    let told = async |setup: Setup| text(&setup.refused().await.stderr);
+    let said = told(member_at(links, free_address())).await;
+    assert!(
+        said.contains("federation.listen") && said.contains("in use"),
+        "{said}"
+    );
+    let said = told(member_at(free_address(), calls)).await;
+    assert!(said.contains("federation.peer-listen"), "{said}");
+    let node = Node::start().await;
+    let said = told(Setup::new().address(node.address)).await;
+    assert!(said.contains("http.listen"), "{said}");
+}
+
+#[tokio::test]
+async fn a_ping_that_nothing_answers_fails_in_plain_words() {
+    let members = federation(2).await;
+    let [first, second] = members.as_slice() else {
+        panic!("there are two");
+    };
+    let output = first.node.weir(["ping", &second.id]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("answers"));
+    let id = second.id.clone();
+    let mut members = members;
+    let mut gone = members.pop().expect("there are two");
+    gone.node.kill().await;
+    let output = members[0].node.weir(["ping", &id]).await;
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(
+        shown.contains("heard") && shown.contains("connection refused"),
+        "{shown}"
+    );
+    for structure in ["[(", "os error", "Failed to negotiate"] {
+        assert!(!shown.contains(structure), "{shown}");
+    }
+    let output = members[0]
+        .node
+        .weir(["ping", &id, "--output", "json"])
+        .await;
+    assert_eq!(output.status.code(), Some(1));
+    let ways: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert!(
+        ways.as_array().is_some_and(|ways| ways.len() >= 3),
+        "{ways}"
+    );
+}
+
+#[tokio::test]
+async fn every_command_about_members_prints_one_document_for_programs() {
+    let members = federation(2).await;
+    let [first, second] = members.as_slice() else {
+        panic!("there are two");
+    };
+    let document = async |at: &Member, arguments: &[&str]| -> serde_json::Value {
+        let arguments = [arguments, &["--output", "json"]].concat();
+        let output = at.node.weir(&arguments).await;
+        let (shown, said) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        serde_json::from_str(&shown)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {shown}"))
+    };
+    first.node.deploy(Function::new("hello", "echo")).await;
+    assert!(document(first, &["token"]).await["token"].is_string());
+    assert_eq!(document(first, &["peers"]).await[0]["id"], second.id);
+    document(first, &["ping", &second.id]).await;
+    document(first, &["announce", "hello"]).await;
+    document(first, &["list", "--federation"]).await;
+    assert_eq!(document(first, &["drain"]).await["draining"], true);
+    assert_eq!(
+        document(first, &["drain", "--undo"]).await["draining"],
+        false
+    );
+    document(first, &["federation", "rotate-secret"]).await;
+    document(first, &["deny", &second.id]).await;
+    document(first, &["deny", &second.id, "--undo"]).await;
+    document(first, &["forget", &second.id]).await;
+    assert_eq!(document(first, &["leave"]).await["left"], true);
+    assert_eq!(document(first, &["peers"]).await, json!([]));
+}
+
+#[tokio::test]
+async fn a_call_that_no_node_can_take_says_what_they_lack() {
+    let members = federation(2).await;
+    let picky = Function::new("picky", "echo").field("constraints", json!(["disk=tape"]));
+    deploy_everywhere(&members[..1], &picky).await;
+    let reply = members[0].node.call("picky", "x").await;
+    assert_eq!(
+        (reply.status, reply.header("x-weir-error")),
+        (503, "cannot-run")
+    );
+    assert!(
+        reply.text().contains("constraint disk=tape"),
+        "{}",
+        reply.text()
+    );
+    assert!(
+        !reply.text().contains("a place that there is not"),
+        "{}",
+        reply.text()
+    );
+}
+
+#[tokio::test]
 async fn calls_of_a_member_that_is_denied_end_at_once() {
     let members = federation(2).await;
     let [first, second] = members.as_slice() else {
@@ -502,14 +699,16 @@ async fn the_secret_is_changed_and_members_stay_members() {
     let refused = members[1].node.weir(["secret", "rotate"]).await;
     assert!(!refused.status.success());
     assert!(text(&refused.stderr).contains("does not hold the federation's secret"));
-    let output = members[0].node.weir(["secret", "rotate"]).await;
+    // It counts who is there.
+    members[0].sees(&away.id, "dead").await;
+    let output = members[0].node.weir(["federation", "rotate-secret"]).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     let new = members[0].node.status().await["federation"]["id"].clone();
     assert_ne!(new, old);
     let said = text(&output.stdout);
     assert!(said.contains(new.as_str().expect("text")), "{said}");
     assert!(
-        said.contains("; 3 other members were handed over"),
+        said.contains("; 2 other members were handed over (1 more when they are back)"),
         "{said}"
     );
     let goes_over = async |member: &Member| {
@@ -535,14 +734,12 @@ async fn the_secret_is_changed_and_members_stay_members() {
     let reply = members[1].node.call("theirs", "x").await.expect_status(200);
     assert_eq!(ran_on(&reply), Some(members[3].id.as_str()));
     // What was handed out before is void, and new ones are good.
-    let late = Member::start(member().variable("WEIR_FEDERATION_JOIN", &void)).await;
-    eventually("the void token is refused", async || {
-        let reason = "reason=\"wrong-federation\"";
-        let name = "weir_refused_connections_total";
-        (members[0].node.metric(name, &[reason]).await >= 1.0).then_some(())
-    })
-    .await;
-    assert!(late.peers().await.is_empty());
+    let late = member().variable("WEIR_FEDERATION_JOIN", &void);
+    let told = text(&late.refused().await.stderr);
+    assert!(told.contains("it is of another federation"), "{told}");
+    let reason = "reason=\"wrong-federation\"";
+    let name = "weir_refused_connections_total";
+    assert!(members[0].node.metric(name, &[reason]).await >= 1.0);
     let newcomer = members[0].invite(member()).await;
     members[2].sees(&newcomer.id, "in").await;
 }

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use http::header::RETRY_AFTER;
 use http::{Method, StatusCode};
 use reqwest::{RequestBuilder, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use weir_node::config::ClassConfig;
 use weir_node::function::Protocol;
 use weir_node::id::{Digest, FunctionName};
@@ -146,9 +146,15 @@ pub(super) async fn demo(global: &Global, arguments: &DemoArguments) -> anyhow::
     let client = Client::new(&address, &credentials, None)?;
     output::note(&format!("a node runs at {}", client.node()));
     let steps = Box::pin(play(&client)).await?;
-    show(global, &steps)?;
+    if !global.json() {
+        output::line(&table(&steps))?;
+    }
     let failed = steps.iter().filter(|step| !step.expected).count();
-    let spilled = Box::pin(federation::play(global, folder.path())).await?;
+    let (spilled, told) = Box::pin(federation::play(global, folder.path())).await?;
+    if global.json() {
+        let steps: Vec<_> = steps.iter().map(document).collect();
+        output::json(&json!({ "steps": steps, "federation": told }))?;
+    }
     if arguments.keep {
         let at = client.node();
         let token = token_file.display();
@@ -443,23 +449,23 @@ async fn crowd(client: &Client) -> Step {
     step
 }
 
-fn show(global: &Global, steps: &[Step]) -> anyhow::Result<()> {
-    let short = |text: &str| -> String {
-        let line = text.lines().next().unwrap_or_default();
-        if line.chars().count() <= SHOWN {
-            return line.to_owned();
-        }
-        line.chars().take(SHOWN).chain("...".chars()).collect()
-    };
-    let status = |step: &Step| step.status.map_or(0, |status| status.as_u16());
-    if global.json() {
-        let row = |step: &Step| {
-            json!({ "step": step.what, "function": step.function, "status": status(step),
-                "start": step.start, "seconds": step.time.as_secs_f64(),
-                "answer": short(&step.answer), "expected": step.expected })
-        };
-        return Ok(output::json(&steps.iter().map(row).collect())?);
+/// The first line of an answer, as far as it is shown.
+fn short(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= SHOWN {
+        return line.to_owned();
     }
+    line.chars().take(SHOWN).chain("...".chars()).collect()
+}
+
+fn document(step: &Step) -> Value {
+    let status = step.status.map_or(0, |status| status.as_u16());
+    json!({ "step": step.what, "function": step.function, "status": status,
+        "start": step.start, "seconds": step.time.as_secs_f64(),
+        "answer": short(&step.answer), "expected": step.expected })
+}
+
+fn table(steps: &[Step]) -> String {
     let row = |step: &Step| {
         let status = step
             .status
@@ -484,7 +490,7 @@ fn show(global: &Global, steps: &[Step]) -> anyhow::Result<()> {
         "as expected",
     ];
     let rows: Vec<_> = steps.iter().map(row).collect();
-    Ok(output::line(&output::table(headers, &rows))?)
+    output::table(headers, &rows)
 }
 
 #[cfg(test)]

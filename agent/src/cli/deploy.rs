@@ -364,7 +364,11 @@ pub(super) async fn send(client: &Client, wire: &WireDeployment) -> anyhow::Resu
     } else {
         updated
     };
-    client.succeeded("deploy the function", response).await?;
+    let response = client.succeeded("deploy the function", response).await?;
+    let warning = response.headers().get("x-weir-warning");
+    if let Some(Ok(warning)) = warning.map(http::HeaderValue::to_str) {
+        output::note(&format!("weir: warning: {}", output::printable(warning)));
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde::Deserialize;
@@ -44,9 +45,9 @@ pub(super) struct PeersArguments {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum SecretCommand {
+pub(super) enum FederationCommand {
     /// Make a new secret: who is a member stays one, tokens are void
-    Rotate,
+    RotateSecret,
 }
 
 #[derive(Debug, Args)]
@@ -78,8 +79,8 @@ pub(super) struct DenyArguments {
     /// In the whole federation, not on this node alone
     #[arg(long)]
     federation: bool,
-    /// Take back what was said on this node
-    #[arg(long, conflicts_with = "federation")]
+    /// Take it back
+    #[arg(long)]
     undo: bool,
 }
 
@@ -213,28 +214,48 @@ pub(super) async fn ping(global: &Global, arguments: &PeerArguments) -> anyhow::
     let client = global.client()?;
     let path = format!("/weir/v1/peers/{}/ping", arguments.id);
     let request = client.request(Method::POST, &path);
-    let ways: Value = client.ask_json("try the ways to it", request).await?;
+    let ways: Vec<Value> = client.ask_json("try the ways to it", request).await?;
+    // Only what was tried just now is an answer.
+    let answered = ways.iter().any(|way| way["ms"].is_number());
     if global.json() {
-        return Ok(output::json(&ways)?);
+        output::json(&Value::Array(ways))?;
+    } else {
+        let rows: Vec<_> = ways.iter().map(way).collect();
+        let heads = ["way", "round trip", "outcome"];
+        output::line(&output::table(heads, &rows))?;
     }
-    let rows = ways.as_array().into_iter().flatten().map(|way| {
-        let outcome = match (way["ms"].as_f64(), way["error"].as_str()) {
-            (Some(took), _) => format!("{took:.2} ms"),
-            (None, reason) => format!("failed: {}", reason.unwrap_or("nobody knows why")),
-        };
-        [way["way"].as_str().unwrap_or_default().to_owned(), outcome]
-    });
-    Ok(output::line(&output::table(
-        ["way", "outcome"],
-        &rows.collect::<Vec<_>>(),
-    ))?)
+    if !answered {
+        bail!(
+            "{} did not answer: `weir peers` tells when it was heard last",
+            arguments.id
+        );
+    }
+    Ok(())
+}
+
+fn way(way: &Value) -> [String; 3] {
+    let number = |key: &str| way[key].as_f64();
+    let (round_trip, outcome) = if let Some(took) = number("ms") {
+        (format!("{took:.2} ms"), "answers".to_owned())
+    } else if let Some(took) = number("last_ms") {
+        (format!("{took:.2} ms"), "at the last heartbeat".to_owned())
+    } else if let Some(age) = number("heard_ms_ago") {
+        let heard = format!("heard {:.1} s ago", age / 1e3);
+        (String::new(), heard)
+    } else {
+        let reason = way["error"].as_str().unwrap_or("nobody knows why");
+        (String::new(), format!("failed: {reason}"))
+    };
+    let name = way["way"].as_str().unwrap_or_default().to_owned();
+    [name, round_trip, outcome]
 }
 
 pub(super) async fn drain(global: &Global, arguments: &DrainArguments) -> anyhow::Result<()> {
     let path = "/weir/v1/drain";
     if arguments.undo {
         tell(global, Method::DELETE, path, None, "end the draining").await?;
-        return Ok(output::line("drains no more: peers may send calls here")?);
+        let told = json!({ "draining": false });
+        return global.answer(&told, "drains no more: peers may send calls here");
     }
     tell(global, Method::POST, path, None, "drain the node").await?;
     let client = global.client()?;
@@ -246,13 +267,16 @@ pub(super) async fn drain(global: &Global, arguments: &DrainArguments) -> anyhow
         let waiting: u64 = classes.filter_map(|class| class["waiting"].as_u64()).sum();
         let (running, accepted) = (count("running") + waiting, count("backlog"));
         if !arguments.wait {
-            return Ok(output::line(&format!(
+            let told = json!({ "draining": true, "running": running, "accepted": accepted });
+            let text = format!(
                 "drains: takes no calls of peers and gives them its own; {running} run or wait \
                  here, {accepted} accepted ones have no result yet"
-            ))?);
+            );
+            return global.answer(&told, &text);
         }
         if running == 0 && accepted == 0 {
-            return Ok(output::line("drained: nothing runs or waits here")?);
+            let told = json!({ "draining": true, "running": 0, "accepted": 0 });
+            return global.answer(&told, "drained: nothing runs or waits here");
         }
         tokio::time::sleep(WATCH).await;
     }
@@ -265,8 +289,13 @@ pub(super) async fn rotate(global: &Global) -> anyhow::Result<()> {
     if global.json() {
         return Ok(output::json(&rotated)?);
     }
+    let away = match rotated["away"].as_u64().unwrap_or_default() {
+        0 => String::new(),
+        count => format!(" ({count} more when they are back)"),
+    };
     Ok(output::line(&format!(
-        "the federation is {} now; {} other members were handed over, tokens made before are void",
+        "the federation is {} now; {} other members were handed over{away}, tokens made before are \
+         void",
         rotated["federation"].as_str().unwrap_or_default(),
         rotated["handed_over"]
     ))?)
@@ -281,9 +310,10 @@ pub(super) async fn leave(global: &Global) -> anyhow::Result<()> {
         "leave the federation",
     )
     .await?;
-    Ok(output::line(
+    global.answer(
+        &json!({ "left": true }),
         "left: its membership is forgotten; start it anew to join or found another",
-    )?)
+    )
 }
 
 pub(super) async fn announce(global: &Global, arguments: &AnnounceArguments) -> anyhow::Result<()> {
@@ -311,35 +341,32 @@ pub(super) async fn forget(global: &Global, arguments: &PeerArguments) -> anyhow
         true => "; it is a newcomer when it is back",
         false => "",
     };
-    Ok(output::line(&format!("forgot {}{then}", arguments.id))?)
+    global.answer(&told, &format!("forgot {}{then}", arguments.id))
 }
 
 pub(super) async fn deny(global: &Global, arguments: &DenyArguments) -> anyhow::Result<()> {
-    if arguments.undo {
-        let path = format!("/weir/v1/denials/{}", arguments.id);
-        tell(global, Method::DELETE, &path, None, "take the denial back").await?;
-        return Ok(output::line(&format!(
-            "{} is not denied any more",
-            arguments.id
-        ))?);
-    }
-    let body = json!({ "peer": arguments.id, "federation": arguments.federation });
-    tell(
-        global,
-        Method::POST,
-        "/weir/v1/denials",
-        Some(body),
-        "deny the peer",
-    )
-    .await?;
-    let place = match arguments.federation {
+    let (id, everywhere) = (&arguments.id, arguments.federation);
+    let (told, text) = match arguments.undo {
+        true => {
+            let path = match everywhere {
+                true => format!("/weir/v1/denials/{id}?federation=true"),
+                false => format!("/weir/v1/denials/{id}"),
+            };
+            let told = tell(global, Method::DELETE, &path, None, "take the denial back").await?;
+            (told, "is not denied any more")
+        }
+        false => {
+            let body = Some(json!({ "peer": id, "federation": everywhere }));
+            let path = "/weir/v1/denials";
+            let told = tell(global, Method::POST, path, body, "deny the peer").await?;
+            (told, "is denied")
+        }
+    };
+    let place = match everywhere {
         true => "in the whole federation",
         false => "on this node",
     };
-    Ok(output::line(&format!(
-        "{} is denied {place}",
-        arguments.id
-    ))?)
+    global.answer(&told, &format!("{id} {text} {place}"))
 }
 
 /// Prints why a call went where it went.

@@ -157,6 +157,7 @@ pub(super) async fn describe(global: &Global, arguments: &Named) -> anyhow::Resu
 
 pub(super) async fn remove(global: &Global, arguments: &RemoveArguments) -> anyhow::Result<()> {
     let client = global.client()?;
+    let mut removed = Vec::with_capacity(arguments.names.len());
     for text in &arguments.names {
         let name = global.function(text)?;
         let body = json!({ "functionName": name.name(), "namespace": name.namespace.as_str() });
@@ -165,9 +166,15 @@ pub(super) async fn remove(global: &Global, arguments: &RemoveArguments) -> anyh
             .header("content-type", "application/json")
             .body(body.to_string());
         client.ask(&format!("remove {name}"), request).await?;
-        output::note(&format!("removed {name}"));
+        if !global.json() {
+            output::note(&format!("removed {name}"));
+        }
+        removed.push(name.to_string());
     }
-    Ok(())
+    match global.json() {
+        true => Ok(output::json(&json!({ "removed": removed }))?),
+        false => Ok(()),
+    }
 }
 
 pub(super) async fn scale(global: &Global, arguments: &ScaleArguments) -> anyhow::Result<()> {
@@ -185,8 +192,10 @@ pub(super) async fn scale(global: &Global, arguments: &ScaleArguments) -> anyhow
         .header("content-type", "application/json")
         .body(body.to_string());
     client.ask(&format!("scale {name}"), request).await?;
-    output::note(&format!("{name} keeps {} instances", arguments.replicas));
-    Ok(())
+    let kept = arguments.replicas;
+    let told = json!({ "name": name.name(), "namespace": name.namespace.as_str(),
+        "replicas": kept });
+    global.told(&told, &format!("{name} keeps {kept} instances"))
 }
 
 #[cfg(test)]

@@ -1,12 +1,20 @@
-//! `weir invoke`: one call, waited for or handed in.
+//! `weir invoke`: one call, waited for or handed in; and `weir result`: the
+//! answer of one that was handed in.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use bytes::{Bytes, BytesMut};
 use clap::Args;
+use futures_util::stream::{self, StreamExt as _};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use reqwest::{Body, Response, Url};
+use reqwest::{Body, RequestBuilder, Response, Url};
+use serde_json::{Map, Value, json};
+use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 use weir_node::id::Receipt;
 
@@ -22,11 +30,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// Bytes of standard input that are read at once.
+const PIECE_BYTES: usize = 64 << 10;
+
 #[derive(Debug, Args)]
 pub(super) struct InvokeArguments {
     /// Name of the function
     name: String,
-    /// Body: the text itself, @FILE, or - for standard input
+    /// Body: the text itself, @FILE, or - for standard input [default: standard
+    /// input, where it is no terminal and the method has a body]
     #[arg(
         short = 'd',
         long,
@@ -73,6 +85,18 @@ pub(super) struct InvokeArguments {
     explain: bool,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct ResultArguments {
+    /// Id of the call, as `weir invoke --async` prints it
+    id: String,
+    /// Wait until the call has ended
+    #[arg(long)]
+    wait: bool,
+    /// Longest such wait
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    wait_timeout: Duration,
+}
+
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let wrong = || format!("{text:?} is not a header: write 'Name: value'");
     let (name, value) = text.split_once(':').ok_or_else(wrong)?;
@@ -97,17 +121,56 @@ impl Data {
         }
     }
 
-    async fn body(self) -> anyhow::Result<Body> {
+    /// What is sent where nobody says: what was piped in, if the method has a
+    /// body. Nobody types one at a terminal without being asked.
+    fn piped(method: &Method) -> Option<Self> {
+        let takes_body = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+        (takes_body && !std::io::stdin().is_terminal()).then_some(Data::StandardInput)
+    }
+
+    /// Puts it into `request`, with its length where that is known: a node can
+    /// refuse a body that is too large before it is sent.
+    async fn send_with(self, request: RequestBuilder) -> anyhow::Result<RequestBuilder> {
         Ok(match self {
-            Data::Text(text) => text.into(),
+            Data::Text(text) => request.body(text),
             Data::File(path) => {
-                let file = tokio::fs::File::open(&path).await;
-                file.with_context(|| format!("read {}", path.display()))?
-                    .into()
+                let read = || format!("read {}", path.display());
+                let file = tokio::fs::File::open(&path).await.with_context(read)?;
+                let metadata = file.metadata().await.with_context(read)?;
+                let length = metadata.is_file().then_some(metadata.len());
+                with_length(request, length).body(Body::from(file))
             }
-            Data::StandardInput => Body::wrap_stream(ReaderStream::new(tokio::io::stdin())),
+            Data::StandardInput => {
+                let length = rest_of_standard_input();
+                let mut input = tokio::io::stdin();
+                let mut first = BytesMut::with_capacity(PIECE_BYTES);
+                let read = input.read_buf(&mut first).await;
+                // Nothing is no body, not one of unknown length.
+                if read.context("read standard input")? == 0 {
+                    return Ok(request.body(Bytes::new()));
+                }
+                let first = stream::once(std::future::ready(Ok(first.freeze())));
+                let body = Body::wrap_stream(first.chain(ReaderStream::new(input)));
+                with_length(request, length).body(body)
+            }
         })
     }
+}
+
+fn with_length(request: RequestBuilder, length: Option<u64>) -> RequestBuilder {
+    match length {
+        Some(length) => request.header(CONTENT_LENGTH, length),
+        None => request,
+    }
+}
+
+/// How much is left of standard input, where it is a file.
+fn rest_of_standard_input() -> Option<u64> {
+    let input = std::io::stdin();
+    let status = rustix::fs::fstat(&input).ok()?;
+    let is_file = rustix::fs::FileType::from_raw_mode(status.st_mode).is_file();
+    let at = rustix::fs::tell(&input).ok().filter(|_| is_file)?;
+    u64::try_from(status.st_size).ok()?.checked_sub(at)
 }
 
 pub(super) async fn invoke(global: &Global, arguments: InvokeArguments) -> anyhow::Result<()> {
@@ -139,8 +202,9 @@ pub(super) async fn invoke(global: &Global, arguments: InvokeArguments) -> anyho
         let text = humantime::format_duration(deadline).to_string();
         request = request.header("x-weir-deadline", text.replace(' ', ""));
     }
-    if let Some(data) = arguments.data.as_deref().map(Data::parse) {
-        request = request.body(data.body().await?);
+    let data = arguments.data.as_deref().map(Data::parse);
+    if let Some(data) = data.or_else(|| Data::piped(&arguments.method)) {
+        request = data.send_with(request).await?;
     }
     if arguments.explain {
         request = request.header(EXPLAIN, "1");
@@ -151,11 +215,14 @@ pub(super) async fn invoke(global: &Global, arguments: InvokeArguments) -> anyho
     }
     let explained = response.headers().get(EXPLAIN);
     if let Some(Ok(call)) = explained.map(HeaderValue::to_str) {
-        super::federation::explain(global, call).await?;
+        // Beside the answer, which is there whatever becomes of this.
+        if let Err(error) = super::federation::explain(global, call).await {
+            output::note(&format!("weir: warning: {error:#}"));
+        }
     }
     let response = passed(&client, &what, response).await?;
     if !arguments.asynchronous {
-        return print(&client, response).await;
+        return print(global, &client, response).await;
     }
     let id = call_id(response.headers()).context("the node names no id for the accepted call")?;
     if !arguments.wait {
@@ -165,21 +232,51 @@ pub(super) async fn invoke(global: &Global, arguments: InvokeArguments) -> anyho
         return Ok(output::line(&output::printable(&id))?);
     }
     output::note(&format!("accepted as {}", output::printable(&id)));
-    let answer = tokio::time::timeout(arguments.wait_timeout, result(&client, &id)).await;
-    let Ok(answer) = answer else {
-        let limit = humantime::format_duration(arguments.wait_timeout);
-        bail!(
-            "no answer within {limit}; look again at {}/weir/v1/calls/{id}",
-            client.node()
-        );
+    let response = awaited(&client, &id, arguments.wait_timeout).await?;
+    print_result(global, &client, &what, response).await
+}
+
+/// Prints the answer of a call that was handed in.
+pub(super) async fn show_result(
+    global: &Global,
+    arguments: &ResultArguments,
+) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let id = &arguments.id;
+    let response = match arguments.wait {
+        true => awaited(&client, id, arguments.wait_timeout).await?,
+        false => look(&client, &id.parse()?).await?,
     };
-    let response = answer?;
-    match call_status(&response) {
+    if response.status() == StatusCode::ACCEPTED {
+        bail!("the call has not ended yet: ask again later, or wait for it with --wait");
+    }
+    print_result(global, &client, &format!("call {id}"), response).await
+}
+
+/// The answer of the accepted call `id`, waited for at most so long.
+async fn awaited(client: &Client, id: &str, limit: Duration) -> anyhow::Result<Response> {
+    match tokio::time::timeout(limit, result(client, id)).await {
+        Ok(answer) => answer,
+        Err(_) => bail!(
+            "no answer within {}; ask again with `weir result {id} --wait`",
+            humantime::format_duration(limit)
+        ),
+    }
+}
+
+async fn print_result(
+    global: &Global,
+    client: &Client,
+    what: &str,
+    response: Response,
+) -> anyhow::Result<()> {
+    let status = call_status(&response);
+    print(global, client, response).await?;
+    match status {
         Some(status) if status.is_client_error() || status.is_server_error() => {
-            print(&client, response).await?;
-            bail!("{what}: {status}");
+            bail!("{what}: {status}")
         }
-        Some(_) | None => print(&client, response).await,
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -188,14 +285,19 @@ pub(super) async fn result(client: &Client, id: &str) -> anyhow::Result<Response
     let id: Receipt = id.parse()?;
     let mut pause = FIRST_PAUSE;
     loop {
-        let request = client.call(Method::GET, &format!("/weir/v1/calls/{id}"));
-        let response = client.ask("read the answer", request).await?;
+        let response = look(client, &id).await?;
         if response.status() != StatusCode::ACCEPTED {
             return Ok(response);
         }
         tokio::time::sleep(pause).await;
         pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
     }
+}
+
+/// What the node says of the call `id` now.
+async fn look(client: &Client, id: &Receipt) -> anyhow::Result<Response> {
+    let request = client.call(Method::GET, &format!("/weir/v1/calls/{id}"));
+    Ok(client.ask("read the answer", request).await?)
 }
 
 /// The function's own status in the answer of an accepted call.
@@ -213,11 +315,40 @@ async fn passed(client: &Client, what: &str, response: Response) -> anyhow::Resu
     Ok(response)
 }
 
-async fn print(client: &Client, mut response: Response) -> anyhow::Result<()> {
+/// Prints an answer: as it is, or as one document with all that belongs to it.
+async fn print(global: &Global, client: &Client, mut response: Response) -> anyhow::Result<()> {
+    if global.json() {
+        let mut answer = described(&response);
+        let body = client.whole("the call", response).await?;
+        let (key, text) = match String::from_utf8(body) {
+            Ok(text) => ("body", text),
+            Err(binary) => (
+                "body_base64",
+                base64::engine::general_purpose::STANDARD.encode(binary.as_bytes()),
+            ),
+        };
+        answer[key] = text.into();
+        return Ok(output::json(&answer)?);
+    }
     while let Some(piece) = client.chunk(&mut response).await? {
         output::write(&piece)?;
     }
     Ok(())
+}
+
+/// Status and headers of an answer.
+fn described(response: &Response) -> Value {
+    let status = call_status(response).unwrap_or(response.status());
+    let mut headers = Map::new();
+    for name in response.headers().keys() {
+        let values = response.headers().get_all(name).iter();
+        let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        headers.insert(
+            name.to_string(),
+            values.collect::<Vec<_>>().join(", ").into(),
+        );
+    }
+    json!({ "status": status.as_u16(), "headers": headers })
 }
 
 fn explain(response: &Response) {

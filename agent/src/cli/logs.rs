@@ -6,6 +6,7 @@ use http::Method;
 use jiff::Timestamp;
 use reqwest::Url;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::Global;
 use crate::output;
@@ -66,6 +67,13 @@ pub(super) async fn logs(global: &Global, arguments: &LogsArguments) -> anyhow::
     let mut response = client
         .ask(&what, client.request(Method::GET, &path))
         .await?;
+    // A log that ends is one document; one that goes on is a line for each.
+    if global.json() && !arguments.follow {
+        let text = client.whole(&what, response).await?;
+        let lines = serde_json::Deserializer::from_slice(&text).into_iter::<Value>();
+        let lines: Vec<_> = lines.collect::<Result<_, _>>().context(what)?;
+        return Ok(output::json(&Value::Array(lines))?);
+    }
     let mut buffer = Vec::new();
     while let Some(piece) = client.chunk(&mut response).await? {
         buffer.extend_from_slice(&piece);

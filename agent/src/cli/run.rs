@@ -28,7 +28,7 @@ pub(super) struct ConfigSource {
     data_dir: Option<PathBuf>,
     /// Where the HTTP door listens
     #[arg(long, value_name = "ADDR")]
-    http: Option<SocketAddr>,
+    http: Option<String>,
     /// Listen beyond loopback though no credentials are configured
     #[arg(long)]
     insecure: bool,
@@ -40,7 +40,7 @@ pub(super) struct ConfigSource {
     listen: Vec<String>,
     /// Where it takes calls of members
     #[arg(long, value_name = "ADDR", help_heading = "Federation")]
-    peer_listen: Option<SocketAddr>,
+    peer_listen: Option<String>,
     /// What members are told instead of where it listens
     #[arg(long, value_name = "MULTIADDR", help_heading = "Federation")]
     advertise: Vec<String>,
@@ -109,8 +109,8 @@ impl ConfigSource {
         if let Some(dir) = &self.data_dir {
             flags.push(flag("data-dir", "data-dir", dir.display().to_string()));
         }
-        if let Some(address) = self.http {
-            flags.push(flag("http", "http.listen", address.to_string()));
+        if let Some(address) = &self.http {
+            flags.push(flag("http", "http.listen", address.clone()));
         }
         if self.insecure {
             flags.push(flag("insecure", "http.insecure", "true".to_owned()));
@@ -124,7 +124,7 @@ impl ConfigSource {
             (
                 "peer-listen",
                 "federation.peer-listen",
-                self.peer_listen.map(|address| address.to_string()),
+                self.peer_listen.clone(),
             ),
         ];
         let addresses = self.peer_advertise.iter().map(ToString::to_string);
@@ -182,5 +182,7 @@ pub(super) fn defaults() -> Config {
 }
 
 pub(super) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
-    crate::run::run(arguments.source.load()?.config)
+    let source = &arguments.source;
+    let config = source.load()?.config;
+    crate::run::run(config, &|| Ok(source.load()?.config))
 }

@@ -13,10 +13,16 @@ pub(super) async fn status(global: &Global) -> anyhow::Result<()> {
     if global.json() {
         return Ok(output::json(&status)?);
     }
-    Ok(output::line(&output::table(
-        ["field", "value"],
-        &flat(&status),
-    ))?)
+    let mut status = status;
+    // First what needs somebody.
+    let problems = status["problems"].take();
+    let problems = problems.as_array().into_iter().flatten();
+    let mut rows: Vec<_> = problems
+        .filter_map(Value::as_str)
+        .map(|problem| ["PROBLEM".to_owned(), problem.to_owned()])
+        .collect();
+    rows.extend(flat(&status));
+    Ok(output::line(&output::table(["field", "value"], &rows))?)
 }
 
 /// The leaves of `value` with their path, in order.

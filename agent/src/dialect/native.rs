@@ -19,6 +19,7 @@ use crate::door::problem::{ERROR, Problem};
 use crate::http::Connection;
 use crate::http::body::{self, BodyLimits};
 use crate::http::reply::Reply;
+use crate::problems;
 
 /// Answers a request below `/weir/`.
 pub async fn answer(
@@ -125,6 +126,7 @@ fn has(door: &Door, digest: &Digest) -> Result<Response<Reply>, Problem> {
 
 fn status(door: &Door) -> Response<Reply> {
     let mut status = json!(door.node.status());
+    status["problems"] = json!(problems::of(door));
     status["connections"] = json!(door.traffic.open());
     if let Some(dispatch) = &door.dispatch {
         status["federation"] = federation::status(dispatch);

@@ -4,6 +4,7 @@ mod deployment;
 mod logs;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -12,13 +13,14 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use weir_federation::dispatch::Dispatch;
-use weir_node::function::{ArtifactKind, CodeSource, Scope};
+use weir_federation::dispatch::{Dispatch, unmet_here};
+use weir_node::function::{ArtifactKind, CodeSource, FunctionSpec, Scope};
 use weir_node::id::{FunctionName, IdError, Namespace, SecretName};
 use weir_node::node::{DeployMode, FunctionState, FunctionStatus, NamespaceInfo};
+use weir_node::resources::Memory;
 
 use self::deployment::FunctionDeployment;
-use crate::door::headers::COPIES;
+use crate::door::headers::{COPIES, WARNING};
 use crate::door::problem::Problem;
 use crate::door::{Door, invoke};
 use crate::http::Connection;
@@ -30,6 +32,9 @@ use crate::http::reply::Reply;
 const MANAGEMENT_BODY_BYTES: u64 = 1 << 20;
 
 const FUNCTION_METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS, HEAD";
+
+/// Less memory than a page of WebAssembly, and than any process has.
+const LEAST_MEMORY: Memory = Memory::bytes(64 << 10);
 
 /// What is called, and whether it waits.
 const CALL: &str = "/function/";
@@ -245,6 +250,22 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
         CodeSource::Image(_) => Some(ArtifactKind::ImageName),
     };
     let spec = wanted.into_spec(code, kind).map_err(Problem::bad_request)?;
+    if spec.memory < LEAST_MEMORY {
+        return Err(Problem::bad_request(format!(
+            "its memory limit of {} is less than {LEAST_MEMORY}, with which nothing runs: write it \
+             with a unit (64MiB)",
+            spec.memory
+        )));
+    }
+    let constrained = !spec.as_deployed.constraints.is_empty();
+    let unmet = match &door.dispatch {
+        _ if !constrained => None,
+        Some(dispatch) => dispatch.unmet(&spec),
+        None => unmet_here(&spec, &door.labels),
+    };
+    if constrained {
+        door.constrained.store(true, Ordering::Relaxed);
+    }
     // An update may be of what is only elsewhere.
     let known = |dispatch: &Dispatch| dispatch.is_known(&spec.name);
     let mode = match door.dispatch.as_ref().is_some_and(known) {
@@ -258,6 +279,16 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
     }
     door.node.deploy(spec.clone(), mode).await?;
     let mut accepted = empty(StatusCode::ACCEPTED);
+    let warning = unmet.map(|lack| {
+        let others = match door.dispatch {
+            Some(_) => ", nor has any that it knows",
+            None => "",
+        };
+        format!("nothing can run it for now: this node lacks {lack}{others}")
+    });
+    if let Some(Ok(warning)) = warning.map(HeaderValue::try_from) {
+        accepted.headers_mut().insert(WARNING, warning);
+    }
     if let Some(dispatch) = told {
         let copies = dispatch.announce(&spec).await?;
         accepted.headers_mut().insert(COPIES, copies.into());
@@ -335,8 +366,36 @@ async fn scale(door: &Door, name: &str, query: Query<'_>, wanted: Scale) -> Answ
         None => query.namespace()?,
     };
     let name = function_name(name, namespace)?;
+    if let Some(spec) = door.node.spec(&name) {
+        within_bound(door, &spec, wanted.replicas)?;
+    }
     door.node.scale(&name, wanted.replicas).await?;
     Ok(empty(StatusCode::ACCEPTED))
+}
+
+/// Refuses to keep more instances than there may be.
+fn within_bound(door: &Door, spec: &FunctionSpec, replicas: u32) -> Result<(), Problem> {
+    let memory = door.node.capability().capacity.memory;
+    let fit = memory.as_bytes() / spec.memory.as_bytes().max(1);
+    let fit = u32::try_from(fit).unwrap_or(u32::MAX).max(1);
+    let (bound, why) = match spec.max {
+        Some(max) if max <= fit => (max, "its maximum (--max)".to_owned()),
+        Some(_) | None => (
+            fit,
+            format!(
+                "as many of {} as fit into the {memory} that this node gives to functions \
+                 (resources.memory)",
+                spec.memory
+            ),
+        ),
+    };
+    match replicas <= bound {
+        true => Ok(()),
+        false => Err(Problem::bad_request(format!(
+            "{replicas} instances of {} are too many: {bound} at most, {why}",
+            spec.name
+        ))),
+    }
 }
 
 fn info() -> Response<Reply> {

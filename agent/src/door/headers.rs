@@ -42,6 +42,10 @@ pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// The clients and proxies that a call came through.
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// What a deployment that was taken should be told nevertheless.
+pub const WARNING: HeaderName = HeaderName::from_static("x-weir-warning");
+/// Whether the client spoke TLS: `https` or `http`.
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Longest id of a caller's own that is passed on.
 const CALL_ID_BYTES: usize = 128;

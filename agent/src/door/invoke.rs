@@ -21,12 +21,14 @@ use weir_node::estimate::LONGEST_WAIT;
 use weir_node::executor::{AnswerBody, Body, BodyError};
 use weir_node::function::FunctionSpec;
 use weir_node::id::{CallId, FunctionName, Receipt};
-use weir_node::invocation::{Answer, Invocation, InvokeError, Refusal, Start, Timing};
+use weir_node::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Start, Timing};
 use weir_node::node::Submission;
+use weir_node::time::Time;
 
 use super::headers::{
     self, CALL_ID, CALLBACK_URL, COPIES, DEADLINE, DFAAS_NODE, EXPLAIN, FORWARDED_FOR,
-    FORWARDED_HOST, QOS, RAN_ON, SERVER, SERVER_TIMING, START, START_TIME, WEIR_CALL_ID,
+    FORWARDED_HOST, FORWARDED_PROTO, QOS, RAN_ON, SERVER, SERVER_TIMING, START, START_TIME,
+    WEIR_CALL_ID,
 };
 use super::problem::Problem;
 use super::session::Session;
@@ -40,6 +42,9 @@ use crate::metrics::series::{CLIENT_GONE, Ended, Series};
 
 /// The longest deadline that means anything; a longer one is as good as none.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// By how much clocks of timers may be early.
+const CLOCK_MARGIN: Duration = Duration::from_millis(5);
 
 /// What a path says after the prefix that all calls share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +99,8 @@ struct Caller {
     callers_id: Option<HeaderValue>,
     class: Option<String>,
     deadline: Option<Duration>,
+    /// The deadline as the caller wrote it.
+    deadline_text: Option<HeaderValue>,
     start_time: HeaderValue,
     explain: bool,
 }
@@ -116,6 +123,7 @@ fn prepare(
     headers::join_cookies(headers);
     let class = class(headers)?;
     let deadline = deadline(headers)?;
+    let deadline_text = headers.get(DEADLINE).cloned();
     let callers_id = headers::callers_id(headers).cloned();
     let explain = headers.get(EXPLAIN).is_some_and(|value| value == "1");
     headers::strip_request(headers);
@@ -145,6 +153,14 @@ fn prepare(
     if !headers.contains_key(FORWARDED_FOR) {
         headers.insert(FORWARDED_FOR, connection.forwarded_for.clone());
     }
+    if !headers.contains_key(FORWARDED_PROTO) {
+        let proto = if connection.encrypted {
+            "https"
+        } else {
+            "http"
+        };
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
+    }
     Ok(Caller {
         name,
         series,
@@ -154,6 +170,7 @@ fn prepare(
         callers_id,
         class,
         deadline,
+        deadline_text,
         start_time,
         explain,
     })
@@ -164,18 +181,17 @@ fn prepare(
 fn credentials(door: &Door, headers: &mut HeaderMap) -> Result<(), Problem> {
     if !headers.contains_key(AUTHORIZATION) {
         return match door.protect_functions {
-            true => door.credentials.require(headers),
+            true => door.credentials.load().require(headers),
             false => Ok(()),
         };
     }
-    match door.credentials.check(headers) {
+    let credentials = door.credentials.load();
+    match credentials.check(headers) {
         Proof::Valid => {
             headers.remove(AUTHORIZATION);
             Ok(())
         }
-        Proof::Wrong | Proof::Missing if door.protect_functions => {
-            door.credentials.require(headers)
-        }
+        Proof::Wrong | Proof::Missing if door.protect_functions => credentials.require(headers),
         Proof::Wrong | Proof::Missing => Ok(()),
     }
 }
@@ -323,7 +339,21 @@ pub async fn wait(
         }
         Ok((answer, _)) => render(answer, watch, is_head),
         Err(error) => {
-            let problem = failure(error, fault, limits);
+            let late = match &error {
+                InvokeError::Late { phase, .. } => {
+                    let asked = Asked {
+                        deadline: deadline.map(|deadline| began + deadline),
+                        text: caller.deadline_text.as_ref(),
+                        by_class: deadline.filter(|_| caller.deadline.is_none()),
+                    };
+                    Some(asked.whose_time_passed(door, &watch.name, *phase))
+                }
+                _ => None,
+            };
+            let mut problem = failure(error, fault, limits);
+            if let Some(message) = late {
+                problem.message = message;
+            }
             door.metrics.refuse(problem.word);
             watch.end(problem.status, None);
             problem.render()
@@ -342,6 +372,49 @@ pub async fn wait(
         headers.insert(SERVER, door.server_header.clone());
     }
     response
+}
+
+/// By when a call was wanted.
+struct Asked<'a> {
+    deadline: Option<Time>,
+    /// As the caller wrote it.
+    text: Option<&'a HeaderValue>,
+    /// The class's, where the caller wrote none.
+    by_class: Option<Duration>,
+}
+
+impl Asked<'_> {
+    /// What a caller is told whose call was not answered in time.
+    fn whose_time_passed(&self, door: &Door, name: &FunctionName, phase: Phase) -> String {
+        let during = match phase {
+            Phase::Queue => "while the call waited for a free place",
+            Phase::Start => "while an instance was started for it",
+            Phase::Run => "and the function did not answer",
+        };
+        let now = door.node.clock().now();
+        // A peer that ends a call at its deadline tells a little before.
+        let passed = |deadline: &Time| *deadline <= now + CLOCK_MARGIN;
+        let spec = door.node.spec(name);
+        let by_deadline = self.deadline.as_ref().is_some_and(passed) || spec.is_none();
+        match (self.text, self.by_class, spec) {
+            (Some(text), _, _) if by_deadline => {
+                let text = String::from_utf8_lossy(text.as_bytes());
+                format!(
+                    "the caller's deadline of {} (X-Weir-Deadline) passed {during}",
+                    text.trim()
+                )
+            }
+            (None, Some(deadline), _) if by_deadline => format!(
+                "the deadline of {} that its class has (qos.deadline) passed {during}",
+                humantime::format_duration(deadline)
+            ),
+            (_, _, Some(spec)) => format!(
+                "the function's timeout of {} passed {during}",
+                humantime::format_duration(spec.timeout)
+            ),
+            (_, _, None) => format!("the function's timeout passed {during}"),
+        }
+    }
 }
 
 /// A call whose body has been taken as far as it came.
@@ -382,7 +455,10 @@ impl Running {
             Some(dispatch) if !self.is_session => {
                 Either::Left(dispatch.invoke(self.invocation, explain))
             }
-            Some(_) | None => Either::Right(door.node.invoke(self.invocation)),
+            Some(_) | None => {
+                door.may_run_here(&self.invocation.function)?;
+                Either::Right(door.node.invoke(self.invocation))
+            }
         };
         let answered = match &verdict {
             Some(verdict) => match verdict.look_out_during(call).await {
@@ -707,6 +783,11 @@ pub async fn submit(
         Ok(callback) => callback,
         Err(problem) => return decline(door, problem, incoming, linger),
     };
+    if door.dispatch.is_none()
+        && let Err(error) = door.may_run_here(&caller.name)
+    {
+        return decline(door, error.into(), incoming, linger);
+    }
     // The node counts the bytes as they come, and tells the same.
     let (body, verdict) = body::bound(incoming, limits, linger, None);
     let body = length::as_announced(body, &parts.headers);

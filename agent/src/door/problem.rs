@@ -2,7 +2,8 @@
 //! status, a word for programs, and a sentence for people.
 
 use std::error::Error;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
@@ -222,11 +223,32 @@ impl From<SubmitError> for Problem {
             }
             SubmitError::Store(ref source) => {
                 let message = chain(&error);
-                tracing::error!(error = message, "an asynchronous call was not accepted");
-                store(matches!(source, StoreError::Full), message)
+                let full = matches!(source, StoreError::Full);
+                // A full disk refuses each call alike.
+                if !full || is_due(&DISK_FULL_TOLD) {
+                    tracing::error!(error = message, "an asynchronous call was not accepted");
+                }
+                store(full, message)
             }
         }
     }
+}
+
+/// When it was logged last that the disk is full, in seconds since 1970.
+static DISK_FULL_TOLD: AtomicU64 = AtomicU64::new(0);
+
+/// Between two lines about the same.
+const LINE_INTERVAL_SECONDS: u64 = 60;
+
+/// Whether a line is due that was written last at `told`.
+fn is_due(told: &AtomicU64) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_secs();
+    let last = told.load(Ordering::Relaxed);
+    let due = now.saturating_sub(last) >= LINE_INTERVAL_SECONDS;
+    due && told
+        .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+        .is_ok()
 }
 
 fn store(full: bool, message: String) -> Problem {

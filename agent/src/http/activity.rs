@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::Limits;
 
@@ -23,6 +24,8 @@ pub struct Activity {
     began: Instant,
     /// Requests whose answers have not ended.
     running: AtomicU32,
+    /// All requests that began, modulo 2^32.
+    begun: AtomicU32,
     /// Whether requests share the connection (HTTP/2): then bytes between
     /// requests need not be a head.
     multiplexed: AtomicBool,
@@ -54,6 +57,7 @@ impl Activity {
         Activity {
             began: now,
             running: AtomicU32::new(0),
+            begun: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(1),
@@ -71,6 +75,7 @@ impl Activity {
     /// Notes a request; it runs until the guard is dropped.
     pub fn begin_request(self: &Arc<Self>, multiplexed: bool) -> Busy {
         self.running.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
         self.multiplexed.store(multiplexed, Ordering::Relaxed);
         self.head_read();
         Busy(Arc::clone(self))
@@ -119,6 +124,11 @@ impl Activity {
             }
         })
         .await;
+    }
+
+    /// A number that is another after each request that begins.
+    pub fn begun(&self) -> u32 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Whether no request runs.
@@ -191,6 +201,25 @@ impl<S> Watched<S> {
     /// Notes what happens on `stream` in `activity`.
     pub fn new(stream: S, activity: Arc<Activity>) -> Self {
         Watched { stream, activity }
+    }
+}
+
+impl Watched<TcpStream> {
+    /// The first byte that the client sends, which stays to be read.
+    pub async fn first_byte(&self) -> io::Result<Option<u8>> {
+        let mut first = [0];
+        let read = self.stream.peek(&mut first).await?;
+        Ok((read > 0).then_some(first[0]))
+    }
+
+    /// Answers a client that is not listened to any further.
+    pub async fn refuse(&mut self, answer: &[u8]) -> io::Result<()> {
+        self.stream.write_all(answer).await?;
+        self.stream.shutdown().await?;
+        // What it sent already would have the answer thrown away unread.
+        let mut unread = [0; 4096];
+        while self.stream.read(&mut unread).await? > 0 {}
+        Ok(())
     }
 }
 

@@ -29,7 +29,7 @@ use tracing::debug;
 use crate::detector::{Answering, Detector, LOOK_INTERVAL, PING_INTERVAL, Seen};
 use crate::host::{Event, Host};
 use crate::line::{Line, Notes};
-use crate::swarm::{Overlay, chain};
+use crate::swarm::{Overlay, chain, innermost};
 use crate::tls::{Connector, TlsError};
 
 /// What a request carries.
@@ -370,8 +370,13 @@ impl Carriage {
     /// Why not, in words.
     pub async fn try_direct(&self, to: PeerId, address: SocketAddr) -> Result<Duration, String> {
         let began = Instant::now();
-        let tried = self.direct(to, &[address]).await;
-        tried.map(|_| began.elapsed())
+        let tried = self.connected(to, address).await;
+        match tried {
+            Ok(_) => Ok(began.elapsed()),
+            // Nobody wants the number that the system has for it.
+            Err(TlsError::Handshake(error)) => Err(innermost(&error)),
+            Err(error) => Err(chain(&error)),
+        }
     }
 
     /// Tries to reach a peer over the overlay: how long that took.
@@ -468,19 +473,24 @@ impl Carriage {
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
         let mut reasons = Vec::new();
         for address in addresses {
-            let connected = async {
-                let stream = tokio::time::timeout(DIAL, TcpStream::connect(address)).await;
-                let stream = stream.map_err(|_| TlsError::Slow)??;
-                stream.set_nodelay(true)?;
-                SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
-                self.connector.connect(to, stream).await
-            };
-            match connected.await {
+            match self.connected(to, *address).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => reasons.push(format!("{address}: {}", chain(&error))),
             }
         }
         Err(reasons.join("; "))
+    }
+
+    async fn connected(
+        &self,
+        to: PeerId,
+        address: SocketAddr,
+    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, TlsError> {
+        let stream = tokio::time::timeout(DIAL, TcpStream::connect(address)).await;
+        let stream = stream.map_err(|_| TlsError::Slow)??;
+        stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+        self.connector.connect(to, stream).await
     }
 }
 

@@ -570,7 +570,7 @@ impl Node {
             .build();
         match self.swarm.dial(options) {
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => self.give_up(peer, &chain(&error)),
+            Err(error) => self.give_up(peer, &plainly(&error)),
         }
     }
 
@@ -735,14 +735,15 @@ impl Node {
                 connection_id,
             } => {
                 self.wanted.remove(&connection_id);
+                let reason = plainly(&error);
                 if let Some(peer) = peer_id {
-                    self.give_up(peer, &chain(&error));
+                    self.give_up(peer, &reason);
                 }
                 let refused = is_refusal(&error);
                 self.host.happened(Event::DialFailed {
                     peer: peer_id,
                     refused,
-                    reason: chain(&error),
+                    reason,
                 });
             }
             SwarmEvent::IncomingConnectionError {
@@ -912,6 +913,66 @@ fn is_refusal(error: &DialError) -> bool {
         chain(error).contains("onnection refused")
     };
     !tried.is_empty() && tried.iter().any(refused)
+}
+
+/// Why somebody was not reached, in words for people: libp2p's own are
+/// structures with all that was tried.
+fn plainly(error: &DialError) -> String {
+    match error {
+        DialError::Transport(tried) => {
+            let mut reasons: Vec<String> = tried
+                .iter()
+                .map(|(address, error)| {
+                    let address = address.to_string();
+                    let address = address.split("/p2p/").next().unwrap_or_default();
+                    let reason = match error {
+                        TransportError::MultiaddrNotSupported(_) => {
+                            "addresses of this kind are not dialled".to_owned()
+                        }
+                        TransportError::Other(error) => innermost(error),
+                    };
+                    format!("{address}: {reason}")
+                })
+                .collect();
+            reasons.dedup();
+            reasons.join("; ")
+        }
+        DialError::WrongPeerId { obtained, .. } => {
+            format!("another node answers there: {obtained}")
+        }
+        DialError::NoAddresses => "no address of it is known".to_owned(),
+        DialError::LocalPeerId { .. } => "that is this node itself".to_owned(),
+        DialError::Denied { .. } => "too many connections are being set up at once".to_owned(),
+        DialError::Aborted | DialError::DialPeerConditionFalse(_) => {
+            "the attempt was given up".to_owned()
+        }
+    }
+}
+
+/// The reason at the bottom of an error's chain; of the system's errors their
+/// kind, without the number.
+pub(crate) fn innermost(error: &io::Error) -> String {
+    let mut reason = String::new();
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        next = match error.downcast_ref::<io::Error>() {
+            Some(system) if system.raw_os_error().is_some() => {
+                return system.kind().to_string();
+            }
+            // What it wraps is not its source, but itself.
+            Some(wrapping) => wrapping
+                .get_ref()
+                .map(|inner| inner as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        };
+        reason = error.to_string();
+    }
+    // Some were made texts before they came here.
+    if let Some(at) = reason.find(" (os error") {
+        reason.truncate(at);
+    }
+    reason.truncate(reason.floor_char_boundary(300));
+    reason
 }
 
 /// An error with its causes: libp2p's own say little.

@@ -121,11 +121,33 @@ impl Wanted {
         }
     }
 
+    /// What no machine like this one with these labels has, in words; `None`
+    /// when it has all.
+    fn unmet(&self, labels: &BTreeMap<String, String>) -> Option<String> {
+        let mut missing = self
+            .labels
+            .iter()
+            .filter(|(k, v)| labels.get(*k) != Some(*v));
+        let label = missing.next().map(|(k, v)| format!("constraint {k}={v}"));
+        let wanted = self.architecture.as_ref();
+        let foreign = wanted.filter(|wanted| *wanted != std::env::consts::ARCH);
+        label.or_else(|| foreign.map(|name| format!("a processor {name}")))
+    }
+
     /// What a call takes that is expected to run so long.
     pub(super) fn cost(&self, service: Option<std::time::Duration>) -> Cost {
         Cost {
             cpu: self.cpu,
             long: service.is_some_and(|service| service > crate::snapshot::SHORT),
         }
+    }
+}
+
+/// What a function is constrained to and this machine with these labels does not
+/// have, in words.
+pub fn unmet_here(spec: &FunctionSpec, labels: &BTreeMap<String, String>) -> Option<String> {
+    match spec.as_deployed.constraints.is_empty() {
+        true => None,
+        false => Wanted::by(spec, None).unmet(labels),
     }
 }

@@ -120,7 +120,10 @@ impl Shared {
                 let heard = self.member.hear_denial(&statement);
                 match heard.map_err(|refused| refused.reason())? {
                     Some(peer) => {
-                        info!(%peer, "the federation denies a member");
+                        match self.member.is_denied(&peer) {
+                            true => info!(%peer, "the federation denies a member"),
+                            false => info!(%peer, "the federation denies a member no more"),
+                        }
                         let _ = self.happenings.try_send(Happening::Silent(peer));
                         self.stale.notify_one();
                         Ok(Verdict::Accept)
@@ -379,7 +382,9 @@ impl Host for Shared {
         }
         if let Happening::Refused { reason, text } = &event {
             *self.counters.refused.entry(reason).or_default() += 1;
-            info!(reason, text, "a connection was refused");
+            if lock(&self.refusals).is_due(reason, text, self.clock.now()) {
+                info!(reason, text, "a connection was refused");
+            }
             return;
         }
         if self.happenings.try_send(event).is_err() {

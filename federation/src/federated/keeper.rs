@@ -791,7 +791,7 @@ impl Keeper {
             .is_some()
         {
             // Before the other side does: who dials is who is renewed.
-            self.overlay().dial(Some(peer), addresses);
+            self.dial(Some(peer), addresses);
             return;
         }
         match addresses.is_empty() {
@@ -800,8 +800,15 @@ impl Keeper {
             true => self.suspect(peer, "its link broke"),
             false => {
                 self.lost.insert(peer);
-                self.overlay().dial(Some(peer), addresses);
+                self.dial(Some(peer), addresses);
             }
+        }
+    }
+
+    /// Dials a member, unless this node has left them all.
+    fn dial(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) {
+        if !self.shared().member.has_left() {
+            self.overlay().dial(peer, addresses);
         }
     }
 
@@ -897,7 +904,7 @@ impl Keeper {
             shuffle(&mut found);
             for peer in found.into_iter().take(DIALS) {
                 self.book.dialled(&peer, now, rand::random());
-                self.overlay().dial(Some(peer), self.addresses(&peer));
+                self.dial(Some(peer), self.addresses(&peer));
             }
             return;
         }
@@ -958,7 +965,7 @@ impl Keeper {
             dials += 1;
             self.book.dialled(&peer, now, rand::random());
             let addresses = self.addresses(&peer);
-            self.overlay().dial(Some(peer), addresses);
+            self.dial(Some(peer), addresses);
         }
     }
 
@@ -1152,7 +1159,7 @@ impl Keeper {
             by_peer.entry(peer_in(&address)).or_default().push(address);
         }
         for (peer, addresses) in by_peer {
-            self.overlay().dial(peer, addresses);
+            self.dial(peer, addresses);
         }
     }
 }

@@ -38,6 +38,12 @@ impl Rotated {
         read_all(&self.successions).any(|s| s.predecessor() == federation)
     }
 
+    /// Whether a federation is one of those that this node's was, or becomes.
+    pub(super) fn knows(&self, federation: &Federation) -> bool {
+        read_all(&self.successions)
+            .any(|s| s.predecessor() == *federation || s.successor() == *federation)
+    }
+
     /// What follows `federation`, as far as it is known.
     pub(super) fn next(&self, federation: Federation) -> Option<Federation> {
         let mut known = read_all(&self.successions);
@@ -131,7 +137,10 @@ impl Member {
         let succession = old.hand_over(new.federation(), now);
         let mut successions = state.successions.clone();
         push(&mut successions, succession.clone());
-        let denied = |peer: &PeerId| state.denied.contains_key(&peer.to_string());
+        let denied = |peer: &PeerId| {
+            let denied = state.denied.get(&peer.to_string());
+            denied.is_some_and(|denied| !denied.lifted)
+        };
         let known = read(&self.known).clone().into_iter();
         let certified = known.filter_map(|(peer, certificate)| {
             let rights = certificate.check(&state.federation, peer, now).ok()?;
@@ -159,7 +168,11 @@ impl Member {
         }
         for (peer, denied) in &mut state.denied {
             if let (Some(_), Ok(peer)) = (&denied.statement, peer.parse()) {
-                denied.statement = Some(STANDARD.encode(new.deny(peer, denied.at)));
+                let statement = match denied.lifted {
+                    true => new.allow(peer, denied.at),
+                    false => new.deny(peer, denied.at),
+                };
+                denied.statement = Some(STANDARD.encode(statement));
             }
         }
         self.keep_denied(&state)?;

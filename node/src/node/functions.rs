@@ -572,7 +572,7 @@ impl Inner {
             None => Ok(()),
             Some(absent) => Err(ChangeError::Invalid(format!(
                 "secret {absent} does not exist in namespace {namespace}: create it first with \
-                 POST /system/secrets"
+                 `weir secret create {absent}` (POST /system/secrets)"
             ))),
         }
     }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use weir_federation::PeerId;
 use weir_federation::dispatch::Dispatch;
-use weir_federation::federated::Forgot;
+use weir_federation::federated::{Forgot, Tried};
 use weir_federation::member::MemberError;
 use weir_federation::membership::Rights;
 use weir_federation::report::Role;
@@ -30,6 +30,9 @@ const BODY_BYTES: usize = 64 << 10;
 
 /// How long a node that leaves may take to hand its calls to others.
 const HAND_OVER: Duration = Duration::from_secs(30);
+
+/// How long the last words of a node that leaves have to go out.
+const FAREWELL: Duration = Duration::from_millis(100);
 
 /// How long an invite is good unless it says otherwise, and at most.
 const INVITE: (Duration, Duration) = (
@@ -93,7 +96,10 @@ pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<
         (&Method::POST, ["peers", id, "ping"]) => ping(dispatch, id).await,
         (&Method::POST, ["tokens"]) => token(dispatch, &text).await,
         (&Method::POST, ["denials"]) => deny(dispatch, &text),
-        (&Method::DELETE, ["denials", id]) => allow(dispatch, id),
+        (&Method::DELETE, ["denials", id]) => {
+            let everywhere = parts.uri.query() == Some("federation=true");
+            allow(dispatch, id, everywhere)
+        }
         (method @ (&Method::POST | &Method::DELETE), ["drain"]) => {
             let drains = method == Method::POST;
             dispatch.federated().drain(drains);
@@ -147,8 +153,11 @@ fn peer(text: &str) -> Result<PeerId, Problem> {
 
 fn refused(error: &MemberError) -> Problem {
     let status = match error {
-        MemberError::NoSecret => StatusCode::CONFLICT,
-        MemberError::Token(_) => StatusCode::BAD_REQUEST,
+        MemberError::NoSecret
+        | MemberError::DeniedByAll(_)
+        | MemberError::Elsewhere { .. }
+        | MemberError::Left(_) => StatusCode::CONFLICT,
+        MemberError::Token(_) | MemberError::Itself => StatusCode::BAD_REQUEST,
         MemberError::File { .. } | MemberError::Malformed { .. } => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
@@ -214,11 +223,14 @@ fn deny(dispatch: &Dispatch, text: &[u8]) -> Result<Value, Problem> {
     Ok(json!({ "denied": denial.peer, "federation": denial.federation }))
 }
 
-fn allow(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
-    let allowed = dispatch.federated().allow(peer(id)?);
-    match allowed.map_err(|error| refused(&error))? {
-        true => Ok(json!({ "allowed": id })),
-        false => Err(Problem::not_found(format!("{id} is not denied"))),
+fn allow(dispatch: &Dispatch, id: &str, everywhere: bool) -> Result<Value, Problem> {
+    let allowed = dispatch.federated().allow(peer(id)?, everywhere);
+    match (allowed.map_err(|error| refused(&error))?, everywhere) {
+        (true, _) => Ok(json!({ "allowed": id, "federation": everywhere })),
+        (false, true) => Err(Problem::not_found(format!(
+            "{id} is not denied in the whole federation"
+        ))),
+        (false, false) => Err(Problem::not_found(format!("{id} is not denied"))),
     }
 }
 
@@ -292,10 +304,16 @@ fn forget(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
 async fn ping(dispatch: &Dispatch, id: &str) -> Result<Value, Problem> {
     let tried = dispatch.federated().ping(peer(id)?).await;
     let ways = tried.into_iter().map(|(way, outcome)| match outcome {
-        Ok(took) => json!({ "way": way, "ms": took.as_secs_f64() * 1e3 }),
-        Err(reason) => json!({ "way": way, "error": reason }),
+        Tried::Answered(took) => json!({ "way": way, "ms": milliseconds(took) }),
+        Tried::Last(took) => json!({ "way": way, "last_ms": milliseconds(took) }),
+        Tried::Heard(age) => json!({ "way": way, "heard_ms_ago": milliseconds(age) }),
+        Tried::Failed(reason) => json!({ "way": way, "error": reason }),
     });
     Ok(Value::Array(ways.collect()))
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 async fn leave(dispatch: &Dispatch) -> Result<Value, Problem> {
@@ -304,17 +322,20 @@ async fn leave(dispatch: &Dispatch) -> Result<Value, Problem> {
     // What nobody takes in that time is run here.
     let _ = tokio::time::timeout(HAND_OVER, dispatch.hand_over()).await;
     federated.leave();
-    let forgotten = federated.member().forget_membership();
+    // Its last words first, over the links that end with the rest.
+    tokio::time::sleep(FAREWELL).await;
+    let forgotten = federated.forget_federation();
     forgotten.map_err(|error| refused(&error))?;
     Ok(json!({ "left": true }))
 }
 
 fn rotate(dispatch: &Dispatch) -> Result<Value, Problem> {
     let federated = dispatch.federated();
-    let members = federated.rotate().map_err(|error| refused(&error))?;
+    let handed_over = federated.rotate().map_err(|error| refused(&error))?;
     Ok(json!({
         "federation": federated.member().federation().to_string(),
-        "handed_over": members,
+        "handed_over": handed_over.told,
+        "away": handed_over.away,
     }))
 }
 

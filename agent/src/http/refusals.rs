@@ -1,0 +1,156 @@
+//! Says why, where the HTTP parser itself refuses a head: its answers have a
+//! status and nothing else, and cannot be changed where they are made.
+//!
+//! Such an answer is told from a function's by when it is written: no request
+//! has begun since all that was written before went out.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Limits;
+use super::activity::Activity;
+
+/// A stream on which the parser's refusals say why.
+pub struct Explained<S> {
+    stream: S,
+    activity: Arc<Activity>,
+    /// The requests that had begun when all that was written was out and nothing
+    /// ran; `None` once something was written since.
+    at_rest: Option<u32>,
+    /// What is still to be written of an answer of ours.
+    pending: Vec<u8>,
+    header_bytes: usize,
+    header_count: usize,
+}
+
+impl<S> Explained<S> {
+    /// Explains what is refused on `stream`, whose requests `activity` knows.
+    pub fn new(stream: S, activity: Arc<Activity>, limits: &Limits) -> Self {
+        Explained {
+            stream,
+            activity,
+            at_rest: Some(0),
+            pending: Vec::new(),
+            header_bytes: limits.header_bytes,
+            header_count: limits.header_count,
+        }
+    }
+
+    /// What is said instead of `bytes`, if they are a refusal of the parser's.
+    fn explained(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if self.at_rest != Some(self.activity.begun()) || !bytes.starts_with(b"HTTP/1.") {
+            return None;
+        }
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (line, rest) = text.split_once("\r\n")?;
+        // It is a head alone.
+        rest.strip_suffix("\r\n")
+            .filter(|rest| !rest.contains("\r\n\r\n"))?;
+        let (word, why) = match line.split(' ').nth(1)? {
+            "431" => (
+                "header-too-large",
+                format!(
+                    "the request's headers are more than {} bytes (http.header-bytes) or than {} \
+                     (http.header-count)",
+                    self.header_bytes, self.header_count
+                ),
+            ),
+            "414" => ("path-too-long", "the request's path is too long".to_owned()),
+            status if status.starts_with('4') => (
+                "bad-request",
+                "this is no HTTP request: its first line or one of its headers cannot be read"
+                    .to_owned(),
+            ),
+            _ => return None,
+        };
+        Some(answer(line, word, &why))
+    }
+}
+
+/// An answer after which the connection ends, as bytes.
+pub fn answer(status_line: &str, word: &str, why: &str) -> Vec<u8> {
+    let length = why.len() + 1;
+    format!(
+        "{status_line}\r\ncontent-type: text/plain; charset=utf-8\r\nx-weir-error: {word}\r\n\
+         x-openfaas-internal: weir\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{why}\n"
+    )
+    .into_bytes()
+}
+
+impl<S: AsyncWrite + Unpin> Explained<S> {
+    fn poll_pending(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.pending.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(context, &self.pending))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.pending.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Explained<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Explained<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if let Some(own) = self.explained(bytes) {
+            self.pending = own;
+            self.at_rest = None;
+            // The rest is written when it is flushed.
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        ready!(self.poll_pending(context))?;
+        self.at_rest = None;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.at_rest.is_some()
+            && let Some(first) = slices.iter().find(|slice| !slice.is_empty())
+            && first.starts_with(b"HTTP/1.")
+            && slices.iter().filter(|slice| !slice.is_empty()).count() == 1
+        {
+            return self.poll_write(context, first);
+        }
+        ready!(self.poll_pending(context))?;
+        self.at_rest = None;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pending(context))?;
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.at_rest = self.activity.is_idle().then(|| self.activity.begun());
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pending(context))?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
