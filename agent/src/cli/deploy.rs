@@ -21,7 +21,7 @@ use weir_node::resources::{Cpu, Memory};
 use super::{Global, key_value, source};
 use crate::client::Client;
 use crate::output::{self, Progress};
-use crate::project::{self, Code, Deployment, PROJECT_BYTES, Settings, WireDeployment};
+use crate::project::{self, Code, Deployment, Outside, PROJECT_BYTES, Settings, WireDeployment};
 use crate::setting::PolicyName;
 use crate::setting::duration;
 
@@ -236,7 +236,18 @@ fn deployments(global: &Global, arguments: &DeployArguments) -> anyhow::Result<V
     if let Some(path) = &arguments.file {
         let text = read_bounded(path, PROJECT_BYTES)
             .with_context(|| format!("read the functions in {}", path.display()))?;
-        let mut deployments = project::parse(path, &text, &super::variable)?;
+        let outside = Outside {
+            variable: &super::variable,
+            file: &|path| {
+                let text = read_bounded(path, PROJECT_BYTES);
+                text.map_err(|error| format!("read {}: {error:#}", path.display()))
+            },
+        };
+        let project = project::parse(path, &text, &outside)?;
+        for warning in &project.warnings {
+            output::note(&format!("warning: {warning}"));
+        }
+        let mut deployments = project.deployments;
         if let Some(name) = &arguments.name {
             deployments.retain(|deployment| deployment.name == *name);
             if deployments.is_empty() {
