@@ -97,6 +97,41 @@ async fn a_status_tells_the_deployment_and_the_counts() {
 }
 
 #[tokio::test]
+async fn timeouts_of_a_watchdog_bound_the_call() {
+    let node = Node::start().await;
+    let deploy = async |env: serde_json::Value, timeout: Option<&str>| {
+        let mut function = Function::new("slow", "sleep").field("envVars", env);
+        if let Some(timeout) = timeout {
+            function = function.timeout(timeout);
+        }
+        node.deploy(function).await;
+        let path = "/system/function/slow";
+        let status = node.manage("GET", path).send().await.expect_status(200);
+        status.json()["annotations"]["weir.timeout"].clone()
+    };
+    let shown = deploy(json!({ "exec_timeout": "200ms" }), None).await;
+    assert_eq!(shown, "200ms");
+    node.call("slow", "5000").await.expect_error(504);
+    node.call("slow", "10").await.expect_status(200);
+    // Neighbours: another timeout of the watchdog, and ours, which comes first.
+    let shown = deploy(
+        json!({ "write_timeout": "1m5s", "read_timeout": "3" }),
+        None,
+    )
+    .await;
+    assert_eq!(shown, "1m5s");
+    let shown = deploy(json!({ "exec_timeout": "100ms" }), Some("20s")).await;
+    assert_eq!(shown, "20s");
+    node.call("slow", "300").await.expect_status(200);
+    // Longer than calls may take when nobody says how long.
+    assert_eq!(deploy(json!({ "exec_timeout": "60s" }), None).await, "1m");
+    let wrong =
+        Function::new("slow", "sleep").field("envVars", json!({ "exec_timeout": "a minute" }));
+    let told = node.create(&wrong).await.expect_error(400).text();
+    assert!(told.contains("exec_timeout"), "{told}");
+}
+
+#[tokio::test]
 async fn names_reach_a_function_with_and_without_the_default_namespace() {
     let node = Node::start().await;
     node.deploy(Function::new("hello", "echo")).await;

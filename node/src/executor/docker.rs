@@ -266,7 +266,9 @@ async fn action_code(folder: PathBuf) -> Result<(String, bool), StartError> {
 /// The environment that images of other platforms look for.
 fn environment(spec: &FunctionSpec) -> Vec<(String, String)> {
     let name = spec.name.name().to_owned();
-    let seconds = format!("{}s", spec.timeout.as_secs().max(1));
+    // Whole seconds, which all watchdogs read, and never less than the timeout.
+    let seconds = spec.timeout.as_secs() + u64::from(spec.timeout.subsec_nanos() > 0);
+    let seconds = format!("{}s", seconds.max(1));
     let mut all = vec![
         ("K_SERVICE".to_owned(), name.clone()),
         ("K_CONFIGURATION".to_owned(), name.clone()),

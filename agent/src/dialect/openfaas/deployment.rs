@@ -41,6 +41,8 @@ pub(super) struct FunctionDeployment {
 const PREFIX: &str = "weir.";
 const PROTOCOL: &str = "weir.protocol";
 const TIMEOUT: &str = "weir.timeout";
+/// Timeouts of a watchdog in the environment, the first of which counts.
+const WATCHDOG_TIMEOUTS: [&str; 3] = ["exec_timeout", "write_timeout", "read_timeout"];
 /// DFaaS's label of a timeout, in milliseconds.
 const TIMEOUT_LABEL: &str = "dfaas.timeout_ms";
 const CONCURRENCY: &str = "weir.concurrency";
@@ -147,6 +149,10 @@ impl FunctionDeployment {
         let timed = annotations.contains_key(TIMEOUT);
         settings(&mut spec, annotations, &mut mistakes);
         spec.labels = self.labels.unwrap_or_default();
+        spec.env = self.env_vars.unwrap_or_default();
+        if !timed {
+            watchdog(&mut spec, &mut mistakes);
+        }
         dfaas(&mut spec, timed, &mut mistakes);
         scale(&mut spec, &mut mistakes);
         let limits = self.limits.unwrap_or_default();
@@ -166,7 +172,6 @@ impl FunctionDeployment {
             spec.secrets
                 .extend(mistakes.take("secrets", secret.parse()));
         }
-        spec.env = self.env_vars.unwrap_or_default();
         spec.as_deployed = AsDeployed {
             env_process: self.env_process.filter(|process| !process.is_empty()),
             constraints: self.constraints.unwrap_or_default(),
@@ -276,6 +281,62 @@ fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes
             }
         }
     }
+}
+
+/// Reads the timeouts of a watchdog, so that a call may take as long as its
+/// code was given. One of zero sets no limit there, and none here.
+fn watchdog(spec: &mut FunctionSpec, mistakes: &mut Mistakes) {
+    for name in WATCHDOG_TIMEOUTS {
+        let Some(text) = spec.env.get(name) else {
+            continue;
+        };
+        match go_duration(text) {
+            Some(Duration::ZERO) => {}
+            Some(timeout) => {
+                spec.timeout = timeout;
+                return;
+            }
+            // The others are names that any program may have for something else.
+            None if name == WATCHDOG_TIMEOUTS[0] => mistakes.0.push(format!(
+                "envVars: {name}: {text:?} is not a duration: write 30s, 200ms or 1m30s"
+            )),
+            None => {}
+        }
+    }
+}
+
+/// A duration as Go writes it (`1h2m3.5s`), or whole seconds without a unit,
+/// as watchdogs read them.
+fn go_duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    let mut seconds = 0.0;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..unit] {
+                "h" => 3_600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// Reads DFaaS's labels; Weir's own setting of a timeout comes first.
@@ -598,6 +659,55 @@ mod tests {
             json!({ "memory": "1", "cpu": "2" }),
         );
         assert_eq!((memory, cpu), (Memory::bytes(1 << 40), Some(Cpu::cores(2))));
+    }
+
+    #[test]
+    fn timeouts_of_a_watchdog_bound_the_call_unless_ours_does() {
+        let check = |env: Value, annotations: Value, expected: Option<u64>| {
+            let spec = spec(json!({ "envVars": env, "annotations": annotations }));
+            let timeout = spec.as_ref().map(|spec| spec.timeout).ok();
+            assert_eq!(timeout, expected.map(Duration::from_millis), "{env}");
+        };
+        let none = || json!({});
+        check(json!({ "exec_timeout": "60s" }), none(), Some(60_000));
+        check(json!({ "exec_timeout": "90" }), none(), Some(90_000));
+        check(
+            json!({ "exec_timeout": "1h2m3.5s" }),
+            none(),
+            Some(3_723_500),
+        );
+        check(
+            json!({ "exec_timeout": "1m", "write_timeout": "2m" }),
+            none(),
+            Some(60_000),
+        );
+        check(
+            json!({ "write_timeout": "2m", "read_timeout": "3m" }),
+            none(),
+            Some(120_000),
+        );
+        check(json!({ "read_timeout": "250ms" }), none(), Some(250));
+        check(
+            json!({ "exec_timeout": "0", "write_timeout": "45s" }),
+            none(),
+            Some(45_000),
+        );
+        check(
+            json!({ "exec_timeout": "0s", "read_timeout": "never" }),
+            none(),
+            Some(30_000),
+        );
+        check(
+            json!({ "exec_timeout": "60s" }),
+            json!({ "weir.timeout": "5s" }),
+            Some(5_000),
+        );
+        for wrong in ["1 minute", "", "s", "-1s", "1.2.3s", "5d"] {
+            check(json!({ "exec_timeout": wrong }), none(), None);
+        }
+        let label = spec(json!({ "envVars": { "exec_timeout": "60s" },
+            "labels": { TIMEOUT_LABEL: "700" } }));
+        assert_eq!(label.expect("valid").timeout, Duration::from_millis(700));
     }
 
     fn shown(spec: FunctionSpec) -> Value {
