@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
-use weir_tests::client::read_until;
+use weir_tests::client::{Reply, read_until};
 use weir_tests::engine::{self, OwnEngine, containers, docker, docker_at, instances};
 use weir_tests::node::{Function, Node, Setup, free_address, text, weir};
 use weir_tests::{eventually, within};
@@ -488,14 +488,56 @@ def handler(params, context):
 
 def handle(event, context):
     return {"statusCode": 202, "body": event.method + " " + event.path + " " + event.body.decode(),
-            "headers": {"x-query": event.query.get("q", "")}}
+            "headers": {"x-query": event.query.get("q", ""), "Set-Cookie": ["a=1", "b=2"]}}
+"#;
+
+/// Handlers in the shapes that other platforms' users bring.
+const PYTHON_SHAPES: &str = r#"
+import asyncio, functools
+
+def handle(req):
+    return None if req == "nothing" else {"length": len(req)} if req == "json" else req[::-1]
+
+def alone(params):
+    if params.get("nan"):
+        return {"value": float("nan")}
+    if params.get("infinite"):
+        return [1, float("-inf")]
+    if params.get("other"):
+        return {"value": {1, 2}}
+    return "", 204, [("Set-Cookie", "a=1"), ("set-cookie", "b=2"), ("X-One", "1")]
+
+def logged(handler):
+    @functools.wraps(handler)
+    def wrapper(*given):
+        return handler(*given)
+    return wrapper
+
+both = asyncio.Barrier(2) if hasattr(asyncio, "Barrier") else None
+
+@logged
+async def later(params, context):
+    await asyncio.wait_for(both.wait(), 60)
+    return {"at": "last"}, 201, {"set-cookie": ("a=1", "b=2")}
+
+async def pieces(params):
+    for piece in ["one ", "two"]:
+        await asyncio.sleep(0)
+        yield piece
+
+async def fails(params):
+    raise ValueError("as you wished")
 "#;
 
 /// Writes the code of a Python function, and deploys it as a user would.
 async fn deploy_python(node: &Node, name: &str, handler: &str, more: &[&str]) {
+    deploy_script(node, name, PYTHON, handler, more).await;
+}
+
+async fn deploy_script(node: &Node, name: &str, script: &str, handler: &str, more: &[&str]) {
     engine::python();
     let folder = tempfile::tempdir().expect("the temporary folder can be written");
-    std::fs::write(folder.path().join("main.py"), PYTHON).expect("a file can be written");
+    std::fs::write(folder.path().join("main.py"), script).expect("a file can be written");
     let source = folder.path().display().to_string();
     let mut arguments = vec!["deploy", name, "--runtime", "python", "--handler", handler];
     arguments.extend(["--src", &source]);
@@ -555,6 +597,60 @@ async fn python_handles_events_as_openfaas_templates_do() {
     let reply = reply.expect_status(202);
     assert_eq!(reply.text(), "PUT /some/path body");
     assert_eq!(reply.header("x-query"), "7");
+    assert_eq!(cookies(&reply), ["a=1", "b=2"]);
+}
+
+fn cookies(reply: &Reply) -> Vec<&str> {
+    let values = reply.headers.get_all("set-cookie").iter();
+    values.map(|value| value.to_str().expect("text")).collect()
+}
+
+#[tokio::test]
+async fn python_handlers_may_take_text_or_be_asynchronous() {
+    let node = node().await;
+    let deploy = async |name: &str, handler: &str, more: &[&str]| {
+        deploy_script(&node, name, PYTHON_SHAPES, handler, more).await;
+    };
+    deploy("classic", "main.handle", &[]).await;
+    let reply = node.call("classic", "läden").await.expect_status(200);
+    assert_eq!(reply.text(), "nedäl");
+    assert!(reply.header("content-type").starts_with("text/plain"));
+    let reply = node.call("classic", "nothing").await.expect_status(200);
+    assert_eq!(reply.text(), "");
+    let reply = node.call("classic", "json").await.expect_status(200);
+    assert_eq!(reply.json(), json!({ "length": 4 }));
+    node.call("classic", vec![0xff, 0xfe])
+        .await
+        .expect_status(400);
+
+    deploy("alone", "main.alone", &[]).await;
+    let reply = node.call("alone", "").await.expect_status(204);
+    assert_eq!(cookies(&reply), ["a=1", "b=2"]);
+    assert_eq!(reply.header("x-one"), "1");
+    for (body, told) in [
+        ("{\"nan\": 1}", "NaN or an infinity"),
+        ("{\"infinite\": 1}", "NaN or an infinity"),
+        ("{\"other\": 1}", "set is not JSON serializable"),
+    ] {
+        let reply = node.call("alone", body).await.expect_status(502);
+        assert!(reply.text().contains(told), "{}", reply.text());
+    }
+
+    // Both are in one process, and wait for each other.
+    let more = ["--concurrency", "2", "--max", "1"];
+    deploy("later", "main.later", &more).await;
+    let calls = (0..2).map(|_| node.call("later", "{}"));
+    for reply in futures_util::future::join_all(calls).await {
+        let reply = reply.expect_status(201);
+        assert_eq!(reply.json(), json!({ "at": "last" }));
+        assert_eq!(cookies(&reply), ["a=1", "b=2"]);
+    }
+    deploy("pieces", "main.pieces", &[]).await;
+    let reply = node.call("pieces", "").await.expect_status(200);
+    assert_eq!(reply.text(), "one two");
+    deploy("fails", "main.fails", &[]).await;
+    let reply = node.call("fails", "").await.expect_status(502);
+    assert_eq!(reply.text(), "ValueError: as you wished\n");
 }
 
 #[tokio::test]
