@@ -441,7 +441,7 @@ pub(super) fn status(function: &FunctionStatus, usage: bool) -> Value {
         "readOnlyRootFilesystem": as_deployed.read_only_root_filesystem,
         "invocationCount": function.invocations,
         "replicas": function.replicas,
-        "availableReplicas": function.available_replicas,
+        "availableReplicas": available(function),
         "createdAt": function.created_at,
     });
     // Clients print an empty object as a line without a value.
@@ -461,6 +461,19 @@ pub(super) fn status(function: &FunctionStatus, usage: bool) -> Value {
         });
     }
     shown
+}
+
+/// Replicas that can take a call at once, which clients wait for. Code that
+/// starts with its call is one, though nothing of it is loaded.
+fn available(function: &FunctionStatus) -> u32 {
+    let at_once = match function.spec.kind {
+        ArtifactKind::WasmModule
+        | ArtifactKind::WasmComponent
+        | ArtifactKind::WasmText
+        | ArtifactKind::SimulatedModel => function.state == FunctionState::Ready,
+        ArtifactKind::SourceArchive | ArtifactKind::ImageArchive | ArtifactKind::ImageName => false,
+    };
+    function.available_replicas.max(at_once.into())
 }
 
 fn copies(text: &str) -> Result<u8, String> {
