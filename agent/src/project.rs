@@ -11,7 +11,7 @@ use weir_node::id::{DEFAULT_NAMESPACE, ImageName};
 use weir_node::resources::{Cpu, Memory};
 
 use crate::document::{self, Table, Tree, Value};
-use crate::setting::{Field as _, Key, Mistake, Mistakes, Origin, fill, suggestion};
+use crate::setting::{Field as _, Key, Mistake, Mistakes, Origin, Port, fill, suggestion};
 
 /// Largest project file that is read: a thousand functions with room to spare.
 pub const PROJECT_BYTES: u64 = 4 << 20;
@@ -21,6 +21,8 @@ pub const PROJECT_BYTES: u64 = 4 << 20;
 pub enum Code {
     /// In a file, to be uploaded.
     File(PathBuf),
+    /// In an archive or OCI layout of a container image, to be uploaded.
+    Image(PathBuf),
     /// In a file or folder of source code, to be packed and uploaded.
     Source(PathBuf),
     /// At the node already, or in an image that its engine gets.
@@ -96,6 +98,8 @@ pub struct Settings {
     pub network: Option<Network>,
     /// A path that answers once a container is ready.
     pub health: Option<String>,
+    /// The port on which a container answers.
+    pub port: Option<Port>,
     /// Whether a container runs as the user that its image names.
     pub image_user: bool,
     /// Whether a container may write to its root, within a bound.
@@ -168,6 +172,11 @@ static PROJECT_KEYS: &[Key<Entry>] = &[
         path: "health",
         field: |e| &mut e.settings.health,
         help: "Path that answers once ready.",
+    },
+    Key {
+        path: "port",
+        field: |e| &mut e.settings.port,
+        help: "Port on which a container answers.",
     },
     Key {
         path: "image-user",
@@ -637,7 +646,7 @@ fn project_function(
     let file = |path: PathBuf| folder.join(path);
     let sources = [
         entry.wasm.map(|path| Code::File(file(path))),
-        entry.image_archive.map(|path| Code::File(file(path))),
+        entry.image_archive.map(|path| Code::Image(file(path))),
         entry.src.map(|path| Code::Source(file(path))),
     ];
     let code = match pick(sources, entry.image, &mut entry.settings) {
@@ -851,6 +860,7 @@ impl WireDeployment {
                 settings.network.map(|network| network.to_string()),
             ),
             ("weir.health", settings.health.clone()),
+            ("weir.port", settings.port.map(|port| port.to_string())),
             (
                 "weir.image-user",
                 settings.image_user.then(|| "true".to_owned()),

@@ -266,8 +266,26 @@ impl Scalar for Token {
 parsed_scalars!(
     Role: "role", Registry: "registry", PolicyName: "policy",
     Memory: "size", Cpu: "cores", Protocol: "protocol", CodeSource: "image", ImageName: "image",
-    Pull: "word", Network: "network", Scope: "scope"
+    Port: "port", Pull: "word", Network: "network", Scope: "scope"
 );
+
+/// A port that something listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port(pub std::num::NonZeroU16);
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Port {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = text.trim().parse().map(Port);
+        port.map_err(|_| format!("{text:?} is not a port: write a number from 1 to 65535"))
+    }
+}
 
 /// The name of a policy that exists.
 #[derive(Clone, Copy)]

@@ -242,6 +242,17 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
         CodeSource::Artifact(digest) => door.node.artifact_kind(digest).await,
         CodeSource::Image(_) => Some(ArtifactKind::ImageName),
     };
+    if let CodeSource::Artifact(digest) = &code
+        && kind.is_none()
+        && door.node.artifact(digest).is_some()
+    {
+        return Err(Problem::bad_request(format!(
+            "the artifact {digest} is nothing that Weir runs: it begins neither like WebAssembly \
+             (binary or text), nor like a tar archive (an image of docker save or an OCI layout, \
+             or source code), nor like a simulated model. weir deploy --image-archive unpacks \
+             what gzip or zstd packed; for an upload of your own, unpack it first"
+        )));
+    }
     let spec = wanted.into_spec(code, kind).map_err(Problem::bad_request)?;
     // An update may be of what is only elsewhere.
     let known = |dispatch: &Dispatch| dispatch.is_known(&spec.name);

@@ -344,6 +344,9 @@ impl Executor for Docker {
             let path = code.path().map_err(Unfit)?;
             weir_docker::check_source(path).map_err(|error| Unfit(error.to_string()))?;
         }
+        if spec.kind == ArtifactKind::ImageArchive {
+            weir_docker::check_archive(code.path().map_err(Unfit)?).map_err(Unfit)?;
+        }
         Ok(())
     }
 
@@ -424,6 +427,7 @@ impl Executor for Docker {
                 },
                 image_user: spec.container.image_user,
                 health: spec.container.health.clone(),
+                port: spec.container.port,
                 root_bytes: spec.container.read_write.then_some(ROOT_BYTES),
                 mounts,
             };

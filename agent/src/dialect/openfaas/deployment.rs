@@ -14,7 +14,7 @@ use weir_node::id::{FunctionName, Namespace};
 use weir_node::node::{FunctionState, FunctionStatus};
 use weir_node::resources::Memory;
 
-use crate::setting::suggestion;
+use crate::setting::{Port, suggestion};
 
 type Texts = BTreeMap<String, String>;
 
@@ -56,6 +56,7 @@ const IMAGE: &str = "weir.image";
 const PULL: &str = "weir.pull";
 const NETWORK: &str = "weir.network";
 const HEALTH: &str = "weir.health";
+const PORT: &str = "weir.port";
 const IMAGE_USER: &str = "weir.image-user";
 const READ_WRITE: &str = "weir.read-write";
 const SCOPE: &str = "weir.scope";
@@ -63,7 +64,8 @@ const COPIES: &str = "weir.replicas";
 const PREFETCH: &str = "weir.prefetch";
 const DURABLE: &str = "weir.durable";
 const DURABLE_BEST_EFFORT: &str = "weir.durable-best-effort";
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 21] = [
+    PORT,
     DURABLE,
     DURABLE_BEST_EFFORT,
     SCOPE,
@@ -252,6 +254,7 @@ fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes
                 }
                 spec.container.health = Some(text);
             }
+            PORT => spec.container.port = mistakes.take(PORT, port(&text)),
             IMAGE_USER => {
                 spec.container.image_user = mistakes.take(IMAGE_USER, flag(&text)).unwrap_or(false);
             }
@@ -388,6 +391,10 @@ fn count(text: &str) -> Result<u32, String> {
     text.trim()
         .parse()
         .map_err(|_| format!("{text:?} is not a whole number"))
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().map(|Port(port)| port.get())
 }
 
 fn flag(text: &str) -> Result<bool, String> {
@@ -535,6 +542,7 @@ fn shown_settings(spec: &FunctionSpec) -> impl Iterator<Item = (String, String)>
         (PULL, unusual(container.pull)),
         (NETWORK, unusual(container.network)),
         (HEALTH, container.health.clone()),
+        (PORT, container.port.map(|port| port.to_string())),
         (IMAGE_USER, container.image_user.then(|| "true".to_owned())),
         (READ_WRITE, container.read_write.then(|| "true".to_owned())),
     ];
@@ -763,7 +771,8 @@ mod tests {
     #[test]
     fn what_is_shown_can_be_deployed_again() {
         let first = spec(json!({
-            "annotations": { "weir.qos": "fast", "weir.allow-outbound": "a.example:1" },
+            "annotations": { "weir.qos": "fast", "weir.allow-outbound": "a.example:1",
+                "weir.port": "3000" },
             "labels": { SCALE_MIN: "1" },
         }))
         .expect("valid");
