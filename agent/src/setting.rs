@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use weir_federation::Multiaddr;
 use weir_federation::federated::Registry;
 use weir_federation::membership::Token;
 use weir_federation::policy::{self, Policy};
 use weir_federation::report::Role;
+use weir_federation::{Endpoint, Multiaddr};
 use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull, Scope};
 use weir_node::id::ImageName;
 use weir_node::resources::{Cpu, Memory};
@@ -395,7 +395,7 @@ macro_rules! lists {
         }
     )*};
 }
-lists!(String, Outbound, Multiaddr, SocketAddr);
+lists!(String, Outbound, Multiaddr, Endpoint);
 
 fn texts(value: &Value) -> Result<Vec<String>, String> {
     match value {

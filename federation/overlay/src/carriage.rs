@@ -3,7 +3,7 @@
 //! few to each peer, and closed when nobody has used them for long.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::detector::{Answering, Detector, LOOK_INTERVAL, PING_INTERVAL, Seen};
+use crate::endpoint::{Endpoint, Resolve};
 use crate::host::{Event, Host};
 use crate::line::{Line, Notes};
 use crate::swarm::{Overlay, chain};
@@ -41,6 +42,9 @@ const LANES: usize = 4;
 
 /// How long an address may take to answer before the overlay is tried.
 const DIAL: Duration = Duration::from_millis(700);
+
+/// Addresses of one name that are dialled.
+const ADDRESSES_PER_NAME: usize = 4;
 
 /// How long a peer that could not be dialled is reached over the overlay
 /// without another try.
@@ -139,6 +143,7 @@ pub struct Carriage {
     connector: Connector,
     overlay: Overlay,
     host: Arc<dyn Host>,
+    resolver: Arc<dyn Resolve>,
     peers: Mutex<HashMap<PeerId, Arc<Peer>>>,
     /// Connections to anybody that are not answered, so that nobody looks for
     /// them where there are none.
@@ -266,11 +271,18 @@ fn lane() -> usize {
 impl Carriage {
     /// Reaches peers with `connector` first and over `overlay` otherwise.
     /// `host` is told who does not answer.
-    pub fn new(connector: Connector, overlay: Overlay, host: Arc<dyn Host>) -> Carriage {
+    /// `resolver` looks up where peers are that go by a name.
+    pub fn new(
+        connector: Connector,
+        overlay: Overlay,
+        host: Arc<dyn Host>,
+        resolver: Arc<dyn Resolve>,
+    ) -> Carriage {
         Carriage {
             connector,
             overlay,
             host,
+            resolver,
             peers: Mutex::default(),
             unanswered: Arc::default(),
         }
@@ -293,7 +305,7 @@ impl Carriage {
     pub async fn send(
         &self,
         to: PeerId,
-        addresses: &[SocketAddr],
+        addresses: &[Endpoint],
         request: Request<Body>,
     ) -> Result<(Response<Incoming>, Kind, Using), SendError> {
         let mut lane = match self.lane(to, addresses).await {
@@ -368,7 +380,7 @@ impl Carriage {
     ///
     /// # Errors
     /// Why not, in words.
-    pub async fn try_direct(&self, to: PeerId, address: SocketAddr) -> Result<Duration, String> {
+    pub async fn try_direct(&self, to: PeerId, address: Endpoint) -> Result<Duration, String> {
         let began = Instant::now();
         let tried = self.direct(to, &[address]).await;
         tried.map(|_| began.elapsed())
@@ -399,7 +411,7 @@ impl Carriage {
         }
     }
 
-    async fn lane(&self, to: PeerId, addresses: &[SocketAddr]) -> Result<Lane, String> {
+    async fn lane(&self, to: PeerId, addresses: &[Endpoint]) -> Result<Lane, String> {
         let peer = lock(&self.peers)
             .entry(to)
             .or_insert_with(|| Arc::new(self.peer(to)))
@@ -424,7 +436,7 @@ impl Carriage {
     async fn connect(
         &self,
         to: PeerId,
-        addresses: &[SocketAddr],
+        addresses: &[Endpoint],
         peer: &Arc<Peer>,
     ) -> Result<Lane, String> {
         let detour = lock(&peer.detour).until;
@@ -464,10 +476,24 @@ impl Carriage {
     async fn direct(
         &self,
         to: PeerId,
-        addresses: &[SocketAddr],
+        addresses: &[Endpoint],
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
         let mut reasons = Vec::new();
-        for address in addresses {
+        let mut found = Vec::new();
+        for endpoint in addresses {
+            match endpoint {
+                Endpoint::Address(address) => found.push((endpoint, *address)),
+                // Anew for each connection: it may have moved.
+                Endpoint::Name(host, port) => match self.look_up(host).await {
+                    Ok(ips) => {
+                        let at = ips.into_iter().map(|ip| SocketAddr::new(ip, *port));
+                        found.extend(at.map(|address| (endpoint, address)));
+                    }
+                    Err(reason) => reasons.push(format!("{endpoint}: {reason}")),
+                },
+            }
+        }
+        for (endpoint, address) in found {
             let connected = async {
                 let stream = tokio::time::timeout(DIAL, TcpStream::connect(address)).await;
                 let stream = stream.map_err(|_| TlsError::Slow)??;
@@ -477,10 +503,18 @@ impl Carriage {
             };
             match connected.await {
                 Ok(stream) => return Ok(stream),
-                Err(error) => reasons.push(format!("{address}: {}", chain(&error))),
+                Err(error) => reasons.push(format!("{endpoint}: {}", chain(&error))),
             }
         }
         Err(reasons.join("; "))
+    }
+
+    async fn look_up(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        let looked = tokio::time::timeout(DIAL, self.resolver.resolve(host)).await;
+        let found = looked.map_err(|_| format!("looking it up took longer than {DIAL:?}"))?;
+        let mut found = found.map_err(|error| error.to_string())?;
+        found.truncate(ADDRESSES_PER_NAME);
+        Ok(found)
     }
 }
 
