@@ -22,6 +22,9 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// The user that clients of OpenFaaS log in as when they are told no other.
+const USUAL_USER: &str = "admin";
+
 /// What a request's `Authorization` came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
@@ -53,7 +56,12 @@ impl Credentials {
         if scheme.eq_ignore_ascii_case("bearer") {
             return Some(same(rest, &self.token));
         }
-        let (user, password) = self.basic.as_ref()?;
+        // Clients of OpenFaaS know nothing but a user and a password. Where there
+        // is no such pair, the token is the password of their usual user.
+        let (user, password) = match &self.basic {
+            Some((user, password)) => (user.as_str(), password.as_str()),
+            None => (USUAL_USER, self.token.as_str()),
+        };
         if !scheme.eq_ignore_ascii_case("basic") {
             return None;
         }
@@ -204,14 +212,38 @@ mod tests {
     }
 
     #[test]
+    fn the_token_is_the_password_of_admin_where_there_is_no_user() {
+        let check = |basic, pair: &str, expected| {
+            let credentials = Credentials {
+                token: "secret".to_owned(),
+                basic,
+            };
+            let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+            let mut headers = HeaderMap::new();
+            let value = format!("Basic {encoded}").parse().expect("a header");
+            headers.insert(AUTHORIZATION, value);
+            assert_eq!(credentials.check(&headers), expected, "{pair}");
+        };
+        let pair = || Some(("admin".to_owned(), "pass".to_owned()));
+        check(None, "admin:secret", Proof::Valid);
+        check(None, "admin:", Proof::Wrong);
+        check(None, "root:secret", Proof::Wrong);
+        check(pair(), "admin:secret", Proof::Wrong);
+        check(pair(), "admin:pass", Proof::Valid);
+    }
+
+    #[test]
     fn empty_token_never_lets_in() {
         let empty = Credentials {
             token: String::new(),
             basic: None,
         };
         let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer "));
-        assert_eq!(empty.check(&headers), Proof::Wrong);
+        // The second is `admin:`.
+        for value in ["Bearer ", "Basic YWRtaW46"] {
+            headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
+            assert_eq!(empty.check(&headers), Proof::Wrong);
+        }
     }
 
     fn source(host: &str, origin: Option<&str>) -> Option<&'static str> {

@@ -7,6 +7,7 @@ mod deploy;
 mod federation;
 mod functions;
 mod health;
+mod image;
 mod invoke;
 mod logs;
 mod run;

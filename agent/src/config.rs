@@ -10,10 +10,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use weir_federation::Multiaddr;
 use weir_federation::federated::{EtcdSettings, Registry};
 use weir_federation::membership::Token;
 use weir_federation::report::Role;
+use weir_federation::{Endpoint, Multiaddr};
 use weir_node::config::{ClassConfig, NodeConfig};
 use weir_node::resources::{Cpu, Memory, Resources};
 
@@ -152,7 +152,7 @@ pub struct FederationConfig {
     /// Multiaddresses that others are told, where they differ.
     pub advertise: Vec<Multiaddr>,
     /// The same for calls.
-    pub peer_advertise: Vec<SocketAddr>,
+    pub peer_advertise: Vec<Endpoint>,
     /// The token by which it joins, the first time.
     pub join: Option<Token>,
     /// Members to link to.
@@ -603,7 +603,7 @@ pub static KEYS: &[Key<Config>] = &[
     Key {
         path: "federation.peer-advertise",
         field: |c| &mut c.federation.peer_advertise,
-        help: "Addresses and ports for calls that members are told; none: where it listens.",
+        help: "Addresses or names, with ports, for calls that members are told; none: where it listens.",
     },
     Key {
         path: "federation.join",

@@ -1,9 +1,13 @@
 //! TOML and YAML files as one kind of tree that remembers where each value stands.
 
+mod substitution;
+mod yaml;
+
 use std::collections::BTreeMap;
 
 use toml::de::{DeTable, DeValue};
 
+pub use self::yaml::from_yaml;
 use crate::setting::{Mistake, Origin};
 
 /// A value and where it was written.
@@ -102,49 +106,8 @@ fn line_of(text: &str, at: usize) -> usize {
         .count()
 }
 
-/// Reads a YAML document; `path` is what mistakes call it. Values carry no
-/// line, only the path of the file.
-pub fn from_yaml(path: &str, text: &str) -> Result<Table, Vec<Mistake>> {
-    let origin = Origin::File {
-        path: path.to_owned(),
-        line: None,
-    };
-    let wrong = |message| {
-        vec![Mistake {
-            origin: origin.clone(),
-            message,
-        }]
-    };
-    let value: serde_json::Value =
-        serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))?;
-    match yaml_value(value, &origin) {
-        Value::Table(table) => Ok(table),
-        other => Err(wrong(format!("expects a table, not a {}", other.kind()))),
-    }
-}
-
-fn yaml_value(value: serde_json::Value, origin: &Origin) -> Value {
-    let tree = |value| Tree {
-        origin: origin.clone(),
-        value: yaml_value(value, origin),
-    };
-    match value {
-        serde_json::Value::Null => Value::Empty,
-        serde_json::Value::Bool(truth) => Value::Text(truth.to_string()),
-        serde_json::Value::Number(number) => Value::Text(number.to_string()),
-        serde_json::Value::String(text) => Value::Text(text),
-        serde_json::Value::Array(items) => Value::List(items.into_iter().map(tree).collect()),
-        serde_json::Value::Object(table) => Value::Table(
-            table
-                .into_iter()
-                .map(|(key, value)| (key, tree(value)))
-                .collect(),
-        ),
-    }
-}
-
-/// Replaces `${NAME}` and `${NAME:-default}` in every text of `table` by what
-/// `variable` says of NAME; `$${` stands for a literal `${`.
+/// Replaces `${NAME}` and its like in every text of `table`, as
+/// [`substitution::expand`] does.
 pub fn substitute(
     table: &mut Table,
     variable: &dyn Fn(&str) -> Option<String>,
@@ -162,7 +125,7 @@ fn substitute_tree(
 ) {
     match &mut tree.value {
         Value::Empty => {}
-        Value::Text(text) => match expand(text, variable) {
+        Value::Text(text) => match substitution::expand(text, variable) {
             Ok(expanded) => *text = expanded,
             Err(message) => mistakes.push(Mistake {
                 origin: tree.origin.clone(),
@@ -176,40 +139,6 @@ fn substitute_tree(
         }
         Value::Table(table) => substitute(table, variable, mistakes),
     }
-}
-
-fn expand(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut expanded = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("${") {
-        let (before, from) = rest.split_at(at);
-        if let Some(before) = before.strip_suffix('$') {
-            expanded.push_str(before);
-            expanded.push_str("${");
-            rest = &from[2..];
-            continue;
-        }
-        expanded.push_str(before);
-        let end = from
-            .find('}')
-            .ok_or_else(|| format!("{text:?} has a ${{ without its }}"))?;
-        let inside = &from[2..end];
-        let (name, default) = match inside.split_once(":-").or_else(|| inside.split_once(":=")) {
-            Some((name, default)) => (name, Some(default)),
-            None => (inside, None),
-        };
-        // An empty variable counts as unset, as the shell has it for `:-`.
-        let value = variable(name).filter(|value| default.is_none() || !value.is_empty());
-        let value = value
-            .or_else(|| default.map(str::to_owned))
-            .ok_or_else(|| {
-                format!("${{{name}}} is not set in the environment; set it, or write ${{{name}:-}}")
-            })?;
-        expanded.push_str(&value);
-        rest = &from[end + 1..];
-    }
-    expanded.push_str(rest);
-    Ok(expanded)
 }
 
 #[cfg(test)]
@@ -233,35 +162,5 @@ mod tests {
         let places: Vec<_> = mistakes.iter().map(|m| m.origin.to_string()).collect();
         assert!(places.contains(&"a.toml:1".to_owned()), "{mistakes:?}");
         assert!(places.contains(&"a.toml:3".to_owned()), "{mistakes:?}");
-    }
-
-    #[test]
-    fn yaml_scalars_become_text() {
-        let table = from_yaml("s.yaml", "a: 1\nb: true\nc: [x, y]\nd:\n").expect("valid");
-        assert_eq!(table["a"].value, Value::Text("1".to_owned()));
-        assert_eq!(table["b"].value, Value::Text("true".to_owned()));
-        assert_eq!(table["d"].value, Value::Empty);
-        assert!(matches!(&table["c"].value, Value::List(items) if items.len() == 2));
-        assert!(from_yaml("s.yaml", "[1, 2]").is_err());
-    }
-
-    #[test]
-    fn variables_are_replaced_with_their_default_when_unset() {
-        let variable = |name: &str| match name {
-            "SET" => Some("value".to_owned()),
-            "EMPTY" => Some(String::new()),
-            _ => None,
-        };
-        let check = |text: &str, expected: &str| {
-            assert_eq!(expand(text, &variable).as_deref(), Ok(expected), "{text}");
-        };
-        check("a ${SET} b", "a value b");
-        check("${NONE:-x}/${SET:-y}", "x/value");
-        check("${EMPTY:-x}${EMPTY}", "x");
-        check("${NONE:-}", "");
-        check("$${SET}", "${SET}");
-        check("plain $ text", "plain $ text");
-        assert!(expand("${NONE}", &variable).is_err());
-        assert!(expand("${SET", &variable).is_err());
     }
 }

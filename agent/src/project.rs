@@ -11,7 +11,7 @@ use weir_node::id::{DEFAULT_NAMESPACE, ImageName};
 use weir_node::resources::{Cpu, Memory};
 
 use crate::document::{self, Table, Tree, Value};
-use crate::setting::{Key, Mistake, Mistakes, Origin, fill, suggestion};
+use crate::setting::{Field as _, Key, Mistake, Mistakes, Origin, Port, fill, suggestion};
 
 /// Largest project file that is read: a thousand functions with room to spare.
 pub const PROJECT_BYTES: u64 = 4 << 20;
@@ -21,6 +21,8 @@ pub const PROJECT_BYTES: u64 = 4 << 20;
 pub enum Code {
     /// In a file, to be uploaded.
     File(PathBuf),
+    /// In an archive or OCI layout of a container image, to be uploaded.
+    Image(PathBuf),
     /// In a file or folder of source code, to be packed and uploaded.
     Source(PathBuf),
     /// At the node already, or in an image that its engine gets.
@@ -96,6 +98,8 @@ pub struct Settings {
     pub network: Option<Network>,
     /// A path that answers once a container is ready.
     pub health: Option<String>,
+    /// The port on which a container answers.
+    pub port: Option<Port>,
     /// Whether a container runs as the user that its image names.
     pub image_user: bool,
     /// Whether a container may write to its root, within a bound.
@@ -168,6 +172,11 @@ static PROJECT_KEYS: &[Key<Entry>] = &[
         path: "health",
         field: |e| &mut e.settings.health,
         help: "Path that answers once ready.",
+    },
+    Key {
+        path: "port",
+        field: |e| &mut e.settings.port,
+        help: "Port on which a container answers.",
     },
     Key {
         path: "image-user",
@@ -293,6 +302,8 @@ struct StackEntry {
     image: Option<String>,
     /// Keys that only tell faas-cli how to build an image.
     building: String,
+    environment_file: Vec<String>,
+    read_only_root_filesystem: String,
     settings: Settings,
 }
 
@@ -322,6 +333,11 @@ static STACK_KEYS: &[Key<StackEntry>] = &[
         path: "environment",
         field: |e| &mut e.settings.env,
         help: "Environment of the code.",
+    },
+    Key {
+        path: "environment_file",
+        field: |e| &mut e.environment_file,
+        help: "Files with more of it.",
     },
     Key {
         path: "labels",
@@ -355,7 +371,7 @@ static STACK_KEYS: &[Key<StackEntry>] = &[
     },
     Key {
         path: "readonly_root_filesystem",
-        field: |e| &mut e.settings.read_only_root_filesystem,
+        field: |e| &mut e.read_only_root_filesystem,
         help: "Whether the root file system is read-only.",
     },
     Key {
@@ -371,58 +387,118 @@ const BUILD_ONLY: &[&str] = &[
     "skip_build",
     "build_args",
     "build_options",
+    "build_secrets",
     "copy_extra",
+    "extra_tags",
     "platforms",
     "publish",
 ];
 
+/// Keys that OpenFaaS has or had for a function and Weir has not, with what
+/// to do instead.
+const NOT_OURS: &[(&str, &str)] = &[
+    (
+        "imagePullPolicy",
+        "the annotation weir.pull says when an image is fetched",
+    ),
+    (
+        "network",
+        "the annotation weir.network says what it can reach",
+    ),
+    ("registry_auth", "the engine's own login is used"),
+    ("registryAuth", "the engine's own login is used"),
+];
+
+/// What keys begin with that are for other tools, or hold what aliases repeat.
+const EXTENSION: &str = "x-";
+
+/// Keys of a function's `limits` and `requests`; beside them there are
+/// Kubernetes' own, all of which look alike.
+const RESOURCES: &[&str] = &["memory", "cpu", "gpu", "ephemeral-storage"];
+
+/// Keys of a stack file's `provider`.
+const PROVIDER: &[&str] = &["name", "gateway", "network"];
+
+/// Keys of a stack file's `configuration`.
+const CONFIGURATION: &[&str] = &["templates", "copy"];
+
+/// What a file refers to outside of it.
+pub struct Outside<'a> {
+    /// The value of a variable of the environment.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// The text of another file, or why it cannot be read.
+    pub file: &'a dyn Fn(&Path) -> Result<String, String>,
+}
+
+/// What a file says.
+#[derive(Debug)]
+pub struct Project {
+    /// The functions to deploy.
+    pub deployments: Vec<Deployment>,
+    /// What was read over, and where.
+    pub warnings: Vec<Mistake>,
+}
+
 /// Reads a project file or a `stack.yaml`, told apart by the name's ending.
 ///
 /// `path` is the file; relative paths in it are relative to its folder.
-/// `variable` is the environment for `${NAME:-default}`.
-pub fn parse(
-    path: &Path,
-    text: &str,
-    variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<Deployment>, Mistakes> {
+pub fn parse(path: &Path, text: &str, outside: &Outside<'_>) -> Result<Project, Mistakes> {
     let name = path.display().to_string();
     let yaml = path
         .extension()
         .is_some_and(|ending| ending == "yaml" || ending == "yml");
-    let parsed = if yaml {
-        document::from_yaml(&name, text)
+    let mut warnings = Vec::new();
+    let mut table = if yaml {
+        let yaml = document::from_yaml(&name, text).map_err(Mistakes)?;
+        if yaml.more {
+            let message = "holds more than one document: only the first is read".to_owned();
+            let origin = Origin::File {
+                path: name.clone(),
+                line: None,
+            };
+            warnings.push(Mistake { origin, message });
+        }
+        yaml.table
     } else {
-        document::from_toml(&name, text)
+        document::from_toml(&name, text).map_err(Mistakes)?
     };
-    let mut table = parsed.map_err(Mistakes)?;
+    if yaml {
+        // Before variables are put in: they may be of no use, and unset.
+        leave_out(&mut table, "", &[], &mut warnings);
+    }
     let mut mistakes = Vec::new();
-    document::substitute(&mut table, variable, &mut mistakes);
+    document::substitute(&mut table, outside.variable, &mut mistakes);
     let top: &[&str] = if yaml {
         &["version", "provider", "functions", "configuration"]
     } else {
         &["functions"]
     };
-    for (key, tree) in table.iter().filter(|(key, _)| !top.contains(&key.as_str())) {
-        let message = format!("unknown key {key}{}", suggestion(key, top.iter().copied()));
-        mistakes.push(Mistake {
-            origin: tree.origin.clone(),
-            message,
-        });
-    }
+    check_keys(&table, "", top, &mut mistakes);
     if yaml {
         check_provider(&table, &mut mistakes);
+        if let Some(Value::Table(configuration)) = table.get("configuration").map(|c| &c.value) {
+            check_keys(
+                configuration,
+                "configuration.",
+                CONFIGURATION,
+                &mut mistakes,
+            );
+        }
     }
-    let folder = path.parent().unwrap_or(Path::new(""));
     let mut deployments = Vec::new();
-    match table.get("functions").map(|tree| &tree.value) {
+    match table.get_mut("functions").map(|tree| &mut tree.value) {
         Some(Value::Table(functions)) if !functions.is_empty() => {
             for (name, tree) in functions {
-                let read = if yaml {
-                    stack_function
+                let deployment = if yaml {
+                    let prefix = format!("functions.{name}.");
+                    if let Value::Table(function) = &mut tree.value {
+                        leave_out(function, &prefix, NOT_OURS, &mut warnings);
+                    }
+                    stack_function(name, tree, path, outside, &mut mistakes)
                 } else {
-                    project_function
+                    project_function(name, tree, folder(path), &mut mistakes)
                 };
-                deployments.extend(read(name, tree, folder, &mut mistakes));
+                deployments.extend(deployment);
             }
         }
         _ => mistakes.push(Mistake {
@@ -434,9 +510,49 @@ pub fn parse(
         }),
     }
     if mistakes.is_empty() {
-        Ok(deployments)
+        Ok(Project {
+            deployments,
+            warnings,
+        })
     } else {
         Err(Mistakes(mistakes))
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+/// Takes away what is not for Weir, with a warning each.
+fn leave_out(
+    table: &mut Table,
+    prefix: &str,
+    not_ours: &[(&str, &str)],
+    warnings: &mut Vec<Mistake>,
+) {
+    table.retain(|key, tree| {
+        let instead = not_ours.iter().find(|(name, _)| name == key);
+        let message = match instead {
+            Some((_, instead)) => format!("{prefix}{key} is not used: {instead}"),
+            None if key.starts_with(EXTENSION) => format!("{prefix}{key} is not used"),
+            None => return true,
+        };
+        let origin = tree.origin.clone();
+        warnings.push(Mistake { origin, message });
+        false
+    });
+}
+
+fn check_keys(table: &Table, prefix: &str, known: &[&str], mistakes: &mut Vec<Mistake>) {
+    for (key, tree) in table
+        .iter()
+        .filter(|(key, _)| !known.contains(&key.as_str()))
+    {
+        let hint = suggestion(key, known.iter().copied());
+        mistakes.push(Mistake {
+            origin: tree.origin.clone(),
+            message: format!("unknown key {prefix}{key}{hint}"),
+        });
     }
 }
 
@@ -445,7 +561,10 @@ fn check_provider(table: &Table, mistakes: &mut Vec<Mistake>) {
         return;
     };
     let name = match &provider.value {
-        Value::Table(provider) => provider.get("name").map(|tree| &tree.value),
+        Value::Table(inner) => {
+            check_keys(inner, "provider.", PROVIDER, mistakes);
+            inner.get("name").map(|tree| &tree.value)
+        }
         _ => None,
     };
     if name != Some(&Value::Text("openfaas".to_owned())) {
@@ -454,6 +573,57 @@ fn check_provider(table: &Table, mistakes: &mut Vec<Mistake>) {
             origin: provider.origin.clone(),
             message,
         });
+    }
+}
+
+/// Refuses keys of `limits` and `requests` that are slips of the pen.
+fn check_resources(function: &Tree, mistakes: &mut Vec<Mistake>) {
+    let Value::Table(function) = &function.value else {
+        return;
+    };
+    for section in ["limits", "requests"] {
+        let Some(Value::Table(resources)) = function.get(section).map(|tree| &tree.value) else {
+            continue;
+        };
+        let named = resources
+            .iter()
+            // nvidia.com/gpu, hugepages-2Mi
+            .filter(|(key, _)| !key.contains('/') && !key.starts_with("hugepages-"))
+            .map(|(key, tree)| (key.clone(), tree.clone()));
+        let named: Table = named.collect();
+        check_keys(&named, &format!("{section}."), RESOURCES, mistakes);
+    }
+}
+
+/// The environment in other files, the last of which counts.
+fn environment_files(
+    files: &[String],
+    stack: &Path,
+    outside: &Outside<'_>,
+    environment: &mut BTreeMap<String, String>,
+) -> Result<(), String> {
+    for file in files {
+        let path = folder(stack).join(file);
+        let text = (outside.file)(&path)?;
+        let name = path.display().to_string();
+        let read = document::from_yaml(&name, &text);
+        let read = read.map_err(|mistakes| Mistakes(mistakes).to_string())?;
+        let inner = read.table.get("environment").map(|tree| &tree.value);
+        let inner = inner
+            .ok_or_else(|| format!("{name} has no `environment:` with the variables below it"))?;
+        environment
+            .assign(inner)
+            .map_err(|message| format!("{name}: environment: {message}"))?;
+    }
+    Ok(())
+}
+
+/// What YAML 1.1 takes for true and false, which Go's reader still does.
+fn truth(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "y" => Ok(true),
+        "false" | "no" | "off" | "n" | "" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
     }
 }
 
@@ -476,7 +646,7 @@ fn project_function(
     let file = |path: PathBuf| folder.join(path);
     let sources = [
         entry.wasm.map(|path| Code::File(file(path))),
-        entry.image_archive.map(|path| Code::File(file(path))),
+        entry.image_archive.map(|path| Code::Image(file(path))),
         entry.src.map(|path| Code::Source(file(path))),
     ];
     let code = match pick(sources, entry.image, &mut entry.settings) {
@@ -520,10 +690,16 @@ pub fn pick(
 fn stack_function(
     name: &str,
     tree: &Tree,
-    folder: &Path,
+    path: &Path,
+    outside: &Outside<'_>,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Deployment> {
     let mut entry = StackEntry::default();
+    let before = mistakes.len();
+    check_resources(tree, mistakes);
+    for mistake in &mut mistakes[before..] {
+        mistake.message = format!("functions.{name}: {}", mistake.message);
+    }
     fill_function(STACK_KEYS, &mut entry, name, tree, BUILD_ONLY, mistakes)?;
     let mut wrong = |message: String| {
         let message = format!("functions.{name}: {message}");
@@ -532,6 +708,19 @@ fn stack_function(
             message,
         });
     };
+    match truth(&entry.read_only_root_filesystem) {
+        Ok(truth) => entry.settings.read_only_root_filesystem = truth,
+        Err(message) => wrong(format!("readonly_root_filesystem: {message}")),
+    }
+    if !entry.environment_file.is_empty() {
+        let mut environment = BTreeMap::new();
+        let files = &entry.environment_file;
+        if let Err(message) = environment_files(files, path, outside, &mut environment) {
+            wrong(format!("environment_file: {message}"));
+        }
+        environment.append(&mut entry.settings.env);
+        entry.settings.env = environment;
+    }
     let mut settings = entry.settings;
     let mut limit = |key: &str| settings.limits.remove(key);
     match limit("memory").map(|text| text.parse()).transpose() {
@@ -559,7 +748,7 @@ fn stack_function(
         .find(is_file);
     let code = match (image, file) {
         (Some(image @ CodeSource::Artifact(_)), _) => Code::Named(image),
-        (_, Some(file)) => Code::File(folder.join(file)),
+        (_, Some(file)) => Code::File(folder(path).join(file)),
         (Some(image), None) => Code::Named(image),
         (None, None) => {
             wrong(
@@ -671,6 +860,7 @@ impl WireDeployment {
                 settings.network.map(|network| network.to_string()),
             ),
             ("weir.health", settings.health.clone()),
+            ("weir.port", settings.port.map(|port| port.to_string())),
             (
                 "weir.image-user",
                 settings.image_user.then(|| "true".to_owned()),
@@ -759,9 +949,23 @@ mod tests {
 
     use super::*;
 
+    fn project(path: &str, text: &str) -> Result<Project, String> {
+        let outside = Outside {
+            variable: &|name| (name == "STAGE").then(|| "test".to_owned()),
+            file: &|path| match path.to_str() {
+                Some("dir/first.yml") => {
+                    Ok("environment:\n  A: 1.10\n  B: ${B}\n  C: first\n".to_owned())
+                }
+                Some("dir/second.yml") => Ok("environment: {C: second}\n".to_owned()),
+                Some("dir/flat.yml") => Ok("A: b\n".to_owned()),
+                _ => Err(format!("read {}: no such file", path.display())),
+            },
+        };
+        parse(Path::new(path), text, &outside).map_err(|mistakes| mistakes.to_string())
+    }
+
     fn read(path: &str, text: &str) -> Result<Vec<Deployment>, String> {
-        let variable = |name: &str| (name == "STAGE").then(|| "test".to_owned());
-        parse(Path::new(path), text, &variable).map_err(|mistakes| mistakes.to_string())
+        project(path, text).map(|project| project.deployments)
     }
 
     #[test]
@@ -879,6 +1083,106 @@ functions:
             "provider: name must be openfaas",
             "functions.a: unknown key imag; did you mean image?",
             "functions.a: has no code that Weir can run",
+        ] {
+            assert!(found.contains(expected), "{expected:?} in\n{found}");
+        }
+    }
+
+    #[test]
+    fn texts_of_a_stack_file_stay_as_they_are_written() {
+        let text = "functions:\n  a:\n    image: 1.10\n    lang: 3.0\n    namespace: 007\n    \
+                    fprocess: 1e3\n    environment: {V: 1.10, P: 007, F: yes, N: null, E:}\n    \
+                    labels: {v: 1.0, t: True}\n    annotations: {d: 2024-01-02}\n    \
+                    secrets: [007]\n    constraints: [1.50]\n    \
+                    readonly_root_filesystem: yes\n    limits: {cpu: 0.50, memory: 64Mi}\n    \
+                    requests: {cpu: 1.0}\n";
+        let functions = read("stack.yaml", text).expect("valid");
+        let settings = &functions[0].settings;
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let pairs = pairs.iter();
+            pairs.map(|(k, v)| ((*k).into(), (*v).into())).collect()
+        };
+        let env = [
+            ("V", "1.10"),
+            ("P", "007"),
+            ("F", "yes"),
+            ("N", ""),
+            ("E", ""),
+        ];
+        assert_eq!(settings.env, map(&env));
+        assert_eq!(settings.labels, map(&[("v", "1.0"), ("t", "True")]));
+        assert_eq!(settings.annotations, map(&[("d", "2024-01-02")]));
+        assert_eq!(
+            (&settings.secrets[..], &settings.constraints[..]),
+            (&["007".into()][..], &["1.50".into()][..])
+        );
+        assert_eq!(settings.namespace.as_deref(), Some("007"));
+        assert_eq!(settings.env_process.as_deref(), Some("1e3"));
+        assert_eq!(settings.requests, map(&[("cpu", "1.0")]));
+        assert!(settings.read_only_root_filesystem);
+        assert_eq!(
+            functions[0].code,
+            Code::Named("1.10".parse().expect("an image"))
+        );
+    }
+
+    #[test]
+    fn environment_files_are_read_and_the_stack_file_wins() {
+        let stack = |files: &str| {
+            let text = format!(
+                "functions:\n  a:\n    image: x\n    environment: {{A: own}}\n    \
+                 environment_file: {files}\n"
+            );
+            read("dir/stack.yaml", &text)
+        };
+        let functions = stack("[first.yml, second.yml]").expect("valid");
+        let env = &functions[0].settings.env;
+        let value = |name: &str| env[name].as_str();
+        assert_eq!(
+            (value("A"), value("B"), value("C")),
+            ("own", "${B}", "second")
+        );
+        for (files, told) in [
+            ("[absent.yml]", "environment_file: read dir/absent.yml"),
+            ("flat.yml", "dir/flat.yml has no `environment:`"),
+        ] {
+            let mistake = stack(files).expect_err("a mistake");
+            assert!(mistake.contains(told), "{mistake}");
+        }
+    }
+
+    #[test]
+    fn keys_for_others_are_warned_of_and_slips_are_mistakes_on_every_level() {
+        let text = "x-common: &common\n  image: a\n  lang: ${UNSET}\nfunctions:\n  a:\n    \
+                    <<: *common\n    lang: go\n    imagePullPolicy: Always\n    \
+                    registry_auth: z\n    x-mine: 1\n    build_args: {A: b}\n    \
+                    limits: {nvidia.com/gpu: 1}\n---\nfunctions: {}\n";
+        let project = project("stack.yaml", text).expect("valid");
+        let warnings: Vec<_> = project.warnings.iter().map(ToString::to_string).collect();
+        let told = [
+            "stack.yaml: holds more than one document: only the first is read",
+            "stack.yaml:1: x-common is not used",
+            "stack.yaml:8: functions.a.imagePullPolicy is not used: the annotation weir.pull",
+            "stack.yaml:9: functions.a.registry_auth is not used",
+            "stack.yaml:10: functions.a.x-mine is not used",
+        ];
+        assert_eq!(warnings.len(), told.len(), "{warnings:?}");
+        for (warning, told) in warnings.iter().zip(told) {
+            assert!(warning.starts_with(told), "{warning}");
+        }
+
+        let text = "provider: {name: openfaas, gatway: x}\nconfiguration: {template: []}\n\
+                    functions:\n  a:\n    image: x\n    limits: {memry: 32Mi}\n    \
+                    requests:\n      cpus: 1\n    enviroment: {A: b}\n    \
+                    readonly_root_filesystem: perhaps\n";
+        let found = read("stack.yaml", text).expect_err("mistakes");
+        for expected in [
+            "stack.yaml:1: unknown key provider.gatway; did you mean gateway?",
+            "stack.yaml:2: unknown key configuration.template; did you mean templates?",
+            "stack.yaml:6: functions.a: unknown key limits.memry; did you mean memory?",
+            "stack.yaml:8: functions.a: unknown key requests.cpus; did you mean cpu?",
+            "stack.yaml:9: functions.a: unknown key enviroment; did you mean environment?",
+            "functions.a: readonly_root_filesystem: \"perhaps\" is neither true nor false",
         ] {
             assert!(found.contains(expected), "{expected:?} in\n{found}");
         }

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use weir_federation::Multiaddr;
 use weir_federation::federated::Registry;
 use weir_federation::membership::Token;
 use weir_federation::policy::{self, Policy};
 use weir_federation::report::Role;
+use weir_federation::{Endpoint, Multiaddr};
 use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull, Scope};
 use weir_node::id::ImageName;
 use weir_node::resources::{Cpu, Memory};
@@ -332,8 +332,26 @@ impl Scalar for Token {
 parsed_scalars!(
     Role: "role", Registry: "registry", PolicyName: "policy",
     Memory: "size", Cpu: "cores", Protocol: "protocol", CodeSource: "image", ImageName: "image",
-    Pull: "word", Network: "network", Scope: "scope"
+    Port: "port", Pull: "word", Network: "network", Scope: "scope"
 );
+
+/// A port that something listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port(pub std::num::NonZeroU16);
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Port {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = text.trim().parse().map(Port);
+        port.map_err(|_| format!("{text:?} is not a port: write a number from 1 to 65535"))
+    }
+}
 
 /// The name of a policy that exists.
 #[derive(Clone, Copy)]
@@ -444,7 +462,7 @@ macro_rules! lists {
     )*};
 }
 lists!(
-    String: parsed, Outbound: parsed, Multiaddr: multiaddress, SocketAddr: SocketAddr::read
+    String: parsed, Outbound: parsed, Multiaddr: multiaddress, Endpoint: parsed
 );
 
 fn texts(value: &Value) -> Result<Vec<String>, String> {

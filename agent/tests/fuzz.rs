@@ -205,13 +205,18 @@ const TARGETS: &[Target] = &[
         read: |bytes| {
             let text = String::from_utf8_lossy(bytes);
             for name in ["weir.toml", "stack.yaml"] {
-                _ = project::parse(Path::new(name), &text, &|_| None);
+                let outside = project::Outside {
+                    variable: &|name| (name.len() < 4).then(|| name.to_owned()),
+                    file: &|_| Err("there are no files".to_owned()),
+                };
+                _ = project::parse(Path::new(name), &text, &outside);
             }
         },
         seeds: || {
             let toml = "[functions.shout]\nimage = \"shout.wasm\"\nmemory = \"64MiB\"\n";
             let yaml = "provider:\n  name: openfaas\nfunctions:\n  shout:\n    lang: wasm\n    \
-                        image: ${IMAGE:-shout}\n    labels:\n      a: b\n";
+                        image: ${IMAGE:-shout}\n    labels: &l\n      a: ${A:0:1}${B^^}\n    \
+                        annotations:\n      <<: *l\n      b: ${C%%*.}\n";
             vec![toml.into(), yaml.into()]
         },
     },

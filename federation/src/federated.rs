@@ -11,7 +11,8 @@ mod registering;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dashmap::DashMap;
+use futures_util::future::BoxFuture;
 use libp2p_identity::{Keypair, PeerId};
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc};
@@ -26,10 +28,11 @@ use tracing::warn;
 use weir_node::Node;
 use weir_node::clock::Clock;
 use weir_node::id::FunctionName;
+use weir_node::resolve::Resolver;
 use weir_node::time::Time;
 use weir_overlay::carriage::{Carriage, Using};
 use weir_overlay::tls::{Acceptor, Connector, TlsError};
-use weir_overlay::{CallStreams, Event as Happening, Host, Multiaddr, Overlay};
+use weir_overlay::{CallStreams, Endpoint, Event as Happening, Host, Multiaddr, Overlay, Resolve};
 
 pub use self::forgetting::Forgot;
 use self::keeper::Keeper;
@@ -106,7 +109,7 @@ pub enum FederateError {
     Registry(&'static str),
     /// No thread.
     #[error("start a thread")]
-    Thread(#[source] std::io::Error),
+    Thread(#[source] io::Error),
 }
 
 /// What was counted.
@@ -452,7 +455,12 @@ impl Federated {
         let (overlay, calls) = Overlay::start(config, host.clone())?;
         let connector = Connector::new(&key, host.clone())?;
         let federated = Federated {
-            carriage: Arc::new(Carriage::new(connector, overlay.clone(), host.clone())),
+            carriage: Arc::new(Carriage::new(
+                connector,
+                overlay.clone(),
+                host.clone(),
+                Arc::new(Names(Resolver::new())),
+            )),
             acceptor: Acceptor::new(&key, host)?,
             overlay,
             shared,
@@ -806,7 +814,7 @@ impl Federated {
     }
 
     /// Peers that were away, and are to be asked now whether they are back.
-    pub(crate) fn to_ask(&self, most: usize) -> Vec<(PeerId, Arc<[SocketAddr]>)> {
+    pub(crate) fn to_ask(&self, most: usize) -> Vec<(PeerId, Arc<[Endpoint]>)> {
         lock(&self.shared.table).to_ask(most, self.shared.clock.now())
     }
 
@@ -930,6 +938,15 @@ impl Shared {
 
     fn count_rejected(&self, reason: &'static str) {
         *self.counters.rejected.entry(reason).or_default() += 1;
+    }
+}
+
+/// Names of members, looked up as this machine looks up any.
+struct Names(Resolver);
+
+impl Resolve for Names {
+    fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+        Box::pin(self.0.lookup(host))
     }
 }
 

@@ -112,4 +112,4 @@ pub mod steward;
 pub mod turns;
 pub mod wire;
 
-pub use weir_overlay::{CallStreams, Multiaddr, PeerId, Stream, carriage, tls};
+pub use weir_overlay::{CallStreams, Endpoint, Multiaddr, PeerId, Stream, carriage, tls};

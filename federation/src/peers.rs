@@ -4,13 +4,13 @@
 //! decisions read the [`View`] that is made of it now and then. What a peer
 //! says of itself is a claim; what calls to it met overrides that.
 
-use core::net::SocketAddr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use weir_node::time::Time;
+use weir_overlay::Endpoint;
 
 use crate::report::{Load, Report};
 use crate::snapshot::{Offers, PeerView, View, Window, Word, carriage, offers};
@@ -218,7 +218,7 @@ pub enum Event {
 struct Peer {
     report: Arc<Report>,
     offers: Arc<Offers>,
-    carriage: Arc<[SocketAddr]>,
+    carriage: Arc<[Endpoint]>,
     heard: Time,
     load: Load,
     loaded: Time,
@@ -474,7 +474,7 @@ impl Peers {
 
     /// Peers that failed because they were away, and are to be asked whether
     /// they are back: at most `most`, each again after a pause that doubles.
-    pub fn to_ask(&mut self, most: usize, now: Time) -> Vec<(PeerId, Arc<[SocketAddr]>)> {
+    pub fn to_ask(&mut self, most: usize, now: Time) -> Vec<(PeerId, Arc<[Endpoint]>)> {
         let due = |peer: &Peer| {
             let out = matches!(peer.standing, Standing::Out { probe_at, .. } if now >= probe_at);
             out && !peer.silent && peer.is_absent() && now >= peer.asked_until

@@ -4,7 +4,6 @@
 //! changed. Only the [`Window`] of a peer moves under it: what was sent to the
 //! peer since its last word counts against the room that it has.
 
-use core::net::SocketAddr;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -13,6 +12,7 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 use weir_node::id::FunctionName;
 use weir_node::time::Time;
+use weir_overlay::Endpoint;
 
 use crate::abilities::Ability;
 use crate::report::{Load, Offer, Report, Role};
@@ -378,7 +378,7 @@ pub fn offers(report: &Report) -> Offers {
 }
 
 /// Where a peer takes calls, read once from each report.
-pub fn carriage(report: &Report) -> Arc<[SocketAddr]> {
+pub fn carriage(report: &Report) -> Arc<[Endpoint]> {
     let addresses = report.carriage.iter();
     addresses.filter_map(|text| text.parse().ok()).collect()
 }
@@ -395,7 +395,7 @@ pub struct PeerView {
     /// What is unusual about functions there.
     pub offers: Arc<Offers>,
     /// Where it takes calls.
-    pub carriage: Arc<[SocketAddr]>,
+    pub carriage: Arc<[Endpoint]>,
     /// The newest that is known of its load.
     pub load: Load,
     /// When that was so.

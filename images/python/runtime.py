@@ -9,15 +9,23 @@ last thread the process.
 Environment: WEIR_SOCKET, WEIR_HANDLER (MODULE.FUNCTION), WEIR_SOURCE (folder
 of the code), WEIR_CONCURRENCY, WEIR_FUNCTION, WEIR_MEMORY_BYTES.
 
-Two kinds of handlers, told apart by the function's name:
+Three kinds of handlers, told apart by the function's name and how many
+arguments it takes:
 
 * `handle(event, context)`, as in OpenFaaS templates: `event` has `body`
   (bytes), `headers`, `method`, `query`, `path`; the answer is a dict with
   `statusCode`, `body`, `headers`, or a plain value;
-* any other name, `handler(params, context)`: `params` is the JSON object of the
-  body over the parameters of the query; a dict, list, number, bool or None
-  becomes JSON, `str` and `bytes` go out as they are, an iterator of those is
-  streamed, and `(value, status)` or `(value, status, headers)` say more.
+* `handle(req)`, as in OpenFaaS' classic template: `req` is the body as text;
+  the answer is a text, or any of the below; None is an empty one;
+* any other name, `handler(params, context)` or `handler(params)`: `params` is
+  the JSON object of the body over the parameters of the query; a dict, list,
+  number, bool or None becomes JSON, `str` and `bytes` go out as they are, an
+  iterator of those is streamed, and `(value, status)` or
+  `(value, status, headers)` say more.
+
+Each may be `async def`, or an asynchronous generator: all of a process run on
+one event loop. Headers are a dict, or a list of pairs; a list as value is one
+header line for each of its items.
 """
 
 import importlib
@@ -168,12 +176,9 @@ class Connection:
         """Sends an answer: bytes at once, an iterator in chunks."""
         whole = isinstance(body, (bytes, bytearray))
         lines = [f"HTTP/1.1 {status} {REASONS.get(status, '')}"]
-        for name, value in headers.items():
-            text = f"{name}: {value}"
-            if "\r" in text or "\n" in text:
-                raise ValueError(f"header {name!r} holds a line break")
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                lines.append(text)
+        for name, value in headers:
+            if name not in ("content-length", "transfer-encoding", "connection"):
+                lines.append(f"{name}: {value}")
         bodiless = method == "HEAD" or status in (204, 304)
         if whole:
             if status not in (204, 304):
@@ -216,33 +221,123 @@ def rendered(value):
         return "text/plain; charset=utf-8", value.encode()
     if isinstance(value, (bytes, bytearray)):
         return "application/octet-stream", bytes(value)
+    if hasattr(value, "__anext__"):
+        return "text/plain; charset=utf-8", LOOP.pieces(value)
     if hasattr(value, "__next__"):
         return "text/plain; charset=utf-8", value
-    return "application/json", json.dumps(value).encode()
+    try:
+        return "application/json", json.dumps(value, allow_nan=False).encode()
+    except ValueError as error:
+        if "JSON compliant" not in str(error):
+            raise
+        raise ValueError(
+            "the answer holds NaN or an infinity, which JSON does not have: return None or a text"
+        ) from None
+
+
+class Loop:
+    """The event loop of all asynchronous handlers, in a thread of its own."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.loop = None
+
+    def wait(self, awaitable):
+        """What `awaitable` comes to."""
+        # Imported when it is needed: it takes as long as all of a start.
+        import asyncio
+
+        with self.lock:
+            if self.loop is None:
+                self.loop = asyncio.new_event_loop()
+                threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
+        async def waited():
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(waited(), self.loop).result()
+
+    def pieces(self, generator):
+        """The items of an asynchronous generator, as they come."""
+        while True:
+            try:
+                yield self.wait(generator.__anext__())
+            except StopAsyncIteration:
+                return
+
+
+LOOP = Loop()
+
+
+def called(handler, *arguments):
+    """What a handler answers, be it asynchronous or not."""
+    value = handler(*arguments)
+    return LOOP.wait(value) if hasattr(value, "__await__") else value
+
+
+def arguments_of(handler):
+    """How many arguments a handler takes, 2 at most."""
+    code = getattr(handler, "__code__", None)
+    # A decorated function says what it takes only to who looks behind it.
+    if code is not None and not hasattr(handler, "__wrapped__") and not hasattr(handler, "__self__"):
+        return 2 if code.co_flags & 4 else min(2, code.co_argcount)
+    import inspect
+
+    taken = 0
+    for parameter in inspect.signature(handler).parameters.values():
+        if parameter.kind == parameter.VAR_POSITIONAL:
+            return 2
+        taken += parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    return min(2, taken)
+
+
+def answer_of(value, status=200, headers=None):
+    """A handler's answer as (status, header lines, body)."""
+    if isinstance(value, tuple) and len(value) in (2, 3):
+        value, status, *more = value
+        headers = more[0] if more else None
+    kind, body = rendered(value)
+    lines = header_lines(headers or {})
+    if not any(name == "content-type" for name, _ in lines):
+        lines.append(("content-type", kind))
+    return status, lines, body
 
 
 def by_parameters(handler, context, body):
-    """Calls `handler(params, context)`."""
-    value, status, headers = handler(parameters(context.query, body), context), 200, {}
-    if isinstance(value, tuple) and len(value) in (2, 3):
-        value, status, *more = value
-        headers = dict(more[0]) if more else {}
-    kind, body = rendered(value)
-    return status, {"content-type": kind, **lower(headers)}, body
+    """Calls `handler(params, context)`, or with fewer arguments."""
+    given = (parameters(context.query, body), context)
+    return answer_of(called(handler, *given[: arguments_of(handler)]))
 
 
 def by_event(handler, context, body):
     """Calls `handle(event, context)`."""
-    value, status, headers = handler(Event(context, body), context), 200, {}
+    value = called(handler, Event(context, body), context)
     if isinstance(value, dict) and "statusCode" in value:
-        status, headers = value["statusCode"], value.get("headers") or {}
-        value = value.get("body", "")
-    kind, body = rendered(value)
-    return status, {"content-type": kind, **lower(headers)}, body
+        return answer_of(value.get("body", ""), value["statusCode"], value.get("headers"))
+    return answer_of(value)
 
 
-def lower(headers):
-    return {str(name).lower(): value for name, value in headers.items()}
+def by_text(handler, context, body):
+    """Calls `handle(req)`."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the body is not UTF-8 text, and handle(req) takes text") from None
+    value = called(handler, text)
+    return answer_of("" if value is None else value)
+
+
+def header_lines(headers):
+    """Headers as pairs of name and value, one for each line."""
+    pairs = headers.items() if hasattr(headers, "items") else headers
+    lines = []
+    for name, value in pairs:
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        for value in values:
+            if any(mark in f"{name}{value}" for mark in "\r\n"):
+                raise ValueError(f"header {name!r} holds a line break")
+            lines.append((str(name).lower(), value))
+    return lines
 
 
 def serve(connection, call):
@@ -261,10 +356,10 @@ def serve(connection, call):
             status, fields, body = call(context, body)
             status = int(status)
         except BadRequest as error:
-            status, fields, body = 400, {"content-type": "text/plain"}, f"{error}\n".encode()
+            status, fields, body = 400, [("content-type", "text/plain")], f"{error}\n".encode()
         except Exception as error:
             traceback.print_exc()
-            fields = {"content-type": "text/plain; charset=utf-8", "x-weir-function-error": "1"}
+            fields = [("content-type", "text/plain; charset=utf-8"), ("x-weir-function-error", "1")]
             status, body = 502, f"{type(error).__name__}: {error}\n".encode()
         connection.answer(method, status, fields, body)
 
@@ -288,7 +383,10 @@ def load(name):
     if not module:
         raise SystemExit(f"WEIR_HANDLER is {name!r}: write MODULE.FUNCTION")
     handler = getattr(importlib.import_module(module), function)
-    kind = by_event if function == "handle" else by_parameters
+    if function != "handle":
+        kind = by_parameters
+    else:
+        kind = by_text if arguments_of(handler) == 1 else by_event
     return lambda context, body: kind(handler, context, body)
 
 

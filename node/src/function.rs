@@ -20,7 +20,7 @@ pub enum Protocol {
     /// (RFC 3875, section 6): `Status`, `Content-Type`, any header, blank line.
     Cgi,
     /// The code is an HTTP server: a `wasi:http/proxy` component, or a
-    /// container that listens on port 8080.
+    /// container that listens on port 8080, or another that it names.
     Http,
     /// The OpenWhisk action protocol: `/init` once, then `/run`.
     OpenWhisk,
@@ -271,6 +271,10 @@ pub struct ContainerSpec {
     /// engine must be able to keep.
     #[serde(default)]
     pub read_write: bool,
+    /// The port on which the image answers; `None` for the one that it
+    /// exposes, or 8080.
+    #[serde(default)]
+    pub port: Option<u16>,
 }
 
 /// What kind of code an artifact is; read from its first bytes, never from a

@@ -39,6 +39,9 @@ const LEVELS: usize = 12;
 /// Over which time runnable threads are counted.
 const CROWD_WINDOW: Duration = Duration::from_millis(200);
 
+/// Shorter than this they are not seen for long enough.
+const CROWD_LEAST: Duration = Duration::from_millis(100);
+
 /// Runnable threads for each core from which on a machine is crowded.
 const RUNNABLE_PER_CORE: f64 = 2.0;
 
@@ -61,6 +64,16 @@ struct Level {
     wall: Duration,
 }
 
+impl Level {
+    fn half(self) -> Level {
+        let half = |time: Duration| time.checked_div(2).unwrap_or_default();
+        Level {
+            cpu: half(self.cpu),
+            wall: half(self.wall),
+        }
+    }
+}
+
 /// What a call of one function needs, as far as it is known.
 #[derive(Debug, Default, Clone)]
 pub struct Need {
@@ -75,18 +88,18 @@ impl Need {
         let calls = sample.beside.round().clamp(1.0, f64::from(u32::MAX)) as u32;
         let level = usize::try_from(calls.ilog2()).unwrap_or(LEVELS);
         let level = &mut self.levels[level.min(LEVELS - 1)];
-        level.cpu += sample.cpu;
-        level.wall += wall;
+        level.cpu = level.cpu.saturating_add(sample.cpu);
+        level.wall = level.wall.saturating_add(wall);
         if self.wall() > MEMORY {
             for level in &mut self.levels {
-                level.cpu /= 2;
-                level.wall /= 2;
+                *level = level.half();
             }
         }
     }
 
     fn wall(&self) -> Duration {
-        self.levels.iter().map(|level| level.wall).sum()
+        let walls = self.levels.iter().map(|level| level.wall);
+        walls.fold(Duration::ZERO, Duration::saturating_add)
     }
 
     /// The share of processors that a call needs, at least [`LEAST`]; `None`
@@ -136,7 +149,7 @@ impl Crowd {
         let Some((first, _)) = self.seen.front() else {
             return false;
         };
-        if now.since(*first) < CROWD_WINDOW / 2 {
+        if now.since(*first) < CROWD_LEAST {
             return false;
         }
         let runnable: u32 = self.seen.iter().map(|(_, count)| count).sum();

@@ -80,8 +80,9 @@ impl fmt::Display for Cpu {
 pub struct Memory(u64);
 
 /// Units by the text that follows the number; longest first, so that `MiB`
-/// is not read as `B`.
-const UNITS: [(&str, u64); 13] = [
+/// is not read as `B`. Small letters are Docker's, which counts in 1024s;
+/// `k` is Kubernetes', and 1,000 there.
+const UNITS: [(&str, u64); 19] = [
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
     ("GiB", 1 << 30),
@@ -91,10 +92,16 @@ const UNITS: [(&str, u64); 13] = [
     ("kB", 1_000),
     ("MB", 1_000_000),
     ("GB", 1_000_000_000),
+    ("kb", 1 << 10),
+    ("mb", 1 << 20),
+    ("gb", 1 << 30),
     ("k", 1_000),
+    ("m", 1 << 20),
+    ("g", 1 << 30),
     ("M", 1_000_000),
     ("G", 1_000_000_000),
     ("B", 1),
+    ("b", 1),
 ];
 
 impl Memory {
@@ -227,7 +234,13 @@ mod tests {
         check("1.5GiB", 3 << 29);
         check("4096", 4096);
         check("10B", 10);
-        for bad in ["", "MiB", "-1", "1e99", "NaN", "12 parsecs"] {
+        check("128m", 128 << 20);
+        check("1g", 1 << 30);
+        check("64mb", 64 << 20);
+        check("64MB", 64_000_000);
+        check("5k", 5_000);
+        check("10b", 10);
+        for bad in ["", "MiB", "-1", "1e99", "NaN", "12 parsecs", "m", "1mm"] {
             assert!(bad.parse::<Memory>().is_err(), "{bad}");
         }
     }

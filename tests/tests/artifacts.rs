@@ -197,6 +197,145 @@ async fn a_module_without_a_way_in_or_with_foreign_imports_is_refused_by_name() 
     assert!(told.contains("http"), "{told}");
 }
 
+/// A command in WebAssembly text that writes `yes` or what else lies at 16,
+/// after `work` has run; `more` is what else the module has.
+fn command(more: &str, work: &str) -> Vec<u8> {
+    format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write"
+                (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            {more}
+            (data (i32.const 16) "no!")
+            (data (i32.const 32) "yes")
+            (func $work {work})
+            (func (export "_start")
+                (call $work)
+                (i32.store (i32.const 0) (i32.const 16))
+                (i32.store (i32.const 4) (i32.const 3))
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#
+    )
+    .into_bytes()
+}
+
+/// Moves `yes` to where the answer is, if `number` (on the stack) is 42.
+const SAY_YES: &str = "(if (i32.eq (i32.const 42))
+    (then (memory.copy (i32.const 16) (i32.const 32) (i32.const 3))))";
+
+#[tokio::test]
+async fn what_is_on_of_webassembly_is_checked_compiled_and_run_alike() {
+    let node = Node::start().await;
+    let cases = [
+        (
+            "two-memories",
+            "(memory $m 1)",
+            "(i32.store $m (i32.const 5) (i32.const 42)) (i32.load $m (i32.const 5))",
+        ),
+        (
+            "four-memories",
+            "(memory 1) (memory 1) (memory $m 1)",
+            "(i32.store $m (i32.const 5) (i32.const 42)) (i32.load $m (i32.const 5))",
+        ),
+        (
+            "memory64",
+            "(memory $m i64 1)",
+            "(i32.store $m (i64.const 5) (i32.const 42)) (i32.load $m (i64.const 5))",
+        ),
+        (
+            "tail-calls",
+            "(func $down (param $n i32) (result i32)
+                (if (i32.eqz (local.get $n)) (then (return (i32.const 42))))
+                (return_call $down (i32.sub (local.get $n) (i32.const 1))))",
+            "(call $down (i32.const 3000000))",
+        ),
+        (
+            "exceptions",
+            "(tag $e (param i32))",
+            "(block $caught (result i32)
+                (try_table (catch $e $caught) (throw $e (i32.const 42))) (i32.const 0))",
+        ),
+        (
+            "gc",
+            "(type $pair (struct (field i32) (field (mut i32))))",
+            "(struct.get $pair 1 (struct.new $pair (i32.const 1) (i32.const 42)))",
+        ),
+        (
+            "function-references",
+            "(type $f (func (result i32))) (func $g (type $f) (i32.const 42))
+             (elem declare func $g)",
+            "(call_ref $f (ref.func $g))",
+        ),
+        (
+            "simd",
+            "",
+            "(i32x4.extract_lane 0 (i32x4.relaxed_trunc_f32x4_s (f32x4.splat (f32.const 42))))",
+        ),
+        (
+            "tables",
+            "(table 65536 funcref) (table 1 externref) (table 1 funcref) (table 1 funcref)",
+            "(i32.const 42)",
+        ),
+    ];
+    for (name, more, number) in cases {
+        let code = command(more, &format!("{number} {SAY_YES}"));
+        node.deploy(Function::of(name, Guest::from_bytes(name, code)))
+            .await;
+        for _ in 0..2 {
+            let reply = node.call(name, "").await.expect_status(200);
+            assert_eq!(reply.text(), "yes", "{name}");
+        }
+    }
+    // What lies in a heap of the engine's counts as memory, too.
+    let hoard = "(type $list (array (mut i64)))
+        (type $link (struct (field (ref null $link)) (field (ref $list))))";
+    let work = "(local $l (ref null $link)) (loop $more
+        (local.set $l (struct.new $link (local.get $l) (array.new_default $list (i32.const 65536))))
+        (br $more))";
+    let code = command(hoard, work);
+    let hoards = Function::of("hoards", Guest::from_bytes("hoards", code)).timeout("20s");
+    node.deploy(hoards.memory("32Mi")).await;
+    let told = node.call("hoards", "").await.expect_error(502).text();
+    assert!(told.contains("memory"), "{told}");
+    node.call("gc", "").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn what_no_sandbox_holds_is_refused_at_deployment_with_its_name() {
+    let node = Node::start().await;
+    let cases = [
+        ("memories", "(memory 1)".repeat(4), "5 memories"),
+        ("tables", "(table 1 funcref)".repeat(5), "5 tables"),
+        (
+            "elements",
+            "(table 65537 funcref)".to_owned(),
+            "65537 elements",
+        ),
+        ("large", "(memory 2000)".to_owned(), "raise the limit"),
+        ("threads", "(memory 1 1 shared)".to_owned(), "threads"),
+        (
+            "pages",
+            "(memory 1 (pagesize 1))".to_owned(),
+            "custom page sizes",
+        ),
+        (
+            "legacy",
+            "(func try nop catch_all nop end)".to_owned(),
+            "-wasm-use-legacy-eh=false",
+        ),
+    ];
+    for (name, more, told) in cases {
+        let code = command(&more, "");
+        let function = Function::of(name, Guest::from_bytes(name, code));
+        let reply = node.create(&function).await.expect_error(400).text();
+        assert!(reply.contains(told), "{name}: {reply}");
+    }
+    let large = command("(memory 2000)", &format!("(i32.const 42) {SAY_YES}"));
+    let large = Function::of("large", Guest::from_bytes("large", large));
+    node.deploy(large.memory("128Mi")).await;
+    let reply = node.call("large", "").await.expect_status(200);
+    assert_eq!(reply.text(), "yes");
+}
+
 #[tokio::test]
 async fn compiled_code_is_not_accepted_from_outside() {
     let node = Node::start().await;

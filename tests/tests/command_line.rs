@@ -216,6 +216,106 @@ async fn project_files_deploy_all_their_functions() {
 }
 
 #[tokio::test]
+async fn stack_files_are_read_as_openfaas_reads_them() {
+    let node = Node::start().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, content: &str| {
+        fs::write(folder.path().join(name), content).expect("a file can be written");
+    };
+    fs::copy(code("variables"), folder.path().join("code.wasm")).expect("a file can be copied");
+    write(
+        "more.yml",
+        "environment:\n  FROM_FILE: 1.20\n  VERSION: 9\n  RAW: ${NOT_SET}\n",
+    );
+    write(
+        "stack.yaml",
+        "version: 1.0\nprovider:\n  name: openfaas\nx-common: &common\n  lang: wasm\n  \
+         image: code.wasm\nfunctions:\n  one:\n    <<: *common\n    imagePullPolicy: Always\n    \
+         environment_file: [more.yml]\n    environment:\n      VERSION: 1.10\n      PIN: 007\n      \
+         FLAG: yes\n      STAGE: ${STAGE:-${NOT_SET:-pro}}\n      PART: ${WEIR_NODE:0:4}\n      \
+         LOUD: ${WEIR_NODE^^}\n      DASH: ${NOT_SET-x}\n    labels:\n      release: 2.0\n    \
+         annotations:\n      day: 2024-01-02\n---\nfunctions:\n  two:\n    image: code.wasm\n",
+    );
+    let path = folder.path().join("stack.yaml");
+    let deploy = ["deploy", "-f", path.to_str().expect("text")];
+    let output = node.weir(deploy).await;
+    done(&output);
+    let told = text(&output.stderr);
+    for warned in [
+        "x-common is not used",
+        "functions.one.imagePullPolicy",
+        "more than one document",
+    ] {
+        assert!(told.contains(warned), "{warned} in {told}");
+    }
+    let seen = node.call("one", "").await.expect_status(200).text();
+    for line in [
+        "VERSION=1.10",
+        "PIN=007",
+        "FLAG=yes",
+        "FROM_FILE=1.20",
+        "RAW=${NOT_SET}",
+        "STAGE=pro",
+        "PART=http",
+        "LOUD=HTTP://127",
+        "DASH=x",
+    ] {
+        assert!(
+            seen.lines().any(|seen| seen.starts_with(line)),
+            "{line} in\n{seen}"
+        );
+    }
+    let status = node
+        .manage("GET", "/system/function/one")
+        .send()
+        .await
+        .json();
+    assert_eq!(status["labels"]["release"], "2.0");
+    assert_eq!(status["annotations"]["day"], "2024-01-02");
+    node.manage("GET", "/system/function/two")
+        .send()
+        .await
+        .expect_error(404);
+
+    for (content, wanted) in [
+        (
+            "    limits: {memry: 32Mi}\n",
+            "stack.yaml:4: functions.one: unknown key limits.memry; did you mean memory?",
+        ),
+        (
+            "    enviroment: {A: b}\n",
+            "stack.yaml:4: functions.one: unknown key enviroment; did you mean environment?",
+        ),
+        ("    environment_file: [absent.yml]\n", "absent.yml"),
+        ("    environment: {A: '${A:-${B}}'}\n", "${B} is not set"),
+    ] {
+        write(
+            "stack.yaml",
+            &format!("functions:\n  one:\n    image: code.wasm\n{content}"),
+        );
+        let told = failed(&node.weir(deploy).await, 2);
+        assert!(told.contains(wanted), "{wanted} in {told}");
+    }
+
+    // The same texts in our own file.
+    write(
+        "weir.toml",
+        "[functions.three]\nwasm = \"code.wasm\"\nenv = { VERSION = 1.10, FLAG = true, \
+         DAY = 2024-01-02, STAGE = \"${STAGE:-${NOT_SET:-pro}}\" }\n",
+    );
+    let path = folder.path().join("weir.toml");
+    done(
+        &node
+            .weir(["deploy", "-f", path.to_str().expect("text")])
+            .await,
+    );
+    let seen = node.call("three", "").await.expect_status(200).text();
+    for line in ["VERSION=1.10", "FLAG=true", "DAY=2024-01-02", "STAGE=pro"] {
+        assert!(seen.lines().any(|seen| seen == line), "{line} in\n{seen}");
+    }
+}
+
+#[tokio::test]
 async fn functions_that_fail_make_the_command_fail_and_keep_their_answer() {
     let node = Node::start().await;
     let (exit, cgi) = (code("exit"), code("cgi"));

@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
-use weir_tests::client::read_until;
+use weir_tests::client::{Reply, read_until};
 use weir_tests::engine::{self, OwnEngine, containers, docker, docker_at, instances};
+use weir_tests::guests::Guest;
 use weir_tests::node::{Function, Node, Setup, free_address, text, weir};
 use weir_tests::{eventually, within};
 
@@ -55,7 +56,8 @@ async fn environment_of_other_platforms_is_set() {
         ("fprocess", "cat"),
         ("OWN", "yes"),
         ("exec_timeout", "7s"),
-        ("read_timeout", "30s"),
+        // A call takes no longer than its code may.
+        ("read_timeout", "7s"),
     ] {
         assert_eq!(seen[name], value, "{name} in {seen}");
     }
@@ -487,14 +489,56 @@ def handler(params, context):
 
 def handle(event, context):
     return {"statusCode": 202, "body": event.method + " " + event.path + " " + event.body.decode(),
-            "headers": {"x-query": event.query.get("q", "")}}
+            "headers": {"x-query": event.query.get("q", ""), "Set-Cookie": ["a=1", "b=2"]}}
+"#;
+
+/// Handlers in the shapes that other platforms' users bring.
+const PYTHON_SHAPES: &str = r#"
+import asyncio, functools
+
+def handle(req):
+    return None if req == "nothing" else {"length": len(req)} if req == "json" else req[::-1]
+
+def alone(params):
+    if params.get("nan"):
+        return {"value": float("nan")}
+    if params.get("infinite"):
+        return [1, float("-inf")]
+    if params.get("other"):
+        return {"value": {1, 2}}
+    return "", 204, [("Set-Cookie", "a=1"), ("set-cookie", "b=2"), ("X-One", "1")]
+
+def logged(handler):
+    @functools.wraps(handler)
+    def wrapper(*given):
+        return handler(*given)
+    return wrapper
+
+both = asyncio.Barrier(2) if hasattr(asyncio, "Barrier") else None
+
+@logged
+async def later(params, context):
+    await asyncio.wait_for(both.wait(), 60)
+    return {"at": "last"}, 201, {"set-cookie": ("a=1", "b=2")}
+
+async def pieces(params):
+    for piece in ["one ", "two"]:
+        await asyncio.sleep(0)
+        yield piece
+
+async def fails(params):
+    raise ValueError("as you wished")
 "#;
 
 /// Writes the code of a Python function, and deploys it as a user would.
 async fn deploy_python(node: &Node, name: &str, handler: &str, more: &[&str]) {
+    deploy_script(node, name, PYTHON, handler, more).await;
+}
+
+async fn deploy_script(node: &Node, name: &str, script: &str, handler: &str, more: &[&str]) {
     engine::python();
     let folder = tempfile::tempdir().expect("the temporary folder can be written");
-    std::fs::write(folder.path().join("main.py"), PYTHON).expect("a file can be written");
+    std::fs::write(folder.path().join("main.py"), script).expect("a file can be written");
     let source = folder.path().display().to_string();
     let mut arguments = vec!["deploy", name, "--runtime", "python", "--handler", handler];
     arguments.extend(["--src", &source]);
@@ -554,6 +598,60 @@ async fn python_handles_events_as_openfaas_templates_do() {
     let reply = reply.expect_status(202);
     assert_eq!(reply.text(), "PUT /some/path body");
     assert_eq!(reply.header("x-query"), "7");
+    assert_eq!(cookies(&reply), ["a=1", "b=2"]);
+}
+
+fn cookies(reply: &Reply) -> Vec<&str> {
+    let values = reply.headers.get_all("set-cookie").iter();
+    values.map(|value| value.to_str().expect("text")).collect()
+}
+
+#[tokio::test]
+async fn python_handlers_may_take_text_or_be_asynchronous() {
+    let node = node().await;
+    let deploy = async |name: &str, handler: &str, more: &[&str]| {
+        deploy_script(&node, name, PYTHON_SHAPES, handler, more).await;
+    };
+    deploy("classic", "main.handle", &[]).await;
+    let reply = node.call("classic", "läden").await.expect_status(200);
+    assert_eq!(reply.text(), "nedäl");
+    assert!(reply.header("content-type").starts_with("text/plain"));
+    let reply = node.call("classic", "nothing").await.expect_status(200);
+    assert_eq!(reply.text(), "");
+    let reply = node.call("classic", "json").await.expect_status(200);
+    assert_eq!(reply.json(), json!({ "length": 4 }));
+    node.call("classic", vec![0xff, 0xfe])
+        .await
+        .expect_status(400);
+
+    deploy("alone", "main.alone", &[]).await;
+    let reply = node.call("alone", "").await.expect_status(204);
+    assert_eq!(cookies(&reply), ["a=1", "b=2"]);
+    assert_eq!(reply.header("x-one"), "1");
+    for (body, told) in [
+        ("{\"nan\": 1}", "NaN or an infinity"),
+        ("{\"infinite\": 1}", "NaN or an infinity"),
+        ("{\"other\": 1}", "set is not JSON serializable"),
+    ] {
+        let reply = node.call("alone", body).await.expect_status(502);
+        assert!(reply.text().contains(told), "{}", reply.text());
+    }
+
+    // Both are in one process, and wait for each other.
+    let more = ["--concurrency", "2", "--max", "1"];
+    deploy("later", "main.later", &more).await;
+    let calls = (0..2).map(|_| node.call("later", "{}"));
+    for reply in futures_util::future::join_all(calls).await {
+        let reply = reply.expect_status(201);
+        assert_eq!(reply.json(), json!({ "at": "last" }));
+        assert_eq!(cookies(&reply), ["a=1", "b=2"]);
+    }
+    deploy("pieces", "main.pieces", &[]).await;
+    let reply = node.call("pieces", "").await.expect_status(200);
+    assert_eq!(reply.text(), "one two");
+    deploy("fails", "main.fails", &[]).await;
+    let reply = node.call("fails", "").await.expect_status(502);
+    assert_eq!(reply.text(), "ValueError: as you wished\n");
 }
 
 #[tokio::test]
@@ -591,6 +689,155 @@ async fn an_image_archive_needs_no_registry() {
         .await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     node.call("loaded", "x").await.expect_status(200);
+}
+
+#[tokio::test]
+async fn images_are_served_on_the_port_that_they_name() {
+    let node = node().await;
+    let image = |name: &str, recipe: &str| {
+        let folder = tempfile::tempdir().expect("the temporary folder can be written");
+        let recipe = format!("FROM {}\n{recipe}", engine::server());
+        std::fs::write(folder.path().join("Dockerfile"), recipe).expect("it is written");
+        let context = folder.path().display().to_string();
+        docker(&["build", "--quiet", "--tag", name, &context]);
+        Function::image(
+            name.trim_start_matches("weir-test/").trim_end_matches(":1"),
+            name,
+        )
+        .setting("pull", "never")
+    };
+    let call = async |name: &str| {
+        let reply = node.call(name, "x").await.expect_status(200);
+        assert_eq!(reply.text(), "x", "{name}");
+    };
+    node.deploy(image(
+        "weir-test/exposes:1",
+        "ENV OWN_PORT=3000\nEXPOSE 3000\n",
+    ))
+    .await;
+    call("exposes").await;
+    // Of several, none is meant: the usual one it is, or the one that is named.
+    let several = "ENV OWN_PORT=8080\nEXPOSE 8080 8081\n";
+    node.deploy(image("weir-test/several:1", several)).await;
+    call("several").await;
+    let named = image("weir-test/named:1", "ENV OWN_PORT=4000\nEXPOSE 3000\n");
+    node.deploy(named.setting("port", "4000")).await;
+    call("named").await;
+    docker(&["tag", "weir-test/named:1", "weir-test/flag:1"]);
+    let output = node
+        .weir([
+            "deploy",
+            "flag",
+            "--image",
+            "weir-test/flag:1",
+            "--pull",
+            "never",
+            "--port",
+            "4000",
+        ])
+        .await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    call("flag").await;
+    let status = node
+        .manage("GET", "/system/function/flag")
+        .send()
+        .await
+        .json();
+    assert_eq!(status["annotations"]["weir.port"], "4000");
+    for port in ["0", "http", "70000"] {
+        let wrong = Function::container("wrong").setting("port", port);
+        node.create(&wrong).await.expect_error(400);
+    }
+}
+
+#[tokio::test]
+async fn images_come_packed_as_oci_layouts_and_as_folders() {
+    let node = node().await;
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    docker(&["save", "--output", &at("image.tar"), engine::server()]);
+    let shell = |script: &str| {
+        let status = std::process::Command::new("sh")
+            .args(["-ec", script])
+            .current_dir(folder.path())
+            .status();
+        assert!(status.expect("a shell runs").success(), "{script}");
+    };
+    shell(
+        "gzip --keep image.tar && python3 - <<'END'\n\
+        import gzip, hashlib, json, os, platform, tarfile\n\
+        saved = tarfile.open('image.tar')\n\
+        read = lambda name: saved.extractfile(name).read()\n\
+        table = json.loads(read('manifest.json'))[0]\n\
+        os.makedirs('layout/blobs/sha256')\n\
+        def blob(content, more):\n\
+        \x20   digest = hashlib.sha256(content).hexdigest()\n\
+        \x20   open('layout/blobs/sha256/' + digest, 'wb').write(content)\n\
+        \x20   return {'digest': 'sha256:' + digest, 'size': len(content), **more}\n\
+        kind = 'application/vnd.oci.image.'\n\
+        layers = [blob(gzip.compress(read(name), 1), {'mediaType': kind + 'layer.v1.tar+gzip'})\n\
+        \x20   for name in table['Layers']]\n\
+        config = blob(read(table['Config']), {'mediaType': kind + 'config.v1+json'})\n\
+        image = {'schemaVersion': 2, 'config': config, 'layers': layers}\n\
+        machine = {'x86_64': 'amd64', 'aarch64': 'arm64'}[platform.machine()]\n\
+        image = blob(json.dumps(image).encode(), {'mediaType': kind + 'manifest.v1+json',\n\
+        \x20   'platform': {'os': 'linux', 'architecture': machine}})\n\
+        note = blob(b'{}', {'mediaType': kind + 'manifest.v1+json',\n\
+        \x20   'platform': {'os': 'unknown', 'architecture': 'unknown'}})\n\
+        index = json.dumps({'schemaVersion': 2, 'manifests': [image, note]})\n\
+        open('layout/index.json', 'w').write(index)\n\
+        open('layout/oci-layout', 'w').write('{\"imageLayoutVersion\": \"1.0.0\"}')\n\
+        END\n\
+        tar -cf oci.tar -C layout . && gzip --keep oci.tar",
+    );
+    for (name, file) in [
+        ("gzipped", "image.tar.gz"),
+        ("oci", "oci.tar"),
+        ("oci-gzipped", "oci.tar.gz"),
+        ("layout", "layout"),
+    ] {
+        let output = node
+            .weir(["deploy", name, "--image-archive", &at(file)])
+            .await;
+        assert!(output.status.success(), "{file}: {}", text(&output.stderr));
+        let reply = node.call(name, file).await.expect_status(200);
+        assert_eq!(reply.text(), file);
+    }
+    // Through the API too: the node gives the layout its table.
+    let layout = std::fs::read(folder.path().join("oci.tar")).expect("it is there");
+    node.deploy(Function::of("api", Guest::from_bytes("oci", layout)))
+        .await;
+    node.call("api", "x").await.expect_status(200);
+
+    shell(
+        "echo text > notatar.tar && tar -cf files.tar image.tar.gz && cp image.tar.gz cut.gz \
+        && truncate --size=-1000 cut.gz && mkdir empty",
+    );
+    for (file, told) in [
+        ("notatar.tar", "no image archive"),
+        ("files.tar", "a tar archive without an image"),
+        ("cut.gz", "unpack it with gzip"),
+        ("empty", "without an OCI layout"),
+    ] {
+        let output = node
+            .weir(["deploy", "wrong", "--image-archive", &at(file)])
+            .await;
+        let said = text(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains(told),
+            "{file}: {said}"
+        );
+    }
+    for (file, told) in [
+        ("notatar.tar", "nothing that Weir runs"),
+        ("image.tar.gz", "unpack it first"),
+        ("files.tar", "holds no image"),
+    ] {
+        let bytes = std::fs::read(folder.path().join(file)).expect("it is there");
+        let wrong = Function::of("wrong", Guest::from_bytes(file, bytes));
+        let said = node.create(&wrong).await.expect_error(400).text();
+        assert!(said.contains(told), "{file}: {said}");
+    }
 }
 
 #[tokio::test]

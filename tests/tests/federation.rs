@@ -156,6 +156,62 @@ async fn five_nodes_join_by_token_and_see_each_other() {
 }
 
 #[tokio::test]
+async fn members_may_be_told_of_by_names_which_are_looked_up_when_they_are_dialled() {
+    let first = Member::found().await;
+    let (links, takes) = (free_address(), free_address());
+    let names = format!("nowhere.invalid:1,localhost:{}", takes.port());
+    let named = member_at(links, takes)
+        .variable("WEIR_FEDERATION_PEER_ADVERTISE", &names)
+        .variable(
+            "WEIR_FEDERATION_ADVERTISE",
+            &format!("/dns4/localhost/tcp/{}", links.port()),
+        );
+    let second = first.invite(named).await;
+    let absent = member().variable("WEIR_FEDERATION_PEER_ADVERTISE", "nowhere.invalid:1");
+    let peers = format!("/dns4/localhost/tcp/{}", links.port());
+    let third = first
+        .invite(absent.variable("WEIR_FEDERATION_PEERS", &peers))
+        .await;
+    all_meet(&[&first, &second, &third]).await;
+
+    let ways = async |member: &Member| {
+        let output = first.node.weir(["ping", &member.id]).await;
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    let way = |ways: &str, name: &str| {
+        let line = ways.lines().find(|line| line.contains(name));
+        line.unwrap_or_else(|| panic!("{name} is not in {ways}"))
+            .to_owned()
+    };
+    let told = ways(&second).await;
+    assert!(
+        !way(&told, "direct localhost:").contains("failed"),
+        "{told}"
+    );
+    assert!(
+        way(&told, "direct nowhere.invalid:1").contains("failed"),
+        "{told}"
+    );
+    let told = ways(&third).await;
+    assert!(way(&told, "stream").contains("ms"), "{told}");
+
+    // Calls go by name, or around a name that leads nowhere.
+    let members = [first, second, third];
+    deploy_everywhere(&members, &half()).await;
+    let replies = answers(calls(&members[0].node, "half", "1500", 6)).await;
+    assert!(
+        replies.iter().all(|reply| reply.status == 200),
+        "{:?}",
+        self::told(&replies)
+    );
+    let carried = async |way: &str| {
+        let name = "weir_carried_calls_total";
+        members[0].node.metric(name, &[way]).await
+    };
+    assert!(carried("direct").await >= 1.0 && carried("stream").await >= 1.0);
+}
+
+#[tokio::test]
 async fn what_does_not_fit_runs_at_a_neighbour_and_no_client_sees_an_error() {
     let members = federation(3).await;
     deploy_everywhere(&members, &half()).await;

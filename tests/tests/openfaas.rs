@@ -1,5 +1,6 @@
 //! The management API as OpenFaaS clients use it, quirks included.
 
+use base64::Engine as _;
 use serde_json::json;
 use weir_tests::client::{Reply, read_until};
 use weir_tests::eventually;
@@ -94,6 +95,302 @@ async fn a_status_tells_the_deployment_and_the_counts() {
             .is_some_and(|time| time.contains('T')),
         "{status}"
     );
+}
+
+#[tokio::test]
+async fn requests_of_the_go_sdk_and_faas_cli_are_understood() {
+    let node = Node::start().await;
+    let echo = guest("echo");
+    node.upload(&echo).await;
+    let image = format!("sha256:{}", echo.digest);
+    // As its structs are written: a field that must be there is there empty.
+    let deployment = |namespace: &str| {
+        json!({ "service": "sdk", "image": image, "namespace": namespace, "envProcess": "cat",
+            "envVars": { "A": "b" }, "constraints": [], "secrets": ["key"],
+            "labels": { "l": "1" }, "annotations": { "a": "1" },
+            "limits": { "memory": "128m", "cpu": "100m" }, "requests": null,
+            "readOnlyRootFilesystem": true })
+    };
+    let namespace = json!({ "name": "staging", "annotations": { "openfaas": "1" },
+        "labels": { "openfaas": "1" } });
+    let secret = |value: &str| json!({ "name": "key", "namespace": "staging", "value": value });
+    let nothing = json!(null);
+    let done = &[200, 201, 202][..];
+    // What the SDK calls it, its method, path and body, and what it takes for
+    // success, in the order in which one would come to them.
+    let table = [
+        (
+            "login",
+            "GET",
+            "/system/functions",
+            nothing.clone(),
+            &[200][..],
+        ),
+        ("GetInfo", "GET", "/system/info", nothing.clone(), &[200]),
+        (
+            "CreateNamespace",
+            "POST",
+            "/system/namespace/",
+            namespace.clone(),
+            done,
+        ),
+        (
+            "GetNamespaces",
+            "GET",
+            "/system/namespaces",
+            nothing.clone(),
+            &[200],
+        ),
+        (
+            "GetNamespace",
+            "GET",
+            "/system/namespace/staging",
+            nothing.clone(),
+            &[200],
+        ),
+        (
+            "UpdateNamespace",
+            "PUT",
+            "/system/namespace/staging",
+            namespace.clone(),
+            done,
+        ),
+        (
+            "CreateSecret",
+            "POST",
+            "/system/secrets",
+            secret("one"),
+            done,
+        ),
+        (
+            "GetSecrets",
+            "GET",
+            "/system/secrets?namespace=staging",
+            nothing.clone(),
+            &[200],
+        ),
+        (
+            "UpdateSecret",
+            "PUT",
+            "/system/secrets",
+            secret("two"),
+            done,
+        ),
+        (
+            "Update",
+            "PUT",
+            "/system/functions",
+            deployment("staging"),
+            &[404],
+        ),
+        (
+            "Deploy",
+            "POST",
+            "/system/functions",
+            deployment("staging"),
+            done,
+        ),
+        (
+            "Update",
+            "PUT",
+            "/system/functions",
+            deployment("staging"),
+            done,
+        ),
+        (
+            "GetFunctions",
+            "GET",
+            "/system/functions?namespace=staging",
+            nothing.clone(),
+            &[200],
+        ),
+        (
+            "GetFunction",
+            "GET",
+            "/system/function/sdk?namespace=staging&usage=1",
+            nothing.clone(),
+            &[200],
+        ),
+        (
+            "GetFunction",
+            "GET",
+            "/system/function/sdk?namespace=staging",
+            nothing.clone(),
+            &[200],
+        ),
+        (
+            "InvokeFunction",
+            "POST",
+            "/function/sdk.staging",
+            nothing.clone(),
+            &[200],
+        ),
+        (
+            "InvokeFunction",
+            "POST",
+            "/async-function/sdk.staging",
+            nothing.clone(),
+            &[202],
+        ),
+        (
+            "ScaleFunction",
+            "POST",
+            "/system/scale-function/sdk",
+            json!({ "serviceName": "sdk", "replicas": 1, "namespace": "staging" }),
+            done,
+        ),
+        (
+            "GetLogs",
+            "GET",
+            "/system/logs?follow=0&name=sdk&namespace=staging&tail=5",
+            nothing.clone(),
+            &[200],
+        ),
+        (
+            "GetLogs",
+            "GET",
+            "/system/logs?follow=0&name=sdk&namespace=staging&since=2024-01-01T00%3A00%3A00%2B01%3A00",
+            nothing.clone(),
+            &[200],
+        ),
+        (
+            "DeleteFunction",
+            "DELETE",
+            "/system/functions",
+            json!({ "functionName": "sdk", "namespace": "staging" }),
+            done,
+        ),
+        (
+            "GetFunction",
+            "GET",
+            "/system/function/sdk?namespace=staging",
+            nothing.clone(),
+            &[404],
+        ),
+        (
+            "DeleteSecret",
+            "DELETE",
+            "/system/secrets",
+            json!({ "name": "key", "namespace": "staging" }),
+            done,
+        ),
+        (
+            "DeleteNamespace",
+            "DELETE",
+            "/system/namespace/staging",
+            json!({ "name": "staging", "labels": { "openfaas": "1" } }),
+            done,
+        ),
+        (
+            "GetNamespace",
+            "GET",
+            "/system/namespace/staging",
+            nothing.clone(),
+            &[404],
+        ),
+        ("healthz", "GET", "/healthz", nothing.clone(), &[200]),
+    ];
+    // `faas-cli login --password TOKEN`, which names no user.
+    let pair = format!("admin:{}", node.token);
+    let pair = base64::engine::general_purpose::STANDARD.encode(pair);
+    for (name, method, path, body, expected) in table {
+        let answer = eventually(name, async || {
+            let mut ask = node
+                .ask(method, path)
+                .header("authorization", &format!("Basic {pair}"))
+                .header("user-agent", "openfaas-go-sdk");
+            if !body.is_null() {
+                ask = ask.json(&body);
+            }
+            let reply = ask.send().await;
+            // What was removed may be in use for a moment.
+            (method != "DELETE" || reply.status != 409).then_some(reply)
+        })
+        .await;
+        let told = (answer.status, answer.text());
+        assert!(
+            expected.contains(&told.0),
+            "{name} {method} {path}: {told:?}"
+        );
+        if name == "GetFunction" && told.0 == 200 {
+            let status = answer.json();
+            // What `faas-cli ready` waits for, though nobody called it yet.
+            assert_eq!(status["annotations"]["weir.state"], "ready", "{status}");
+            assert_eq!(status["availableReplicas"], 1, "{status}");
+            assert_eq!(status["limits"]["memory"], "128m", "{status}");
+        }
+        if name == "Deploy" || name == "Update" && told.0 != 404 {
+            assert_eq!(node.settled("sdk.staging").await, "ready");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_is_named_in_the_path_or_the_body_and_not_differently() {
+    let node = Node::start().await;
+    let ask = |method: &str, path: &str, name: &str| {
+        let body = json!({ "name": name });
+        node.manage(method, path).json(&body).send()
+    };
+    ask("POST", "/system/namespace/", "one")
+        .await
+        .expect_status(201);
+    ask("POST", "/system/namespace", "two")
+        .await
+        .expect_status(201);
+    ask("PUT", "/system/namespace/", "one")
+        .await
+        .expect_status(202);
+    ask("DELETE", "/system/namespace/", "two")
+        .await
+        .expect_status(202);
+    for (path, name) in [
+        ("/system/namespace/", ""),
+        ("/system/namespace/one", "other"),
+        ("/system/namespace/", "Not A Name"),
+    ] {
+        ask("POST", path, name).await.expect_error(400);
+    }
+    ask("PATCH", "/system/namespace/", "one")
+        .await
+        .expect_error(405);
+    let list = node.manage("GET", "/system/namespaces").send().await;
+    assert_eq!(list.json(), json!(["one", "openfaas-fn"]));
+}
+
+#[tokio::test]
+async fn timeouts_of_a_watchdog_bound_the_call() {
+    let node = Node::start().await;
+    let deploy = async |env: serde_json::Value, timeout: Option<&str>| {
+        let mut function = Function::new("slow", "sleep").field("envVars", env);
+        if let Some(timeout) = timeout {
+            function = function.timeout(timeout);
+        }
+        node.deploy(function).await;
+        let path = "/system/function/slow";
+        let status = node.manage("GET", path).send().await.expect_status(200);
+        status.json()["annotations"]["weir.timeout"].clone()
+    };
+    let shown = deploy(json!({ "exec_timeout": "200ms" }), None).await;
+    assert_eq!(shown, "200ms");
+    node.call("slow", "5000").await.expect_error(504);
+    node.call("slow", "10").await.expect_status(200);
+    // Neighbours: another timeout of the watchdog, and ours, which comes first.
+    let shown = deploy(
+        json!({ "write_timeout": "1m5s", "read_timeout": "3" }),
+        None,
+    )
+    .await;
+    assert_eq!(shown, "1m5s");
+    let shown = deploy(json!({ "exec_timeout": "100ms" }), Some("20s")).await;
+    assert_eq!(shown, "20s");
+    node.call("slow", "300").await.expect_status(200);
+    // Longer than calls may take when nobody says how long.
+    assert_eq!(deploy(json!({ "exec_timeout": "60s" }), None).await, "1m");
+    let wrong =
+        Function::new("slow", "sleep").field("envVars", json!({ "exec_timeout": "a minute" }));
+    let told = node.create(&wrong).await.expect_error(400).text();
+    assert!(told.contains("exec_timeout"), "{told}");
 }
 
 #[tokio::test]

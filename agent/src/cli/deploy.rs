@@ -18,12 +18,12 @@ use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull, Scope};
 use weir_node::id::{Digest, FunctionName};
 use weir_node::resources::{Cpu, Memory};
 
-use super::{Global, key_value, source};
+use super::{Global, image, key_value, source};
 use crate::client::Client;
 use crate::output::{self, Progress};
-use crate::project::{self, Code, Deployment, PROJECT_BYTES, Settings, WireDeployment};
-use crate::setting::PolicyName;
+use crate::project::{self, Code, Deployment, Outside, PROJECT_BYTES, Settings, WireDeployment};
 use crate::setting::duration;
+use crate::setting::{PolicyName, Port};
 
 /// Bytes of code that are read and sent at a time.
 const PIECE_BYTES: usize = 64 << 10;
@@ -49,7 +49,8 @@ pub(super) struct DeployArguments {
     /// Container image, or digest (sha256:...) of code that the node has already
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     image: Option<CodeSource>,
-    /// File with a container image, as `docker save` writes it
+    /// Archive of a container image (docker save, OCI; plain, gzip or zstd), or a folder with
+    /// an OCI layout
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     image_archive: Option<PathBuf>,
     /// File or folder of source code, for --runtime or the image that runs it
@@ -152,6 +153,9 @@ struct SettingsArguments {
     /// Path that answers 2xx once a container is ready
     #[arg(long, value_name = "PATH")]
     health: Option<String>,
+    /// Port on which a container answers [default: the one that its image exposes, or 8080]
+    #[arg(long, value_name = "PORT")]
+    port: Option<Port>,
     /// Run a container as the user that its image names, be it root
     #[arg(long)]
     image_user: bool,
@@ -192,6 +196,7 @@ impl SettingsArguments {
             pull: self.pull,
             network: self.network,
             health: self.health.clone(),
+            port: self.port,
             image_user: self.image_user,
             read_write: self.read_write,
             scope: self.scope,
@@ -239,7 +244,18 @@ fn deployments(global: &Global, arguments: &DeployArguments) -> anyhow::Result<V
     if let Some(path) = &arguments.file {
         let text = read_bounded(path, PROJECT_BYTES)
             .with_context(|| format!("read the functions in {}", path.display()))?;
-        let mut deployments = project::parse(path, &text, &super::variable)?;
+        let outside = Outside {
+            variable: &super::variable,
+            file: &|path| {
+                let text = read_bounded(path, PROJECT_BYTES);
+                text.map_err(|error| format!("read {}: {error:#}", path.display()))
+            },
+        };
+        let project = project::parse(path, &text, &outside)?;
+        for warning in &project.warnings {
+            output::note(&format!("warning: {warning}"));
+        }
+        let mut deployments = project.deployments;
         if let Some(name) = &arguments.name {
             deployments.retain(|deployment| deployment.name == *name);
             if deployments.is_empty() {
@@ -255,7 +271,7 @@ fn deployments(global: &Global, arguments: &DeployArguments) -> anyhow::Result<V
     };
     let sources = [
         arguments.wasm.clone().map(Code::File),
-        arguments.image_archive.clone().map(Code::File),
+        arguments.image_archive.clone().map(Code::Image),
         arguments.src.clone().map(Code::Source),
     ];
     let code = project::pick(sources, arguments.image.clone(), &mut settings);
@@ -275,12 +291,19 @@ pub(super) async fn place(
 ) -> anyhow::Result<(FunctionName, CodeSource)> {
     let image = match &deployment.code {
         Code::Named(source) => source.clone(),
-        Code::File(path) => upload(client, path).await?.into(),
+        Code::File(path) => upload(client, path, path).await?.into(),
+        Code::Image(path) => {
+            let owned = path.to_owned();
+            let archive = tokio::task::spawn_blocking(move || image::archive(&owned)).await?;
+            let archive =
+                archive.with_context(|| format!("read the image in {}", path.display()))?;
+            upload(client, archive.path(), path).await?.into()
+        }
         Code::Source(path) => {
             let owned = path.to_owned();
             let packed = tokio::task::spawn_blocking(move || source::pack(&owned)).await?;
             let packed = packed.with_context(|| format!("pack {}", path.display()))?;
-            upload(client, packed.path()).await?.into()
+            upload(client, packed.path(), path).await?.into()
         }
     };
     let wire = WireDeployment::new(deployment, &image, namespace);
@@ -289,8 +312,9 @@ pub(super) async fn place(
     Ok((name, image))
 }
 
-/// Uploads the code in `path` unless the node has it.
-async fn upload(client: &Client, path: &Path) -> anyhow::Result<Digest> {
+/// Uploads the code in `path` unless the node has it; the user knows it as
+/// `shown`.
+async fn upload(client: &Client, path: &Path, shown: &Path) -> anyhow::Result<Digest> {
     let owned = path.to_owned();
     let read = tokio::task::spawn_blocking(move || digest(&owned)).await?;
     let (digest, bytes) = read.with_context(|| format!("read {}", path.display()))?;
@@ -311,7 +335,7 @@ async fn upload(client: &Client, path: &Path) -> anyhow::Result<Digest> {
             return Ok(digest);
         }
     }
-    let progress = Progress::upload(&path.display().to_string(), bytes);
+    let progress = Progress::upload(&shown.display().to_string(), bytes);
     let file = tokio::fs::File::open(path).await;
     let file = file.with_context(|| format!("read {}", path.display()))?;
     let pieces = stream::try_unfold((file, progress), |(mut file, progress)| async move {

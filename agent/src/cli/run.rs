@@ -1,10 +1,10 @@
 //! `weir run`: a node, until a signal ends it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use weir_federation::Endpoint;
 
 use crate::config::{self, Config, Layers, Loaded};
 
@@ -44,9 +44,9 @@ pub(super) struct ConfigSource {
     /// What members are told instead of where it listens
     #[arg(long, value_name = "MULTIADDR", help_heading = "Federation")]
     advertise: Vec<String>,
-    /// The same for calls
+    /// The same for calls, HOST:PORT
     #[arg(long, value_name = "ADDR", help_heading = "Federation")]
-    peer_advertise: Vec<SocketAddr>,
+    peer_advertise: Vec<Endpoint>,
     /// Members to link to
     #[arg(long, value_name = "MULTIADDR", help_heading = "Federation")]
     peer: Vec<String>,

@@ -124,9 +124,7 @@ async fn system(connection: &Arc<Connection<Door>>, request: Request<Incoming>) 
             Ok(render(StatusCode::OK, &names))
         }
         ("namespaces", "", _) => Err(Problem::method("GET")),
-        ("namespace", name, method) if !name.is_empty() => {
-            namespace(door, name, method, incoming).await
-        }
+        ("namespace", name, method) => namespace(door, name, method, incoming).await,
         ("secrets", "", method) => secrets(door, method, query, incoming).await,
         ("logs", "", &Method::GET) => logs::answer(connection, query),
         ("logs", "", _) => Err(Problem::method("GET")),
@@ -249,6 +247,17 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
         CodeSource::Artifact(digest) => door.node.artifact_kind(digest).await,
         CodeSource::Image(_) => Some(ArtifactKind::ImageName),
     };
+    if let CodeSource::Artifact(digest) = &code
+        && kind.is_none()
+        && door.node.artifact(digest).is_some()
+    {
+        return Err(Problem::bad_request(format!(
+            "the artifact {digest} is nothing that Weir runs: it begins neither like WebAssembly \
+             (binary or text), nor like a tar archive (an image of docker save or an OCI layout, \
+             or source code), nor like a simulated model. weir deploy --image-archive unpacks \
+             what gzip or zstd packed; for an upload of your own, unpack it first"
+        )));
+    }
     let spec = wanted.into_spec(code, kind).map_err(Problem::bad_request)?;
     if spec.memory < LEAST_MEMORY {
         return Err(Problem::bad_request(format!(
@@ -418,16 +427,43 @@ fn info() -> Response<Reply> {
     render(StatusCode::OK, &info)
 }
 
-/// The body of a request about a namespace; its name is in the path.
+/// The body of a request about a namespace.
 #[derive(Debug, Default, Deserialize)]
 struct NamespaceRequest {
+    name: Option<String>,
     annotations: Option<std::collections::BTreeMap<String, String>>,
     labels: Option<std::collections::BTreeMap<String, String>>,
 }
 
+/// Answers for the namespace that the path names, or, where its end is empty,
+/// the body: OpenFaaS's own client creates them so.
 async fn namespace(door: &Door, name: &str, method: &Method, incoming: Incoming) -> Answered {
-    let name: Namespace = name.parse().map_err(wrong_name)?;
-    let info = |request: NamespaceRequest| NamespaceInfo {
+    if !matches!(
+        *method,
+        Method::GET | Method::POST | Method::PUT | Method::DELETE
+    ) {
+        return Err(Problem::method("GET, POST, PUT, DELETE"));
+    }
+    let request: NamespaceRequest = match *method {
+        Method::POST | Method::PUT => read(door, incoming).await?,
+        Method::DELETE if name.is_empty() => read(door, incoming).await?,
+        _ => NamespaceRequest::default(),
+    };
+    let named = request.name.filter(|name| !name.is_empty());
+    let name: Namespace = match (name, named) {
+        ("", None) => {
+            return Err(Problem::bad_request(
+                "no namespace is named: write it at the end of the path, or as name in the body",
+            ));
+        }
+        ("", Some(named)) => named.parse().map_err(wrong_name)?,
+        (name, Some(named)) if name != named => {
+            let message = format!("the path names the namespace {name:?}, the body {named:?}");
+            return Err(Problem::bad_request(message));
+        }
+        (name, _) => name.parse().map_err(wrong_name)?,
+    };
+    let wanted = NamespaceInfo {
         annotations: request.annotations.unwrap_or_default(),
         labels: request.labels.unwrap_or_default(),
     };
@@ -445,20 +481,17 @@ async fn namespace(door: &Door, name: &str, method: &Method, incoming: Incoming)
             Ok(render(StatusCode::OK, &shown))
         }
         Method::POST => {
-            let wanted = info(read(door, incoming).await?);
             door.node.create_namespace(name, wanted).await?;
             Ok(empty(StatusCode::CREATED))
         }
         Method::PUT => {
-            let wanted = info(read(door, incoming).await?);
             door.node.update_namespace(name, wanted).await?;
             Ok(empty(StatusCode::ACCEPTED))
         }
-        Method::DELETE => {
+        _ => {
             door.node.remove_namespace(&name).await?;
             Ok(empty(StatusCode::ACCEPTED))
         }
-        _ => Err(Problem::method("GET, POST, PUT, DELETE")),
     }
 }
 

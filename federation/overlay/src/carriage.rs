@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::detector::{Answering, Detector, LOOK_INTERVAL, PING_INTERVAL, Seen};
+use crate::endpoint::{Endpoint, Resolve};
 use crate::host::{Event, Host};
 use crate::line::{Line, Notes};
 use crate::swarm::{Overlay, chain, innermost};
@@ -41,6 +42,9 @@ const LANES: usize = 4;
 
 /// How long an address may take to answer before the overlay is tried.
 const DIAL: Duration = Duration::from_millis(700);
+
+/// Addresses of one name that are dialled.
+const ADDRESSES_PER_NAME: usize = 4;
 
 /// How long a peer that could not be dialled is reached over the overlay
 /// without another try.
@@ -139,6 +143,7 @@ pub struct Carriage {
     connector: Connector,
     overlay: Overlay,
     host: Arc<dyn Host>,
+    resolver: Arc<dyn Resolve>,
     peers: Mutex<HashMap<PeerId, Arc<Peer>>>,
     /// Connections to anybody that are not answered, so that nobody looks for
     /// them where there are none.
@@ -266,11 +271,18 @@ fn lane() -> usize {
 impl Carriage {
     /// Reaches peers with `connector` first and over `overlay` otherwise.
     /// `host` is told who does not answer.
-    pub fn new(connector: Connector, overlay: Overlay, host: Arc<dyn Host>) -> Carriage {
+    /// `resolver` looks up where peers are that go by a name.
+    pub fn new(
+        connector: Connector,
+        overlay: Overlay,
+        host: Arc<dyn Host>,
+        resolver: Arc<dyn Resolve>,
+    ) -> Carriage {
         Carriage {
             connector,
             overlay,
             host,
+            resolver,
             peers: Mutex::default(),
             unanswered: Arc::default(),
         }
@@ -293,7 +305,7 @@ impl Carriage {
     pub async fn send(
         &self,
         to: PeerId,
-        addresses: &[SocketAddr],
+        addresses: &[Endpoint],
         request: Request<Body>,
     ) -> Result<(Response<Incoming>, Kind, Using), SendError> {
         let mut lane = match self.lane(to, addresses).await {
@@ -368,15 +380,18 @@ impl Carriage {
     ///
     /// # Errors
     /// Why not, in words.
-    pub async fn try_direct(&self, to: PeerId, address: SocketAddr) -> Result<Duration, String> {
+    pub async fn try_direct(&self, to: PeerId, address: Endpoint) -> Result<Duration, String> {
         let began = Instant::now();
-        let tried = self.connected(to, address).await;
-        match tried {
-            Ok(_) => Ok(began.elapsed()),
-            // Nobody wants the number that the system has for it.
-            Err(TlsError::Handshake(error)) => Err(innermost(&error)),
-            Err(error) => Err(chain(&error)),
+        let mut reason = format!("{address} has no address");
+        for found in self.locate(&address).await? {
+            reason = match self.connected(to, found).await {
+                Ok(_) => return Ok(began.elapsed()),
+                // Nobody wants the number that the system has for it.
+                Err(TlsError::Handshake(error)) => innermost(&error),
+                Err(error) => chain(&error),
+            };
         }
+        Err(reason)
     }
 
     /// Tries to reach a peer over the overlay: how long that took.
@@ -404,7 +419,7 @@ impl Carriage {
         }
     }
 
-    async fn lane(&self, to: PeerId, addresses: &[SocketAddr]) -> Result<Lane, String> {
+    async fn lane(&self, to: PeerId, addresses: &[Endpoint]) -> Result<Lane, String> {
         let peer = lock(&self.peers)
             .entry(to)
             .or_insert_with(|| Arc::new(self.peer(to)))
@@ -429,7 +444,7 @@ impl Carriage {
     async fn connect(
         &self,
         to: PeerId,
-        addresses: &[SocketAddr],
+        addresses: &[Endpoint],
         peer: &Arc<Peer>,
     ) -> Result<Lane, String> {
         let detour = lock(&peer.detour).until;
@@ -469,13 +484,22 @@ impl Carriage {
     async fn direct(
         &self,
         to: PeerId,
-        addresses: &[SocketAddr],
+        addresses: &[Endpoint],
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
         let mut reasons = Vec::new();
-        for address in addresses {
-            match self.connected(to, *address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => reasons.push(format!("{address}: {}", chain(&error))),
+        for endpoint in addresses {
+            let found = match self.locate(endpoint).await {
+                Ok(found) => found,
+                Err(reason) => {
+                    reasons.push(format!("{endpoint}: {reason}"));
+                    continue;
+                }
+            };
+            for address in found {
+                match self.connected(to, address).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => reasons.push(format!("{endpoint}: {}", chain(&error))),
+                }
             }
         }
         Err(reasons.join("; "))
@@ -491,6 +515,23 @@ impl Carriage {
         stream.set_nodelay(true)?;
         SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
         self.connector.connect(to, stream).await
+    }
+
+    /// Where an endpoint is now: a name is looked up anew for each connection,
+    /// as it may have moved.
+    async fn locate(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, String> {
+        let (host, port) = match endpoint {
+            Endpoint::Address(address) => return Ok(vec![*address]),
+            Endpoint::Name(host, port) => (host, *port),
+        };
+        let looked = tokio::time::timeout(DIAL, self.resolver.resolve(host)).await;
+        let found = looked.map_err(|_| format!("looking it up took longer than {DIAL:?}"))?;
+        let mut found = found.map_err(|error| error.to_string())?;
+        found.truncate(ADDRESSES_PER_NAME);
+        Ok(found
+            .into_iter()
+            .map(|ip| SocketAddr::new(ip, port))
+            .collect())
     }
 }
 

@@ -28,6 +28,7 @@ mod behaviour;
 pub mod carriage;
 mod detector;
 mod doorkeeper;
+mod endpoint;
 mod finder;
 pub mod host;
 mod line;
@@ -37,6 +38,7 @@ mod swarm;
 pub mod tls;
 mod transport;
 
+pub use endpoint::{Endpoint, EndpointError, Resolve};
 pub use host::{Answer, Event, Host, Refusal, Verdict};
 pub use libp2p::identity::Keypair;
 pub use libp2p::swarm::Stream;

@@ -1,6 +1,5 @@
 //! Sends a call to a peer, and makes of its answer what this node learns.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use weir_node::id::FunctionName;
 use weir_node::invocation::{Answer, Invocation, InvokeError, Phase};
 use weir_node::replay::KEPT_BYTES;
 use weir_node::time::Time;
+use weir_overlay::Endpoint;
 use weir_overlay::carriage::SendError;
 
 use super::bodies::{Kept, Patient};
@@ -62,7 +62,7 @@ pub(super) enum Offered {
 /// A place at a peer that a call has taken.
 pub(super) struct Seized {
     pub(super) peer: PeerId,
-    pub(super) addresses: Arc<[SocketAddr]>,
+    pub(super) addresses: Arc<[Endpoint]>,
     pub(super) round_trip: Duration,
     pub(super) abilities: u64,
     pub(super) reach: Reach,

@@ -1,13 +1,13 @@
 //! Peers that could not be reached are asked whether they are back, so that no
 //! call has to find out, and none that is well stays out because nobody calls.
 
-use std::net::SocketAddr;
 use std::sync::Weak;
 use std::time::Duration;
 
 use http::{Method, Request, Version};
 use libp2p_identity::PeerId;
 use weir_node::executor::Body;
+use weir_overlay::Endpoint;
 
 use super::Inner;
 use super::offer::to_absolute;
@@ -34,7 +34,7 @@ pub(super) async fn ask_those_away(inner: Weak<Inner>) {
 }
 
 impl Inner {
-    async fn ask_whether_back(&self, peer: PeerId, addresses: &[SocketAddr]) {
+    async fn ask_whether_back(&self, peer: PeerId, addresses: &[Endpoint]) {
         let mut request = Request::new(Body::default());
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use weir_node::resources::Memory;
-use weir_overlay::Multiaddr;
+use weir_overlay::{Endpoint, Multiaddr};
 
 use super::{EVERYBODY, FederateError};
 use crate::membership::Token;
@@ -25,8 +25,8 @@ pub struct Settings {
     pub peer_listen: Option<SocketAddr>,
     /// Multiaddresses at which others reach it, where they differ.
     pub advertise: Vec<Multiaddr>,
-    /// The same for calls, as `ADDRESS:PORT`.
-    pub peer_advertise: Vec<SocketAddr>,
+    /// The same for calls, as addresses or names that others look up.
+    pub peer_advertise: Vec<Endpoint>,
     /// The invite by which it joins, the first time.
     pub join: Option<Token>,
     /// Members to link to, beside those that the invite and the book name.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -58,6 +59,153 @@ pub fn layers(file: &File) -> io::Result<Vec<Layer>> {
     Ok(found)
 }
 
+/// What an engine is given for an archive.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// The archive, which has a table of its images.
+    AsItIs,
+    /// Its first bytes, so many, and then these: a table, and the end.
+    WithTable(u64, Vec<u8>),
+}
+
+/// Whether a file holds one image that an engine can load, and how. Engines
+/// load what has the table of `docker save`; an OCI layout without it is given
+/// one. Blocks.
+///
+/// # Errors
+/// When it holds no image, or not one: a sentence that says so.
+pub(crate) fn loadable(file: &File) -> Result<Load, String> {
+    let unreadable = |error: io::Error| format!("read the image archive: {error}");
+    let files = index(file).map_err(unreadable)?;
+    if files.contains_key(TABLE) {
+        return Ok(Load::AsItIs);
+    }
+    if !files.contains_key(LAYOUT_INDEX) {
+        return Err(
+            "the archive holds no image: it has neither the manifest.json of docker save nor an \
+             OCI layout (index.json)"
+                .to_owned(),
+        );
+    }
+    let (config, layers) = layout_image(file, &files)?;
+    let table = serde_json::json!([{ "Config": config, "RepoTags": null, "Layers": layers }]);
+    let table = table.to_string();
+    let mut more = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(table.len() as u64);
+    header.set_mode(0o644);
+    let appended = more.append_data(&mut header, TABLE, table.as_bytes());
+    appended.map_err(unreadable)?;
+    let end = end_of_entries(file).map_err(unreadable)?;
+    Ok(Load::WithTable(end, more.into_inner().map_err(unreadable)?))
+}
+
+/// Whether a file holds an image that an engine can load. Blocks.
+///
+/// # Errors
+/// When it does not: a sentence that says so.
+pub fn check(path: &Path) -> Result<(), String> {
+    let file = File::open(path).map_err(|error| format!("read the image archive: {error}"))?;
+    loadable(&file).map(drop)
+}
+
+/// The table of `docker save`, and where an OCI layout begins.
+const TABLE: &str = "manifest.json";
+const LAYOUT_INDEX: &str = "index.json";
+
+/// Lists inside each other in an OCI layout, at most: the layout's own, that of
+/// the platforms, and one more.
+const LISTS: usize = 3;
+
+/// A list of images, or one image, in an OCI layout.
+#[derive(Deserialize)]
+struct Manifest {
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Deserialize, Clone)]
+struct Descriptor {
+    digest: String,
+    platform: Option<Platform>,
+}
+
+#[derive(Deserialize, Clone)]
+struct Platform {
+    architecture: String,
+    os: String,
+}
+
+impl Platform {
+    /// Whether this machine's engine runs it.
+    fn is_ours(&self) -> bool {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        self.os == "linux" && self.architecture == architecture
+    }
+}
+
+/// Configuration and layers of the image in an OCI layout, as paths in it.
+fn layout_image(file: &File, files: &Index) -> Result<(String, Vec<String>), String> {
+    let blob = |digest: &str| {
+        let hex = digest
+            .strip_prefix("sha256:")
+            .filter(|hex| parse(hex).is_some());
+        let name = hex.map(|hex| format!("blobs/sha256/{hex}"));
+        name.filter(|name| files.contains_key(name))
+            .ok_or_else(|| format!("the OCI layout lacks the blob {digest:.80}"))
+    };
+    let mut name = LAYOUT_INDEX.to_owned();
+    for _ in 0..LISTS {
+        let manifest: Manifest = description(file, files, &name)
+            .ok_or_else(|| format!("{name} of the OCI layout cannot be read"))?;
+        if let Some(config) = manifest.config {
+            let layers = manifest.layers.iter().take(LAYERS);
+            let layers = layers.map(|layer| blob(&layer.digest));
+            return Ok((blob(&config.digest)?, layers.collect::<Result<_, _>>()?));
+        }
+        // Of one image there may be several platforms, and notes about each.
+        let ours = |listed: &&Descriptor| listed.platform.as_ref().is_none_or(Platform::is_ours);
+        let mut listed = manifest.manifests.iter().filter(ours);
+        match (listed.next(), listed.count()) {
+            (Some(one), 0) => name = blob(&one.digest)?,
+            (None, _) => {
+                return Err(format!(
+                    "the OCI layout holds no image for linux on {}",
+                    std::env::consts::ARCH
+                ));
+            }
+            (Some(_), more) => {
+                return Err(format!(
+                    "the OCI layout holds {} images, and a function is one: copy one alone",
+                    more + 1
+                ));
+            }
+        }
+    }
+    Err("the OCI layout has too many lists inside each other".to_owned())
+}
+
+/// Where the last entry of an archive ends.
+fn end_of_entries(mut file: &File) -> io::Result<u64> {
+    const BLOCK: u64 = 512;
+    file.seek(SeekFrom::Start(0))?;
+    let mut archive = tar::Archive::new(file);
+    let mut end = 0;
+    for entry in archive.entries_with_seek()?.raw(true) {
+        let entry = entry?;
+        let after = entry.raw_file_position() + entry.size().next_multiple_of(BLOCK);
+        end = end.max(after);
+    }
+    Ok(end)
+}
+
 /// Where each file of an archive begins, and how long it is.
 type Index = HashMap<String, (u64, u64)>;
 
@@ -74,6 +222,8 @@ fn index(mut file: &File) -> io::Result<Index> {
             continue;
         }
         if let Ok(Some(name)) = entry.path().map(|path| path.to_str().map(str::to_owned)) {
+            // As `tar -C FOLDER .` writes them.
+            let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
             files.insert(name, (entry.raw_file_position(), entry.size()));
         }
     }
@@ -101,7 +251,7 @@ struct RootFs {
 
 /// The layers that the archive's own table names.
 fn described(file: &File, files: &Index) -> Vec<Layer> {
-    let images: Option<Vec<Listed>> = description(file, files, "manifest.json");
+    let images: Option<Vec<Listed>> = description(file, files, TABLE);
     let mut found = Vec::new();
     for image in images.into_iter().flatten().take(IMAGES) {
         let Some(config) = description::<Config>(file, files, &image.config) else {
@@ -232,6 +382,84 @@ mod tests {
         ]);
         let found = layers(&file).expect("it is read");
         assert_eq!((found.len(), found[0].digest), (1, [0x99; 32]));
+    }
+
+    #[test]
+    fn a_layout_is_given_a_table_of_its_image() {
+        let blob = |digit: char| format!("blobs/sha256/{}", hex(digit));
+        let digest = |digit: char| format!("sha256:{}", hex(digit));
+        let ours = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let platform =
+            |architecture| serde_json::json!({"os": "linux", "architecture": architecture});
+        let image = serde_json::json!({"config": {"digest": digest('c')},
+            "layers": [{"digest": digest('d')}, {"digest": digest('e')}]});
+        let list = serde_json::json!({"manifests": [
+            {"digest": digest('f'), "platform": platform("s390x")},
+            {"digest": digest('b'), "platform": platform(ours)},
+            {"digest": digest('9'), "platform": {"os": "unknown", "architecture": "unknown"}}]});
+        let index = serde_json::json!({"manifests": [{"digest": digest('a')}]});
+        let files = [
+            ("./oci-layout".to_owned(), "{}".to_owned()),
+            ("./index.json".to_owned(), index.to_string()),
+            (format!("./{}", blob('a')), list.to_string()),
+            (blob('b'), image.to_string()),
+            (blob('c'), "{}".to_owned()),
+            (blob('d'), "lower".to_owned()),
+            (blob('e'), "upper layer".to_owned()),
+        ];
+        let pack = |files: &[(String, String)]| {
+            let files = files
+                .iter()
+                .map(|(name, text)| (name.as_str(), text.as_bytes()));
+            archive(&files.collect::<Vec<_>>())
+        };
+        let whole = pack(&files);
+        let Ok(Load::WithTable(end, more)) = loadable(&whole) else {
+            panic!("it has no table of its own")
+        };
+        let mut bytes = Vec::new();
+        let mut file = &whole;
+        file.seek(SeekFrom::Start(0)).expect("it is there");
+        file.take(end).read_to_end(&mut bytes).expect("it is read");
+        bytes.extend(more);
+        let made = written(&bytes);
+        assert_eq!(loadable(&made), Ok(Load::AsItIs));
+        let found = index_of(&made);
+        let table: Vec<Listed> = description(&made, &found, TABLE).expect("a table");
+        assert_eq!(table[0].config, blob('c'));
+        assert_eq!(table[0].layers, [blob('d'), blob('e')]);
+        assert!(found.contains_key(&blob('e')));
+
+        let told = |files: &[(String, String)]| loadable(&pack(files)).expect_err("no image");
+        assert!(
+            told(&files[..6]).contains("lacks the blob"),
+            "{}",
+            told(&files[..6])
+        );
+        assert!(told(&files[..2]).contains("lacks the blob"));
+        let foreign = serde_json::json!({"manifests": [
+            {"digest": digest('a'), "platform": platform("s390x")}]});
+        let foreign = [("index.json".to_owned(), foreign.to_string())];
+        assert!(told(&foreign).contains("no image for linux"));
+        let two =
+            serde_json::json!({"manifests": [{"digest": digest('a')}, {"digest": digest('b')}]});
+        assert!(told(&[("index.json".to_owned(), two.to_string())]).contains("2 images"));
+        assert!(told(&[("etc/passwd".to_owned(), String::new())]).contains("no image"));
+        // A list that holds itself.
+        let itself = serde_json::json!({"manifests": [{"digest": digest('a')}]}).to_string();
+        let itself = [
+            ("index.json".to_owned(), itself.clone()),
+            (blob('a'), itself),
+        ];
+        assert!(told(&itself).contains("inside each other"));
+    }
+
+    fn index_of(file: &File) -> Index {
+        index(file).expect("it is read")
     }
 
     #[test]

@@ -74,6 +74,9 @@ pub struct Settings {
     /// A path that answers 2xx once it takes calls; `None` for as soon as it
     /// listens.
     pub health: Option<String>,
+    /// The port on which it answers; `None` for the one that its image
+    /// exposes, or the usual one.
+    pub port: Option<u16>,
     /// Folders of the host and where they appear, read-only.
     pub mounts: Vec<(PathBuf, &'static str)>,
 }
@@ -232,6 +235,7 @@ mod tests {
             network: Network::None,
             image_user: false,
             health: None,
+            port: None,
             mounts: vec![(PathBuf::from("/data/1"), "/run/weir")],
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,10 +14,10 @@ use bollard::query_parameters::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::io::ReaderStream;
 
-use crate::archive::{self, Layer};
+use crate::archive::{self, Layer, Load};
 use crate::chain;
 use crate::container::root_body;
 use crate::engine::{Engine, Unavailable, remove};
@@ -44,7 +44,7 @@ pub enum ImageSource {
         /// When to fetch it.
         pull: Pull,
     },
-    /// A file as `docker save` writes it, with one image.
+    /// A file as `docker save` writes it, or with an OCI layout, with one image.
     Archive(PathBuf),
 }
 
@@ -194,13 +194,38 @@ impl Engine {
         }
     }
 
-    /// The user that an image names, empty for root; `None` when the engine
-    /// does not have the image.
-    pub(crate) async fn image_user(&self, id: &str) -> Result<Option<String>, ImageError> {
+    /// What an image says of the containers that are made of it; `None` when
+    /// the engine does not have the image.
+    pub(crate) async fn image_wishes(&self, id: &str) -> Result<Option<Wishes>, ImageError> {
         let docker = self.docker().await?;
         let found = inspect(&docker, id).await?;
-        let user = |image: ImageInspect| image.config?.user;
-        Ok(found.map(|image| user(image).unwrap_or_default()))
+        Ok(found.map(|image| {
+            let config = image.config.unwrap_or_default();
+            let exposed = config.exposed_ports.unwrap_or_default();
+            Wishes {
+                user: config.user.unwrap_or_default(),
+                port: only_port(&exposed),
+            }
+        }))
+    }
+}
+
+/// What an image says of the containers that are made of it.
+pub(crate) struct Wishes {
+    /// Whom they run as, empty for root.
+    pub(crate) user: String,
+    /// The TCP port that it exposes, if it is a single one.
+    pub(crate) port: Option<u16>,
+}
+
+/// The one TCP port among ports as images write them: `3000/tcp`.
+fn only_port(exposed: &[String]) -> Option<u16> {
+    let mut ports = exposed
+        .iter()
+        .filter_map(|text| text.strip_suffix("/tcp").unwrap_or(text).parse().ok());
+    match (ports.next(), ports.next()) {
+        (Some(port), None) => Some(port),
+        _ => None,
     }
 }
 
@@ -310,8 +335,22 @@ async fn load(docker: &Docker, path: &Path) -> Result<Image, ImageError> {
     };
     let before = docker.list_images(None::<ListImagesOptions>).await;
     let before = before.map_err(Unavailable::from)?;
-    let file = tokio::fs::File::open(path).await;
-    let file = ReaderStream::new(file.map_err(|error| broken(&error))?);
+    let owned = path.to_owned();
+    let looked = tokio::task::spawn_blocking(move || -> Result<_, String> {
+        let told = |error: io::Error| format!("read the image archive: {error}");
+        let mut file = File::open(owned).map_err(told)?;
+        let load = archive::loadable(&file)?;
+        file.rewind().map_err(told)?;
+        Ok((file, load))
+    });
+    let looked = looked.await.map_err(|error| broken(&error))?;
+    let (file, load) = looked.map_err(ImageError::Image)?;
+    let (bytes, more) = match load {
+        Load::AsItIs => (u64::MAX, Vec::new()),
+        Load::WithTable(bytes, more) => (bytes, more),
+    };
+    let file = tokio::fs::File::from_std(file).take(bytes);
+    let file = ReaderStream::new(file.chain(io::Cursor::new(more)));
     let mut loaded = docker.import_image_stream(ImportImageOptions::default(), file, None);
     let mut named = Vec::new();
     while let Some(step) = loaded.next().await {
@@ -366,4 +405,24 @@ pub(crate) async fn import_if_missing(
         .try_for_each(|_| async { Ok(()) })
         .await
         .map_err(|error| Unavailable::from(error).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_exposed_port_is_known() {
+        let check = |ports: &[&str], expected| {
+            let ports: Vec<_> = ports.iter().map(|port| (*port).to_owned()).collect();
+            assert_eq!(only_port(&ports), expected, "{ports:?}");
+        };
+        check(&["3000/tcp"], Some(3000));
+        check(&["3000"], Some(3000));
+        check(&["3000/tcp", "53/udp"], Some(3000));
+        check(&["3000/tcp", "3001/tcp"], None);
+        check(&["53/udp"], None);
+        check(&["70000/tcp"], None);
+        check(&[], None);
+    }
 }

@@ -29,8 +29,8 @@ use crate::sandbox::{Folder, Sandbox, listen};
 use crate::usage::{Looks, Usage};
 use crate::{AnswerBody, Body, BodyError, Call, CallError, Sink, chain};
 
-/// The port on which images answer.
-const PORT: u16 = 8080;
+/// The port on which images answer that name no other.
+const USUAL_PORT: u16 = 8080;
 
 /// Where a runtime finds the socket of the node.
 const SOCKET: &str = "/run/weir/instance.sock";
@@ -108,8 +108,8 @@ enum Access {
         /// Held as long as anything in it runs.
         _sandbox: Arc<Sandbox>,
     },
-    /// By connecting to the port inside.
-    Port(Arc<Sandbox>),
+    /// By connecting to this port inside.
+    Port(Arc<Sandbox>, u16),
     /// There are none: the container asks for calls and brings answers.
     Served {
         runtime: lambda::Runtime,
@@ -152,9 +152,9 @@ impl Engine {
         concurrency: u32,
         log: Sink,
     ) -> Result<Instance, StartError> {
-        let user = self.image_user(&settings.image).await;
-        let user = user.map_err(|error| StartError::Container(error.to_string()))?;
-        let user = user.ok_or_else(|| {
+        let wishes = self.image_wishes(&settings.image).await;
+        let wishes = wishes.map_err(|error| StartError::Container(error.to_string()))?;
+        let wishes = wishes.ok_or_else(|| {
             let reference = &settings.image;
             StartError::Container(format!("the engine has no image {reference} any more"))
         })?;
@@ -181,11 +181,13 @@ impl Engine {
             | Protocol::OpenWhisk(_)
             | Protocol::Serverledge { .. } => None,
         };
+        let exposed = wishes.port.filter(|_| matches!(protocol, Protocol::Http));
+        let port = settings.port.or(exposed).unwrap_or(USUAL_PORT);
         let (function, memory) = (settings.function.clone(), settings.memory_bytes);
-        let more = protocol.environment(&function, memory, concurrency);
+        let more = protocol.environment(&function, memory, concurrency, port);
         settings.env.extend(more);
         let command = protocol.command();
-        let body = settings.body(self.node(), &sandbox.container, &user, command);
+        let body = settings.body(self.node(), &sandbox.container, &wishes.user, command);
         let scrap = self.create(&settings.function, body, folder).await?;
         let words = Arc::new(LastWords::default());
         let clean = protocol.cleans_log();
@@ -201,7 +203,7 @@ impl Engine {
                     served.ready().await?;
                     Ok(Vec::new())
                 }
-                (None, None) => connect(&sandbox, settings.health.as_deref())
+                (None, None) => connect(&sandbox, port, settings.health.as_deref())
                     .await
                     .map(|link| vec![link]),
             }
@@ -215,7 +217,7 @@ impl Engine {
             }
             () = tokio::time::sleep(limit) => {
                 let late = format!("the container was not ready within {limit:?}");
-                return Err(failed(format!("{late}: {}", protocol.readiness())));
+                return Err(failed(format!("{late}: {}", protocol.readiness(port))));
             }
         };
         let access = match (listener, served) {
@@ -224,7 +226,7 @@ impl Engine {
                 runtime,
                 _sandbox: sandbox,
             },
-            (None, None) => Access::Port(sandbox),
+            (None, None) => Access::Port(sandbox, port),
         };
         let now = Instant::now();
         let links = Links {
@@ -312,10 +314,10 @@ async fn accept(listener: &UnixListener, count: u32) -> Result<Vec<Link>, BodyEr
 
 /// Connects as soon as an image listens, and says that it is well if there is
 /// a path to ask.
-async fn connect(sandbox: &Sandbox, health: Option<&str>) -> Result<Link, BodyError> {
+async fn connect(sandbox: &Sandbox, port: u16, health: Option<&str>) -> Result<Link, BodyError> {
     let mut pause = FIRST_TRY;
     loop {
-        match open(sandbox).await {
+        match open(sandbox, port).await {
             Ok(mut link) => {
                 let Some(path) = health else {
                     return Ok(link);
@@ -325,7 +327,7 @@ async fn connect(sandbox: &Sandbox, health: Option<&str>) -> Result<Link, BodyEr
                     && answer.status().is_success()
                 {
                     // A connection of its own, for calls.
-                    return Ok(open(sandbox).await?);
+                    return Ok(open(sandbox, port).await?);
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
@@ -336,8 +338,8 @@ async fn connect(sandbox: &Sandbox, health: Option<&str>) -> Result<Link, BodyEr
     }
 }
 
-async fn open(sandbox: &Sandbox) -> std::io::Result<Link> {
-    let stream = sandbox.connect(PORT).await?;
+async fn open(sandbox: &Sandbox, port: u16) -> std::io::Result<Link> {
+    let stream = sandbox.connect(port).await?;
     Link::open(Stream::Tcp(stream)).await
 }
 
@@ -574,14 +576,16 @@ impl Inner {
 
     fn may_dial(&self) -> bool {
         match self.access {
-            Access::Port(_) => self.gone().is_none(),
+            Access::Port(..) => self.gone().is_none(),
             Access::Dialled { .. } | Access::Served { .. } => false,
         }
     }
 
     async fn dial(&self) -> Result<Link, String> {
         let opened = match &self.access {
-            Access::Port(sandbox) => open(sandbox).await.map_err(|error| chain(&error)),
+            Access::Port(sandbox, port) => {
+                open(sandbox, *port).await.map_err(|error| chain(&error))
+            }
             Access::Dialled { .. } | Access::Served { .. } => {
                 Err("it closed its connection".to_owned())
             }

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 
-pub use archive::{Layer, layers};
+pub use archive::{Layer, check as check_archive, layers};
 pub use container::{Network, Settings};
 pub use engine::{Description, Engine, EngineConfig, Unavailable};
 pub use image::{Export, Image, ImageError, ImageSource, Pull};

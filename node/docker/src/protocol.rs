@@ -132,12 +132,14 @@ impl Protocol {
     }
 
     /// What an instance must do to be ready, for a message.
-    pub(crate) fn readiness(&self) -> &'static str {
+    pub(crate) fn readiness(&self, port: u16) -> String {
         match self {
-            Protocol::Runtime => "a runtime must dial WEIR_SOCKET",
-            Protocol::Lambda { .. } => "an image must ask AWS_LAMBDA_RUNTIME_API for calls",
+            Protocol::Runtime => "a runtime must dial WEIR_SOCKET".to_owned(),
+            Protocol::Lambda { .. } => {
+                "an image must ask AWS_LAMBDA_RUNTIME_API for calls".to_owned()
+            }
             Protocol::Http | Protocol::OpenWhisk(_) | Protocol::Serverledge { .. } => {
-                "an image must listen on port 8080"
+                format!("an image must listen on port {port} (--port names another)")
             }
         }
     }
@@ -155,19 +157,20 @@ impl Protocol {
     }
 
     /// Environment that the protocol asks for, of an instance of `function`
-    /// that may use `memory` bytes.
+    /// that may use `memory` bytes and answers on `port`.
     pub(crate) fn environment(
         &self,
         function: &str,
         memory: u64,
         concurrency: u32,
+        port: u16,
     ) -> Vec<(String, String)> {
         let pair = |name: &str, value: String| (name.to_owned(), value);
         match self {
             Protocol::Runtime => vec![pair("WEIR_CONCURRENCY", concurrency.to_string())],
             Protocol::Http => vec![
-                pair("PORT", "8080".to_owned()),
-                pair("port", "8080".to_owned()),
+                pair("PORT", port.to_string()),
+                pair("port", port.to_string()),
             ],
             Protocol::Lambda { handler } => {
                 let api = format!("127.0.0.1:{}", lambda::PORT);

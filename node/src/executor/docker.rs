@@ -266,7 +266,9 @@ async fn action_code(folder: PathBuf) -> Result<(String, bool), StartError> {
 /// The environment that images of other platforms look for.
 fn environment(spec: &FunctionSpec) -> Vec<(String, String)> {
     let name = spec.name.name().to_owned();
-    let seconds = format!("{}s", spec.timeout.as_secs().max(1));
+    // Whole seconds, which all watchdogs read, and never less than the timeout.
+    let seconds = spec.timeout.as_secs() + u64::from(spec.timeout.subsec_nanos() > 0);
+    let seconds = format!("{}s", seconds.max(1));
     let mut all = vec![
         ("K_SERVICE".to_owned(), name.clone()),
         ("K_CONFIGURATION".to_owned(), name.clone()),
@@ -341,6 +343,9 @@ impl Executor for Docker {
             }
             let path = code.path().map_err(Unfit)?;
             weir_docker::check_source(path).map_err(|error| Unfit(error.to_string()))?;
+        }
+        if spec.kind == ArtifactKind::ImageArchive {
+            weir_docker::check_archive(code.path().map_err(Unfit)?).map_err(Unfit)?;
         }
         Ok(())
     }
@@ -422,6 +427,7 @@ impl Executor for Docker {
                 },
                 image_user: spec.container.image_user,
                 health: spec.container.health.clone(),
+                port: spec.container.port,
                 root_bytes: spec.container.read_write.then_some(ROOT_BYTES),
                 mounts,
             };

@@ -121,7 +121,9 @@ impl Wasm {
     fn kind_of_text(&self, code: &Code) -> Result<Kind, StartError> {
         let path = code.path().map_err(StartError::Node)?;
         let text = fs::read(path).map_err(|error| StartError::Node(error.to_string()))?;
-        weir_wasm::inspect(&text, None).map_err(|unfit| StartError::Code(unfit.to_string()))
+        let found = weir_wasm::inspect(&text, None);
+        let found = found.map_err(|unfit| StartError::Code(unfit.to_string()))?;
+        Ok(found.kind)
     }
 }
 
@@ -152,9 +154,17 @@ impl Executor for Wasm {
         let protocol = protocol(spec.protocol).map_err(Unfit)?;
         let path = code.path().map_err(Unfit)?;
         let bytes = fs::read(path).map_err(|e| Unfit(format!("read the artifact: {e}")))?;
-        let kind = weir_wasm::inspect(&bytes, Some(protocol));
-        let kind = kind.map_err(|unfit| Unfit(unfit.to_string()))?;
-        if kind == Kind::Module && !spec.allow_outbound.is_empty() {
+        let found = weir_wasm::inspect(&bytes, Some(protocol));
+        let found = found.map_err(|unfit| Unfit(unfit.to_string()))?;
+        if found.memory_bytes > spec.memory.as_bytes() {
+            let needs = Memory::bytes(found.memory_bytes);
+            return Err(Unfit(format!(
+                "the code needs {needs} of memory to start, and its limit is {}: raise the limit \
+                 (--memory)",
+                spec.memory
+            )));
+        }
+        if found.kind == Kind::Module && !spec.allow_outbound.is_empty() {
             return Err(Unfit(
                 "only components can call out; build the function as a wasi:http component, or \
                  deploy it without allow-outbound"

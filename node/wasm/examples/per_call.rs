@@ -63,7 +63,7 @@ fn main() -> ExitCode {
 }
 
 async fn measure(code: Vec<u8>) {
-    let kind = inspect(&code, None).expect("code that fits");
+    let kind = inspect(&code, None).expect("code that fits").kind;
     let folder = std::env::temp_dir().join(format!("weir-per-call-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a temporary folder");
     let artifact = folder.join("artifact");

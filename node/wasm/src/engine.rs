@@ -7,7 +7,9 @@ use crate::component::ComponentState;
 use crate::function::{Code, Loaded};
 use crate::module::ModuleState;
 use crate::ticker::Ticker;
-use crate::tuning::{FULL_RESERVATION, Tuning, fingerprint};
+use crate::tuning::{
+    FULL_RESERVATION, MEMORIES_PER_MODULE, TABLE_ELEMENTS, TABLES_PER_MODULE, Tuning, fingerprint,
+};
 use crate::{Kind, Resolve, outbound};
 use rustix::process::{Resource, getrlimit};
 use std::ffi::OsString;
@@ -42,10 +44,7 @@ const MEMORIES_PER_SLOT: u32 = 4;
 
 /// Core instances and tables per slot: components are made of several.
 const INSTANCES_PER_SLOT: u32 = 8;
-const TABLES_PER_SLOT: u32 = 4;
-
-/// Elements of one table; CPython's has some ten thousand.
-const TABLE_ELEMENTS: usize = 64 << 10;
+const TABLES_PER_SLOT: u32 = TABLES_PER_MODULE;
 
 /// Bytes of an instance's own data; large components need more than
 /// wasmtime's default of 1 MiB.
@@ -288,13 +287,31 @@ impl Engine {
             )
             .await?;
             inner.cache.added(&output);
-            Ok(())
+            // What compiles may still be more than a sandbox has. Better said
+            // now than at each call.
+            let engine = Engine(inner.clone());
+            let fits = tokio::task::spawn_blocking(move || {
+                engine.fits(&output).inspect_err(|_| engine.forget(&digest))
+            });
+            fits.await
+                .map_err(|error| CompileError::Node(format!("loading it failed: {error}")))?
         });
         tokio_util::task::AbortOnDropHandle::new(child)
             .await
             .unwrap_or_else(|error| {
                 Err(CompileError::Node(format!("the compiler's task: {error}")))
             })
+    }
+
+    /// Whether compiled code has a place in a sandbox of this engine.
+    fn fits(&self, compiled: &Path) -> Result<(), CompileError> {
+        let engine = &self.0.wasmtime;
+        let kind = wasmtime::Engine::detect_precompiled_file(compiled);
+        let loaded = kind.and_then(|kind| match kind {
+            Some(wasmtime::Precompiled::Component) => map_component(engine, compiled).map(drop),
+            _ => map_module(engine, compiled).map(drop),
+        });
+        loaded.map_err(|error| CompileError::Code(format!("no sandbox here holds it: {error:#}")))
     }
 
     /// Whether an artifact's compiled code is on disk.
@@ -498,8 +515,10 @@ impl Pool {
             .total_core_instances(self.slots.saturating_mul(INSTANCES_PER_SLOT))
             .total_tables(self.slots.saturating_mul(TABLES_PER_SLOT))
             .max_memory_size(usize::try_from(memory_bytes).unwrap_or(usize::MAX))
-            .table_elements(TABLE_ELEMENTS)
-            .max_tables_per_module(TABLES_PER_SLOT)
+            .total_gc_heaps(self.slots)
+            .table_elements(TABLE_ELEMENTS as usize)
+            .max_memories_per_module(MEMORIES_PER_MODULE)
+            .max_tables_per_module(TABLES_PER_MODULE)
             .max_core_instance_size(INSTANCE_BYTES)
             .max_component_instance_size(INSTANCE_BYTES)
             .max_unused_warm_slots(self.memories)

@@ -1,9 +1,11 @@
 //! Telling whether code can run here, before anything is compiled.
 
+use crate::tuning::{FEATURES, MEMORIES_PER_MODULE, OFF, TABLE_ELEMENTS, TABLES_PER_MODULE};
 use crate::{Kind, Protocol};
 use std::borrow::Cow;
 use wasmparser::{
-    ComponentExternalKind, ExternalKind, Parser, Payload, TypeRef, Validator, WasmFeatures,
+    BinaryReaderError, ComponentExternalKind, ExternalKind, Parser, Payload, TypeRef, Validator,
+    WasmFeatures,
 };
 
 /// Bytes of WebAssembly text that are accepted: text is for small examples,
@@ -107,13 +109,22 @@ const INCOMING_HANDLER: &str = "wasi:http/incoming-handler";
 #[error("{0}")]
 pub struct Unfit(pub String);
 
+/// What code was found to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inspected {
+    /// Module or component.
+    pub kind: Kind,
+    /// Bytes of memory that it has from the start, at least.
+    pub memory_bytes: u64,
+}
+
 /// Parses and validates `bytes` (binary or text) and checks that everything
-/// it imports is there and that it can be called.
+/// it imports is there, that it fits into a sandbox and that it can be called.
 ///
 /// Takes time in proportion to the code (tens of milliseconds for a large
 /// one): call it where blocking is allowed. `protocol` is what the deployer
 /// asked for, if anything.
-pub fn inspect(bytes: &[u8], protocol: Option<Protocol>) -> Result<Kind, Unfit> {
+pub fn inspect(bytes: &[u8], protocol: Option<Protocol>) -> Result<Inspected, Unfit> {
     let bytes = binary(bytes)?;
     let component = Parser::is_component(&bytes);
     match (component, protocol) {
@@ -134,21 +145,96 @@ pub fn inspect(bytes: &[u8], protocol: Option<Protocol>) -> Result<Kind, Unfit> 
         (true, Some(Protocol::Http) | None)
         | (false, Some(Protocol::Stdio | Protocol::Cgi) | None) => {}
     }
-    Validator::new_with_features(features())
+    Validator::new_with_features(FEATURES)
         .validate_all(&bytes)
-        .map_err(|error| Unfit(format!("this is not valid WebAssembly: {error}")))?;
-    if component {
-        check_component(&bytes).map(|()| Kind::Component)
+        .map_err(|error| invalid(&bytes, &error))?;
+    let mut shape = Shape::default();
+    let kind = if component {
+        check_component(&bytes, &mut shape).map(|()| Kind::Component)
     } else {
-        check_module(&bytes).map(|()| Kind::Module)
-    }
+        check_module(&bytes, &mut shape).map(|()| Kind::Module)
+    }?;
+    let memory_bytes = shape.largest_bytes;
+    Ok(Inspected { kind, memory_bytes })
 }
 
-/// The proposals that the engine is built with, or a few more: what it then
-/// refuses shows when compiling.
-fn features() -> WasmFeatures {
-    (WasmFeatures::WASM3 | WasmFeatures::COMPONENT_MODEL)
-        .difference(WasmFeatures::GC | WasmFeatures::EXCEPTIONS)
+/// Why code is not valid here: what it uses that is off, if it is that.
+fn invalid(bytes: &[u8], error: &BinaryReaderError) -> Unfit {
+    let valid_with = |more: WasmFeatures| {
+        let mut validator = Validator::new_with_features(FEATURES.union(more));
+        validator.validate_all(bytes).is_ok()
+    };
+    let all = OFF
+        .iter()
+        .fold(WasmFeatures::empty(), |all, (_, more)| all.union(*more));
+    if !valid_with(all) {
+        return Unfit(format!("this is not valid WebAssembly: {error}"));
+    }
+    let needed = OFF
+        .iter()
+        .filter(|(_, more)| !valid_with(all.difference(*more)));
+    let needed: Vec<_> = needed.map(|(name, _)| *name).collect();
+    Unfit(format!(
+        "this uses parts of WebAssembly that are off here: {} ({error})",
+        needed.join("; ")
+    ))
+}
+
+/// What the modules of some code have of their own.
+#[derive(Default)]
+struct Shape {
+    memories: u32,
+    tables: u32,
+    bytes: u64,
+    /// Bytes that the module with most of them has from the start.
+    largest_bytes: u64,
+}
+
+impl Shape {
+    /// Counts what a payload of the code defines.
+    fn note(&mut self, payload: &Payload<'_>) -> Result<(), Unfit> {
+        match payload {
+            // A module begins, be it inside a component.
+            Payload::Version { .. } => (self.memories, self.tables, self.bytes) = (0, 0, 0),
+            Payload::MemorySection(memories) => {
+                for memory in memories.clone() {
+                    let memory = memory.map_err(malformed)?;
+                    let page = 1_u64 << memory.page_size_log2.unwrap_or(16);
+                    self.memories += 1;
+                    self.bytes = self
+                        .bytes
+                        .saturating_add(memory.initial.saturating_mul(page));
+                }
+                self.largest_bytes = self.largest_bytes.max(self.bytes);
+                if self.memories > MEMORIES_PER_MODULE {
+                    return Err(Unfit(format!(
+                        "a module has {} memories, and one may have {MEMORIES_PER_MODULE} here",
+                        self.memories
+                    )));
+                }
+            }
+            Payload::TableSection(tables) => {
+                for table in tables.clone() {
+                    let elements = table.map_err(malformed)?.ty.initial;
+                    self.tables += 1;
+                    if elements > TABLE_ELEMENTS.into() {
+                        return Err(Unfit(format!(
+                            "a table has {elements} elements, and one may have {TABLE_ELEMENTS} \
+                             here"
+                        )));
+                    }
+                }
+                if self.tables > TABLES_PER_MODULE {
+                    return Err(Unfit(format!(
+                        "a module has {} tables, and one may have {TABLES_PER_MODULE} here",
+                        self.tables
+                    )));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// The binary form of `bytes`, which may be text.
@@ -182,15 +268,17 @@ fn looks_like_text(text: &str) -> bool {
     start.starts_with('(') || start.starts_with(";;")
 }
 
-fn malformed(error: wasmparser::BinaryReaderError) -> Unfit {
+fn malformed(error: BinaryReaderError) -> Unfit {
     Unfit(format!("this is not valid WebAssembly: {error}"))
 }
 
-fn check_module(bytes: &[u8]) -> Result<(), Unfit> {
+fn check_module(bytes: &[u8], shape: &mut Shape) -> Result<(), Unfit> {
     let mut starts = false;
     let mut memory = false;
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(malformed)? {
+        let payload = payload.map_err(malformed)?;
+        shape.note(&payload)?;
+        match payload {
             Payload::ImportSection(imports) => {
                 for import in imports.into_imports() {
                     let import = import.map_err(malformed)?;
@@ -239,13 +327,15 @@ fn check_import(module: &str, name: &str, ty: &TypeRef) -> Result<(), Unfit> {
     }))
 }
 
-fn check_component(bytes: &[u8]) -> Result<(), Unfit> {
+fn check_component(bytes: &[u8], shape: &mut Shape) -> Result<(), Unfit> {
     let mut handler = false;
     // Sections of nested components come in the same stream; only what the
     // outermost one imports and exports is our business.
     let mut depth = 0usize;
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(malformed)? {
+        let payload = payload.map_err(malformed)?;
+        shape.note(&payload)?;
+        match payload {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(imports) if depth == 0 => {
@@ -300,7 +390,7 @@ mod tests {
     #[track_caller]
     fn check(code: impl AsRef<[u8]>, expected: Result<Kind, &str>) {
         match (inspect(code.as_ref(), None), expected) {
-            (Ok(kind), Ok(expected)) => assert_eq!(kind, expected),
+            (Ok(found), Ok(expected)) => assert_eq!(found.kind, expected),
             (Err(unfit), Err(part)) => assert!(unfit.0.contains(part), "{unfit}"),
             (found, expected) => panic!("{found:?} instead of {expected:?}"),
         }
@@ -336,6 +426,38 @@ mod tests {
         check(
             r#"(component (import "acme:db/query@1.0.0" (instance)))"#,
             Err("acme:db/query"),
+        );
+    }
+
+    #[test]
+    fn what_is_off_is_named_and_what_does_not_fit_is_counted() {
+        let module = |more: &str| {
+            format!(r#"(module (memory (export "memory") 2) {more} (func (export "_start")))"#)
+        };
+        let wat = module("(memory 3) (memory i64 1)");
+        let found = inspect(wat.as_bytes(), None).expect("it fits");
+        assert_eq!(found.memory_bytes, 6 << 16);
+        check(module(&"(memory 1)".repeat(4)), Err("5 memories"));
+        check(module("(table 65537 funcref)"), Err("65537 elements"));
+        check(module(&"(table 1 funcref)".repeat(5)), Err("5 tables"));
+        check(module("(memory 1 1 shared)"), Err("threads"));
+        check(
+            module(
+                "(func (param i64 i64) (result i64 i64) local.get 0 local.get 1 i64.mul_wide_s)",
+            ),
+            Err("wide arithmetic"),
+        );
+        check(
+            module("(memory 1 1 shared) (memory 1 (pagesize 1))"),
+            Err("threads and shared memory (build without -pthread); custom page sizes"),
+        );
+        check(
+            module("(func try (result i32) i32.const 0 catch_all i32.const 1 end drop)"),
+            Err("exceptions in their old form"),
+        );
+        check(
+            module("(func (result i32) i64.const 0)"),
+            Err("not valid WebAssembly"),
         );
     }
 

@@ -56,7 +56,7 @@ pub use call::{AnswerBody, Call, CallError};
 pub use compile::{CompileError, compile_child};
 pub use engine::{Allocation, Compiler, Description, Engine, EngineConfig, EngineError, LoadError};
 pub use function::{BindError, Function, Loaded, Setup};
-pub use inspect::{Unfit, inspect};
+pub use inspect::{Inspected, Unfit, inspect};
 pub use outbound::Outbound;
 
 use futures_util::future::BoxFuture;

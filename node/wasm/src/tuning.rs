@@ -6,6 +6,55 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use wasmparser::WasmFeatures;
+
+/// What guests may use of WebAssembly: the one list by which an upload is
+/// checked, the compiler set up and the engine run. WebAssembly 3.0 and
+/// components, without threads: a call has one.
+pub(crate) const FEATURES: WasmFeatures = WasmFeatures::WASM3
+    .union(WasmFeatures::COMPONENT_MODEL)
+    .difference(WasmFeatures::THREADS);
+
+/// What is off, with the name that people know it by.
+pub(crate) const OFF: [(&str, WasmFeatures); 8] = [
+    (
+        "threads and shared memory (build without -pthread)",
+        WasmFeatures::THREADS.union(WasmFeatures::SHARED_EVERYTHING_THREADS),
+    ),
+    (
+        "exceptions in their old form (build with -wasm-use-legacy-eh=false)",
+        WasmFeatures::LEGACY_EXCEPTIONS,
+    ),
+    ("stack switching", WasmFeatures::STACK_SWITCHING),
+    ("custom page sizes", WasmFeatures::CUSTOM_PAGE_SIZES),
+    ("memory control", WasmFeatures::MEMORY_CONTROL),
+    ("wide arithmetic", WasmFeatures::WIDE_ARITHMETIC),
+    (
+        "asynchronous components (WASI 0.3; build for WASI 0.2)",
+        WasmFeatures::CM_ASYNC
+            .union(WasmFeatures::CM_ASYNC_STACKFUL)
+            .union(WasmFeatures::CM_MORE_ASYNC_BUILTINS)
+            .union(WasmFeatures::CM_THREADING)
+            .union(WasmFeatures::CM_ERROR_CONTEXT),
+    ),
+    (
+        "components with 64-bit memories, maps or garbage collected values",
+        WasmFeatures::CM64
+            .union(WasmFeatures::CM_MAP)
+            .union(WasmFeatures::CM_GC)
+            .union(WasmFeatures::CM_FIXED_LENGTH_LISTS)
+            .union(WasmFeatures::CM_IMPLEMENTS),
+    ),
+];
+
+/// Memories and tables that one module may define: what a slot of the pool
+/// has for it.
+pub(crate) const MEMORIES_PER_MODULE: u32 = 4;
+pub(crate) const TABLES_PER_MODULE: u32 = 4;
+
+/// Elements of one table; CPython's has some ten thousand.
+pub(crate) const TABLE_ELEMENTS: u32 = 64 << 10;
+
 /// Frames of a trap's backtrace that reach the function's log: enough to see
 /// where it was, few enough not to fill the log.
 const BACKTRACE_FRAMES: usize = 16;
@@ -56,6 +105,8 @@ impl Tuning {
     pub(crate) fn config(&self) -> wasmtime::Config {
         let mut config = wasmtime::Config::new();
         config
+            .wasm_features(FEATURES, true)
+            .wasm_features(FEATURES.complement(), false)
             .epoch_interruption(true)
             .memory_reservation(self.reservation_bytes)
             .memory_reservation_for_growth(if self.may_move { 1 << 20 } else { 0 })

@@ -56,7 +56,11 @@ async fn main() -> anyhow::Result<()> {
         dialled.join_all().await;
         return Ok(());
     }
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8080)).await?;
+    // Where it was built to listen, whatever it is told.
+    let port = std::env::var("OWN_PORT")
+        .ok()
+        .and_then(|port| port.parse().ok());
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port.unwrap_or(8080))).await?;
     eprintln!("listening");
     loop {
         let (mut stream, _) = listener.accept().await?;

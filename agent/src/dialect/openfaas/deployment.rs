@@ -14,7 +14,7 @@ use weir_node::id::{FunctionName, Namespace};
 use weir_node::node::{FunctionState, FunctionStatus};
 use weir_node::resources::Memory;
 
-use crate::setting::suggestion;
+use crate::setting::{Port, suggestion};
 
 type Texts = BTreeMap<String, String>;
 
@@ -41,6 +41,8 @@ pub(super) struct FunctionDeployment {
 const PREFIX: &str = "weir.";
 const PROTOCOL: &str = "weir.protocol";
 const TIMEOUT: &str = "weir.timeout";
+/// Timeouts of a watchdog in the environment, the first of which counts.
+const WATCHDOG_TIMEOUTS: [&str; 3] = ["exec_timeout", "write_timeout", "read_timeout"];
 /// DFaaS's label of a timeout, in milliseconds.
 const TIMEOUT_LABEL: &str = "dfaas.timeout_ms";
 const CONCURRENCY: &str = "weir.concurrency";
@@ -54,6 +56,7 @@ const IMAGE: &str = "weir.image";
 const PULL: &str = "weir.pull";
 const NETWORK: &str = "weir.network";
 const HEALTH: &str = "weir.health";
+const PORT: &str = "weir.port";
 const IMAGE_USER: &str = "weir.image-user";
 const READ_WRITE: &str = "weir.read-write";
 const SCOPE: &str = "weir.scope";
@@ -61,7 +64,8 @@ const COPIES: &str = "weir.replicas";
 const PREFETCH: &str = "weir.prefetch";
 const DURABLE: &str = "weir.durable";
 const DURABLE_BEST_EFFORT: &str = "weir.durable-best-effort";
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 21] = [
+    PORT,
     DURABLE,
     DURABLE_BEST_EFFORT,
     SCOPE,
@@ -147,6 +151,10 @@ impl FunctionDeployment {
         let timed = annotations.contains_key(TIMEOUT);
         settings(&mut spec, annotations, &mut mistakes);
         spec.labels = self.labels.unwrap_or_default();
+        spec.env = self.env_vars.unwrap_or_default();
+        if !timed {
+            watchdog(&mut spec, &mut mistakes);
+        }
         dfaas(&mut spec, timed, &mut mistakes);
         scale(&mut spec, &mut mistakes);
         let limits = self.limits.unwrap_or_default();
@@ -166,7 +174,6 @@ impl FunctionDeployment {
             spec.secrets
                 .extend(mistakes.take("secrets", secret.parse()));
         }
-        spec.env = self.env_vars.unwrap_or_default();
         spec.as_deployed = AsDeployed {
             env_process: self.env_process.filter(|process| !process.is_empty()),
             constraints: self.constraints.unwrap_or_default(),
@@ -247,6 +254,7 @@ fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes
                 }
                 spec.container.health = Some(text);
             }
+            PORT => spec.container.port = mistakes.take(PORT, port(&text)),
             IMAGE_USER => {
                 spec.container.image_user = mistakes.take(IMAGE_USER, flag(&text)).unwrap_or(false);
             }
@@ -276,6 +284,62 @@ fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes
             }
         }
     }
+}
+
+/// Reads the timeouts of a watchdog, so that a call may take as long as its
+/// code was given. One of zero sets no limit there, and none here.
+fn watchdog(spec: &mut FunctionSpec, mistakes: &mut Mistakes) {
+    for name in WATCHDOG_TIMEOUTS {
+        let Some(text) = spec.env.get(name) else {
+            continue;
+        };
+        match go_duration(text) {
+            Some(Duration::ZERO) => {}
+            Some(timeout) => {
+                spec.timeout = timeout;
+                return;
+            }
+            // The others are names that any program may have for something else.
+            None if name == WATCHDOG_TIMEOUTS[0] => mistakes.0.push(format!(
+                "envVars: {name}: {text:?} is not a duration: write 30s, 200ms or 1m30s"
+            )),
+            None => {}
+        }
+    }
+}
+
+/// A duration as Go writes it (`1h2m3.5s`), or whole seconds without a unit,
+/// as watchdogs read them.
+fn go_duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    let mut seconds = 0.0;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..unit] {
+                "h" => 3_600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// Reads DFaaS's labels; Weir's own setting of a timeout comes first.
@@ -327,6 +391,10 @@ fn count(text: &str) -> Result<u32, String> {
     text.trim()
         .parse()
         .map_err(|_| format!("{text:?} is not a whole number"))
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().map(|Port(port)| port.get())
 }
 
 fn flag(text: &str) -> Result<bool, String> {
@@ -381,7 +449,7 @@ pub(super) fn status(function: &FunctionStatus, usage: bool) -> Value {
         "readOnlyRootFilesystem": as_deployed.read_only_root_filesystem,
         "invocationCount": function.invocations,
         "replicas": function.replicas,
-        "availableReplicas": function.available_replicas,
+        "availableReplicas": available(function),
         "createdAt": function.created_at,
     });
     // Clients print an empty object as a line without a value.
@@ -402,6 +470,19 @@ pub(super) fn status(function: &FunctionStatus, usage: bool) -> Value {
         });
     }
     shown
+}
+
+/// Replicas that can take a call at once, which clients wait for. Code that
+/// starts with its call is one, though nothing of it is loaded.
+fn available(function: &FunctionStatus) -> u32 {
+    let at_once = match function.spec.kind {
+        ArtifactKind::WasmModule
+        | ArtifactKind::WasmComponent
+        | ArtifactKind::WasmText
+        | ArtifactKind::SimulatedModel => function.state == FunctionState::Ready,
+        ArtifactKind::SourceArchive | ArtifactKind::ImageArchive | ArtifactKind::ImageName => false,
+    };
+    function.available_replicas.max(at_once.into())
 }
 
 fn copies(text: &str) -> Result<u8, String> {
@@ -463,6 +544,7 @@ fn shown_settings(spec: &FunctionSpec) -> impl Iterator<Item = (String, String)>
         (PULL, unusual(container.pull)),
         (NETWORK, unusual(container.network)),
         (HEALTH, container.health.clone()),
+        (PORT, container.port.map(|port| port.to_string())),
         (IMAGE_USER, container.image_user.then(|| "true".to_owned())),
         (READ_WRITE, container.read_write.then(|| "true".to_owned())),
     ];
@@ -602,6 +684,55 @@ mod tests {
         assert_eq!((memory, cpu), (Memory::bytes(1 << 40), Some(Cpu::cores(2))));
     }
 
+    #[test]
+    fn timeouts_of_a_watchdog_bound_the_call_unless_ours_does() {
+        let check = |env: Value, annotations: Value, expected: Option<u64>| {
+            let spec = spec(json!({ "envVars": env, "annotations": annotations }));
+            let timeout = spec.as_ref().map(|spec| spec.timeout).ok();
+            assert_eq!(timeout, expected.map(Duration::from_millis), "{env}");
+        };
+        let none = || json!({});
+        check(json!({ "exec_timeout": "60s" }), none(), Some(60_000));
+        check(json!({ "exec_timeout": "90" }), none(), Some(90_000));
+        check(
+            json!({ "exec_timeout": "1h2m3.5s" }),
+            none(),
+            Some(3_723_500),
+        );
+        check(
+            json!({ "exec_timeout": "1m", "write_timeout": "2m" }),
+            none(),
+            Some(60_000),
+        );
+        check(
+            json!({ "write_timeout": "2m", "read_timeout": "3m" }),
+            none(),
+            Some(120_000),
+        );
+        check(json!({ "read_timeout": "250ms" }), none(), Some(250));
+        check(
+            json!({ "exec_timeout": "0", "write_timeout": "45s" }),
+            none(),
+            Some(45_000),
+        );
+        check(
+            json!({ "exec_timeout": "0s", "read_timeout": "never" }),
+            none(),
+            Some(30_000),
+        );
+        check(
+            json!({ "exec_timeout": "60s" }),
+            json!({ "weir.timeout": "5s" }),
+            Some(5_000),
+        );
+        for wrong in ["1 minute", "", "s", "-1s", "1.2.3s", "5d"] {
+            check(json!({ "exec_timeout": wrong }), none(), None);
+        }
+        let label = spec(json!({ "envVars": { "exec_timeout": "60s" },
+            "labels": { TIMEOUT_LABEL: "700" } }));
+        assert_eq!(label.expect("valid").timeout, Duration::from_millis(700));
+    }
+
     fn shown(spec: FunctionSpec) -> Value {
         let function = FunctionStatus {
             spec: Arc::new(spec),
@@ -643,7 +774,8 @@ mod tests {
     #[test]
     fn what_is_shown_can_be_deployed_again() {
         let first = spec(json!({
-            "annotations": { "weir.qos": "fast", "weir.allow-outbound": "a.example:1" },
+            "annotations": { "weir.qos": "fast", "weir.allow-outbound": "a.example:1",
+                "weir.port": "3000" },
             "labels": { SCALE_MIN: "1" },
         }))
         .expect("valid");

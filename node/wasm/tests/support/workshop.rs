@@ -96,7 +96,8 @@ impl Workshop {
 
     /// Compiles, loads and binds a module or component.
     pub(crate) async fn function(&self, code: &str, change: impl FnOnce(&mut Setup)) -> Function {
-        let kind = weir_wasm::inspect(code.as_bytes(), None).expect("it fits");
+        let found = weir_wasm::inspect(code.as_bytes(), None).expect("it fits");
+        let kind = found.kind;
         let (digest, path) = self.artifact(code);
         self.engine
             .compile(&digest, &path)
