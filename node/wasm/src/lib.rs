@@ -30,7 +30,8 @@
 //! use weir_wasm::{Kind, inspect};
 //!
 //! let command = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
-//! assert_eq!(inspect(command.as_bytes(), None), Ok(Kind::Module));
+//! let inspected = inspect(command.as_bytes(), None);
+//! assert_eq!(inspected.map(|found| found.kind), Ok(Kind::Module));
 //! assert!(inspect(b"#!/bin/sh", None).is_err());
 //! ```
 
