@@ -389,14 +389,14 @@ impl Instance {
         };
         let inner = self.inner.clone();
         let name = container.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let mut looks = inner.looks.lock().unwrap_or_else(PoisonError::into_inner);
-            looks.look(&name)
-        });
-        match looked.await {
-            Ok(Some(usage)) => Some(usage),
-            Ok(None) => engine.used(&container).await,
-            Err(_) => None,
+        let looked = tokio::task::spawn_blocking(move || inner.looks().look(&name));
+        if let Some(usage) = looked.await.ok()? {
+            return Some(usage);
+        }
+        let may_ask = self.inner.looks().may_ask(Instant::now());
+        match may_ask {
+            true => engine.used(&container).await,
+            false => None,
         }
     }
 
@@ -409,6 +409,10 @@ impl Instance {
 }
 
 impl Inner {
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn scrap(&self) -> MutexGuard<'_, Option<Scrap>> {
         self.scrap.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::query_parameters::StatsOptionsBuilder;
 use futures_util::StreamExt as _;
@@ -14,6 +14,10 @@ use crate::engine::Engine;
 /// Threads of one container whose waiting is read: more make a look dear, and
 /// tell no more.
 const THREADS: usize = 64;
+
+/// Time between two questions to the engine about one container: each costs it a
+/// few milliseconds.
+const ENGINE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Where control groups are mounted.
 const GROUPS: &str = "/sys/fs/cgroup";
@@ -35,6 +39,8 @@ pub(crate) struct Looks {
     /// What each thread had waited at the last look, in nanoseconds.
     threads: HashMap<u32, u64>,
     waited: u64,
+    /// When the engine was asked last.
+    asked: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -122,6 +128,16 @@ impl Looks {
             cpu,
             waited: Duration::from_nanos(self.waited),
         })
+    }
+
+    /// Whether the engine may be asked again, which it then is.
+    pub(crate) fn may_ask(&mut self, now: Instant) -> bool {
+        let rested = |asked: Instant| now.duration_since(asked) >= ENGINE_INTERVAL;
+        let may = self.asked.is_none_or(rested);
+        if may {
+            self.asked = Some(now);
+        }
+        may
     }
 }
 

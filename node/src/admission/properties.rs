@@ -98,6 +98,16 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 /// A call of a class that waits as long as it takes.
+/// A function whose calls hold nothing.
+const WEIGHTLESS: Profile = Profile {
+    instance: Resources::ZERO,
+    call: Resources::ZERO,
+    calls_per_instance: 1,
+    max_instances: 1,
+    min_instances: 0,
+    keep_alive: Duration::ZERO,
+};
+
 fn endless(class: usize) -> Waiting {
     Waiting {
         class,
@@ -612,15 +622,7 @@ proptest! {
             .map(|&priority| ClassConfig { priority, ..ClassConfig::default() })
             .collect();
         let mut pool = Pool::new(CAPACITY);
-        let profile = Profile {
-            instance: Resources::ZERO,
-            call: Resources::ZERO,
-            calls_per_instance: 1,
-            max_instances: 1,
-            min_instances: 0,
-            keep_alive: Duration::ZERO,
-        };
-        let function = pool.add(profile).expect("fits");
+        let function = pool.add(WEIGHTLESS).expect("fits");
         let mut queue = Queue::new(&classes);
         queue.add(function, 0);
         for class in 0..classes.len() {
@@ -648,16 +650,8 @@ proptest! {
 fn lanes_behind_a_short_head_are_looked_at_within_bounds() {
     let mut pool = Pool::new(CAPACITY);
     let mut queue = Queue::new(&[ClassConfig::default()]);
-    let profile = Profile {
-        instance: Resources::ZERO,
-        call: Resources::ZERO,
-        calls_per_instance: 1,
-        max_instances: 1,
-        min_instances: 0,
-        keep_alive: Duration::ZERO,
-    };
     for _ in 0..100 {
-        let function = pool.add(profile).expect("fits");
+        let function = pool.add(WEIGHTLESS).expect("fits");
         queue.add(function, 0);
         queue.push(function, endless(0), false, Time::ZERO, ());
     }
@@ -678,16 +672,8 @@ fn lanes_behind_a_short_head_are_looked_at_within_bounds() {
 fn served(functions: &[(usize, u64)], picks: usize) -> Vec<usize> {
     let mut pool = Pool::new(CAPACITY);
     let mut queue = Queue::new(&[ClassConfig::default()]);
-    let profile = Profile {
-        instance: Resources::ZERO,
-        call: Resources::ZERO,
-        calls_per_instance: 1,
-        max_instances: 1,
-        min_instances: 0,
-        keep_alive: Duration::ZERO,
-    };
     for (at, (namespace, cost)) in functions.iter().enumerate() {
-        let function = pool.add(profile).expect("fits");
+        let function = pool.add(WEIGHTLESS).expect("fits");
         queue.add(function, *namespace);
         let waiting = Waiting {
             cost: *cost,

@@ -13,7 +13,6 @@ use super::functions::Version;
 use crate::admission::{FunctionKey, InstanceId};
 use crate::executor::Usage;
 use crate::need::{Crowd, Need, Sample};
-use crate::resources::Cpu;
 use crate::time::Time;
 
 /// Time between two looks at how many threads are runnable.
@@ -59,7 +58,6 @@ struct Seen {
 struct Learned {
     version: Arc<Version>,
     need: Need,
-    told: Option<Cpu>,
 }
 
 #[derive(Default)]
@@ -119,6 +117,9 @@ impl Inner {
         let mut ids: Vec<InstanceId> = undeclared.map(|live| *live.key()).collect();
         ids.sort_unstable();
         looking.seen.retain(|id, _| ids.binary_search(id).is_ok());
+        looking
+            .learned
+            .retain(|key, _| self.by_key.contains_key(key));
         if ids.len() > INSTANCES {
             let next = ids.partition_point(|id| Some(*id) <= looking.last);
             ids.rotate_left(next);
@@ -171,9 +172,6 @@ impl Inner {
         if !Arc::ptr_eq(&function.current.load(), version) {
             return;
         }
-        looking
-            .learned
-            .retain(|key, _| self.by_key.contains_key(key));
         let learned = looking
             .learned
             .entry(function.key)
@@ -185,12 +183,13 @@ impl Inner {
         let Some(cpu) = learned.need.cpu() else {
             return;
         };
-        let told = learned.told.unwrap_or(version.spec.needs().cpu);
+        let cpu = cpu.min(self.config.capacity.cpu);
+        // Not what was told last: new instances begin with what was guessed.
+        let told = self.admission().call_cpu(function.key);
         let change = (cpu.as_cores() - told.as_cores()).abs();
         if change <= told.as_cores() * NEAR {
             return;
         }
-        learned.told = Some(cpu);
         // With fewer beside them they run quicker; by how long they took before,
         // those that wait now would be refused.
         if cpu.as_cores() > told.as_cores() * QUICKER {
@@ -210,7 +209,6 @@ impl Learned {
         Learned {
             version: version.clone(),
             need: Need::default(),
-            told: None,
         }
     }
 }
