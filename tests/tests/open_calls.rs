@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use weir_tests::client::{raw, raw_status, rest};
+use weir_tests::network::{self, Host};
 use weir_tests::node::{Function, Node, Setup};
 use weir_tests::{pass, within};
 
@@ -163,6 +164,34 @@ async fn connections_that_say_nothing_shut_nobody_out() {
     // Whoever is busy is not closed for others.
     let held = held.await.expect("it does not panic");
     held.expect_status(200);
+}
+
+#[test]
+fn connections_from_another_network_that_say_nothing_shut_nobody_out() {
+    let name = "connections_from_another_network_that_say_nothing_shut_nobody_out";
+    network::inside(name, async {
+        let host = Host::new(1);
+        let ip = host.address().parse().expect("an address");
+        let config = "[http]\nmax-connections = 100\nheader-timeout = \"5m\"\nthreads = 1";
+        let node = Setup::new()
+            .config(config)
+            .host(&host.name)
+            .address(SocketAddr::new(ip, 8080))
+            .variable("WEIR_HTTP_INSECURE", "true")
+            .variable("WEIR_HTTP_ALLOWED_HOSTS", &host.address())
+            .start()
+            .await;
+        node.deploy(Function::new("hello", "echo")).await;
+        // The node sees them come from the hub's address, as all others here.
+        let _open = silent(300, [10, 77, 1, 1], node.address).await;
+        node.get("/healthz").send().await.expect_status(200);
+        node.call("hello", "x").await.expect_status(200);
+        let connections = node.status().await["connections"].as_u64();
+        assert!(
+            connections.is_some_and(|open| open <= 100),
+            "{connections:?}"
+        );
+    });
 }
 
 #[tokio::test]
