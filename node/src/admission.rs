@@ -189,7 +189,11 @@ impl<T> Admission<T> {
         actions: &mut Vec<Action<T>>,
     ) -> Result<FunctionKey, TooLarge> {
         let key = self.pool.add(profile)?;
-        self.queue.add(key, self.namespaces.enter(namespace));
+        let (namespace, is_new) = self.namespaces.enter(namespace);
+        if is_new {
+            self.queue.begin(namespace);
+        }
+        self.queue.add(key, namespace);
         self.settle(now, actions);
         Ok(key)
     }

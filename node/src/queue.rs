@@ -301,6 +301,13 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Begins a namespace, whose number another may have had before.
+    pub fn begin(&mut self, namespace: usize) {
+        for class in &mut self.classes {
+            class.shares.begin(namespace);
+        }
+    }
+
     /// Says to which namespace a new function belongs, by its number.
     pub fn add(&mut self, function: FunctionKey, namespace: usize) {
         for class in &mut self.classes {

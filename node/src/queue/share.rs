@@ -155,6 +155,13 @@ impl Shares {
         self.functions[function] = Function { pass: 0, namespace };
     }
 
+    /// Forgets what a namespace was given whose number another had before.
+    pub(super) fn begin(&mut self, namespace: usize) {
+        if let Some(used) = self.namespaces.get_mut(namespace) {
+            *used = Namespace::default();
+        }
+    }
+
     /// Where a lane of a function stands whose first call is `head`.
     pub(super) fn turn(&self, function: usize, sequence: u64, head: Key) -> Turn {
         let Function { pass, namespace } = self.functions[function];
@@ -219,15 +226,16 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// The number of a namespace that gets one more function.
-    pub(crate) fn enter(&mut self, name: &str) -> usize {
+    /// The number of a namespace that gets one more function, and whether that
+    /// is its first.
+    pub(crate) fn enter(&mut self, name: &str) -> (usize, bool) {
         if let Some((number, functions)) = self.numbers.get_mut(name) {
             *functions += 1;
-            return *number;
+            return (*number, false);
         }
         let number = self.free.pop().unwrap_or(self.numbers.len());
         self.numbers.insert(name.into(), (number, 1));
-        number
+        (number, true)
     }
 
     /// Takes note that it has one function less.
@@ -250,14 +258,15 @@ mod tests {
     #[test]
     fn a_number_of_a_namespace_is_given_again_when_it_has_no_function() {
         let mut names = Names::default();
-        assert_eq!(
-            (names.enter("a"), names.enter("b"), names.enter("a")),
-            (0, 1, 0)
-        );
+        let mut enter = |name: &str| names.enter(name);
+        assert_eq!(enter("a"), (0, true));
+        assert_eq!(enter("b"), (1, true));
+        assert_eq!(enter("a"), (0, false));
         names.leave("a");
-        assert_eq!(names.enter("c"), 2);
+        assert_eq!(names.enter("c"), (2, true));
         names.leave("a");
-        assert_eq!((names.enter("d"), names.enter("a")), (0, 3));
+        assert_eq!(names.enter("d"), (0, true));
+        assert_eq!(names.enter("a"), (3, true));
     }
 
     #[test]
@@ -272,6 +281,17 @@ mod tests {
         let key = Key::from_bits(0);
         let (old, new) = (shares.turn(0, 0, key), shares.turn(1, 0, key));
         assert_eq!(old.namespace_pass - new.namespace_pass, 1_000);
+    }
+
+    #[test]
+    fn a_namespace_does_not_inherit_from_one_that_is_no_more() {
+        let mut shares = Shares::default();
+        shares.add(0, 0);
+        shares.serve(0, 1_000);
+        shares.begin(0);
+        shares.add(1, 0);
+        let turn = shares.turn(1, 0, Key::from_bits(0));
+        assert_eq!((turn.namespace_pass, turn.pass), (0, 0));
     }
 
     #[test]
