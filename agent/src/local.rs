@@ -1,12 +1,13 @@
 //! How commands find the token of a node on the same machine: the node leaves a
 //! note in its user's runtime folder, by the port of its door.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use weir_node::private;
 
 /// Largest note that is read.
 const NOTE_BYTES: u64 = 16 << 10;
@@ -74,15 +75,7 @@ pub fn leave(
         token_file: std::path::absolute(token_file)?,
     };
     let path = path(&folder, port);
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(&serde_json::to_vec(&written)?)?;
-    fs::rename(&temporary, &path)?;
+    private::write(&path, &serde_json::to_vec(&written)?)?;
     Ok(Some(Note(path)))
 }
 

@@ -1,10 +1,8 @@
 //! A node and its doors, from start to shutdown.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -557,18 +555,8 @@ fn credentials(config: &Config) -> anyhow::Result<Credentials> {
 fn create_token(path: &Path) -> io::Result<String> {
     let random: [u8; 32] = rand::random();
     let token = weir_node::id::Digest::new(random).hex();
-    // Whole or not at all: half a token would let nobody in.
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(token.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
+    // Half a token would let nobody in.
+    private::write(path, format!("{token}\n").as_bytes())?;
     Ok(token)
 }
 

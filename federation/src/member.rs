@@ -3,9 +3,8 @@
 //! the words by which two nodes prove to each other that they belong together.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{
@@ -19,6 +18,7 @@ use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use tokio::sync::Notify;
+pub(crate) use weir_node::private::write as save;
 use weir_overlay::{Answer, Refusal};
 
 use crate::membership::{
@@ -955,20 +955,6 @@ fn load(path: &Path) -> Result<Option<Vec<u8>>, MemberError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(error)),
     }
-}
-
-/// Writes a file, whole or not at all, for its owner alone.
-pub(crate) fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
 }
 
 fn load_list<T: serde::de::DeserializeOwned>(

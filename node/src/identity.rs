@@ -3,12 +3,13 @@
 //! The key's PeerId is the node's id wherever nodes are named, so that an id
 //! can be proved and never has to be agreed on.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use libp2p_identity::Keypair;
+
+use crate::private;
 
 /// A key file holds 68 bytes; anything much longer is not one.
 const KEY_BYTES: u64 = 1 << 10;
@@ -57,17 +58,8 @@ pub fn load_or_create(data_dir: &Path) -> Result<Keypair, IdentityError> {
 fn create(path: &Path) -> io::Result<Keypair> {
     let key = Keypair::generate_ed25519();
     let bytes = key.to_protobuf_encoding().map_err(io::Error::other)?;
-    // Whole or not at all: a half-written key would be a lost identity.
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
+    // A half-written key would be a lost identity.
+    private::write(path, &bytes)?;
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(key)
 }

@@ -1,9 +1,10 @@
-//! Files that hold a secret of one line: tokens and passwords. What others of
-//! the machine may read is no secret, and is not taken for one.
+//! Files for their owner alone: secrets of one line (tokens and passwords), keys
+//! and what else a node keeps. What others of the machine may read is no secret,
+//! and is not taken for one.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Largest file that is read, in bytes.
@@ -44,6 +45,23 @@ pub fn read_line(path: &Path, least: usize) -> io::Result<String> {
     }
 }
 
+/// Writes a file, whole or not at all, for its owner alone.
+///
+/// # Errors
+/// When it, or its folder, cannot be written.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
@@ -56,8 +74,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("secret");
         let check = |mode: u32, text: &str| {
-            std::fs::write(&path, text).expect("written");
-            std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("it is ours");
+            fs::write(&path, text).expect("written");
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("it is ours");
             read_line(&path, 4).map_err(|error| error.to_string())
         };
         assert_eq!(
