@@ -461,7 +461,7 @@ impl Federated {
                 host.clone(),
                 Arc::new(Names(Resolver::new())),
             )),
-            acceptor: Acceptor::new(&key, host)?,
+            acceptor: Acceptor::new(&key, host, overlay.traffic())?,
             overlay,
             shared,
         };

@@ -32,6 +32,7 @@ use crate::host::{Event, Host};
 use crate::line::{Line, Notes};
 use crate::swarm::{Overlay, chain, innermost};
 use crate::tls::{Connector, TlsError};
+use crate::traffic::Sign;
 
 /// What a request carries.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -153,6 +154,7 @@ pub struct Carriage {
 struct Peer {
     id: PeerId,
     host: Arc<dyn Host>,
+    sign: Sign,
     /// Connections to it on which pings are not answered, and those to anybody.
     unanswered: AtomicUsize,
     all_unanswered: Arc<AtomicUsize>,
@@ -410,6 +412,7 @@ impl Carriage {
         Peer {
             id,
             host: self.host.clone(),
+            sign: self.overlay.traffic().of(id),
             unanswered: AtomicUsize::new(0),
             all_unanswered: self.unanswered.clone(),
             making: Default::default(),
@@ -653,7 +656,7 @@ async fn handshake(stream: Box<dyn Wire>, kind: Kind, peer: &Arc<Peer>) -> Resul
         cut: cut.clone(),
         driven: Arc::default(),
     };
-    let notes = Arc::<Notes>::default();
+    let notes = Arc::new(Notes::new(peer.sign.clone()));
     let stream = Line::new(stream, notes.clone());
     let made = http2::Builder::new(driver)
         .timer(TokioTimer::new())

@@ -17,6 +17,7 @@
 //! | `carriage` | HTTP/2 to a peer, over TLS or over a stream of the swarm |
 //! | `detector` | when a peer with calls is taken not to answer: plain state |
 //! | `line` | what `detector` is told of a connection |
+//! | `traffic` | signs of life from connections with calls, which heartbeats ask |
 //!
 //! Invariants:
 //! * Nobody gets a connection, not even to be told who is here, before having
@@ -36,6 +37,7 @@ pub mod proof;
 mod streams;
 mod swarm;
 pub mod tls;
+mod traffic;
 mod transport;
 
 pub use endpoint::{Endpoint, EndpointError, Resolve};
@@ -43,4 +45,6 @@ pub use host::{Answer, Event, Host, Refusal, Verdict};
 pub use libp2p::identity::Keypair;
 pub use libp2p::swarm::Stream;
 pub use libp2p::{Multiaddr, PeerId};
+pub use line::Line;
 pub use swarm::{CallStreams, Config, Counters, Overlay, StartError, Unreachable, chain};
+pub use traffic::Traffic;

@@ -1,5 +1,9 @@
 //! A stream of HTTP/2 on which is noted whether the other side is heard, and how
 //! much was written since.
+//!
+//! h2 reads nothing while a ping waits to be written. On a slow link that takes
+//! seconds, in which the other side would not be heard, and two sides that both
+//! wait to write would do so for ever. So what comes meanwhile is read ahead.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,16 +11,35 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+use crate::traffic::Sign;
+
+/// Bytes that are read ahead while nothing can be written, and how many of them
+/// at once.
+const AHEAD_BYTES: usize = 256 << 10;
+const READ_BYTES: usize = 16 << 10;
 
 /// What was noted. Shared by the stream and whoever looks at it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Notes {
     heard: AtomicBool,
     written: AtomicU64,
+    sign: Sign,
 }
 
 impl Notes {
+    /// Of a connection with the member that `sign` is of.
+    pub(crate) fn new(sign: Sign) -> Notes {
+        Notes {
+            heard: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            sign,
+        }
+    }
+
     /// Whether the other side was heard since this was asked last, and the bytes
     /// written since it was heard.
     pub(crate) fn take(&self) -> (bool, u64) {
@@ -35,16 +58,20 @@ impl Notes {
 
     fn is_heard(&self) {
         self.heard.store(true, Ordering::Relaxed);
+        self.sign.give();
     }
 }
 
 /// A stream with notes. What is read must be HTTP/2.
-pub(crate) struct Line<S> {
+pub struct Line<S> {
     stream: S,
     notes: Arc<Notes>,
     frames: Frames,
     /// Whether the last write had to wait.
     held_up: bool,
+    /// What was read ahead, and how reading ended after it.
+    ahead: BytesMut,
+    ended: Option<io::Result<()>>,
 }
 
 impl<S> Line<S> {
@@ -54,23 +81,63 @@ impl<S> Line<S> {
             notes,
             frames: Frames::default(),
             held_up: false,
+            ahead: BytesMut::new(),
+            ended: None,
         }
     }
+}
 
-    fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+impl<S: AsyncRead + Unpin> Line<S> {
+    /// Takes note of how writing went.
+    fn wrote<T>(
+        &mut self,
+        polled: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
         if polled.is_pending() {
             self.held_up = true;
+            self.read_ahead(context);
             return Poll::Pending;
         }
-        let count = ready!(polled)?;
         // Something before it was acknowledged, or there would be no room.
-        if std::mem::take(&mut self.held_up) {
+        if std::mem::take(&mut self.held_up) && matches!(polled, Poll::Ready(Ok(_))) {
             self.notes.is_heard();
         }
-        self.notes
-            .written
-            .fetch_add(count as u64, Ordering::Relaxed);
+        polled
+    }
+
+    fn wrote_bytes(
+        &mut self,
+        polled: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(self.wrote(polled, context))?;
+        let written = &self.notes.written;
+        written.fetch_add(count as u64, Ordering::Relaxed);
         Poll::Ready(Ok(count))
+    }
+
+    /// Reads what is there. Whoever waits to write is woken for it.
+    fn read_ahead(&mut self, context: &mut Context<'_>) {
+        let mut came = false;
+        while self.ended.is_none() && self.ahead.len() < AHEAD_BYTES {
+            let before = self.ahead.len();
+            self.ahead.reserve(READ_BYTES);
+            match poll_read_buf(Pin::new(&mut self.stream), context, &mut self.ahead) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => self.ended = Some(Ok(())),
+                Poll::Ready(Ok(_)) => {
+                    if self.frames.read(&self.ahead[before..]) {
+                        self.notes.is_heard();
+                    }
+                }
+                Poll::Ready(Err(error)) => self.ended = Some(Err(error)),
+            }
+            came = true;
+        }
+        if came {
+            context.waker().wake_by_ref();
+        }
     }
 }
 
@@ -80,6 +147,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let part = self.ahead.len().min(into.remaining());
+            into.put_slice(&self.ahead[..part]);
+            self.ahead.advance(part);
+            if self.ahead.is_empty() {
+                // A connection at rest holds no buffer.
+                self.ahead = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(ended) = self.ended.take() {
+            return Poll::Ready(ended);
+        }
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
         if self.frames.read(&into.filled()[before..]) {
@@ -89,14 +169,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Line<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Line<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.wrote(polled)
+        self.wrote_bytes(polled, context)
     }
 
     fn poll_write_vectored(
@@ -105,7 +185,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Line<S> {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
-        self.wrote(polled)
+        self.wrote_bytes(polled, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -113,7 +193,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Line<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.wrote(polled, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -172,9 +253,12 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::traffic::Traffic;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
@@ -203,10 +287,43 @@ mod tests {
         }
     }
 
+    fn notes() -> Arc<Notes> {
+        let somebody = libp2p::PeerId::random();
+        Arc::new(Notes::new(Traffic::default().of(somebody)))
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_nothing_can_be_written_is_read_and_nothing_is_lost() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let notes = notes();
+        let mut line = Line::new(near, notes.clone());
+        // Until there is no room.
+        let full = async { while line.write(&[7; 1 << 16]).await.is_ok() {} };
+        let waits = tokio::time::timeout(Duration::from_millis(50), full).await;
+        assert!(waits.is_err());
+        notes.take();
+        let sent: Vec<u8> = (0..40_000).flat_map(|n| frame(0, 0, &[n as u8])).collect();
+        far.write_all(&sent).await.expect("it is taken");
+        drop(far.shutdown().await);
+        let more = line.write(&[7]);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), more)
+                .await
+                .is_err()
+        );
+        assert!(notes.take().0, "the other side is heard");
+        assert!(line.ahead.len() >= AHEAD_BYTES);
+        assert!(line.ahead.len() < AHEAD_BYTES + READ_BYTES);
+        let mut read = Vec::new();
+        line.read_to_end(&mut read).await.expect("it ends");
+        assert!(read == sent, "{} of {} bytes", read.len(), sent.len());
+        assert_eq!(line.ahead.capacity(), 0);
+    }
+
     #[tokio::test]
     async fn what_is_read_and_written_is_noted() {
         let (near, mut far) = tokio::io::duplex(64);
-        let notes = Arc::<Notes>::default();
+        let notes = notes();
         let mut line = Line::new(near, notes.clone());
         line.write_all(&[7; 60]).await.expect("there is room");
         assert_eq!(notes.take(), (false, 60));

@@ -28,6 +28,7 @@ use crate::beat::{self, End};
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::host::{Event, Host, Verdict};
 use crate::streams::{Opened, Purpose, Reply};
+use crate::traffic::Traffic;
 use crate::transport;
 
 /// Requests to the swarm that may wait. Publishing beyond it is dropped: the
@@ -184,12 +185,18 @@ pub struct Overlay {
     id: PeerId,
     commands: mpsc::Sender<Command>,
     counters: Arc<Counters>,
+    traffic: Arc<Traffic>,
 }
 
 /// Streams on which peers send calls.
 pub type CallStreams = mpsc::Receiver<(PeerId, Stream)>;
 
 impl Overlay {
+    /// Who is heard on connections with calls: no heartbeat is missed of those.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        self.traffic.clone()
+    }
+
     /// Starts the swarm of a node. What happens is told to `host`; streams with
     /// calls arrive at the receiver.
     ///
@@ -206,7 +213,9 @@ impl Overlay {
             id: config.key.public().to_peer_id(),
             commands,
             counters: counters.clone(),
+            traffic: Arc::default(),
         };
+        let traffic = overlay.traffic();
         let (started, start) = std::sync::mpsc::sync_channel(1);
         let thread = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -242,6 +251,7 @@ impl Overlay {
                     wanted: HashSet::new(),
                     awaiting: HashMap::new(),
                     beats,
+                    traffic,
                     beating: HashMap::new(),
                     conduct: HashMap::new(),
                     told,
@@ -405,6 +415,7 @@ struct Node {
     /// Streams that wait for a connection.
     awaiting: HashMap<PeerId, Vec<(Purpose, Reply)>>,
     beats: mpsc::Sender<Beat>,
+    traffic: Arc<Traffic>,
     /// Those to which this node beats.
     beating: HashMap<PeerId, AbortHandle>,
     conduct: HashMap<PeerId, Conduct>,
@@ -797,11 +808,12 @@ impl Node {
         let streams = &mut self.swarm.behaviour_mut().streams;
         streams.open(peer, Purpose::Beat, reply);
         let (host, beats) = (self.host.clone(), self.beats.clone());
+        let sign = self.traffic.of(peer);
         let sending = tokio::spawn(async move {
             if let Ok(Ok(stream)) = opened.await {
                 let _ = beats.send(Beat::Began(peer)).await;
                 let learned = |took| host.happened(Event::RoundTrip { peer, took });
-                match beat::send(stream, learned).await {
+                match beat::send(stream, sign, learned).await {
                     End::Silent => host.happened(Event::Silent(peer)),
                     End::Closed => {
                         tokio::time::sleep(beat::INTERVAL).await;
@@ -841,10 +853,10 @@ impl Node {
             }) => match purpose {
                 Purpose::Beat => {
                     self.keep(peer);
-                    let host = self.host.clone();
+                    let (host, sign) = (self.host.clone(), self.traffic.of(peer));
                     tokio::spawn(async move {
                         let learned = |took| host.happened(Event::RoundTrip { peer, took });
-                        if let End::Silent = beat::echo(stream, learned).await {
+                        if let End::Silent = beat::echo(stream, sign, learned).await {
                             host.happened(Event::Silent(peer));
                         }
                     });

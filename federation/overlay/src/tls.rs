@@ -26,7 +26,9 @@ use tokio_util::compat::TokioAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::host::{Event, Host};
+use crate::line::{Line, Notes};
 use crate::proof::{self, ProofError};
+use crate::traffic::Traffic;
 
 /// What both sides say they speak inside.
 const ALPN: &[u8] = b"weir/1";
@@ -59,6 +61,7 @@ pub enum TlsError {
 pub struct Acceptor {
     tls: TlsAcceptor,
     host: Arc<dyn Host>,
+    traffic: Arc<Traffic>,
     /// What ends the connections of each member that has some.
     members: Arc<Mutex<HashMap<PeerId, (usize, CancellationToken)>>>,
 }
@@ -141,11 +144,15 @@ fn certified(key: &Keypair) -> Result<Arc<SingleCertAndKey>, TlsError> {
 }
 
 impl Acceptor {
-    /// For the node with `key`.
+    /// For the node with `key`. Who is heard is noted in `traffic`.
     ///
     /// # Errors
     /// When no certificate can be made.
-    pub fn new(key: &Keypair, host: Arc<dyn Host>) -> Result<Acceptor, TlsError> {
+    pub fn new(
+        key: &Keypair,
+        host: Arc<dyn Host>,
+        traffic: Arc<Traffic>,
+    ) -> Result<Acceptor, TlsError> {
         let certified = certified(key)?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -157,6 +164,7 @@ impl Acceptor {
         Ok(Acceptor {
             tls: TlsAcceptor::from(Arc::new(config)),
             host,
+            traffic,
             members: Arc::default(),
         })
     }
@@ -187,7 +195,10 @@ impl Acceptor {
     ///
     /// # Errors
     /// Why it is none.
-    pub async fn accept<S>(&self, stream: S) -> Result<(Accepted, server::TlsStream<S>), TlsError>
+    pub async fn accept<S>(
+        &self,
+        stream: S,
+    ) -> Result<(Accepted, Line<server::TlsStream<S>>), TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -198,7 +209,8 @@ impl Acceptor {
             let proved = proof::check(&mut stream, &*self.host, peer).await;
             tell(&*self.host, peer, &proved);
             proved?;
-            Ok((self.count(peer), stream.into_inner()))
+            let notes = Arc::new(Notes::new(self.traffic.of(peer)));
+            Ok((self.count(peer), Line::new(stream.into_inner(), notes)))
         };
         tokio::time::timeout(SETUP, accepted)
             .await
