@@ -110,6 +110,8 @@ enum Command {
     Remove(functions::RemoveArguments),
     /// Set how many instances of a function are kept
     Scale(functions::ScaleArguments),
+    /// Return to the version of a function that served before
+    Rollback(functions::Named),
     /// Print what a function wrote to its standard error
     Logs(logs::LogsArguments),
     /// Secrets that functions may read
@@ -195,6 +197,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Secret(command) => block_on(secret::secret(global, &command))?,
         Command::Remove(arguments) => block_on(functions::remove(global, &arguments))?,
         Command::Scale(arguments) => block_on(functions::scale(global, &arguments))?,
+        Command::Rollback(arguments) => block_on(functions::roll_back(global, &arguments))?,
         Command::Logs(arguments) => block_on(logs::logs(global, &arguments))?,
         Command::Samples(arguments) => block_on(samples::samples(global, &arguments))?,
         Command::Token(arguments) => block_on(federation::token(global, &arguments))?,

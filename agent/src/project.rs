@@ -104,6 +104,8 @@ pub struct Settings {
     pub image_user: bool,
     /// Whether a container may write to its root, within a bound.
     pub read_write: bool,
+    /// Whether no instance is started to see whether it runs.
+    pub no_check: bool,
     /// Who knows of it.
     pub scope: Option<Scope>,
     /// Members that keep its code.
@@ -187,6 +189,11 @@ static PROJECT_KEYS: &[Key<Entry>] = &[
         path: "read-write",
         field: |e| &mut e.settings.read_write,
         help: "A root that may be written to, within a bound.",
+    },
+    Key {
+        path: "no-check",
+        field: |e| &mut e.settings.no_check,
+        help: "Start no instance to see whether it runs.",
     },
     Key {
         path: "scope",
@@ -869,6 +876,7 @@ impl WireDeployment {
                 "weir.read-write",
                 settings.read_write.then(|| "true".to_owned()),
             ),
+            ("weir.check", settings.no_check.then(|| "false".to_owned())),
             ("weir.scope", settings.scope.map(|scope| scope.to_string())),
             (
                 "weir.replicas",

@@ -37,7 +37,7 @@ use weir_node::id::{CallId, Digest};
 use weir_node::layers::Layer;
 use weir_node::resources::Resources;
 use weir_node::store::{
-    CallRecord, CopyNote, FunctionRecord, PendingCall, ResultRecord, StoredBody,
+    CallRecord, CopyNote, FunctionRecord, PendingCall, ResultRecord, StoredBody, VersionRecord,
 };
 
 /// Inputs for each target in a short run.
@@ -278,10 +278,22 @@ const TARGETS: &[Target] = &[
         },
         seeds: || {
             let moment = jiff::Timestamp::UNIX_EPOCH;
+            let other = |version| {
+                Some(Box::new(VersionRecord {
+                    spec: spec(),
+                    version,
+                    checked: version < 8,
+                }))
+            };
             let function = FunctionRecord {
                 spec: spec(),
                 version: 7,
                 created_at: moment,
+                checked: true,
+                untold: true,
+                next: other(8),
+                next_untold: true,
+                previous: other(6),
             };
             let call = PendingCall {
                 id: CallId::new([7; 16]),

@@ -244,6 +244,15 @@ impl Dispatch {
         self.inner.steward.announce(spec).await
     }
 
+    /// Tells the federation of a version that took the place of one that served
+    /// here, unless that was done: how many members keep its code.
+    ///
+    /// # Errors
+    /// Why it is not told; that is tried again.
+    pub async fn announce_untold(&self, name: &FunctionName) -> Result<Option<usize>, ChangeError> {
+        self.inner.steward.announce_untold(name).await
+    }
+
     /// Removes a function from the federation.
     ///
     /// # Errors

@@ -82,6 +82,8 @@ pub(crate) struct Steward {
     /// Functions that were brought here and not deployed here: how many calls
     /// they had when that was looked up, and when that number was new.
     brought: DashMap<FunctionName, (u64, Time)>,
+    /// Held by whoever tells of a new version.
+    announcing: tokio::sync::Mutex<()>,
 }
 
 impl Steward {
@@ -97,6 +99,7 @@ impl Steward {
             exchange,
             pins,
             brought: DashMap::new(),
+            announcing: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -148,6 +151,7 @@ impl Steward {
                     tokio::task::spawn_blocking(move || drop_asides(&folder));
                 }
                 () = self.federated.shared.members_changed.notified() => self.pins.tend(),
+                () = self.node.untold_more() => self.announce_all().await,
                 // What was not done before the last stop, or whose code nobody
                 // could give.
                 _ = again.tick() => {
@@ -155,6 +159,7 @@ impl Steward {
                         self.reconcile(&name).await;
                         self.note_use(&name);
                     }
+                    self.announce_all().await;
                     self.let_go(Duration::ZERO).await;
                     self.pins.tend();
                     self.forget_removals().await;
@@ -237,8 +242,9 @@ impl Steward {
             }
             return;
         };
-        // What is this node's alone is nobody else's to change.
-        if own.scope == Scope::Node {
+        // What is this node's alone is nobody else's to change; and of what is
+        // new here the others hear next.
+        if own.scope == Scope::Node || self.node.is_untold(name) {
             return;
         }
         match &entry.spec {
@@ -285,6 +291,31 @@ impl Steward {
         match code {
             Some(code) => Ok(self.pins.settle(&spec.name, code).await),
             None => Ok(1),
+        }
+    }
+
+    /// Tells the federation of a version that took the place of one that served,
+    /// unless that was done; how many members keep its code.
+    pub(crate) async fn announce_untold(
+        &self,
+        name: &FunctionName,
+    ) -> Result<Option<usize>, ChangeError> {
+        let _one = self.announcing.lock().await;
+        let untold = self.node.untold();
+        let Some((spec, version)) = untold.into_iter().find(|(spec, _)| spec.name == *name) else {
+            return Ok(None);
+        };
+        let copies = self.announce(&spec).await?;
+        self.node.is_told(name, version).await?;
+        Ok(Some(copies))
+    }
+
+    async fn announce_all(&self) {
+        for (spec, _) in self.node.untold() {
+            let name = &spec.name;
+            if let Err(error) = self.announce_untold(name).await {
+                warn!(function = %name, %error, "the federation is not told of a new version yet");
+            }
         }
     }
 

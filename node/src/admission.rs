@@ -213,6 +213,31 @@ impl<T> Admission<T> {
         Ok(())
     }
 
+    /// Gives a function new code and needs, and with them the instances of
+    /// another one of its namespace, which is no more: nothing may run there or
+    /// wait.
+    pub fn replace(
+        &mut self,
+        namespace: &str,
+        key: FunctionKey,
+        by: FunctionKey,
+        profile: Profile,
+        now: Time,
+        actions: &mut Vec<Action<T>>,
+    ) -> Result<(), TooLarge> {
+        self.pool.replace(key, by, profile)?;
+        self.remove(namespace, by, now, actions);
+        self.queue.wake(key);
+        self.settle(now, actions);
+        Ok(())
+    }
+
+    /// Has an instance that was started to see whether its code runs stay only
+    /// briefly, unless it is used.
+    pub fn keep_briefly(&mut self, instance: InstanceId) {
+        self.pool.keep_briefly(instance);
+    }
+
     /// Keeps `replicas` instances; zero stops all until the next call.
     pub fn scale(
         &mut self,
@@ -1148,6 +1173,60 @@ mod tests {
         assert_eq!(node.actions(), ["start"]);
         node.finish(old);
         assert_eq!(node.actions(), ["stop"]);
+    }
+
+    #[test]
+    fn what_was_tried_takes_the_place_of_the_old_with_its_instance() {
+        let mut node = Node::new(1000, 1000);
+        let function = node.add_warm(profile());
+        let running = node.runs_at_once(function);
+        let trial = node.add_warm(profile());
+        let wanted = Profile {
+            calls_per_instance: 2,
+            ..profile()
+        };
+        let (admission, actions) = (&mut node.admission, &mut node.actions);
+        let replaced = admission.replace("", function, trial, wanted, at(node.now), actions);
+        replaced.expect("it fits");
+        assert!(node.admission.gauges(trial).is_none());
+        assert_eq!(node.ready(function), 1);
+        // The next calls run on what was tried; the old one ends with its call.
+        let next = node.runs_at_once(function);
+        let beside = node.runs_at_once(function);
+        assert_ne!(next.instance(), running.instance());
+        assert_eq!(next.instance(), beside.instance());
+        assert!(node.actions().is_empty());
+        node.finish(running);
+        assert_eq!(node.actions(), ["stop"]);
+        node.finish(next);
+        node.finish(beside);
+        node.admission
+            .remove("", function, at(node.now), &mut node.actions);
+        assert_eq!(node.actions(), ["stop"]);
+    }
+
+    #[test]
+    fn an_instance_that_was_only_tried_stays_half_a_minute() {
+        let mut node = Node::new(1000, 1000);
+        let try_out = |node: &mut Node| {
+            let function = node.add(profile());
+            node.arrive(function, "tries");
+            for slot in node.carry_out() {
+                node.admission.keep_briefly(slot.instance());
+                node.finish(slot);
+            }
+            function
+        };
+        let (unused, used) = (try_out(&mut node), try_out(&mut node));
+        let slot = node.runs_at_once(used);
+        node.finish(slot);
+        let tried = node.now;
+        node.wait_until(tried + 29);
+        assert_eq!((node.ready(unused), node.ready(used)), (1, 1));
+        node.wait_until(tried + 30);
+        assert_eq!((node.ready(unused), node.ready(used)), (0, 1));
+        node.wait_until(tried + 60);
+        assert_eq!(node.ready(used), 0);
     }
 
     #[test]

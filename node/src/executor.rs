@@ -157,6 +157,9 @@ pub enum StartError {
     /// The code itself is at fault (it does not compile): trying again is in vain.
     #[error("{0}")]
     Code(String),
+    /// The instance did not become ready; another may.
+    #[error("{0}")]
+    Instance(String),
     /// The node is at fault: no memory, no disk, no daemon.
     #[error("{0}")]
     Node(String),
@@ -175,7 +178,7 @@ pub struct Profile {
     pub max_instances: u32,
     /// Instances kept warm even when idle; at most `max_instances`.
     pub min_instances: u32,
-    /// Whether an instance left behind by an update or a removal must be waited for.
+    /// How long an idle instance stays.
     pub keep_alive: Duration,
 }
 
@@ -220,6 +223,12 @@ pub trait Executor: Send + Sync {
     /// Whether it runs this kind of code.
     fn accepts(&self, kind: ArtifactKind) -> bool {
         kind.executor() == self.name()
+    }
+
+    /// Whether only a started instance tells that the code runs: then a new
+    /// version is ready no sooner.
+    fn must_start(&self) -> bool {
+        false
     }
 
     /// Checks what shows without the code: that the function asks for no more

@@ -13,8 +13,11 @@ mod housekeeping;
 mod instances;
 mod invoke;
 mod rate;
+mod rollout;
 mod timers;
+mod trial;
 mod usage;
+mod version;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -34,6 +37,7 @@ use self::backlog::Backlog;
 use self::functions::Function;
 use self::instances::{Live, Waiter};
 pub use self::invoke::{Declined, Moves, Outlook};
+pub use self::rollout::{RolledBack, RolledOut, Rollout};
 use self::timers::{Locked, Timers};
 use self::usage::Watching;
 use crate::admission::{Admission, FunctionKey, InstanceId, Places};
@@ -83,6 +87,10 @@ pub struct FunctionStatus {
     pub created_at: jiff::Timestamp,
     /// Where its code stands.
     pub state: FunctionState,
+    /// A newer version, until it is in place.
+    pub next: Option<NextStatus>,
+    /// The version that served before.
+    pub previous: Option<u64>,
     /// Calls answered since the node started.
     pub invocations: u64,
     /// Instances that are wanted or there.
@@ -97,6 +105,17 @@ pub struct FunctionStatus {
     pub call_cpu: Cpu,
     /// Processor time used since the node started, as far as the executor measures it.
     pub cpu: Duration,
+}
+
+/// A version that is not in place yet, as listings show it.
+#[derive(Debug, Clone, Serialize)]
+pub struct NextStatus {
+    /// As deployed.
+    pub spec: Arc<FunctionSpec>,
+    /// Its number.
+    pub version: u64,
+    /// Where its code stands.
+    pub state: FunctionState,
 }
 
 /// Whether a deployment may replace, must replace, or must not replace.
@@ -302,6 +321,10 @@ struct Inner {
     /// Deployed functions by name; at most `max_functions`.
     functions: DashMap<FunctionName, Arc<Function>>,
     by_key: DashMap<FunctionKey, Arc<Function>>,
+    /// Told when a version was put in place of another.
+    placed: Notify,
+    /// Told when the federation has to be told of a version.
+    untold: Notify,
     /// Instances that take calls; bounded by admission.
     instances: DashMap<InstanceId, Arc<Live>>,
     namespaces: Mutex<BTreeMap<Namespace, NamespaceInfo>>,
@@ -494,6 +517,8 @@ impl Node {
             alarm_moved: Notify::new(),
             functions: DashMap::new(),
             by_key: DashMap::new(),
+            placed: Notify::new(),
+            untold: Notify::new(),
             instances: DashMap::new(),
             namespaces: Mutex::default(),
             executors,
@@ -662,6 +687,7 @@ impl Node {
     pub fn function_capabilities(&self, most: usize) -> Vec<FunctionCapability> {
         let busy: Vec<FunctionKey> = self.inner.admission().busy_functions().collect();
         let busy = busy.iter().filter_map(|key| self.inner.by_key.get(key));
+        let busy = busy.filter(|function| !function.is_trial);
         let mut functions: Vec<Arc<Function>> = busy.map(|f| f.value().clone()).collect();
         if functions.len() > most {
             functions.sort_by_key(|f| std::cmp::Reverse(f.invocations.load(Ordering::Relaxed)));

@@ -38,6 +38,10 @@ const START_BACKOFF_DOUBLINGS: u32 = 6;
 /// Wait before a kept instance that found no room looks again.
 const PRESTART_RETRY: Duration = Duration::from_secs(1);
 
+/// How long an instance stays idle that was started to see whether its code
+/// runs, at most.
+const BRIEF_KEEP_ALIVE: Duration = Duration::from_secs(30);
+
 /// A function of this pool; finds nothing once the function was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FunctionKey(Key);
@@ -242,9 +246,23 @@ struct Instance {
     /// The pool's age at the last use.
     age: u64,
     start_cost: Duration,
+    /// Whether no call has used it but the one that saw whether its code runs.
+    brief: bool,
     /// When the keep-alive is looked at next. It may be earlier than the
     /// expiry: using an instance does not move its timer, or every call would.
     timer: Option<Time>,
+}
+
+impl Instance {
+    /// When its keep-alive passes, should it stay idle.
+    fn expires(&self, of: &Profile) -> Time {
+        let most = if self.brief {
+            BRIEF_KEEP_ALIVE
+        } else {
+            Duration::MAX
+        };
+        self.idle_since + of.keep_alive.min(most)
+    }
 }
 
 #[derive(Debug)]
@@ -467,6 +485,55 @@ impl Pool {
         self.note_lacking(key);
     }
 
+    /// Gives a function new needs and new code, as [`Pool::update`] does, and
+    /// with them the instances of another function, which keeps none. No call
+    /// may run on those.
+    pub fn replace(
+        &mut self,
+        key: FunctionKey,
+        by: FunctionKey,
+        profile: Profile,
+    ) -> Result<(), TooLarge> {
+        self.update(key, profile)?;
+        if self.functions.get(key.0).is_none() {
+            return Ok(());
+        }
+        let Some(other) = self.functions.get_mut(by.0) else {
+            return Ok(());
+        };
+        let available = std::mem::take(&mut other.available);
+        let (starting, ready, uses) = (other.starting, other.ready, other.uses);
+        (other.starting, other.ready) = (0, 0);
+        for instance in self.instances.values_mut() {
+            let moves = matches!(instance.phase, Phase::Starting | Phase::Ready);
+            if instance.function == by && moves {
+                instance.function = key;
+            }
+        }
+        let function = self.functions.get_mut(key.0).expect("looked up above");
+        function.available.extend(available);
+        function.starting += starting;
+        function.ready += ready;
+        function.uses = function.uses.saturating_add(uses);
+        self.note_lacking(key);
+        Ok(())
+    }
+
+    /// Has an instance that was started to see whether its code runs stay only
+    /// briefly, unless it is used.
+    pub fn keep_briefly(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(id.key()) else {
+            return;
+        };
+        instance.brief = true;
+        if let Some(due) = instance.timer.take() {
+            self.timers.remove(&(due, Timer::KeepAlive(id)));
+        }
+        if instance.phase == Phase::Ready && instance.running == 0 {
+            self.set_keep_alive_timer(id);
+        }
+    }
+
     /// Removes a function; its instances leave after their calls.
     pub fn remove(&mut self, key: FunctionKey) {
         self.retire_all(key);
@@ -520,6 +587,7 @@ impl Pool {
             .expect("available instances exist");
         instance.busy.add(instance.running as usize, now);
         instance.running += 1;
+        instance.brief = false;
         instance.age = self.age;
         if instance.running >= function.profile.calls_per_instance {
             function.available.pop();
@@ -777,6 +845,7 @@ impl Pool {
                     busy: Busy::default(),
                     age: self.age,
                     start_cost: Duration::ZERO,
+                    brief: false,
                     timer: None,
                 })
                 .to_bits(),
@@ -1002,7 +1071,7 @@ impl Pool {
         if of.live() <= of.profile.min_instances || of.waiting > 0 {
             return;
         }
-        if instance.idle_since + of.profile.keep_alive > now {
+        if instance.expires(&of.profile) > now {
             self.set_keep_alive_timer(id);
         } else {
             self.retire(id);
@@ -1018,7 +1087,7 @@ impl Pool {
             .functions
             .get(instance.function.0)
             .expect("ready is current");
-        let due = instance.idle_since + of.profile.keep_alive;
+        let due = instance.expires(&of.profile);
         if due != Time::NEVER {
             instance.timer = Some(due);
             self.timers.insert((due, Timer::KeepAlive(id)));

@@ -108,6 +108,13 @@ impl<V> Slab<V> {
         })
     }
 
+    /// All values in the order of their places, to be changed.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.places
+            .iter_mut()
+            .filter_map(|place| place.value.as_mut())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.places.len() - self.vacant.len()
     }

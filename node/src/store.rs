@@ -48,7 +48,7 @@ pub use self::body::{BodyPart, INLINE_BODY, KeepBodyError, WrittenBody};
 pub use self::copies::CopyKept;
 pub use self::record::{
     CallRecord, CallStanding, CallbackState, CopyNote, FileSerial, FunctionRecord, NamespaceRecord,
-    PendingCall, PendingCallback, ResultRecord, SecretValue, StoredBody,
+    PendingCall, PendingCallback, ResultRecord, SecretValue, StoredBody, VersionRecord,
 };
 
 use self::body::BodyFiles;

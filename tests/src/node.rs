@@ -388,7 +388,8 @@ impl Node {
         assert_eq!(state, "ready", "{}\n{}", function.path(), self.log());
     }
 
-    /// Waits until a function is prepared or has failed; returns its state.
+    /// Waits until the newest version of a function is in place or has failed;
+    /// returns its state.
     pub async fn settled(&self, name: &str) -> String {
         let path = match name.split_once('.') {
             Some((name, namespace)) => format!("/system/function/{name}?namespace={namespace}"),
@@ -401,11 +402,12 @@ impl Node {
                 .await
                 .expect_status(200)
                 .json();
-            let state = status["annotations"]["weir.state"]
-                .as_str()
-                .expect("a status has a state")
-                .to_owned();
-            (state != "preparing").then_some(state)
+            let state = |name: &str| status["annotations"][name].as_str().map(str::to_owned);
+            // A newer version that is ready is about to be put in place.
+            match state("weir.next-state") {
+                Some(next) => (next != "preparing" && next != "ready").then_some(next),
+                None => state("weir.state").filter(|state| state != "preparing"),
+            }
         })
         .await
     }
@@ -594,6 +596,11 @@ impl Function {
     pub fn label(mut self, name: &str, value: &str) -> Function {
         self.body["labels"][name] = value.into();
         self
+    }
+
+    /// Ready without a first instance: the first call is cold.
+    pub fn unchecked(self) -> Function {
+        self.setting("check", "false")
     }
 
     /// How it is called: `stdio`, `cgi` or `http`.

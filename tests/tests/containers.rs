@@ -18,7 +18,7 @@ async fn node() -> Node {
 #[tokio::test]
 async fn an_image_that_listens_is_called_cold_then_warm() {
     let node = node().await;
-    node.deploy(Function::container("plain")).await;
+    node.deploy(Function::container("plain").unchecked()).await;
     let reply = node.call("plain", "first").await.expect_status(200);
     assert_eq!(
         (reply.text().as_str(), reply.header("x-weir-start")),
@@ -250,6 +250,7 @@ async fn websockets_pass_through() {
     let node = node().await;
     node.deploy(
         Function::container("chat")
+            .unchecked()
             .label("com.openfaas.scale.max", "1")
             .timeout("20s"),
     )
@@ -346,17 +347,26 @@ async fn containers_that_never_become_ready_say_why() {
         .containers()
         .config("docker.start-timeout = \"10s\"");
     let node = setup.start().await;
-    node.deploy(Function::container("exits").mode("exit")).await;
-    let reply = node.call("exits", "").await.expect_error(503);
+    let exits = Function::container("exits").mode("exit");
+    node.create(&exits).await.expect_status(202);
     let words = "exited with code 3; it wrote: there is nothing for me to do";
+    let state = node.settled("exits").await;
+    assert!(state.starts_with("failed: "), "{state}");
+    assert!(state.contains(words), "{state}");
+    let reply = node.call("exits", "").await.expect_error(503);
     assert!(reply.text().contains(words), "{}", reply.text());
-    node.deploy(Function::container("deaf").mode("deaf")).await;
+    let deaf = Function::container("deaf").mode("deaf");
+    node.create(&deaf).await.expect_status(202);
+    let words = "must listen on port 8080";
+    let state = node.settled("deaf").await;
+    assert!(state.starts_with("failed: "), "{state}");
+    assert!(state.contains(words), "{state}");
     let reply = node.call("deaf", "").await.expect_error(503);
-    assert!(
-        reply.text().contains("must listen on port 8080"),
-        "{}",
-        reply.text()
-    );
+    assert!(reply.text().contains(words), "{}", reply.text());
+    // As before, without the check.
+    node.deploy(Function::container("exits").mode("exit").unchecked())
+        .await;
+    node.call("exits", "").await.expect_error(503);
     node.deploy(Function::container("late").mode("late")).await;
     node.call("late", "").await.expect_status(200);
 }

@@ -106,7 +106,7 @@ fn function(name: &str) -> Function {
 #[tokio::test]
 async fn an_unmodified_image_answers_calls() {
     let node = node().await;
-    node.deploy(function("hello")).await;
+    node.deploy(function("hello").unchecked()).await;
     let ask = node.post("/function/hello").header(
         "traceparent",
         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
@@ -161,8 +161,11 @@ async fn an_unmodified_image_answers_calls() {
 #[tokio::test]
 async fn handlers_that_fail_to_load_die_or_stay_are_told() {
     let node = node().await;
-    node.deploy(function("absent").setting("handler", "app.nothing"))
-        .await;
+    let absent = function("absent").setting("handler", "app.nothing");
+    node.create(&absent).await.expect_status(202);
+    let state = node.settled("absent").await;
+    assert!(state.starts_with("failed: "), "{state}");
+    assert!(state.contains("nothing"), "{state}");
     let reply = node.call("absent", "{}").await.expect_error(503);
     assert!(reply.text().contains("nothing"), "{}", reply.text());
     node.deploy(function("frail").timeout("3s")).await;

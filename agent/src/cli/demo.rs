@@ -263,13 +263,13 @@ async fn place(client: &Client, sample: &Sample) -> anyhow::Result<Step> {
         code: Code::Named(code.into()),
         settings: (sample.settings)(),
     };
-    deploy::send(
+    let version = deploy::send(
         client,
         &WireDeployment::new(&deployment, &code.into(), None),
     )
     .await?;
     let name: FunctionName = sample.name.parse()?;
-    deploy::ready(client, &name, READY_TIMEOUT).await?;
+    deploy::ready(client, &name, version, READY_TIMEOUT).await?;
     Ok(Step {
         what: "deploy",
         function: sample.name,

@@ -162,6 +162,9 @@ struct SettingsArguments {
     /// Let a container write to its root, where the engine can bound that
     #[arg(long)]
     read_write: bool,
+    /// Start no container to see whether it runs: ready once its image is there
+    #[arg(long)]
+    no_check: bool,
 }
 
 impl SettingsArguments {
@@ -199,6 +202,7 @@ impl SettingsArguments {
             port: self.port,
             image_user: self.image_user,
             read_write: self.read_write,
+            no_check: self.no_check,
             scope: self.scope,
             replicas: self.replicas,
             prefetch: self.prefetch,
@@ -216,11 +220,11 @@ pub(super) async fn deploy(global: &Global, arguments: &DeployArguments) -> anyh
     let wait = (!arguments.no_wait).then_some(arguments.wait_timeout);
     let mut results = Vec::new();
     for deployment in &deployments {
-        let (name, image) = place(&client, deployment, namespace.as_deref())
+        let (name, image, version) = place(&client, deployment, namespace.as_deref())
             .await
             .with_context(|| format!("deploy {}", deployment.name))?;
         if let Some(limit) = wait {
-            ready(&client, &name, limit)
+            ready(&client, &name, version, limit)
                 .await
                 .with_context(|| format!("deploy {name}"))?;
         }
@@ -283,12 +287,13 @@ fn deployments(global: &Global, arguments: &DeployArguments) -> anyhow::Result<V
     }])
 }
 
-/// Brings code and function to the node; returns what the node calls them.
+/// Brings code and function to the node; returns what the node calls them, and
+/// the version that it made.
 pub(super) async fn place(
     client: &Client,
     deployment: &Deployment,
     namespace: Option<&str>,
-) -> anyhow::Result<(FunctionName, CodeSource)> {
+) -> anyhow::Result<(FunctionName, CodeSource, Option<u64>)> {
     let image = match &deployment.code {
         Code::Named(source) => source.clone(),
         Code::File(path) => upload(client, path, path).await?.into(),
@@ -308,8 +313,8 @@ pub(super) async fn place(
     };
     let wire = WireDeployment::new(deployment, &image, namespace);
     let name = FunctionName::new(&deployment.name, wire.namespace().parse()?)?;
-    send(client, &wire).await?;
-    Ok((name, image))
+    let version = send(client, &wire).await?;
+    Ok((name, image, version))
 }
 
 /// Uploads the code in `path` unless the node has it; the user knows it as
@@ -373,8 +378,9 @@ fn digest(path: &Path) -> std::io::Result<(Digest, u64)> {
     }
 }
 
-/// Updates the function, or creates it when there is none.
-pub(super) async fn send(client: &Client, wire: &WireDeployment) -> anyhow::Result<()> {
+/// Updates the function, or creates it when there is none; returns its version,
+/// where the node tells it.
+pub(super) async fn send(client: &Client, wire: &WireDeployment) -> anyhow::Result<Option<u64>> {
     let body = serde_json::to_vec(wire)?;
     let request = |method| {
         client
@@ -393,13 +399,41 @@ pub(super) async fn send(client: &Client, wire: &WireDeployment) -> anyhow::Resu
     if let Some(Ok(warning)) = warning.map(http::HeaderValue::to_str) {
         output::note(&format!("weir: warning: {}", output::printable(warning)));
     }
-    Ok(())
+    let version = response.headers().get("x-weir-version");
+    let version = version.and_then(|version| version.to_str().ok());
+    Ok(version.and_then(|version| version.parse().ok()))
 }
 
-/// Waits until the function can be called.
+/// Where a version stands, as a function's status tells.
+fn state_of(status: &Value, version: Option<u64>) -> anyhow::Result<&str> {
+    let annotation = |name: &str| status["annotations"][name].as_str();
+    let number = |name: &str| annotation(name).and_then(|text| text.parse::<u64>().ok());
+    let current = number("weir.version");
+    match (version, current) {
+        (Some(wanted), Some(current)) if wanted > current => {
+            let next = number("weir.next-version").filter(|next| *next == wanted);
+            let state = next.and_then(|_| annotation("weir.next-state"));
+            let state = state.with_context(|| {
+                format!(
+                    "version {wanted} was given up, by another deployment or a rollback: version \
+                     {current} serves"
+                )
+            })?;
+            if state.starts_with("failed") {
+                bail!("version {current} serves on; version {wanted} {state}");
+            }
+            // Ready, and about to be put in place.
+            Ok(if state == "ready" { "preparing" } else { state })
+        }
+        _ => Ok(super::functions::state(status)),
+    }
+}
+
+/// Waits until a version of the function can be called; its newest, if `None`.
 pub(super) async fn ready(
     client: &Client,
     name: &FunctionName,
+    version: Option<u64>,
     limit: Duration,
 ) -> anyhow::Result<()> {
     let path = super::functions::function_path(name);
@@ -411,7 +445,7 @@ pub(super) async fn ready(
         loop {
             let request = client.request(Method::GET, &path);
             let status: Value = client.ask_json("see whether it is ready", request).await?;
-            match super::functions::state(&status) {
+            match state_of(&status, version)? {
                 "ready" => return Ok(()),
                 state if state.starts_with("failed") => bail!("{state}"),
                 state => match state.strip_prefix("waiting: ") {

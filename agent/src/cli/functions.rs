@@ -1,4 +1,6 @@
-//! `weir list`, `describe`, `remove` and `scale`.
+//! `weir list`, `describe`, `remove`, `scale` and `rollback`.
+
+use std::time::Duration;
 
 use clap::Args;
 use http::Method;
@@ -7,6 +9,9 @@ use weir_node::id::FunctionName;
 
 use super::Global;
 use crate::output;
+
+/// Longest wait for a version that served before.
+const READY: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Args)]
 pub(super) struct Named {
@@ -196,6 +201,32 @@ pub(super) async fn scale(global: &Global, arguments: &ScaleArguments) -> anyhow
     let told = json!({ "name": name.name(), "namespace": name.namespace.as_str(),
         "replicas": kept });
     global.told(&told, &format!("{name} keeps {kept} instances"))
+}
+
+pub(super) async fn roll_back(global: &Global, arguments: &Named) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let name = global.function(&arguments.name)?;
+    let path = format!("/weir/v1/rollback/{}", name.qualified());
+    let request = client.request(Method::POST, &path);
+    let done: Value = client
+        .ask_json(&format!("roll {name} back"), request)
+        .await?;
+    let number = |key: &str| done[key].as_u64().unwrap_or_default();
+    let text = match done["given_up"] == true {
+        true => format!(
+            "{name}: the newer version is given up, version {} serves on",
+            number("serves")
+        ),
+        false => {
+            let version = number("version");
+            super::deploy::ready(&client, &name, Some(version), READY).await?;
+            format!(
+                "{name}: version {} serves again, as version {version}",
+                number("to")
+            )
+        }
+    };
+    global.told(&done, &text)
 }
 
 #[cfg(test)]

@@ -161,8 +161,8 @@ impl Sample {
             settings,
         };
         let placed = deploy::place(client, &deployment, namespace).await;
-        let (name, _) = placed.with_context(doing)?;
-        deploy::ready(client, &name, READY)
+        let (name, _, version) = placed.with_context(doing)?;
+        deploy::ready(client, &name, version, READY)
             .await
             .with_context(doing)?;
         Ok(name)

@@ -10,8 +10,9 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 use weir_federation::copies::Found;
-use weir_node::id::{Digest, Receipt};
-use weir_node::node::{CallResult, CallState};
+use weir_node::function::Scope;
+use weir_node::id::{Digest, FunctionName, IdError, Receipt};
+use weir_node::node::{CallResult, CallState, RolledBack};
 
 use crate::door::Door;
 use crate::door::headers::{self, CALL_ID, CALL_STATUS, WEIR_CALL_ID};
@@ -54,6 +55,7 @@ pub async fn answer(
 enum Route {
     Status,
     Artifact(Result<Digest, String>),
+    Rollback(Result<FunctionName, String>),
     Nothing,
 }
 
@@ -62,6 +64,9 @@ fn route_of(route: &str, name: &str) -> Route {
         ("status", "") => Route::Status,
         ("artifacts", hex) if !hex.is_empty() => {
             Route::Artifact(Digest::from_hex(hex).map_err(|error| error.to_string()))
+        }
+        ("rollback", name) if !name.is_empty() => {
+            Route::Rollback(name.parse().map_err(|error: IdError| error.to_string()))
         }
         _ => Route::Nothing,
     }
@@ -80,6 +85,9 @@ async fn manage(door: &Door, route: Route, request: Request<Incoming>) -> Respon
         }
         (Route::Artifact(Ok(digest)), &Method::HEAD) => has(door, &digest),
         (Route::Artifact(Ok(_)), _) => Err(Problem::method("PUT, HEAD")),
+        (Route::Rollback(Err(message)), _) => Err(Problem::bad_request(message)),
+        (Route::Rollback(Ok(name)), &Method::POST) => roll_back(door, &name).await,
+        (Route::Rollback(Ok(_)), _) => Err(Problem::method("POST")),
         (Route::Nothing, _) => Err(Problem::not_found(format!(
             "there is nothing at {:?}",
             parts.uri.path()
@@ -112,6 +120,29 @@ async fn put(door: &Door, digest: Digest, incoming: Incoming) -> Result<Response
         StatusCode::OK
     };
     Ok(response)
+}
+
+async fn roll_back(door: &Door, name: &FunctionName) -> Result<Response<Reply>, Problem> {
+    let spec = door.node.spec(name);
+    let told = door.dispatch.as_ref();
+    let told = told.filter(|_| spec.is_some_and(|spec| spec.scope != Scope::Node));
+    let done = match door.node.roll_back(name, told.is_some()).await? {
+        RolledBack::Kept(version) => json!({ "serves": version, "given_up": true }),
+        RolledBack::Returned {
+            to,
+            as_version,
+            at_once,
+        } => {
+            // Of one that takes the place of another it is told when it does.
+            if let (Some(dispatch), true) = (told, at_once)
+                && let Some(spec) = door.node.spec(name)
+            {
+                dispatch.announce(&spec).await?;
+            }
+            json!({ "to": to, "version": as_version })
+        }
+    };
+    Ok(json_answer(StatusCode::OK, &done))
 }
 
 fn has(door: &Door, digest: &Digest) -> Result<Response<Reply>, Problem> {

@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use weir_federation::dispatch::{Dispatch, unmet_here};
 use weir_node::function::{ArtifactKind, CodeSource, FunctionSpec, Scope};
 use weir_node::id::{FunctionName, IdError, Namespace, SecretName};
-use weir_node::node::{DeployMode, FunctionState, FunctionStatus, NamespaceInfo};
+use weir_node::node::{DeployMode, FunctionState, FunctionStatus, NamespaceInfo, Rollout};
 use weir_node::resources::Memory;
 
 use self::deployment::FunctionDeployment;
-use crate::door::headers::{COPIES, WARNING};
+use crate::door::headers::{COPIES, VERSION, WARNING};
 use crate::door::problem::Problem;
 use crate::door::{Door, invoke};
 use crate::http::Connection;
@@ -258,6 +258,7 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
              what gzip or zstd packed; for an upload of your own, unpack it first"
         )));
     }
+    let check = wanted.check().map_err(Problem::bad_request)?;
     let spec = wanted.into_spec(code, kind).map_err(Problem::bad_request)?;
     if spec.memory < LEAST_MEMORY {
         return Err(Problem::bad_request(format!(
@@ -286,8 +287,15 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
         // Before anything is kept.
         dispatch.may_announce(&spec)?;
     }
-    door.node.deploy(spec.clone(), mode).await?;
+    let rollout = Rollout {
+        mode,
+        check,
+        tell: told.is_some(),
+    };
+    let rolled = door.node.roll_out(spec.clone(), rollout).await?;
     let mut accepted = empty(StatusCode::ACCEPTED);
+    let headers = accepted.headers_mut();
+    headers.insert(VERSION, rolled.version.into());
     let warning = unmet.map(|lack| {
         let others = match door.dispatch {
             Some(_) => ", nor has any that it knows",
@@ -298,9 +306,15 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
     if let Some(Ok(warning)) = warning.map(HeaderValue::try_from) {
         accepted.headers_mut().insert(WARNING, warning);
     }
-    if let Some(dispatch) = told {
-        let copies = dispatch.announce(&spec).await?;
-        accepted.headers_mut().insert(COPIES, copies.into());
+    // Of a version that is not in place yet the federation is told when it is.
+    if let Some(dispatch) = told.filter(|_| rolled.in_place) {
+        let copies = match rolled.replaced {
+            false => Some(dispatch.announce(&spec).await?),
+            true => dispatch.announce_untold(&spec.name).await?,
+        };
+        if let Some(copies) = copies {
+            accepted.headers_mut().insert(COPIES, copies.into());
+        }
     }
     Ok(accepted)
 }

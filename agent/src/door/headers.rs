@@ -32,6 +32,8 @@ pub const SERVER: HeaderName = HeaderName::from_static("x-server");
 pub const START: HeaderName = HeaderName::from_static("x-weir-start");
 /// The status of an asynchronous call, where its result is read.
 pub const CALL_STATUS: HeaderName = HeaderName::from_static("x-weir-call-status");
+/// The version of a function that a deployment made.
+pub const VERSION: HeaderName = HeaderName::from_static("x-weir-version");
 /// How many members keep a function's code, or how many peers a call.
 pub const COPIES: HeaderName = HeaderName::from_static("x-weir-copies");
 /// Where the result of an asynchronous call goes.

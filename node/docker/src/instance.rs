@@ -18,6 +18,7 @@ use http_body_util::BodyExt as _;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::container::{Network, Settings};
 use crate::engine::{Death, Engine, Scrap, Unavailable};
@@ -48,7 +49,10 @@ const FIRST_TRY: Duration = Duration::from_millis(1);
 const LONGEST_TRY: Duration = Duration::from_millis(25);
 
 /// Bytes of the last log lines that explain a failed start.
-const LAST_WORDS: usize = 1 << 10;
+const LAST_WORDS: usize = 4 << 10;
+
+/// How long the end of what a container wrote is waited for once it has died.
+const LAST_WORDS_WAIT: Duration = Duration::from_millis(500);
 
 /// Bytes of log that are read from one container in [`LOG_WINDOW`]; then the
 /// container waits, and its flood costs the engine no more than that.
@@ -213,6 +217,7 @@ impl Engine {
             biased;
             links = ready => links.map_err(|error| failed(chain(&*error)))?,
             reason = death.wait() => {
+                words.ended().await;
                 return Err(failed(format!("the container was not ready: {reason}")));
             }
             () = tokio::time::sleep(limit) => {
@@ -291,6 +296,7 @@ impl Engine {
                     (window, bytes) = (Instant::now(), 0);
                 }
             }
+            words.end();
             // Not before: attaching closes the input of some engines.
             drop(attached.input);
         });
@@ -679,23 +685,74 @@ impl Rest for Returns {
 
 /// The end of what a container wrote.
 #[derive(Default)]
-struct LastWords(Mutex<VecDeque<u8>>);
+struct LastWords {
+    end: Mutex<VecDeque<u8>>,
+    /// Whether more was written before than is kept.
+    is_cut: AtomicBool,
+    over: CancellationToken,
+}
 
 impl LastWords {
     fn note(&self, piece: &[u8]) {
-        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let piece = &piece[piece.len().saturating_sub(LAST_WORDS)..];
-        let surplus = (words.len() + piece.len()).saturating_sub(LAST_WORDS);
-        words.drain(..surplus);
-        words.extend(piece);
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = &piece[piece.len().saturating_sub(LAST_WORDS)..];
+        let surplus = (end.len() + kept.len()).saturating_sub(LAST_WORDS);
+        if surplus > 0 || kept.len() < piece.len() {
+            self.is_cut.store(true, Ordering::Relaxed);
+        }
+        end.drain(..surplus);
+        end.extend(kept);
     }
 
+    /// Nothing more will be written.
+    fn end(&self) {
+        self.over.cancel();
+    }
+
+    async fn ended(&self) {
+        let _ = tokio::time::timeout(LAST_WORDS_WAIT, self.over.cancelled()).await;
+    }
+
+    /// The reason with the last lines, each from its beginning.
     fn explain(&self, reason: &str) -> String {
-        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(words.make_contiguous());
-        match text.trim() {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(end.make_contiguous());
+        let is_cut = self.is_cut.load(Ordering::Relaxed);
+        let lines = match text.split_once('\n') {
+            Some((_, lines)) if is_cut && !lines.trim().is_empty() => lines,
+            _ => &text,
+        };
+        match lines.trim() {
             "" => reason.to_owned(),
             words => format!("{reason}; it wrote: {words}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_begin_with_a_line() {
+        let said = |pieces: &[&str]| {
+            let words = LastWords::default();
+            for piece in pieces {
+                words.note(piece.as_bytes());
+            }
+            words.explain("it exited")
+        };
+        assert_eq!(said(&[]), "it exited");
+        assert_eq!(said(&["one\n", "two\n"]), "it exited; it wrote: one\ntwo");
+        let long = format!("{}\nlast but one\nlast\n", "x".repeat(LAST_WORDS));
+        let expected = "it exited; it wrote: last but one\nlast";
+        assert_eq!(said(&[&long]), expected);
+        assert_eq!(said(&["y", &long]), expected);
+        // One line that is longer than all that is kept.
+        let line = "z".repeat(LAST_WORDS + 1);
+        assert_eq!(
+            said(&[&line]).len(),
+            "it exited; it wrote: ".len() + LAST_WORDS
+        );
     }
 }

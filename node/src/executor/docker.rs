@@ -305,6 +305,10 @@ impl Executor for Docker {
         "docker"
     }
 
+    fn must_start(&self) -> bool {
+        true
+    }
+
     fn allows(&self, spec: &FunctionSpec) -> Result<(), Unfit> {
         if matches!(spec.protocol, Protocol::Stdio | Protocol::Cgi) {
             return Err(Unfit(no_protocol(spec.protocol)));
@@ -445,7 +449,11 @@ impl Executor for Docker {
                 Err(error) => {
                     // Should it have been removed meanwhile, it is got again.
                     self.images().remove(&image_key(&spec));
-                    Err(StartError::Node(error.to_string()))
+                    let reason = error.to_string();
+                    Err(match error {
+                        weir_docker::StartError::Engine(_) => StartError::Node(reason),
+                        weir_docker::StartError::Container(_) => StartError::Instance(reason),
+                    })
                 }
             }
         })

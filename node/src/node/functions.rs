@@ -1,33 +1,31 @@
-//! Deployed functions: deploy, update, scale, remove, list.
+//! Deployed functions: what is known of each, scale, remove, list.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
 
 use super::rate::Rate;
-use super::{
-    ChangeError, DeployMode, FunctionState, FunctionStatus, Inner, NamespaceInfo, Node, stored,
-};
-use crate::admission::FunctionKey;
+use super::rollout::Beside;
+use super::version::Version;
+use super::{ChangeError, FunctionStatus, Inner, NamespaceInfo, NextStatus, Node, stored};
+use crate::admission::{FunctionKey, TooLarge};
 use crate::estimate::{Estimate, Samples, moving_mean};
-use crate::executor::{Code, Executor, StartError};
+use crate::executor::{Code, Executor, Profile};
 use crate::function::FunctionSpec;
 use crate::id::{FunctionName, Namespace, SecretName};
 use crate::logs::FunctionLog;
 use crate::store::{FunctionRecord, NamespaceRecord};
 
-/// First and longest pause before code is made ready again for which something
-/// is missing on this node.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
 /// A name under which something is deployed. It stays the same over updates.
 pub(super) struct Function {
     pub(super) key: FunctionKey,
     pub(super) current: ArcSwap<Version>,
+    /// What is kept beside the current version.
+    pub(super) beside: Mutex<Beside>,
+    /// Whether it only tries out a version of another, under its name.
+    pub(super) is_trial: bool,
     pub(super) log: Arc<FunctionLog>,
     pub(super) invocations: AtomicU64,
     /// Calls of the last second, where its label bounds them.
@@ -36,6 +34,25 @@ pub(super) struct Function {
     pub(super) service: Service,
     /// How long its starts take.
     pub(super) start: Mean,
+}
+
+impl Function {
+    pub(super) fn beside(&self) -> MutexGuard<'_, Beside> {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was deployed, of each version that is kept.
+    pub(super) fn specs(&self) -> Vec<Arc<FunctionSpec>> {
+        let beside = self.beside();
+        let next = beside.next.as_ref().map(|next| next.version.spec.clone());
+        let previous = beside.previous.as_ref();
+        let previous = previous.map(|previous| Arc::new(previous.spec.clone()));
+        let current = self.current.load().spec.clone();
+        [Some(current), next, previous]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
 }
 
 /// How long calls of a function run. It is read on every call's way without a
@@ -116,149 +133,7 @@ impl Mean {
     }
 }
 
-/// One deployment of a function.
-pub(super) struct Version {
-    pub(super) spec: Arc<FunctionSpec>,
-    pub(super) code: Code,
-    pub(super) executor: Arc<dyn Executor>,
-    /// QoS classes that callers may name, as indices; the first is the default.
-    pub(super) classes: Vec<usize>,
-    /// Calls in a second that this node may run of it.
-    pub(super) max_rate: Option<u32>,
-    version: u64,
-    created_at: Timestamp,
-    state: Mutex<FunctionState>,
-    /// Held by whoever makes the code ready, so that it is done once.
-    preparing: tokio::sync::Mutex<()>,
-}
-
-impl Version {
-    pub(super) fn state(&self) -> FunctionState {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn set_state(&self, state: FunctionState) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
-    }
-
-    /// Makes the code ready to be started, unless that was done or is in vain.
-    pub(super) async fn prepare(&self) -> Result<(), StartError> {
-        let _one = self.preparing.lock().await;
-        match self.state() {
-            FunctionState::Ready => return Ok(()),
-            FunctionState::Failed(reason) => return Err(StartError::Code(reason)),
-            FunctionState::Preparing | FunctionState::Waiting(_) => {}
-        }
-        let prepared = self
-            .executor
-            .prepare(self.spec.clone(), self.code.clone())
-            .await;
-        match &prepared {
-            Ok(()) => self.set_state(FunctionState::Ready),
-            Err(StartError::Code(reason)) => {
-                tracing::warn!(function = %self.spec.name, %reason, "code cannot be made ready");
-                self.set_state(FunctionState::Failed(reason.clone()));
-            }
-            // The node's fault, not the code's.
-            Err(StartError::Node(reason)) => {
-                let waiting = FunctionState::Waiting(reason.clone());
-                if self.state() != waiting {
-                    tracing::error!(function = %self.spec.name, %reason, "cannot make code ready");
-                    self.set_state(waiting);
-                }
-            }
-        }
-        prepared
-    }
-}
-
 impl Node {
-    /// Deploys or updates a function. Its artifact must be here. Returns once
-    /// the code has been checked and the deployment is on disk; compiling goes
-    /// on in the background.
-    pub async fn deploy(&self, spec: FunctionSpec, mode: DeployMode) -> Result<(), ChangeError> {
-        let inner = &self.inner;
-        let spec = spec.clamped();
-        let name = spec.name.clone();
-        let unknown = || {
-            ChangeError::NotFound(format!(
-                "function {} is not deployed: nothing to update (create it with POST)",
-                name.qualified()
-            ))
-        };
-        if mode == DeployMode::Replace && !inner.functions.contains_key(&name) {
-            return Err(unknown());
-        }
-        inner.check_bounds(&spec)?;
-        let digest = spec.code.artifact().copied();
-        if let Some(digest) = &digest
-            && !inner.artifacts.retain(digest)
-        {
-            return Err(ChangeError::Invalid(format!(
-                "artifact {digest} is not on this node: upload it to /weir/v1/artifacts/{} first",
-                digest.hex()
-            )));
-        }
-        let reference = Reference {
-            inner: inner.clone(),
-            digest,
-        };
-        let executor = inner.executor_for(&spec)?;
-        let code = inner.code(&spec);
-        let spec = {
-            let (executor, code) = (executor.clone(), code.clone());
-            let checked =
-                tokio::task::spawn_blocking(move || executor.check(&spec, &code).map(|()| spec));
-            let checked = checked
-                .await
-                .map_err(|e| ChangeError::Invalid(e.to_string()))?;
-            checked.map_err(|unfit| ChangeError::Invalid(unfit.to_string()))?
-        };
-
-        let _change = inner.change.lock().await;
-        inner.check_secrets(&spec).await?;
-        // Looked at again under the lock: another change may have come first.
-        let existing = inner.functions.get(&name).map(|function| function.clone());
-        let (version, created_at) = match (&existing, mode) {
-            (None, DeployMode::Replace) => return Err(unknown()),
-            (None, DeployMode::CreateOrReplace) => (1, Timestamp::now()),
-            (Some(function), _) => {
-                let current = function.current.load();
-                (current.version + 1, current.created_at)
-            }
-        };
-        if existing.is_none() && inner.functions.len() >= inner.config.max_functions {
-            return Err(ChangeError::Full(format!(
-                "this node has {} functions, the most it takes (functions.max)",
-                inner.config.max_functions
-            )));
-        }
-        inner.check_fits(&spec, &executor)?;
-        let record = FunctionRecord {
-            spec,
-            version,
-            created_at,
-        };
-        let kept = inner.store.put_function(&record).await;
-        kept.map_err(|source| stored("keep the function", source))?;
-        let version = Arc::new(inner.version(record, code, executor));
-        reference.keep();
-        match existing {
-            Some(function) => {
-                let old = function.current.swap(version.clone());
-                inner.release(&old.spec);
-                inner.admit_update(&function, &version);
-            }
-            None => inner.admit_new(&version),
-        }
-        // The client waits, if it wants to, by looking at the state.
-        inner.make_ready(vec![version]);
-        Ok(())
-    }
-
     /// Whether a function asks for no more than this node gives, as far as that
     /// shows without its code.
     ///
@@ -285,15 +160,14 @@ impl Node {
         let Some((_, function)) = inner.functions.remove(name) else {
             return Err(not_found(name));
         };
-        let mut actions = Vec::new();
-        inner.admission().remove(
-            name.namespace.as_str(),
-            function.key,
-            inner.clock.now(),
-            &mut actions,
-        );
-        inner.perform(actions, None);
-        inner.by_key.remove(&function.key);
+        let beside = std::mem::take(&mut *function.beside());
+        if let Some(next) = beside.next {
+            inner.give_up(next);
+        }
+        if let Some(previous) = beside.previous {
+            inner.release(&previous.spec);
+        }
+        inner.retract(name, function.key);
         inner.release(&function.current.load().spec);
         Ok(())
     }
@@ -342,28 +216,7 @@ impl Node {
     }
 }
 
-/// An artifact held while its function is being deployed.
-struct Reference {
-    inner: Arc<Inner>,
-    digest: Option<crate::id::Digest>,
-}
-
-impl Reference {
-    /// Leaves the count to the function.
-    fn keep(mut self) {
-        self.digest = None;
-    }
-}
-
-impl Drop for Reference {
-    fn drop(&mut self) {
-        if let Some(digest) = self.digest {
-            self.inner.artifacts.release(&digest, SystemTime::now());
-        }
-    }
-}
-
-fn not_found(name: &FunctionName) -> ChangeError {
+pub(super) fn not_found(name: &FunctionName) -> ChangeError {
     ChangeError::NotFound(format!(
         "function {} is not deployed on this node",
         name.qualified()
@@ -398,91 +251,20 @@ impl Inner {
                 },
             )
             .collect();
-        let mut versions = Vec::with_capacity(functions.len());
         for record in functions {
-            let name = record.spec.name.clone();
-            let executor = match self.executor_for(&record.spec) {
-                Ok(executor) => executor,
-                Err(error) => {
-                    tracing::error!(function = %name, %error, "function is not taken up");
-                    continue;
-                }
-            };
-            let code = self.code(&record.spec);
-            let artifact = record.spec.code.artifact();
-            let present = artifact.is_none_or(|digest| self.artifacts.retain(digest));
-            let version = Arc::new(self.version(record, code, executor));
-            if !present {
-                let reason = "its artifact is gone from this node: deploy it again".to_owned();
-                version.set_state(FunctionState::Failed(reason));
-            }
-            self.admit_new(&version);
-            versions.push(version);
-        }
-        self.make_ready(versions);
-    }
-
-    /// Makes the code of functions ready in the background, one after the other,
-    /// and those again for which something is missing on this node.
-    fn make_ready(self: &Arc<Self>, mut versions: Vec<Arc<Version>>) {
-        let inner = self.clone();
-        let making = async move {
-            let mut pause = FIRST_PAUSE;
-            loop {
-                let mut waiting = Vec::new();
-                for version in versions {
-                    let prepared = version.prepare().await;
-                    inner.changed.notify_one();
-                    if matches!(prepared, Err(StartError::Node(_))) {
-                        waiting.push(version);
-                    }
-                }
-                tokio::time::sleep(pause).await;
-                waiting.retain(|version| inner.is_current(version));
-                if waiting.is_empty() {
-                    return;
-                }
-                versions = waiting;
-                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-            }
-        };
-        let stop = self.stop.clone();
-        self.tasks.spawn_on(
-            async move {
-                let _ = stop.run_until_cancelled(making).await;
-            },
-            &self.runtime,
-        );
-    }
-
-    fn is_current(&self, version: &Arc<Version>) -> bool {
-        let function = self.functions.get(&version.spec.name);
-        function.is_some_and(|function| Arc::ptr_eq(&function.current.load(), version))
-    }
-
-    fn version(&self, record: FunctionRecord, code: Code, executor: Arc<dyn Executor>) -> Version {
-        Version {
-            classes: self.classes(&record.spec),
-            max_rate: record.spec.max_rate(),
-            spec: Arc::new(record.spec),
-            code,
-            executor,
-            version: record.version,
-            created_at: record.created_at,
-            state: Mutex::new(FunctionState::Preparing),
-            preparing: tokio::sync::Mutex::new(()),
+            self.recover_function(record);
         }
     }
 
     /// The function's classes as indices. Names that the node does not know
     /// any more are left out; deploying with one is an error.
-    fn classes(&self, spec: &FunctionSpec) -> Vec<usize> {
+    pub(super) fn classes(&self, spec: &FunctionSpec) -> Vec<usize> {
         let find = |name: &String| self.config.classes.iter().position(|c| c.name == *name);
         let classes: Vec<usize> = spec.classes.iter().filter_map(find).collect();
         if classes.is_empty() { vec![0] } else { classes }
     }
 
-    fn code(&self, spec: &FunctionSpec) -> Code {
+    pub(super) fn code(&self, spec: &FunctionSpec) -> Code {
         Code {
             artifact: spec
                 .code
@@ -493,7 +275,7 @@ impl Inner {
     }
 
     /// Lets go of the artifact of a function that is no more.
-    fn release(&self, spec: &FunctionSpec) {
+    pub(super) fn release(&self, spec: &FunctionSpec) {
         if let Some(digest) = spec.code.artifact() {
             self.artifacts.release(digest, SystemTime::now());
         }
@@ -520,7 +302,7 @@ impl Inner {
         })
     }
 
-    fn check_bounds(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
+    pub(super) fn check_bounds(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
         let longest = self.config.max_timeout;
         if spec.timeout.is_zero() || spec.timeout > longest {
             return Err(ChangeError::Invalid(format!(
@@ -561,7 +343,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn check_secrets(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
+    pub(super) async fn check_secrets(&self, spec: &FunctionSpec) -> Result<(), ChangeError> {
         if spec.secrets.is_empty() {
             return Ok(());
         }
@@ -596,7 +378,7 @@ impl Inner {
     }
 
     /// Refuses what could never run here, before anything is kept.
-    fn check_fits(
+    pub(super) fn check_fits(
         &self,
         spec: &FunctionSpec,
         executor: &Arc<dyn Executor>,
@@ -614,41 +396,67 @@ impl Inner {
         )))
     }
 
-    fn admit_new(self: &Arc<Self>, version: &Arc<Version>) {
+    pub(super) fn admit_new(self: &Arc<Self>, version: &Arc<Version>, beside: Beside) {
         let profile = version.executor.profile(&version.spec);
-        let namespace = version.spec.name.namespace.as_str();
-        let mut actions = Vec::new();
-        let added = self
-            .admission()
-            .add(namespace, profile, self.clock.now(), &mut actions);
-        let key = match added {
-            Ok(key) => key,
+        let log = Arc::new(FunctionLog::new(
+            self.config.log_lines,
+            self.config.log_bytes_per_second,
+        ));
+        match self.admit(version, profile, log, beside, false) {
+            Ok(function) => {
+                self.functions.insert(version.spec.name.clone(), function);
+            }
             Err(too_large) => {
                 // Checked before a deployment is kept; it can only be a
                 // recovered function on a node that was made smaller.
                 let function = &version.spec.name;
                 tracing::error!(%function, %too_large, "function does not fit on this node any more");
-                return;
             }
-        };
+        }
+    }
+
+    /// Has admission know of a function, under a key of its own.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        profile: Profile,
+        log: Arc<FunctionLog>,
+        beside: Beside,
+        is_trial: bool,
+    ) -> Result<Arc<Function>, TooLarge> {
+        let namespace = version.spec.name.namespace.as_str();
+        let mut actions = Vec::new();
+        let added = self
+            .admission()
+            .add(namespace, profile, self.clock.now(), &mut actions);
+        let key = added?;
         let function = Arc::new(Function {
             key,
             current: ArcSwap::new(version.clone()),
-            log: Arc::new(FunctionLog::new(
-                self.config.log_lines,
-                self.config.log_bytes_per_second,
-            )),
+            beside: Mutex::new(beside),
+            is_trial,
+            log,
             invocations: AtomicU64::new(0),
             rate: Rate::default(),
             service: Service::default(),
             start: Mean::default(),
         });
         self.by_key.insert(key, function.clone());
-        self.functions.insert(version.spec.name.clone(), function);
         self.perform(actions, None);
+        Ok(function)
     }
 
-    fn admit_update(self: &Arc<Self>, function: &Function, version: &Version) {
+    /// Has admission forget what [`Inner::admit`] told it.
+    pub(super) fn retract(self: &Arc<Self>, name: &FunctionName, key: FunctionKey) {
+        let mut actions = Vec::new();
+        let namespace = name.namespace.as_str();
+        self.admission()
+            .remove(namespace, key, self.clock.now(), &mut actions);
+        self.perform(actions, None);
+        self.by_key.remove(&key);
+    }
+
+    pub(super) fn admit_update(self: &Arc<Self>, function: &Function, version: &Version) {
         let profile = version.executor.profile(&version.spec);
         let mut actions = Vec::new();
         let updated =
@@ -662,7 +470,16 @@ impl Inner {
     }
 
     fn describe(&self, function: &Function) -> FunctionStatus {
-        let version = function.current.load_full();
+        let (version, next, previous) = {
+            let beside = function.beside();
+            let next = beside.next.as_ref().map(|next| NextStatus {
+                spec: next.version.spec.clone(),
+                version: next.version.version,
+                state: next.version.state(),
+            });
+            let previous = beside.previous.as_ref().map(|previous| previous.version);
+            (function.current.load_full(), next, previous)
+        };
         let (gauges, call_cpu) = {
             let admission = self.admission();
             let gauges = admission.gauges(function.key).unwrap_or_default();
@@ -673,6 +490,8 @@ impl Inner {
             version: version.version,
             created_at: version.created_at,
             state: version.state(),
+            next,
+            previous,
             invocations: function.invocations.load(Ordering::Relaxed),
             replicas: gauges.ready + gauges.starting,
             available_replicas: gauges.ready,

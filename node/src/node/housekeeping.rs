@@ -108,7 +108,7 @@ async fn sweep_once(inner: &Arc<Inner>) {
         inner.backlog.set_results(counts.results);
     }
     let specs = inner.functions.iter();
-    let specs: Vec<_> = specs.map(|f| f.current.load().spec.clone()).collect();
+    let specs: Vec<_> = specs.flat_map(|function| function.specs()).collect();
     for executor in &inner.executors {
         executor.tidy(specs.clone()).await;
     }

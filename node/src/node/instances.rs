@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use libp2p_identity::PeerId;
 use tokio::sync::oneshot;
 
-use super::functions::Version;
+use super::version::Version;
 use super::{Inner, Moves};
 use crate::admission::{Action, FunctionKey, InstanceId, Seat, Slot};
 use crate::executor::{Instance, Setup, StartError};
@@ -63,6 +63,17 @@ impl Drop for Movable {
     }
 }
 
+/// What is at fault where an instance was not started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The code: trying again is in vain.
+    Code,
+    /// The instance: another may do better.
+    Instance,
+    /// The node.
+    Node,
+}
+
 /// What a waiting call is told.
 pub(super) enum Granted {
     /// Run there.
@@ -75,8 +86,8 @@ pub(super) enum Granted {
     CannotStart {
         /// Why.
         reason: String,
-        /// Whether trying again is in vain.
-        lasting: bool,
+        /// What is at fault.
+        fault: Fault,
     },
     /// Its function was removed.
     Removed,
@@ -139,7 +150,7 @@ impl Drop for Held {
 /// Why an instance was not started, for those who waited for it.
 pub(super) struct StartFailure<'a> {
     reason: &'a str,
-    lasting: bool,
+    fault: Fault,
 }
 
 impl Inner {
@@ -167,14 +178,14 @@ impl Inner {
                     token.tell(Granted::Expired(phase));
                 }
                 Action::CannotStart { token, instance } => {
-                    let (reason, lasting) = match failure {
-                        Some(failure) => (failure.reason.to_owned(), failure.lasting),
+                    let (reason, fault) = match failure {
+                        Some(failure) => (failure.reason.to_owned(), failure.fault),
                         None => (
                             format!("instance {} did not start", instance.as_u64()),
-                            false,
+                            Fault::Instance,
                         ),
                     };
-                    token.tell(Granted::CannotStart { reason, lasting });
+                    token.tell(Granted::CannotStart { reason, fault });
                 }
                 Action::Removed { token } => {
                     token.tell(Granted::Removed);
@@ -204,6 +215,7 @@ impl Inner {
         let mut actions = Vec::new();
         match started {
             Ok(live) => {
+                live.version.has_started();
                 let ended = live.instance.ended();
                 // Before admission hands out places on it.
                 self.instances.insert(id, Arc::new(live));
@@ -216,14 +228,15 @@ impl Inner {
                 self.perform(actions, None);
             }
             Err(error) => {
-                let (reason, lasting) = match &error {
-                    StartError::Code(reason) => (reason, true),
-                    StartError::Node(reason) => (reason, false),
+                let (reason, fault) = match &error {
+                    StartError::Code(reason) => (reason, Fault::Code),
+                    StartError::Instance(reason) => (reason, Fault::Instance),
+                    StartError::Node(reason) => (reason, Fault::Node),
                 };
                 tracing::debug!(instance = id.as_u64(), %reason, "instance did not start");
                 self.admission()
                     .start_failed(id, self.clock.now(), &mut actions);
-                self.perform(actions, Some(&StartFailure { reason, lasting }));
+                self.perform(actions, Some(&StartFailure { reason, fault }));
             }
         }
     }

@@ -15,10 +15,11 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use libp2p_identity::PeerId;
 
-use super::functions::{Function, Version};
-use super::instances::{Granted, Held, Movable, Waiter};
+use super::functions::Function;
+use super::instances::{Fault, Granted, Held, Movable, Waiter};
 use super::rate::Counted;
-use super::{Inner, Node};
+use super::version::Version;
+use super::{FunctionState, Inner, Node};
 use crate::admission::{Arrival, Kind, Pace, Prospect, Seat, Ticket, Verdict};
 use crate::answer::{self, Asked};
 use crate::clock;
@@ -573,24 +574,20 @@ impl Inner {
             Verdict::Refuse(reason) => return Err(refused(reason, expected.whole())),
             Verdict::Unknown => return Err(InvokeError::Unknown(spec().name.clone())),
         };
-        let mut place = Place {
-            inner: self,
-            ticket: Some(ticket),
-        };
+        let mut place = Place::new(self, ticket);
         let granted = waiting.expect("a call that waits was asked for its token");
         match granted.await {
             Ok(Granted::Run(held)) => {
-                place.ticket = None;
+                place.was_told();
                 Ok(Placed::Here(held))
             }
             Ok(Granted::Left(seat)) => Ok(Placed::Elsewhere(seat)),
             Ok(Granted::Expired(phase)) => Err(self.gave_up(function, call, phase)),
-            Ok(Granted::CannotStart { reason, lasting }) => Err(InvokeError::CannotRun {
+            Ok(Granted::CannotStart { reason, fault }) => Err(InvokeError::CannotRun {
                 function: spec().name.clone(),
-                reason: if lasting {
-                    format!("{reason} (deploy it again)")
-                } else {
-                    reason
+                reason: match fault {
+                    Fault::Code => format!("{reason} (deploy it again)"),
+                    Fault::Instance | Fault::Node => reason,
                 },
             }),
             Ok(Granted::Removed) => Err(InvokeError::Unknown(spec().name.clone())),
@@ -616,10 +613,16 @@ impl Inner {
             };
         }
         match phase {
-            Phase::Start => InvokeError::CannotRun {
-                function: function.current.load().spec.name.clone(),
-                reason: "its code is still being made ready; try again".to_owned(),
-            },
+            Phase::Start => {
+                let version = function.current.load();
+                InvokeError::CannotRun {
+                    function: version.spec.name.clone(),
+                    reason: match version.state() {
+                        FunctionState::Failed(reason) => reason,
+                        _ => "its code is still being made ready; try again".to_owned(),
+                    },
+                }
+            }
             Phase::Queue | Phase::Run => {
                 let pace = self.arrival(function, call, true).pace;
                 let admission = self.admission();
@@ -651,9 +654,23 @@ enum Placed {
 }
 
 /// A place in a queue, given up when dropped.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     inner: &'a Arc<Inner>,
     ticket: Option<Ticket>,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn new(inner: &'a Arc<Inner>, ticket: Ticket) -> Place<'a> {
+        Place {
+            inner,
+            ticket: Some(ticket),
+        }
+    }
+
+    /// Whoever waits was told: there is nothing to give up.
+    pub(super) fn was_told(&mut self) {
+        self.ticket = None;
+    }
 }
 
 impl Drop for Place<'_> {

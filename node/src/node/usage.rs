@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::Inner;
-use super::functions::Version;
+use super::version::Version;
 use crate::admission::{FunctionKey, InstanceId};
 use crate::executor::Usage;
 use crate::need::{Crowd, Need, Sample};

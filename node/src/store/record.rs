@@ -25,6 +25,37 @@ pub struct FunctionRecord {
     pub version: u64,
     /// When the name was first deployed.
     pub created_at: Timestamp,
+    /// Whether it was ready once.
+    #[serde(default = "yes")]
+    pub checked: bool,
+    /// Whether the federation has still to be told of it.
+    #[serde(default)]
+    pub untold: bool,
+    /// A newer version that is not in place yet.
+    #[serde(default)]
+    pub next: Option<Box<VersionRecord>>,
+    /// Whether the federation is to be told of that when it is.
+    #[serde(default)]
+    pub next_untold: bool,
+    /// The version that served before.
+    #[serde(default)]
+    pub previous: Option<Box<VersionRecord>>,
+}
+
+/// One version of a function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRecord {
+    /// What was deployed.
+    pub spec: FunctionSpec,
+    /// Counts deployments of this name, from 1.
+    pub version: u64,
+    /// Whether it was ready once, so that it need not be checked.
+    pub checked: bool,
+}
+
+/// What records of before versions were checked are taken to be.
+fn yes() -> bool {
+    true
 }
 
 /// What a namespace carries.

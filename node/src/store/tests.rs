@@ -37,10 +37,24 @@ fn function(name: &str) -> FunctionRecord {
     let name = name.parse().expect("name");
     let digest = Digest::of(b"code");
     let spec = FunctionSpec::new(name, digest, ArtifactKind::WasmModule, Protocol::Stdio);
+    let older = VersionRecord {
+        spec: spec.clone(),
+        version: 1,
+        checked: true,
+    };
     FunctionRecord {
         spec,
-        version: 1,
+        version: 2,
         created_at: at(0),
+        checked: false,
+        untold: true,
+        next: Some(Box::new(VersionRecord {
+            version: 3,
+            checked: false,
+            ..older.clone()
+        })),
+        next_untold: true,
+        previous: Some(Box::new(older)),
     }
 }
 

@@ -64,7 +64,9 @@ const COPIES: &str = "weir.replicas";
 const PREFETCH: &str = "weir.prefetch";
 const DURABLE: &str = "weir.durable";
 const DURABLE_BEST_EFFORT: &str = "weir.durable-best-effort";
-const SETTINGS: [&str; 21] = [
+const CHECK: &str = "weir.check";
+const SETTINGS: [&str; 22] = [
+    CHECK,
     PORT,
     DURABLE,
     DURABLE_BEST_EFFORT,
@@ -92,6 +94,9 @@ const SETTINGS: [&str; 21] = [
 /// send them back.
 const STATE: &str = "weir.state";
 const VERSION: &str = "weir.version";
+const NEXT_STATE: &str = "weir.next-state";
+const NEXT_VERSION: &str = "weir.next-version";
+const PREVIOUS_VERSION: &str = "weir.previous-version";
 
 const SCALE_MIN: &str = "com.openfaas.scale.min";
 const SCALE_MAX: &str = "com.openfaas.scale.max";
@@ -123,6 +128,14 @@ impl FunctionDeployment {
         self.image
             .parse()
             .map_err(|error| format!("image: {error}"))
+    }
+
+    /// Whether an instance is started before the function counts as ready.
+    pub(super) fn check(&self) -> Result<bool, String> {
+        let annotations = self.annotations.as_ref();
+        let text = annotations.and_then(|annotations| annotations.get(CHECK));
+        text.map_or(Ok(true), |text| flag(text))
+            .map_err(|error| format!("{CHECK}: {error}"))
     }
 
     /// The function that it describes, or every mistake in it. `kind` is what
@@ -272,7 +285,9 @@ fn settings(spec: &mut FunctionSpec, annotations: Texts, mistakes: &mut Mistakes
             }
             SCOPE => spec.scope = mistakes.take(SCOPE, text.parse()).unwrap_or(spec.scope),
             QOS => spec.classes = words(&text).map(str::to_owned).collect(),
-            STATE | VERSION => {}
+            STATE | VERSION | NEXT_STATE | NEXT_VERSION | PREVIOUS_VERSION => {}
+            // It is about this deployment, and not the function's.
+            CHECK => {}
             other if other.starts_with(PREFIX) => {
                 let hint = suggestion(other, SETTINGS.into_iter());
                 mistakes.0.push(format!(
@@ -422,20 +437,30 @@ fn memory(text: &str) -> Result<Memory, weir_node::resources::QuantityError> {
     text.parse()
 }
 
+fn state(state: &FunctionState) -> String {
+    match state {
+        FunctionState::Preparing => "preparing".to_owned(),
+        FunctionState::Waiting(reason) => format!("waiting: {reason}"),
+        FunctionState::Ready => "ready".to_owned(),
+        FunctionState::Failed(reason) => format!("failed: {reason}"),
+    }
+}
+
 /// A function as clients are shown it; `usage` adds what its calls hold now.
 pub(super) fn status(function: &FunctionStatus, usage: bool) -> Value {
     let spec = &*function.spec;
     let as_deployed = &spec.as_deployed;
     let mut annotations = spec.annotations.clone();
     annotations.extend(shown_settings(spec));
-    let state = match &function.state {
-        FunctionState::Preparing => "preparing".to_owned(),
-        FunctionState::Waiting(reason) => format!("waiting: {reason}"),
-        FunctionState::Ready => "ready".to_owned(),
-        FunctionState::Failed(reason) => format!("failed: {reason}"),
-    };
-    annotations.insert(STATE.to_owned(), state);
+    annotations.insert(STATE.to_owned(), state(&function.state));
     annotations.insert(VERSION.to_owned(), function.version.to_string());
+    if let Some(next) = &function.next {
+        annotations.insert(NEXT_STATE.to_owned(), state(&next.state));
+        annotations.insert(NEXT_VERSION.to_owned(), next.version.to_string());
+    }
+    if let Some(previous) = function.previous {
+        annotations.insert(PREVIOUS_VERSION.to_owned(), previous.to_string());
+    }
     let mut shown = json!({
         "name": spec.name.name(),
         "namespace": spec.name.namespace,
@@ -739,6 +764,8 @@ mod tests {
             version: 3,
             created_at: jiff::Timestamp::UNIX_EPOCH,
             state: FunctionState::Failed("no memory".to_owned()),
+            next: None,
+            previous: None,
             invocations: 0,
             replicas: 1,
             available_replicas: 0,
