@@ -1221,7 +1221,7 @@ mod tests {
         let slot = node.runs_at_once(used);
         node.finish(slot);
         let tried = node.now;
-        node.wait_until(tried + 29);
+        node.wait_until(tried + 28);
         assert_eq!((node.ready(unused), node.ready(used)), (1, 1));
         node.wait_until(tried + 30);
         assert_eq!((node.ready(unused), node.ready(used)), (0, 1));

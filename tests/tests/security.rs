@@ -16,7 +16,7 @@ use weir_tests::guests::guest;
 use weir_tests::node::{Function, Node, Setup, free_address, text, weir};
 
 /// Routes that manage the node, with a method that each one has.
-const MANAGED: [(&str, &str); 14] = [
+const MANAGED: [(&str, &str); 15] = [
     ("GET", "/system/functions"),
     ("POST", "/system/functions"),
     ("PUT", "/system/functions"),
@@ -30,6 +30,7 @@ const MANAGED: [(&str, &str); 14] = [
     ("POST", "/system/secrets"),
     ("GET", "/system/logs?name=hello"),
     ("GET", "/weir/v1/status"),
+    ("POST", "/weir/v1/rollback/hello"),
     (
         "HEAD",
         "/weir/v1/artifacts/0000000000000000000000000000000000000000000000000000000000000000",
