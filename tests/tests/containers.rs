@@ -800,7 +800,12 @@ async fn images_come_packed_as_oci_layouts_and_as_folders() {
         END\n\
         tar -cf oci.tar -C layout . && gzip --keep oci.tar",
     );
+    let saved = std::fs::read(folder.path().join("image.tar")).expect("it is there");
+    let level = ruzstd::encoding::CompressionLevel::Fastest;
+    let packed = ruzstd::encoding::compress_to_vec(&saved[..], level);
+    std::fs::write(folder.path().join("image.tar.zst"), packed).expect("a file can be written");
     for (name, file) in [
+        ("zstd", "image.tar.zst"),
         ("gzipped", "image.tar.gz"),
         ("oci", "oci.tar"),
         ("oci-gzipped", "oci.tar.gz"),
