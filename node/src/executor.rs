@@ -23,13 +23,14 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::combinators::UnsyncBoxBody;
 
+pub use weir_node_core::profile::Profile;
+
 use crate::config::NodeConfig;
 use crate::function::{ArtifactKind, FunctionSpec};
 use crate::id::{CallId, Digest};
 use crate::layers::{Holder, Layer};
 use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
-use crate::resources::Resources;
 
 /// Why a body ended before its end.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -163,23 +164,6 @@ pub enum StartError {
     /// The node is at fault: no memory, no disk, no daemon.
     #[error("{0}")]
     Node(String),
-}
-
-/// How admission accounts the instances of a function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Profile {
-    /// What an instance holds while it lives.
-    pub instance: Resources,
-    /// What a call holds while it runs.
-    pub call: Resources,
-    /// Calls that one instance runs at once; at least 1.
-    pub calls_per_instance: u32,
-    /// Most instances at once; at least 1.
-    pub max_instances: u32,
-    /// Instances kept warm even when idle; at most `max_instances`.
-    pub min_instances: u32,
-    /// How long an idle instance stays.
-    pub keep_alive: Duration,
 }
 
 /// The code of a function.

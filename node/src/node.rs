@@ -12,7 +12,6 @@ mod functions;
 mod housekeeping;
 mod instances;
 mod invoke;
-mod rate;
 mod rollout;
 mod timers;
 mod trial;

@@ -99,7 +99,11 @@ fn arrows_between_crates_point_down() {
         ),
         ("weir-emulator", vec!["weir-federation", "weir-node"]),
         ("weir-federation", vec!["weir-node", "weir-overlay"]),
-        ("weir-node", vec!["weir-docker", "weir-wasm"]),
+        (
+            "weir-node",
+            vec!["weir-docker", "weir-node-core", "weir-wasm"],
+        ),
+        ("weir-node-core", vec![]),
         ("weir-docker", vec![]),
         ("weir-overlay", vec![]),
         ("weir-wasm", vec![]),
@@ -234,19 +238,7 @@ fn modules_are_files_beside_their_folder() {
 #[test]
 fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
     let core: [(&str, &[&str]); 3] = [
-        (
-            "node",
-            &[
-                "pool",
-                "queue",
-                "ledger",
-                "admission",
-                "estimate",
-                "need",
-                "series",
-                "slab",
-            ],
-        ),
+        ("node/core", &["*"]),
         (
             "federation",
             &[
@@ -290,10 +282,14 @@ fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
     let mut seen = 0;
     for (package, modules) in core {
         for module in modules {
-            let (file, folder) = (
-                format!("{package}/src/{module}.rs"),
-                format!("{package}/src/{module}/"),
-            );
+            // A star is the whole package.
+            let (file, folder) = match *module {
+                "*" => (String::new(), format!("{package}/src/")),
+                module => (
+                    format!("{package}/src/{module}.rs"),
+                    format!("{package}/src/{module}/"),
+                ),
+            };
             for path in files
                 .iter()
                 .filter(|path| **path == file || path.starts_with(&folder))
@@ -313,6 +309,67 @@ fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
         }
     }
     assert!(seen >= 3, "the core was not found: did it move?");
+}
+
+#[test]
+fn the_core_knows_nothing_that_opens_waits_or_draws() {
+    // All that the core packages are built of, tests aside.
+    let allowed = BTreeSet::from([
+        "block-buffer",
+        "bs58",
+        "cfg-if",
+        "cmov",
+        "const-oid",
+        "cpufeatures",
+        "crypto-common",
+        "ctutils",
+        "digest",
+        "hkdf",
+        "hmac",
+        "hybrid-array",
+        "libp2p-identity",
+        "multihash",
+        "once_cell",
+        "pin-project-lite",
+        "proc-macro2",
+        "quote",
+        "serde",
+        "serde_core",
+        "serde_derive",
+        "sha2",
+        "syn",
+        "thiserror",
+        "thiserror-impl",
+        "tracing",
+        "tracing-attributes",
+        "tracing-core",
+        "typenum",
+        "unicode-ident",
+        "unsigned-varint",
+        "weir-node-core",
+    ]);
+    for package in ["weir-node-core"] {
+        let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(["tree", "-p", package, "-e", "normal", "--prefix", "none"])
+            .args(["--locked", "--offline"])
+            .current_dir(top())
+            .output()
+            .expect("cargo is installed");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let tree = String::from_utf8(output.stdout).expect("names are text");
+        let names: BTreeSet<&str> = tree
+            .lines()
+            .filter_map(|line| line.split(' ').next())
+            .filter(|name| !name.is_empty())
+            .collect();
+        assert!(names.contains(package));
+        let more: Vec<&&str> = names.difference(&allowed).collect();
+        assert!(more.is_empty(), "{package} must not know {more:?}");
+    }
 }
 
 #[test]

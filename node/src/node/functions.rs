@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 
-use super::rate::Rate;
 use super::rollout::Beside;
 use super::version::Version;
 use super::{ChangeError, FunctionStatus, Inner, NamespaceInfo, NextStatus, Node, stored};
@@ -17,6 +16,7 @@ use crate::function::FunctionSpec;
 use crate::id::{FunctionName, Namespace, SecretName};
 use crate::logs::FunctionLog;
 use crate::store::{FunctionRecord, NamespaceRecord};
+use weir_node_core::rate::Rate;
 
 /// A name under which something is deployed. It stays the same over updates.
 pub(super) struct Function {

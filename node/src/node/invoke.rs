@@ -17,7 +17,6 @@ use libp2p_identity::PeerId;
 
 use super::functions::Function;
 use super::instances::{Fault, Granted, Held, Movable, Waiter};
-use super::rate::Counted;
 use super::version::Version;
 use super::{FunctionState, Inner, Node};
 use crate::admission::{Arrival, Kind, Pace, Prospect, Seat, Ticket, Verdict};
@@ -28,6 +27,7 @@ use crate::executor::{AnswerBody, Body, BodyError, Call, CallError};
 use crate::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Start, Timing};
 use crate::replay::Replay;
 use crate::time::Time;
+use weir_node_core::rate::Counted;
 
 /// How often a call is placed that cannot have started where it was placed
 /// before, because its instance had died unnoticed, or that may be run again.

@@ -7,13 +7,15 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use weir_node::admission::{Action, Admission, Arrival, FunctionKey, Kind, Pace, Slot, Verdict};
-use weir_node::config::ClassConfig;
-use weir_node::executor::Profile;
-use weir_node::pool::{Pool, Taken};
-use weir_node::queue::{Fit, Queue, Waiting};
-use weir_node::resources::{Cpu, Memory, Resources};
-use weir_node::time::Time;
+use weir_node_core::admission::{
+    Action, Admission, Arrival, FunctionKey, Kind, Pace, Slot, Verdict,
+};
+use weir_node_core::class::ClassConfig;
+use weir_node_core::pool::{Pool, Taken};
+use weir_node_core::profile::Profile;
+use weir_node_core::queue::{Fit, Queue, Waiting};
+use weir_node_core::resources::{Cpu, Memory, Resources};
+use weir_node_core::time::Time;
 
 const CAPACITY: Resources = Resources {
     cpu: Cpu::cores(1000),
@@ -128,7 +130,7 @@ fn pool(criterion: &mut Criterion) {
         let function = pool.add(profile()).expect("smaller than the node");
         assert!(pool.start(function, Time::ZERO));
         let start = pool.changes().next();
-        if let Some(weir_node::pool::Change::Start { instance, .. }) = start {
+        if let Some(weir_node_core::pool::Change::Start { instance, .. }) = start {
             pool.started(instance, Time::ZERO);
         }
         bencher.iter(

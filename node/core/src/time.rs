@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// A moment, in nanoseconds since the node (or the simulation) started.
 ///
-/// The shell reads it from [`crate::clock`]; a simulation advances it by hand.
+/// The shell reads it from a clock; a simulation advances it by hand.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 

@@ -27,15 +27,15 @@
 
 use std::time::Duration;
 
-use crate::config::ClassConfig;
+use crate::class::ClassConfig;
 use crate::estimate::ExpectedWait;
-use crate::executor::Profile;
-use crate::invocation::{Phase, Refusal};
 use crate::pool::{Change, Eviction, Pool, Taken, cost};
+use crate::profile::Profile;
 use crate::queue::share::Names;
 use crate::queue::{Fit, Look, Queue, Waited, Waiting};
 use crate::resources::{Cpu, Resources};
 use crate::time::Time;
+use crate::words::{Phase, Refusal};
 
 pub use crate::pool::{FunctionGauges, FunctionKey, InstanceId, Places, Slot, TooLarge};
 pub use crate::queue::{Kind, Seat, Ticket};
@@ -800,8 +800,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::invocation::Start;
     use crate::resources::{Cpu, Memory};
+    use crate::words::Start;
 
     const CPU: Cpu = Cpu::millicores(100);
     const INSTANCE: Resources = Resources {

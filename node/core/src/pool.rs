@@ -19,12 +19,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::executor::Profile;
-use crate::invocation::Start;
 use crate::ledger::Ledger;
+use crate::profile::Profile;
 use crate::resources::{Cpu, Resources};
 use crate::slab::{Key, Slab};
 use crate::time::Time;
+use crate::words::Start;
 
 /// Wait after a first failed start before a kept instance is started again;
 /// doubles with each failure. Calls do not wait for it: each failed start

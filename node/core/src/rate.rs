@@ -11,14 +11,14 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// Counts calls against a rate, as one number: the generic cell rate algorithm
 /// (ITU-T I.371, annex A), which needs neither a lock nor a timer.
 #[derive(Debug, Default)]
-pub(super) struct Rate {
+pub struct Rate {
     /// When the calls taken so far would have come, had they come evenly.
     even: AtomicU64,
 }
 
 /// A call that was counted: when calls were even again with it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Counted(Time);
+pub struct Counted(Time);
 
 impl Rate {
     /// When calls are even again with one more.
@@ -33,23 +33,23 @@ impl Rate {
     }
 
     /// Whether one more call would be within `per_second`.
-    pub(super) fn has_room(&self, now: Time, per_second: u32) -> bool {
+    pub fn has_room(&self, now: Time, per_second: u32) -> bool {
         Self::within(self.even.load(Ordering::Relaxed), now, per_second).is_some()
     }
 
     /// How long until one more call is.
-    pub(super) fn wait(&self, now: Time, per_second: u32) -> Duration {
+    pub fn wait(&self, now: Time, per_second: u32) -> Duration {
         let next = Self::with_one(self.even.load(Ordering::Relaxed), now, per_second);
         next.since(now).saturating_sub(WINDOW)
     }
 
     /// Counts one more call, if it is within `per_second`.
-    pub(super) fn take(&self, now: Time, per_second: u32) -> Option<Counted> {
+    pub fn take(&self, now: Time, per_second: u32) -> Option<Counted> {
         self.count(|even| Self::within(even, now, per_second))
     }
 
     /// Counts a call that was within the rate when it came first.
-    pub(super) fn take_again(&self, now: Time, per_second: u32) -> Option<Counted> {
+    pub fn take_again(&self, now: Time, per_second: u32) -> Option<Counted> {
         self.count(|even| Some(Self::with_one(even, now, per_second)))
     }
 
@@ -64,7 +64,7 @@ impl Rate {
     /// Gives a call back that did not run after all. What of its room has
     /// passed meanwhile is gone, or those that waited for long would let others
     /// come in larger bursts.
-    pub(super) fn give_back(&self, counted: Counted, now: Time, per_second: u32) {
+    pub fn give_back(&self, counted: Counted, now: Time, per_second: u32) {
         let left = counted.0.since(now).min(pause(per_second));
         let one_less = |even: u64| Some((Time::from_nanos(even) - left).as_nanos());
         let _ = self

@@ -39,7 +39,7 @@ use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
-use crate::config::ClassConfig;
+use crate::class::ClassConfig;
 use crate::estimate::ExpectedWait;
 use crate::pool::FunctionKey;
 use crate::slab::{Key, Slab};
