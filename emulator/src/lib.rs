@@ -3,4 +3,4 @@
 //! virtual time.
 //!
 //! Nothing lives here yet. It will drive the same decision code that runs in
-//! production, and knows `weir-federation` and `weir-node`.
+//! production, and knows `weir-federation-core` and `weir-node-core`.

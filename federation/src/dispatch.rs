@@ -7,7 +7,6 @@ mod offer;
 mod probing;
 mod serving;
 mod waiting;
-mod wanted;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,9 +36,6 @@ use self::explained::{Explained, step};
 use self::offer::{Errand, Offered, Seized, is_failure};
 use self::serving::{Guest, Serving};
 use self::waiting::{Waiters, Waiting};
-use self::wanted::Wanted;
-pub(crate) use self::wanted::asks_for_grants;
-pub use self::wanted::unmet_here;
 use crate::blame::{Evidence, Place};
 use crate::copies::{self, Copies, Found};
 use crate::explain::Weighed;
@@ -49,6 +45,22 @@ use crate::policy::{self, Decision, Origin, Policy, Reach, Reason};
 use crate::report::Report;
 use crate::snapshot::{Here, Local, Snapshot};
 use crate::steward::Steward;
+pub(crate) use weir_federation_core::wanted::asks_for_grants;
+use weir_federation_core::wanted::{Machine, Wanted};
+
+/// This machine, with the labels that it was given.
+fn this_machine(labels: &BTreeMap<String, String>) -> Machine<'_> {
+    Machine {
+        architecture: std::env::consts::ARCH,
+        labels,
+    }
+}
+
+/// What a function is constrained to and this machine with these labels does not
+/// have, in words.
+pub fn unmet_here(spec: &FunctionSpec, labels: &BTreeMap<String, String>) -> Option<String> {
+    weir_federation_core::wanted::unmet(spec, &this_machine(labels))
+}
 
 /// Peers to which one call is offered.
 const OFFERED: usize = 6;
@@ -591,7 +603,7 @@ impl<'a> Course<'a> {
         let policy = inner.policy(spec.as_deref(), invocation.class.as_deref());
         Course {
             inner,
-            fits_here: wanted.fits(&inner.federated.settings().labels),
+            fits_here: wanted.fits(&this_machine(&inner.federated.settings().labels)),
             avoid: way.visited.clone(),
             way,
             spec,

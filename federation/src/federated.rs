@@ -6,7 +6,6 @@ mod forgetting;
 mod functions;
 mod hearing;
 mod keeper;
-mod refusals;
 mod registering;
 mod settings;
 
@@ -36,7 +35,6 @@ use weir_overlay::{CallStreams, Endpoint, Event as Happening, Host, Multiaddr, O
 
 pub use self::forgetting::Forgot;
 use self::keeper::Keeper;
-use self::refusals::Refusals;
 pub use self::registering::RegistryState;
 pub use self::settings::{EtcdSettings, Registry, Settings};
 use self::settings::{check_registry, region_topic, topics, zone_topic};
@@ -55,6 +53,7 @@ use crate::roster::Roster;
 use crate::snapshot::{View, carriage};
 use crate::steward;
 use crate::turns::Turns;
+use weir_federation_core::refusals::Refusals;
 
 /// What happened and was not looked at yet. Beyond it, what happened shows at
 /// the next look around.

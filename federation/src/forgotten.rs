@@ -210,7 +210,7 @@ mod tests {
 
     use super::*;
     use crate::message::Forget;
-    use crate::report::tests::id;
+    use weir_federation_core::samples::id;
 
     const NOW: u64 = 2_000_000_000;
 

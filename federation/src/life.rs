@@ -184,7 +184,7 @@ impl World {
             // Nobody listens there: the call comes back at once.
             carriage: vec!["127.0.0.1:1".to_owned()],
             offers: vec![offer],
-            ..crate::report::tests::report()
+            ..weir_federation_core::samples::report()
         };
         // One whose numbers nobody believes is refused, which is as good.
         self.hear(&Message::Report(Box::new(report)));

@@ -24,7 +24,6 @@ use weir_overlay::{Answer, Refusal};
 use crate::membership::{
     Certificate, Denial, Federation, Refused, Rights, RootSecret, Token, UnixTime,
 };
-use crate::report::Role;
 
 mod rotation;
 
@@ -976,32 +975,11 @@ fn save_list<T: Serialize>(path: &Path, list: &BTreeMap<String, T>) -> io::Resul
     save(path, &serde_json::to_vec_pretty(list)?)
 }
 
-/// What a role is called in settings.
-impl std::str::FromStr for Role {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Role, String> {
-        match text {
-            "edge" => Ok(Role::Edge),
-            "cloud" => Ok(Role::Cloud),
-            other => Err(format!("{other:?} is no role: write edge or cloud")),
-        }
-    }
-}
-
-impl std::fmt::Display for Role {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Role::Edge => "edge",
-            Role::Cloud => "cloud",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::id;
+    use crate::report::Role;
+    use weir_federation_core::samples::id;
 
     pub(super) const EDGE: Rights = Rights {
         role: Role::Edge,

@@ -32,8 +32,7 @@ const PREFIX: &str = "weir1-";
 /// What the clocks of two honest nodes may differ by, in seconds.
 pub(crate) const CLOCK_SKEW: u64 = 300;
 
-/// Seconds since 1970.
-pub type UnixTime = u64;
+pub use weir_federation_core::catalogue::UnixTime;
 
 /// The secret of a federation: 256 random bits. Only nodes that may invite
 /// hold it.

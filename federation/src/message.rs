@@ -299,7 +299,7 @@ mod tests {
     use serde_bytes::ByteBuf;
 
     use super::*;
-    use crate::report::tests::report;
+    use weir_federation_core::samples::report;
 
     fn key(number: u8) -> Keypair {
         let mut seed = [number; 32];

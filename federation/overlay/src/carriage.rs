@@ -26,13 +26,13 @@ use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::detector::{Answering, Detector, LOOK_INTERVAL, PING_INTERVAL, Seen};
 use crate::endpoint::{Endpoint, Resolve};
 use crate::host::{Event, Host};
 use crate::line::{Line, Notes};
 use crate::swarm::{Overlay, chain, innermost};
 use crate::tls::{Connector, TlsError};
 use crate::traffic::Sign;
+use weir_federation_core::detector::{Answering, Detector, LOOK_INTERVAL, PING_INTERVAL, Seen};
 
 /// What a request carries.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;

@@ -15,7 +15,6 @@
 //! | `swarm` | all of it on a thread of its own; the way in: [`Overlay`] |
 //! | `tls` | mutual TLS 1.3 with the same identities |
 //! | `carriage` | HTTP/2 to a peer, over TLS or over a stream of the swarm |
-//! | `detector` | when a peer with calls is taken not to answer: plain state |
 //! | `line` | what `detector` is told of a connection |
 //! | `traffic` | signs of life from connections with calls, which heartbeats ask |
 //!
@@ -27,7 +26,6 @@
 mod beat;
 mod behaviour;
 pub mod carriage;
-mod detector;
 mod doorkeeper;
 mod endpoint;
 mod finder;

@@ -18,13 +18,13 @@ use weir_overlay::Endpoint;
 use weir_overlay::carriage::SendError;
 
 use super::bodies::{Kept, Patient};
-use super::wanted::Wanted;
 use super::{Inner, Way};
 use crate::peers::{Fault, Met};
 use crate::policy::Reach;
 use crate::report::Role;
 use crate::snapshot::{PeerView, Reserved, Word};
 use crate::wire::{self, ANSWER, Arrived, REFUSED, Reply, Travelling, Why};
+use weir_federation_core::wanted::Wanted;
 
 /// Longest text of a peer's error that is passed on, in bytes.
 const ERROR_BYTES: usize = 4 << 10;

@@ -21,13 +21,13 @@ use weir_node::panics::{self, Panicked};
 
 use super::bodies::Kept;
 use super::offer::to_relative;
-use super::wanted::Wanted;
 use super::{HOPS, Inner, Way};
 use crate::policy::Origin;
 use crate::report::Role;
 use crate::snapshot::Cost;
 use crate::turns::Turn;
 use crate::wire::{self, Arrived, LOOK, Look, Looked, Reply, Travelling, Why};
+use weir_federation_core::wanted::Wanted;
 
 /// How long a promise stands at the least, and in round trips.
 const PROMISE: (Duration, u32) = (Duration::from_millis(100), 2);

@@ -17,12 +17,12 @@ use weir_node::time::Time;
 
 use super::Inner;
 use super::offer::{Errand, Seized, to_absolute};
-use super::wanted::Wanted;
 use crate::explain::Verdict;
 use crate::peers::{Fault, Met};
 use crate::policy::{self, Origin, Reaches};
 use crate::snapshot::{Here, Local, PeerView, Snapshot, Word};
 use crate::wire::{self, CARRIAGE, LOOK, Look, Looked, Why};
+use weir_federation_core::wanted::Wanted;
 
 /// Calls that wait for a place elsewhere without one in the queue here.
 const OUTSIDE: usize = 256;

@@ -318,7 +318,7 @@ fn push(successions: &mut Vec<Vec<u8>>, succession: Vec<u8>) {
 mod tests {
     use super::super::tests::{BOTH, DAY, EDGE, Node, node};
     use super::*;
-    use crate::report::tests::id;
+    use weir_federation_core::samples::id;
 
     /// A founder, and members that know each other.
     fn three() -> [Node; 3] {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use weir_node::id::FunctionName;
+use weir_node_core::id::FunctionName;
 
 use crate::coordinates::Coordinate;
 
@@ -331,59 +331,34 @@ impl Report {
     }
 }
 
+/// What a role is called in settings.
+impl std::str::FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Role, String> {
+        match text {
+            "edge" => Ok(Role::Edge),
+            "cloud" => Ok(Role::Cloud),
+            other => Err(format!("{other:?} is no role: write edge or cloud")),
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Role::Edge => "edge",
+            Role::Cloud => "cloud",
+        })
+    }
+}
+
 #[cfg(test)]
-pub(crate) mod tests {
-    use libp2p_identity::PeerId;
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// Some node's id.
-    pub(crate) fn id(number: u8) -> PeerId {
-        let mut seed = [number; 32];
-        let key = libp2p_identity::Keypair::ed25519_from_bytes(&mut seed).expect("32 bytes");
-        key.public().to_peer_id()
-    }
-
-    pub(crate) fn report() -> Report {
-        Report {
-            epoch: 1,
-            sequence: 1,
-            role: Role::Edge,
-            zone: Some("lab".to_owned()),
-            region: None,
-            architecture: "x86_64".to_owned(),
-            executors: vec!["wasm".to_owned()],
-            labels: BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]),
-            draining: false,
-            abilities: 0,
-            load: Load {
-                cpu_total: 4_000,
-                cpu_free: 3_000,
-                memory_total: 8 << 30,
-                memory_free: 4 << 30,
-                running: 2,
-                waiting: 0,
-                guest_cpu: 3_000,
-                guest_cpu_long: 3_000,
-                disk_free: 4 << 30,
-            },
-            coordinate: Coordinate::default(),
-            addresses: vec!["/ip4/192.0.2.1/tcp/4001".to_owned()],
-            carriage: vec!["192.0.2.1:4002".to_owned()],
-            brief: false,
-            forgotten: 0,
-            offers: vec![Offer {
-                function: "shout.openfaas-fn".to_owned(),
-                warm: 1,
-                startable: 3,
-                full: false,
-                running: 0,
-                service_micros: 900,
-                start_micros: 120,
-            }],
-        }
-    }
+    use crate::samples::report;
 
     #[test]
     fn another_decoder_reads_what_is_sent() {

@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
-use weir_node::id::FunctionName;
-use weir_node::time::Time;
+use weir_node_core::id::FunctionName;
+use weir_node_core::time::Time;
 
 use crate::abilities::Able;
 use crate::explain::{Verdict, Weighed, Witness};
@@ -599,8 +599,8 @@ mod tests {
 
     use super::*;
     use crate::abilities::Ability;
-    use crate::report::tests::{id, report};
     use crate::report::{Offer, Report, Role};
+    use crate::samples::{id, report};
     use crate::snapshot::{Local, View, Window, Word, offers};
 
     /// A peer, built by what is unusual about it.

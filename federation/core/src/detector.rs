@@ -9,17 +9,17 @@
 use std::time::{Duration, Instant};
 
 /// Silence after which the peer is pinged while calls are out.
-pub(crate) const PING_INTERVAL: Duration = Duration::from_millis(500);
+pub const PING_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A ping that nothing answers for so long: the peer is offered nothing new.
 /// Three more pings' worth; one lost packet is sent again in less.
-pub(crate) const UNANSWERED_AFTER: Duration = Duration::from_millis(1_500);
+pub const UNANSWERED_AFTER: Duration = Duration::from_millis(1_500);
 
 /// A ping that nothing answers for so long: the calls are lost.
-pub(crate) const LOST_AFTER: Duration = Duration::from_secs(3);
+pub const LOST_AFTER: Duration = Duration::from_secs(3);
 
 /// Time between two looks at a connection with calls.
-pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Bytes in a second that the slowest link carries: a ping comes after what was
 /// written before it.
@@ -30,7 +30,7 @@ const WRITTEN_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Whether the other side answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answering {
+pub enum Answering {
     /// It does, or nothing is asked of it.
     Yes,
     /// Not for a while: it is offered nothing new.
@@ -41,18 +41,18 @@ pub(crate) enum Answering {
 
 /// What was seen of a connection since the last look.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// Whether calls are out on it.
-    pub(crate) calls: bool,
+    pub calls: bool,
     /// Whether the other side was heard.
-    pub(crate) heard: bool,
+    pub heard: bool,
     /// Bytes that were written since it was heard last.
-    pub(crate) written: u64,
+    pub written: u64,
 }
 
 /// One connection.
 #[derive(Debug)]
-pub(crate) struct Detector {
+pub struct Detector {
     /// Since when there are calls and nothing was heard.
     silent_since: Instant,
     looked: Instant,
@@ -62,7 +62,7 @@ pub(crate) struct Detector {
 
 impl Detector {
     /// Calls begin at `now`.
-    pub(crate) fn new(now: Instant) -> Detector {
+    pub fn new(now: Instant) -> Detector {
         Detector {
             silent_since: now,
             looked: now,
@@ -71,7 +71,7 @@ impl Detector {
     }
 
     /// What a look at `now` tells; meant to come every [`LOOK_INTERVAL`].
-    pub(crate) fn look(&mut self, now: Instant, seen: Seen) -> Answering {
+    pub fn look(&mut self, now: Instant, seen: Seen) -> Answering {
         let passed = now.saturating_duration_since(self.looked);
         self.looked = now;
         if seen.heard || !seen.calls {

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use weir_node::time::Time;
+use weir_node_core::time::Time;
 
 /// What own calls needed at once counts for so many parts of so long; the oldest
 /// part is dropped as a whole.

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::endpoint::Endpoint;
 use libp2p_identity::PeerId;
-use weir_node::time::Time;
-use weir_overlay::Endpoint;
+use weir_node_core::time::Time;
 
 use crate::report::{Load, Report};
 use crate::snapshot::{Offers, PeerView, View, Window, Word, carriage, offers};
@@ -654,7 +654,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::{id, report};
+    use crate::samples::{id, report};
     use crate::snapshot::Cost;
 
     fn at(milliseconds: u64) -> Time {

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
-use weir_node::id::FunctionName;
-use weir_node::time::Time;
+use weir_node_core::id::FunctionName;
+use weir_node_core::time::Time;
 
 /// Calls of so many parts of so long count, a minute together; the oldest part is
 /// dropped as a whole.
@@ -198,7 +198,7 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::id;
+    use crate::samples::id;
 
     fn at(milliseconds: u64) -> Time {
         Time::ZERO + Duration::from_millis(milliseconds)

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
-use weir_node::time::Time;
+use weir_node_core::time::Time;
 
 /// Promises that stand at once; beyond them nothing is promised.
 const PROMISES: usize = 256;
@@ -191,7 +191,7 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::id;
+    use crate::samples::id;
 
     fn at(milliseconds: u64) -> Time {
         Time::ZERO + Duration::from_millis(milliseconds)

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
-use weir_node::id::FunctionName;
-use weir_node::time::Time;
+use weir_node_core::id::FunctionName;
+use weir_node_core::time::Time;
 
 use crate::snapshot::FunctionRoom;
 
@@ -235,7 +235,7 @@ impl Abilities {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::id;
+    use crate::samples::id;
 
     fn at(seconds: u64) -> Time {
         Time::ZERO + Duration::from_secs(seconds)

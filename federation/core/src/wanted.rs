@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use libp2p_identity::PeerId;
-use weir_node::function::{FunctionSpec, Network, Scope};
+use weir_node_core::function::{FunctionSpec, Network, Scope};
 
 use crate::catalogue::Entry;
 use crate::policy::{Bounds, Needs};
@@ -15,20 +15,32 @@ const ARCHITECTURE: [&str; 2] = ["kubernetes.io/arch", "node.platform.arch"];
 
 /// What a function wants of the node that runs it.
 #[derive(Debug)]
-pub(super) struct Wanted {
-    pub(super) executor: Option<&'static str>,
+pub struct Wanted {
+    /// By its name; `None` for any.
+    pub executor: Option<&'static str>,
     /// By the name that Rust has for it.
     architecture: Option<String>,
     labels: BTreeMap<String, String>,
     grants: bool,
     code_bytes: u64,
-    pub(super) bounds: Bounds,
+    /// Where it may run.
+    pub bounds: Bounds,
     /// Version of its record; 0 for none.
-    pub(super) version: u64,
+    pub version: u64,
     /// Who deployed it.
-    pub(super) writer: Option<PeerId>,
+    pub writer: Option<PeerId>,
     cpu: u32,
-    pub(super) idempotent: bool,
+    /// Whether a call may be run again after it may have started.
+    pub idempotent: bool,
+}
+
+/// What functions are constrained to that a machine has.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine<'a> {
+    /// Its processor, by the name that Rust has for it.
+    pub architecture: &'a str,
+    /// Its labels.
+    pub labels: &'a BTreeMap<String, String>,
 }
 
 impl Default for Wanted {
@@ -49,7 +61,7 @@ impl Default for Wanted {
 }
 
 /// Whether a function asks for what its own node alone may give.
-pub(crate) fn asks_for_grants(spec: &FunctionSpec) -> bool {
+pub fn asks_for_grants(spec: &FunctionSpec) -> bool {
     let container = &spec.container;
     !spec.allow_outbound.is_empty()
         || container.network != Network::default()
@@ -59,7 +71,7 @@ pub(crate) fn asks_for_grants(spec: &FunctionSpec) -> bool {
 
 impl Wanted {
     /// By how it was deployed, and what the federation knows of that.
-    pub(super) fn by(spec: &FunctionSpec, entry: Option<&Entry>) -> Wanted {
+    pub fn by(spec: &FunctionSpec, entry: Option<&Entry>) -> Wanted {
         let cpu = spec.cpu.unwrap_or(FunctionSpec::UNDECLARED_CPU);
         let cpu = match spec.kind.executor() {
             // A model has processors of its own.
@@ -102,16 +114,19 @@ impl Wanted {
         wanted
     }
 
-    /// Whether this machine with these labels will do; whether an executor is
+    /// Whether a machine will do; whether an executor is
     /// here shows when the function is deployed.
-    pub(super) fn fits(&self, labels: &BTreeMap<String, String>) -> bool {
-        let here = std::env::consts::ARCH;
+    pub fn fits(&self, machine: &Machine<'_>) -> bool {
         let architecture = self.architecture.as_ref();
-        architecture.is_none_or(|wanted| wanted == here)
-            && self.labels.iter().all(|(k, v)| labels.get(k) == Some(v))
+        architecture.is_none_or(|wanted| wanted == machine.architecture)
+            && self
+                .labels
+                .iter()
+                .all(|(k, v)| machine.labels.get(k) == Some(v))
     }
 
-    pub(super) fn needs(&self) -> Needs<'_> {
+    /// What a node must have to run it.
+    pub fn needs(&self) -> Needs<'_> {
         Needs {
             executor: self.executor,
             architecture: self.architecture.as_deref(),
@@ -121,21 +136,20 @@ impl Wanted {
         }
     }
 
-    /// What no machine like this one with these labels has, in words; `None`
-    /// when it has all.
-    fn unmet(&self, labels: &BTreeMap<String, String>) -> Option<String> {
+    /// What a machine lacks, in words; `None` when it has all.
+    fn unmet(&self, machine: &Machine<'_>) -> Option<String> {
         let mut missing = self
             .labels
             .iter()
-            .filter(|(k, v)| labels.get(*k) != Some(*v));
+            .filter(|(k, v)| machine.labels.get(*k) != Some(*v));
         let label = missing.next().map(|(k, v)| format!("constraint {k}={v}"));
         let wanted = self.architecture.as_ref();
-        let foreign = wanted.filter(|wanted| *wanted != std::env::consts::ARCH);
+        let foreign = wanted.filter(|wanted| *wanted != machine.architecture);
         label.or_else(|| foreign.map(|name| format!("a processor {name}")))
     }
 
     /// What a call takes that is expected to run so long.
-    pub(super) fn cost(&self, service: Option<std::time::Duration>) -> Cost {
+    pub fn cost(&self, service: Option<std::time::Duration>) -> Cost {
         Cost {
             cpu: self.cpu,
             long: service.is_some_and(|service| service > crate::snapshot::SHORT),
@@ -143,11 +157,10 @@ impl Wanted {
     }
 }
 
-/// What a function is constrained to and this machine with these labels does not
-/// have, in words.
-pub fn unmet_here(spec: &FunctionSpec, labels: &BTreeMap<String, String>) -> Option<String> {
+/// What a function is constrained to and a machine does not have, in words.
+pub fn unmet(spec: &FunctionSpec, machine: &Machine<'_>) -> Option<String> {
     match spec.as_deployed.constraints.is_empty() {
         true => None,
-        false => Wanted::by(spec, None).unmet(labels),
+        false => Wanted::by(spec, None).unmet(machine),
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use weir_node::time::Time;
+use weir_node_core::time::Time;
 
 /// Between two lines about the same refusal of the same node.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
@@ -15,12 +15,12 @@ const REMEMBERED: usize = 256;
 
 /// Refusals that were logged lately.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(BTreeMap<(&'static str, String), Time>);
+pub struct Refusals(BTreeMap<(&'static str, String), Time>);
 
 impl Refusals {
     /// Whether a refusal is to be logged at `now`; `text` begins with the node
     /// that was refused.
-    pub(super) fn is_due(&mut self, reason: &'static str, text: &str, now: Time) -> bool {
+    pub fn is_due(&mut self, reason: &'static str, text: &str, now: Time) -> bool {
         let whom = text.split(':').next().unwrap_or_default().to_owned();
         self.0
             .retain(|_, logged| now.since(*logged) < LINE_INTERVAL);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use weir_node::time::Time;
+use weir_node_core::time::Time;
 
 use crate::catalogue::sha256;
 use crate::peers::PEERS;
@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
     use crate::report::REPORT_BYTES;
-    use crate::report::tests::id;
+    use crate::samples::id;
 
     fn marks(members: impl IntoIterator<Item = u8>) -> Marks {
         let members = members.into_iter().map(id);

@@ -15,10 +15,11 @@ use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
-use weir_node::function::{FunctionSpec, Scope};
-use weir_node::id::{Digest, FunctionName};
+use weir_node_core::function::{FunctionSpec, Scope};
+use weir_node_core::id::{Digest, FunctionName};
 
-use crate::membership::UnixTime;
+/// Seconds since 1970, as clocks of machines have it.
+pub type UnixTime = u64;
 
 /// Functions that are remembered, removed ones included.
 pub const FUNCTIONS: usize = 20_000;
@@ -36,7 +37,7 @@ const TOLD: usize = 4_000;
 pub const CHUNK: u64 = 1 << 20;
 
 /// Seconds for which a removal is remembered: a member that was away longer than
-/// [`crate::federated::AWAY`] brings none of its functions back, and a day more.
+/// [`AWAY`] brings none of its functions back, and a day more.
 /// Where there are [`FUNCTIONS`] names the oldest go earlier, and it may.
 pub const REMOVED: u64 = 8 * 24 * 3_600;
 
@@ -401,10 +402,10 @@ impl Catalogue {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use weir_node::function::{ArtifactKind, CodeSource, Protocol};
+    use weir_node_core::function::{ArtifactKind, CodeSource, Protocol};
 
     use super::*;
-    use crate::report::tests::id;
+    use crate::samples::id;
 
     const NOW: UnixTime = 1_800_000_000;
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::endpoint::Endpoint;
 use libp2p_identity::PeerId;
-use weir_node::id::FunctionName;
-use weir_node::time::Time;
-use weir_overlay::Endpoint;
+use weir_node_core::id::FunctionName;
+use weir_node_core::time::Time;
 
 use crate::abilities::Ability;
 use crate::report::{Load, Offer, Report, Role};

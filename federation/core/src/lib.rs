@@ -1,0 +1,96 @@
+//! Every rule by which a member of a federation decides: what is known of its
+//! peers, where a call goes, and who is taken not to answer.
+//!
+//! Nothing here reads a clock, draws chance, opens anything or waits: time and
+//! chance are arguments. Production and simulation stand on the same state.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `endpoint` | where a peer takes calls |
+//! | `coordinates` | nearness without asking everybody |
+//! | `report` | what a node tells of itself, and what may be believed of it |
+//! | `abilities` | what is known of single functions at single peers |
+//! | `blame` | where a function fails and does so nowhere else |
+//! | `guests` | what a node gives to calls of other nodes' users |
+//! | `turns` | whose turn it is at this node's free places |
+//! | `regions` | which regions are followed that nobody named |
+//! | `peers` | what is known of others, how old it is, and what calls made of it |
+//! | `roster` | who the peers are, in short |
+//! | `snapshot` | what one decision sees |
+//! | `policy` | the ways to decide, one file each |
+//! | `explain` | why a decision fell as it did |
+//! | `wanted` | what a function wants of the node that runs it |
+//! | `catalogue` | functions of the federation, and who keeps their code |
+//! | `detector` | when a peer with calls is taken not to answer |
+//! | `refusals` | which refused connections are worth a line in the log |
+//! | `samples` | nodes and reports to try things with |
+//!
+//! Invariants:
+//! * A call never goes to a node that it visited, and never beyond its hops.
+//! * What calls met overrides what a peer claims, until the peer says more.
+//! * A decision costs the same in a federation of any size.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use weir_federation_core::policy::{self, Bounds, Decision, Needs, Origin, Request};
+//! use weir_federation_core::report::Role;
+//! use weir_federation_core::snapshot::{Cost, Here, Local, Snapshot, View};
+//! use weir_node_core::time::Time;
+//!
+//! let function = "shout".parse().unwrap();
+//! let request = Request {
+//!     function: &function,
+//!     version: 1,
+//!     writer: None,
+//!     needs: Needs::default(),
+//!     bounds: Bounds::Federation,
+//!     cost: Cost { cpu: 100, long: false },
+//!     origin: Origin::Here,
+//!     avoid: &[],
+//!     failing: &[],
+//!     anywhere: false,
+//!     hops: 3,
+//!     deadline: Time::NEVER,
+//! };
+//! let snapshot = Snapshot {
+//!     local: Local {
+//!         here: Here::Warm,
+//!         queue: None,
+//!         service: None,
+//!         start: None,
+//!         blamed: false,
+//!         role: Role::Edge,
+//!         regions: &[],
+//!     },
+//!     view: &View::default(),
+//!     abilities: &BTreeMap::new(),
+//!     remembered: None,
+//!     now: Time::ZERO,
+//!     chance: 4,
+//! };
+//! let spill = policy::named("spill").unwrap();
+//! assert_eq!(policy::decide(spill, &request, &snapshot, &mut ()), Decision::Run);
+//! ```
+
+// Any duration may come from outside: see .clippy.toml.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
+pub mod abilities;
+pub mod blame;
+pub mod catalogue;
+pub mod coordinates;
+pub mod detector;
+pub mod endpoint;
+pub mod explain;
+pub mod guests;
+pub mod peers;
+pub mod policy;
+pub mod refusals;
+pub mod regions;
+pub mod report;
+pub mod roster;
+pub mod samples;
+pub mod snapshot;
+pub mod turns;
+pub mod wanted;
