@@ -18,6 +18,7 @@
 //! | `roster` | who the peers are, in short |
 //! | `snapshot` | what one decision sees |
 //! | `policy` | the ways to decide, one file each |
+//! | `placement` | one call from its arrival to its end: what to do next |
 //! | `explain` | why a decision fell as it did |
 //! | `wanted` | what a function wants of the node that runs it |
 //! | `catalogue` | functions of the federation, and who keeps their code |
@@ -85,6 +86,7 @@ pub mod endpoint;
 pub mod explain;
 pub mod guests;
 pub mod peers;
+pub mod placement;
 pub mod policy;
 pub mod refusals;
 pub mod regions;

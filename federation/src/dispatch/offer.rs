@@ -17,13 +17,14 @@ use weir_node::time::Time;
 use weir_overlay::Endpoint;
 use weir_overlay::carriage::SendError;
 
+use super::Inner;
 use super::bodies::{Kept, Patient};
-use super::{Inner, Way};
 use crate::peers::{Fault, Met};
 use crate::policy::Reach;
 use crate::report::Role;
 use crate::snapshot::{PeerView, Reserved, Word};
 use crate::wire::{self, ANSWER, Arrived, REFUSED, Reply, Travelling, Why};
+use weir_federation_core::placement::Arrival;
 use weir_federation_core::wanted::Wanted;
 
 /// Longest text of a peer's error that is passed on, in bytes.
@@ -131,7 +132,7 @@ impl Inner {
     pub(super) fn travelling(
         &self,
         invocation: &Invocation,
-        way: &Way,
+        arrival: &Arrival,
         errand: &Errand<'_>,
     ) -> Travelling {
         let settings = self.federated.settings();
@@ -142,12 +143,12 @@ impl Inner {
         Travelling {
             function: invocation.function.qualified(),
             call: invocation.id.to_string(),
-            visited: way
+            visited: arrival
                 .visited
                 .iter()
                 .map(|id| ByteBuf::from(id.to_bytes()))
                 .collect(),
-            hops: way.hops.saturating_sub(1),
+            hops: arrival.hops.saturating_sub(1),
             left: (errand.deadline != Time::NEVER)
                 .then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
             class: invocation.class.clone(),

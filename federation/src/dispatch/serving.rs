@@ -21,12 +21,13 @@ use weir_node::panics::{self, Panicked};
 
 use super::bodies::Kept;
 use super::offer::to_relative;
-use super::{HOPS, Inner, Way};
+use super::{Inner, Way};
 use crate::policy::Origin;
 use crate::report::Role;
 use crate::snapshot::Cost;
 use crate::turns::Turn;
 use crate::wire::{self, Arrived, LOOK, Look, Looked, Reply, Travelling, Why};
+use weir_federation_core::placement::HOPS_MAX;
 use weir_federation_core::wanted::Wanted;
 
 /// How long a promise stands at the least, and in round trips.
@@ -354,7 +355,7 @@ impl Inner {
         let way = Way {
             origin,
             visited,
-            hops: travelling.hops.min(HOPS.saturating_sub(1)),
+            hops: travelling.hops.min(HOPS_MAX.saturating_sub(1)),
             guest: Some(guest.clone()),
         };
         if travelling.wait > 0 && !granted && !self.has_guest_room(&guest) {

@@ -30,6 +30,10 @@ use crate::sandbox::{Folder, Sandbox, listen};
 use crate::usage::{Looks, Usage};
 use crate::{AnswerBody, Body, BodyError, Call, CallError, Sink, chain};
 
+/// How long a connection waits for its first call. Servers close those that ask
+/// nothing, some soon, and what was sent into the close may have begun.
+const UNUSED_IDLE_MAX: Duration = Duration::from_millis(100);
+
 /// The port on which images answer that name no other.
 const USUAL_PORT: u16 = 8080;
 
@@ -100,9 +104,17 @@ struct Inner {
 /// Connections on which nothing is under way.
 #[derive(Default)]
 struct Links {
-    /// The one used last on top, each with when that was.
-    resting: Vec<(Link, Instant)>,
+    /// The one used last on top.
+    resting: Vec<Resting>,
     idle_time: IdleTime,
+}
+
+struct Resting {
+    link: Link,
+    /// When it was used last.
+    since: Instant,
+    /// Whether it carried a call.
+    used: bool,
 }
 
 /// How more connections are had.
@@ -235,7 +247,14 @@ impl Engine {
         };
         let now = Instant::now();
         let links = Links {
-            resting: links.into_iter().map(|link| (link, now)).collect(),
+            resting: links
+                .into_iter()
+                .map(|link| Resting {
+                    link,
+                    since: now,
+                    used: false,
+                })
+                .collect(),
             idle_time: IdleTime::default(),
         };
         let inner = Arc::new(Inner {
@@ -573,11 +592,16 @@ impl Inner {
         let may_dial = self.may_dial();
         let now = Instant::now();
         let mut links = self.links();
-        while let Some((link, since)) = links.resting.pop() {
+        while let Some(Resting { link, since, used }) = links.resting.pop() {
             let idle = now.saturating_duration_since(since);
             if !link.is_usable() {
-                links.idle_time.closed(idle);
-            } else if !may_dial || links.idle_time.allows(idle) {
+                if used {
+                    links.idle_time.closed(idle);
+                }
+                continue;
+            }
+            let may_be_used = links.idle_time.allows(idle) && (used || idle <= UNUSED_IDLE_MAX);
+            if !may_dial || may_be_used {
                 return Some((link, idle));
             }
         }
@@ -666,7 +690,11 @@ impl Rest for Returns {
     fn ended(self: Box<Self>, link: Option<Link>) {
         match link {
             Some(link) if self.0.gone().is_none() => {
-                self.0.links().resting.push((link, Instant::now()));
+                self.0.links().resting.push(Resting {
+                    link,
+                    since: Instant::now(),
+                    used: true,
+                });
             }
             Some(_) => {}
             None if self.0.may_dial() => {}
