@@ -9,6 +9,7 @@
 //! | `endpoint` | where a peer takes calls |
 //! | `coordinates` | nearness without asking everybody |
 //! | `report` | what a node tells of itself, and what may be believed of it |
+//! | `reporting` | when a node says how it is, and how much of it |
 //! | `abilities` | what is known of single functions at single peers |
 //! | `blame` | where a function fails and does so nowhere else |
 //! | `guests` | what a node gives to calls of other nodes' users |
@@ -91,6 +92,7 @@ pub mod policy;
 pub mod refusals;
 pub mod regions;
 pub mod report;
+pub mod reporting;
 pub mod roster;
 pub mod samples;
 pub mod snapshot;

@@ -12,7 +12,6 @@ use libp2p_identity::PeerId;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 use weir_node::Node;
-use weir_node::clock::Moment as _;
 use weir_node::function::Scope;
 use weir_node::time::Time;
 use weir_overlay::{Event as Happening, Host, Multiaddr, Overlay};
@@ -26,6 +25,7 @@ use crate::regions;
 use crate::report::{ADDRESSES, OFFERS, Offer, Report};
 use crate::roster::{Comparison, Roster, Rounds};
 use crate::steward;
+use weir_federation_core::reporting::{Reporting, Say};
 
 /// Links that a node keeps to its own zone or region, at the least: with those
 /// that others keep to it, twice as many.
@@ -63,38 +63,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How often time passes in the table.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long after a change the node looks at itself: more of them come together.
-const SETTLE: Duration = Duration::from_millis(4);
-
-/// How often it looks at itself though nothing says that it has changed.
-const IDLE_LOOK: Duration = Duration::from_millis(500);
-
-/// How many times longer than a look at itself takes the node waits until the
-/// next.
-const LOOK_SHARE: u32 = 20;
-
-/// Time over which the reports of others are averaged, in seconds.
-const HEARD_OVER: f64 = 1.0;
-
 /// How often a node that was lost, or that nobody links to, is tried though
 /// there are links enough: a healed partition has to be found.
 const STRAY: Duration = Duration::from_secs(5);
-
-/// Reports at the least, in a second, and at the most.
-const RATE: (f64, f64) = (0.2, 5.0);
-
-/// Reports that all nodes of a zone may send together, in a second.
-const ZONE_RATE: f64 = 60.0;
-
-/// How often other zones hear of this node.
-const BRIEF: Duration = Duration::from_secs(7);
-
-/// How often a node says how it is though nothing has changed.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-/// How often a node proves anew that it belongs here, for those who missed it:
-/// often at first, seldom when all have had their chances.
-const INTRODUCE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 
 /// A view is made at most so often.
 const VIEW: Duration = Duration::from_millis(10);
@@ -107,9 +78,6 @@ const BOOK: Duration = Duration::from_secs(2);
 
 /// How often it is written down that others were heard.
 const CONTACT: Duration = Duration::from_secs(60);
-
-/// Share of its room by which a node must differ from what it said last.
-const THRESHOLD: f64 = 0.1;
 
 /// The loop that looks after everything.
 pub(super) struct Keeper {
@@ -125,23 +93,9 @@ pub(super) struct Keeper {
     listening: BTreeSet<String>,
     last_relay: Time,
     last_punch: Time,
-    published: Option<Report>,
+    /// When this node says how it is.
+    reporting: Reporting,
     sequence: u64,
-    began: Time,
-    /// Reports that may be sent now, and when that was so.
-    tokens: f64,
-    last_refill: Time,
-    /// Reports of neighbours in a second, and how many there were.
-    heard_rate: f64,
-    heard: u64,
-    /// The node may have changed: when it looks at itself.
-    next_look: Option<tokio::time::Instant>,
-    last_self_look: tokio::time::Instant,
-    look_cost: Duration,
-    last_tick: Time,
-    last_report: Time,
-    last_brief: Time,
-    last_introduction: Time,
     /// The certificate that others know.
     introduced: Option<Vec<u8>>,
     last_look: Time,
@@ -179,20 +133,8 @@ impl Keeper {
             listening: BTreeSet::new(),
             last_relay: Time::ZERO,
             last_punch: now,
-            published: None,
+            reporting: Reporting::new(now),
             sequence: 0,
-            began: now,
-            tokens: 1.0,
-            last_refill: now,
-            heard_rate: 0.0,
-            heard: 0,
-            next_look: None,
-            last_self_look: tokio::time::Instant::now(),
-            look_cost: Duration::ZERO,
-            last_tick: now,
-            last_report: Time::ZERO,
-            last_brief: Time::ZERO,
-            last_introduction: Time::ZERO,
             introduced: None,
             last_look: Time::ZERO,
             last_stray: now,
@@ -230,10 +172,11 @@ impl Keeper {
         self.look_around(shared.clock.now());
         let node = self.node.clone();
         loop {
-            let look = self.next_look;
+            let look = self.reporting.next_look();
+            let look_at = look.and_then(|look| shared.clock.instant(look));
             let look_due = async move {
-                match look {
-                    Some(at) => tokio::time::sleep_until(at).await,
+                match look_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
                     None => std::future::pending().await,
                 }
             };
@@ -252,10 +195,7 @@ impl Keeper {
                 // Under load the node changes all the time: who looks soon
                 // need not be woken.
                 () = node.changed(), if look.is_none() => {
-                    let now = tokio::time::Instant::now();
-                    let rest = self.look_cost.saturating_mul(LOOK_SHARE);
-                    let rested = self.last_self_look.later(rest);
-                    self.next_look = Some(rested.max(now.later(SETTLE)));
+                    self.reporting.changed(shared.clock.now());
                 }
                 () = look_due => self.look_at_itself(),
                 _ = tick.tick() => self.tick(),
@@ -284,8 +224,6 @@ impl Keeper {
 
     fn tick(&mut self) {
         let now = self.shared().clock.now();
-        let passed = now.since(self.last_tick).as_secs_f64();
-        self.last_tick = now;
         let events = lock(&self.shared().table).tick(now);
         for event in events {
             self.view_due = true;
@@ -315,13 +253,8 @@ impl Keeper {
         // One that is out becomes a candidate again by time alone.
         self.view_due |= now.since(self.last_view) >= Duration::from_millis(250);
         let heard = self.shared().reports_near.load(Ordering::Relaxed);
-        let came = (heard - std::mem::replace(&mut self.heard, heard)) as f64;
-        let weight = (passed / HEARD_OVER).min(1.0);
-        if passed > 0.0 {
-            self.heard_rate += (came / passed - self.heard_rate) * weight;
-        }
-        let rest = IDLE_LOOK.max(self.look_cost.saturating_mul(LOOK_SHARE));
-        if self.next_look.is_none() && self.last_self_look.elapsed() >= rest {
+        self.reporting.hears(heard, now);
+        if self.reporting.is_look_due(now) {
             self.look_at_itself();
         }
         if now.since(self.last_look) >= LOOK {
@@ -389,26 +322,11 @@ impl Keeper {
     /// Says how the node is if that has changed and may be said; else looks
     /// again when it may.
     fn look_at_itself(&mut self) {
-        let began = tokio::time::Instant::now();
-        self.next_look = None;
+        let began = self.shared().clock.now();
+        self.reporting.looks();
+        self.report(began, false);
         let now = self.shared().clock.now();
-        self.report(now, false);
-        self.last_self_look = tokio::time::Instant::now();
-        self.look_cost = began.elapsed();
-    }
-
-    /// Reports that this node may send in a second: its share of what the zone
-    /// may send, or what the others leave of that.
-    fn rate(&self) -> f64 {
-        let (least, most) = RATE;
-        let share = ZONE_RATE / self.neighbours() as f64;
-        share.max(ZONE_RATE - self.heard_rate).clamp(least, most)
-    }
-
-    fn refill(&mut self, now: Time) {
-        let passed = now.since(self.last_refill).as_secs_f64();
-        self.last_refill = now;
-        self.tokens = (self.tokens + passed * self.rate()).min(2.0);
+        self.reporting.has_looked(began, now);
     }
 
     /// Nodes that share the zone or region, this one included.
@@ -459,30 +377,18 @@ impl Keeper {
             return;
         }
         let mut report = self.current_report();
-        let silent = now.since(self.last_report) >= KEEP_ALIVE;
-        let changed = match &self.published {
-            None => true,
-            Some(said) => silent || differs(said, &report),
+        let neighbours = self.neighbours();
+        let shared = self.federated.shared.clone();
+        let others = || has_others(&shared);
+        let say = self
+            .reporting
+            .consider(&report, neighbours, others, at_once, now);
+        let Say::Now { brief } = say else {
+            return;
         };
-        self.refill(now);
-        if !at_once && !changed {
-            return;
-        }
-        if !at_once && self.tokens < 1.0 {
-            let wait = Duration::from_secs_f64((1.0 - self.tokens) / self.rate());
-            let now = tokio::time::Instant::now();
-            self.next_look = Some(now.later(wait.max(SETTLE)));
-            return;
-        }
-        self.tokens = (self.tokens - 1.0).max(0.0);
-        self.last_report = now;
         self.introduce(now);
         self.say(&mut report, false);
-        let said = self.published.as_ref();
-        let drains = said.is_some_and(|said| said.draining != report.draining);
-        let brief = drains || now.since(self.last_brief) >= BRIEF;
-        if brief && self.has_others() {
-            self.last_brief = now;
+        if brief {
             let mut short = Report {
                 brief: true,
                 offers: Vec::new(),
@@ -490,7 +396,7 @@ impl Keeper {
             };
             self.say(&mut short, true);
         }
-        self.published = Some(report);
+        self.reporting.has_said(report);
         let counters = &self.shared().counters;
         counters.reports.fetch_add(1, Ordering::Relaxed);
     }
@@ -517,13 +423,10 @@ impl Keeper {
         let Some(certificate) = self.shared().member.certificate() else {
             return;
         };
-        let known = self.introduced.as_ref() == Some(&certificate);
-        let (first, longest) = INTRODUCE;
-        let pause = now.since(self.began).div_f64(4.0).clamp(first, longest);
-        if known && now.since(self.last_introduction) < pause {
+        let is_new = self.introduced.as_ref() != Some(&certificate);
+        if !self.reporting.introduces(is_new, now) {
             return;
         }
-        self.last_introduction = now;
         self.introduced = Some(certificate.clone());
         match message::seal(&Message::Introduction(certificate), &self.shared().key) {
             Ok(sealed) => self.overlay().publish(EVERYBODY, sealed.into()),
@@ -565,16 +468,6 @@ impl Keeper {
             lock(&shared.said).entry(shared.id).or_default().report = Some((topic, sealed));
             *lock(&shared.own) = report.clone();
         }
-    }
-
-    /// Whether there are nodes that do not hear this node's full reports.
-    fn has_others(&self) -> bool {
-        let shared = self.shared();
-        let known = lock(&shared.table).known(shared.clock.now());
-        known.iter().any(|known| {
-            let same = known.report.role == shared.role && shared.is_near(&known.report);
-            !same && !matches!(known.standing, Standing::Gone { .. })
-        })
     }
 
     fn learn_distances(&mut self) {
@@ -700,7 +593,7 @@ impl Keeper {
         };
         shared.links.insert(peer, link);
         // The first link may be what made this node a member.
-        if self.published.is_none() {
+        if self.reporting.published().is_none() {
             self.report(shared.clock.now(), true);
         }
     }
@@ -890,7 +783,10 @@ impl Keeper {
         self.catch_up(&known);
         self.compare_members(&known, now);
         // Whoever is of another place has heard nothing of this node yet.
-        if self.last_brief == Time::ZERO && self.published.is_some() && self.has_others() {
+        if !self.reporting.has_briefed()
+            && self.reporting.published().is_some()
+            && has_others(&shared)
+        {
             self.report(now, true);
         }
         self.be_relayed(now);
@@ -1164,6 +1060,15 @@ impl Keeper {
     }
 }
 
+/// Whether there are nodes that do not hear this node's full reports.
+fn has_others(shared: &Shared) -> bool {
+    let known = lock(&shared.table).known(shared.clock.now());
+    known.iter().any(|known| {
+        let same = known.report.role == shared.role && shared.is_near(&known.report);
+        !same && !matches!(known.standing, Standing::Gone { .. })
+    })
+}
+
 fn take_one(count: &mut usize) -> bool {
     let some = *count > 0;
     *count = count.saturating_sub(1);
@@ -1199,32 +1104,4 @@ fn peer_in(address: &Multiaddr) -> Option<PeerId> {
 fn shuffle(peers: &mut [PeerId]) {
     use rand::seq::SliceRandom as _;
     peers.shuffle(&mut rand::rng());
-}
-
-/// Whether a report says something else than `said`, by more than a threshold.
-fn differs(said: &Report, now: &Report) -> bool {
-    let part = |a: u64, b: u64| {
-        let most = a.max(b);
-        most > 0 && (a == 0 || b == 0 || (a.abs_diff(b) as f64) > most as f64 * THRESHOLD)
-    };
-    let count = |a: u32, b: u32| part(a.into(), b.into());
-    let (old, new) = (&said.load, &now.load);
-    let load = count(old.guest_cpu, new.guest_cpu)
-        || count(old.waiting, new.waiting)
-        || count(old.cpu_free, new.cpu_free)
-        || part(old.memory_free, new.memory_free);
-    let offers = said.offers.len() != now.offers.len()
-        || said.offers.iter().zip(&now.offers).any(|(old, new)| {
-            old.function != new.function
-                || (old.warm == 0) != (new.warm == 0)
-                || old.full != new.full
-                || (old.startable == 0) != (new.startable == 0)
-        });
-    load || offers
-        || said.draining != now.draining
-        || said.executors != now.executors
-        || said.abilities != now.abilities
-        || said.addresses != now.addresses
-        || said.carriage != now.carriage
-        || said.epoch != now.epoch
 }
