@@ -273,17 +273,25 @@ pub struct Peers {
     /// Of the report that this node said last.
     sequence: u64,
     contested: u32,
+    most: usize,
     peers: BTreeMap<PeerId, Peer>,
 }
 
 impl Peers {
     /// A table of the node `own`, which begins its life with `epoch`.
     pub fn new(own: PeerId, epoch: u64) -> Peers {
+        Peers::of_at_most(PEERS, own, epoch)
+    }
+
+    /// The same for so many peers: a simulation or a benchmark may have more
+    /// than the members of one federation.
+    pub fn of_at_most(most: usize, own: PeerId, epoch: u64) -> Peers {
         Peers {
             own,
             epoch,
             sequence: 0,
             contested: 0,
+            most,
             peers: BTreeMap::new(),
         }
     }
@@ -313,7 +321,7 @@ impl Peers {
         }
         let count = self.peers.len();
         let Some(peer) = self.peers.get_mut(&from) else {
-            if count >= PEERS {
+            if count >= self.most {
                 return Heard::Full;
             }
             self.peers.insert(from, Peer::new(report, now));
@@ -654,7 +662,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{id, report};
+    use crate::samples::{id, numbered, report};
     use crate::snapshot::Cost;
 
     fn at(milliseconds: u64) -> Time {
@@ -974,10 +982,9 @@ mod tests {
     #[test]
     fn the_table_is_bounded() {
         let mut table = table();
-        for number in 0..=PEERS {
-            let key = PeerId::random();
-            let heard = table.hear(key, say(1, 1), at(0));
-            assert_eq!(heard == Heard::Full, number == PEERS);
+        for number in 0..=PEERS as u32 {
+            let heard = table.hear(numbered(number), say(1, 1), at(0));
+            assert_eq!(heard == Heard::Full, number == PEERS as u32);
         }
     }
 }
