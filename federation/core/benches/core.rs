@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use criterion::Criterion;
 use libp2p_identity::PeerId;
+use serde_bytes::ByteBuf;
 use weir_federation_core::abilities::{Abilities, Ability};
+use weir_federation_core::catalogue::{Catalogue, Entry, Record};
 use weir_federation_core::peers::{Met, Peers};
 use weir_federation_core::policy::{self, Bounds, Decision, Needs, Origin, Request};
 use weir_federation_core::report::{Load, Offer, Report, Role};
@@ -153,11 +155,6 @@ impl Node {
         self.view = Arc::new(self.table.view(&report(), self.now));
     }
 
-    fn knows(&self, function: &FunctionName) -> bool {
-        let mut peers = self.view.peers.iter();
-        peers.any(|peer| peer.offers.contains_key(function))
-    }
-
     /// Times so many acts, after time for each to be set up.
     fn hear(&mut self, times: u64, functions: u32, publish: bool) -> Duration {
         let mut took = Duration::ZERO;
@@ -247,6 +244,27 @@ fn measure(
     table.put(row, size, in_words(last[last.len() / 2]));
 }
 
+/// A catalogue of as many functions as there are peers, as far as it takes them.
+fn catalogue(count: u32) -> Catalogue {
+    let mut catalogue = Catalogue::default();
+    for number in 0..count {
+        let record = Record {
+            name: function(number).qualified(),
+            version: 1,
+            topic: None,
+            spec: None,
+            code: None,
+            removed: Some(1),
+            certificate: ByteBuf::new(),
+        };
+        let sealed = number.to_le_bytes().to_vec().into();
+        if let Some((name, entry)) = Entry::new(numbered(number), record, sealed) {
+            catalogue.merge(name, entry);
+        }
+    }
+    catalogue
+}
+
 fn timed(times: u64, mut act: impl FnMut()) -> Duration {
     let began = Instant::now();
     for _ in 0..times {
@@ -257,7 +275,7 @@ fn timed(times: u64, mut act: impl FnMut()) -> Duration {
 
 fn acts(criterion: &mut Criterion, table: &Table, size: u32) {
     let mut node = Node::knowing(size, 10);
-    let (called, unknown) = (function(3), "nobody-has-it".parse().expect("a name"));
+    let called = function(3);
     measure(criterion, table, "decide", size, |times| {
         timed(times, || {
             black_box(node.decide(&called));
@@ -277,9 +295,15 @@ fn acts(criterion: &mut Criterion, table: &Table, size: u32) {
         node.hear(times, 10, true)
     });
     node.publish();
-    measure(criterion, table, "function known: no", size, |times| {
+    let catalogue = catalogue(size);
+    measure(criterion, table, "function known", size, |times| {
         timed(times, || {
-            black_box(node.knows(&unknown));
+            black_box(catalogue.get(&called));
+        })
+    });
+    measure(criterion, table, "peer by its id", size, |times| {
+        timed(times, || {
+            black_box(node.view.peer(&numbered(size / 2)));
         })
     });
     let mut draws = Draws::new(5);

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `endpoint` | where a peer takes calls |
 //! | `coordinates` | nearness without asking everybody |
+//! | `facts` | what a peer said of itself, read once and shared |
+//! | `slots` | peers by their places, shared by a table and its views |
 //! | `report` | what a node tells of itself, and what may be believed of it |
 //! | `abilities` | what is known of single functions at single peers |
 //! | `blame` | where a function fails and does so nowhere else |
@@ -83,6 +85,7 @@ pub mod coordinates;
 pub mod detector;
 pub mod endpoint;
 pub mod explain;
+pub mod facts;
 pub mod guests;
 pub mod peers;
 pub mod policy;
@@ -91,6 +94,7 @@ pub mod regions;
 pub mod report;
 pub mod roster;
 pub mod samples;
+mod slots;
 pub mod snapshot;
 pub mod turns;
 pub mod wanted;
