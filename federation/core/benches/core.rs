@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use criterion::Criterion;
 use libp2p_identity::PeerId;
 use serde_bytes::ByteBuf;
-use weir_federation_core::abilities::{Abilities, Ability};
+use weir_federation_core::abilities::Abilities;
 use weir_federation_core::catalogue::{Catalogue, Entry, Record};
+use weir_federation_core::facts::Facts;
 use weir_federation_core::peers::{Met, Peers};
 use weir_federation_core::policy::{self, Bounds, Decision, Needs, Origin, Request};
 use weir_federation_core::report::{Load, Offer, Report, Role};
@@ -112,7 +113,7 @@ impl Node {
             hops: 3,
             deadline: Time::NEVER,
         };
-        let abilities: Arc<BTreeMap<PeerId, Ability>> = self.abilities.of(function);
+        let abilities = self.abilities.of(function);
         let snapshot = Snapshot {
             local: Local {
                 here: Here::Full,
@@ -357,6 +358,26 @@ fn memory(table: &Table, row: &'static str, size: u32, functions: u32) {
     table.put(row, size, format!("{} B", bytes / i64::from(size)));
 }
 
+/// The same beside what several nodes of one process share: what peers said.
+fn memory_shared(table: &Table, row: &'static str, size: u32, functions: u32) {
+    if size > PAIRS_MAX / functions {
+        return;
+    }
+    let all = (0..size).map(|number| Facts::new(numbered(number), told(number, 1, functions)));
+    let all: Vec<Arc<Facts>> = all.map(Arc::new).collect();
+    let mut kept = None;
+    let counted = allocation_counter::measure(|| {
+        let mut table = Peers::of_at_most(size as usize + 1, numbered(u32::MAX), 1);
+        for facts in &all {
+            table.hear_shared(facts, Time::ZERO + Duration::from_secs(1));
+        }
+        let view = table.view(&report(), Time::ZERO + Duration::from_secs(1));
+        kept = Some((table, view));
+    });
+    let bytes = counted.bytes_current / i64::from(size);
+    table.put(row, size, format!("{bytes} B"));
+}
+
 fn main() {
     let mut criterion = Criterion::default()
         .configure_from_args()
@@ -370,6 +391,8 @@ fn main() {
         reports_of_256(&mut criterion, &table, size);
         memory(&table, "memory per peer, 10 functions", size, 10);
         memory(&table, "memory per peer, 256 functions", size, 256);
+        memory_shared(&table, "  of it not shared, 10 functions", size, 10);
+        memory_shared(&table, "  of it not shared, 256 functions", size, 256);
     }
     table.print();
     criterion.final_summary();

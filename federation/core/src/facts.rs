@@ -73,6 +73,9 @@ pub struct Facts {
     pub report: Arc<Report>,
     /// Where it takes calls.
     pub carriage: Arc<[Endpoint]>,
+    /// Changes of what it can run, as its report counts them: beside the id,
+    /// for each decision reads both.
+    pub(crate) counted: u64,
     /// Functions of which it told something unusual, in their order.
     functions: Box<[FunctionKey]>,
     /// What that was, in the same order.
@@ -91,6 +94,7 @@ impl Facts {
         named.dedup_by_key(|(key, _)| *key);
         Facts {
             id,
+            counted: report.abilities,
             carriage: carriage(&report),
             functions: named.iter().map(|(key, _)| *key).collect(),
             offered: named

@@ -33,8 +33,7 @@
 //! * A decision costs the same in a federation of any size.
 //!
 //! ```
-//! use std::collections::BTreeMap;
-//!
+//! use weir_federation_core::abilities::AtPeers;
 //! use weir_federation_core::policy::{self, Bounds, Decision, Needs, Origin, Request};
 //! use weir_federation_core::report::Role;
 //! use weir_federation_core::snapshot::{Cost, Here, Local, Snapshot, View};
@@ -66,7 +65,7 @@
 //!         regions: &[],
 //!     },
 //!     view: &View::default(),
-//!     abilities: &BTreeMap::new(),
+//!     abilities: &AtPeers::default(),
 //!     remembered: None,
 //!     now: Time::ZERO,
 //!     chance: 4,

@@ -56,10 +56,10 @@ pub const ASKED_FOR: Duration = Duration::from_secs(2);
 const GUESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Strikes that count: the pause after so many is [`LONGEST_PROBE`].
-const MOST_STRIKES: u32 = 7;
+const MOST_STRIKES: u8 = 7;
 
 /// Calls in a row that go well and take a strike back.
-const FORGIVEN_AFTER: u32 = 16;
+const FORGIVEN_AFTER: u8 = 16;
 
 /// Calls that a peer without recent successes may hold of ours.
 const FIRST_ALLOWANCE: u32 = 4;
@@ -69,7 +69,7 @@ const MOST_ALLOWANCE: u32 = 4_096;
 
 /// Refusals in a row by a peer that claims room, after which its claims are
 /// named as contradicted.
-const CONTRADICTIONS: u32 = 8;
+const CONTRADICTIONS: u8 = 8;
 
 /// Whether calls are sent to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,7 +201,7 @@ impl Fault {
 
     /// Strikes that it counts. A machine may break down and come back as good
     /// as before; the rest is not forgotten at the next call that goes well.
-    fn strikes(self) -> u32 {
+    fn strikes(self) -> u8 {
         match self {
             Fault::Unreachable | Fault::Lost => 0,
             Fault::Mute | Fault::Malformed => 1,
@@ -228,12 +228,13 @@ struct Peer {
     standing: Standing,
     silent: bool,
     allowance: u32,
-    refusals: u32,
+    /// Refusals in a row though it claimed room.
+    refusals: u8,
     /// What it failed in last, until that is forgiven.
     fault: Option<Fault>,
-    strikes: u32,
+    strikes: u8,
     /// Calls that went well since the last strike came or went.
-    good: u32,
+    good: u8,
     /// Until when it is taken to be full after a refusal.
     full_until: Option<Time>,
     /// Until when it may still answer the question whether it is back.
@@ -417,8 +418,7 @@ impl Peers {
         if !peer.is_measured {
             seen.round_trip = self.coordinate.0.distance(&facts.report.coordinate);
         }
-        (seen.load, seen.loaded, seen.heard) = (load, now, now);
-        seen.facts = facts;
+        seen.hear(facts, now);
         peer.silent = false;
         if gone {
             peer.allowance = FIRST_ALLOWANCE;
@@ -563,12 +563,12 @@ impl Peers {
         let (standing, allowance) = (peer.standing, peer.allowance);
         if let Some(word) = word {
             // Its processors are its weight among others.
-            let weight = self.slots[place].load.cpu_total;
+            let weight = self.slots[place].cpu_total;
             if word.load.cpu_total != weight {
                 self.structure = None;
             }
             if let Some(seen) = self.slots.get_mut(place) {
-                (seen.load, seen.loaded) = (word.load, now);
+                seen.learn(word.load, now);
                 seen.window.renew(&word);
             }
         }
@@ -686,7 +686,7 @@ impl Peers {
         if peer.full_until.is_some_and(|until| now >= until) {
             peer.full_until = None;
             let word = Word {
-                load: seen.load,
+                load: seen.load(),
                 under_way: 0,
             };
             seen.window.renew(&word);
@@ -726,7 +726,7 @@ impl Peers {
             id: seen.id,
             report: seen.report.clone(),
             age: now.since(seen.heard),
-            load: seen.load,
+            load: seen.load(),
             load_age: now.since(seen.loaded),
             standing: peer.standing,
             silent: peer.silent,
@@ -834,7 +834,7 @@ fn is_other(seen: &PeerView, report: &Report) -> bool {
         || old.role != report.role
         || old.zone != report.zone
         || old.region != report.region
-        || seen.load.cpu_total != report.load.cpu_total
+        || seen.cpu_total != report.load.cpu_total
 }
 
 impl Default for Peer {
@@ -937,7 +937,9 @@ impl Peer {
         };
         self.allowance = FIRST_ALLOWANCE;
         if matches!(self.standing, Standing::In | Standing::Out { .. }) {
-            let count = failures.max(self.strikes).min(MOST_STRIKES);
+            let count = failures
+                .max(u32::from(self.strikes))
+                .min(u32::from(MOST_STRIKES));
             let pause = FIRST_PROBE.saturating_mul(1 << count.saturating_sub(1));
             self.standing = Standing::Out {
                 failures,
@@ -1056,7 +1058,7 @@ mod tests {
         assert_eq!(pauses[0], FIRST_PROBE);
         assert_eq!(pauses[7], LONGEST_PROBE);
         // It is forgiven when it has been good for long.
-        for _ in 0..=MOST_STRIKES * FORGIVEN_AFTER {
+        for _ in 0..=u32::from(MOST_STRIKES) * u32::from(FORGIVEN_AFTER) {
             table.met(id(1), Met::Answer(None), now);
         }
         assert_eq!(table.known(now)[0].fault, None);

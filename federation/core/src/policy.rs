@@ -511,8 +511,7 @@ impl<'a> Look<'a> {
     {
         let known = self.snapshot.abilities.get(&peer.id);
         let able = known.map_or(Able::Unasked, |known| {
-            let counted = peer.report.abilities;
-            known.able(self.request.version, counted, self.snapshot.now)
+            known.able(self.request.version, peer.counted, self.snapshot.now)
         });
         Seen {
             peer,
@@ -540,7 +539,7 @@ impl<'a> Look<'a> {
         if !has_it && request.needs.grants {
             return Verdict::NeedsGrant;
         }
-        if !has_it && request.needs.code_bytes > peer.load.disk_free {
+        if !has_it && request.needs.code_bytes > peer.load().disk_free {
             return Verdict::NoDisk;
         }
         if peer.probing && peer.window.held() > 0 {
@@ -590,10 +589,10 @@ impl<'a> Look<'a> {
             .unwrap_or_default();
         let way = peer.round_trip.saturating_add(start);
         // Calls that wait there are before this one on the cores that it has.
-        let ahead = match peer.load.waiting {
+        let ahead = match peer.waiting {
             0 => Duration::ZERO,
             waiting => {
-                let cores = (peer.load.cpu_total / 1_000).max(1);
+                let cores = (peer.cpu_total / 1_000).max(1);
                 let ahead = service.saturating_mul(waiting);
                 ahead.checked_div(cores).unwrap_or_default()
             }
@@ -652,7 +651,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::abilities::Ability;
+    use crate::abilities::{Ability, AtPeers};
     use crate::facts::Facts;
     use crate::report::{Offer, Report, Role};
     use crate::samples::{id, report};
@@ -690,8 +689,8 @@ mod tests {
         fn change(mut self, change: impl FnOnce(&mut Report)) -> Peer {
             let mut report = (*self.0.report).clone();
             change(&mut report);
-            self.0.load = report.load;
-            self.0.facts = Arc::new(Facts::new(self.0.id, report));
+            let heard = self.0.heard;
+            self.0.hear(Arc::new(Facts::new(self.0.id, report)), heard);
             self
         }
 
@@ -732,7 +731,7 @@ mod tests {
         hops: u8,
         avoid: Vec<PeerId>,
         deadline: Time,
-        abilities: BTreeMap<PeerId, Ability>,
+        abilities: AtPeers,
         failing: Vec<PeerId>,
         blamed: bool,
         bounds: Bounds,
@@ -748,7 +747,7 @@ mod tests {
             hops: 3,
             avoid: Vec::new(),
             deadline: Time::NEVER,
-            abilities: BTreeMap::new(),
+            abilities: AtPeers::default(),
             failing: Vec::new(),
             blamed: false,
             bounds: Bounds::Federation,
@@ -946,7 +945,7 @@ mod tests {
         let own = report();
         let view = View::new(&own, vec![no_disk.0.clone()]);
         let function = "shout".parse().expect("a name");
-        let abilities = BTreeMap::new();
+        let abilities = AtPeers::default();
         let snapshot = Snapshot {
             local: Local {
                 here: Here::Full,
@@ -1066,7 +1065,7 @@ mod tests {
         let own = report();
         let view = View::new(&own, vec![cold[0].0.clone()]);
         let function = "shout".parse().expect("a name");
-        let abilities = BTreeMap::new();
+        let abilities = AtPeers::default();
         let snapshot = Snapshot {
             local: Local {
                 here: Here::Full,
@@ -1276,7 +1275,7 @@ mod tests {
         };
         let verdict = |peer: Peer| {
             let view = View::new(&own, vec![peer.0.clone()]);
-            let abilities = BTreeMap::new();
+            let abilities = AtPeers::default();
             let snapshot = Snapshot {
                 local: Local {
                     here: Here::Full,

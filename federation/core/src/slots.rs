@@ -27,7 +27,7 @@ pub(crate) struct Slots {
 }
 
 /// A number for an id. Its last bytes are those of a key, or of a digest.
-fn hash(id: &PeerId) -> u64 {
+pub(crate) fn hash(id: &PeerId) -> u64 {
     let digest = id.as_ref().digest();
     let mut bytes = [0; 8];
     let from = digest.len().saturating_sub(8);

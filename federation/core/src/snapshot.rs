@@ -16,7 +16,7 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 use weir_node_core::time::Time;
 
-use crate::abilities::Ability;
+use crate::abilities::AtPeers;
 use crate::facts::{Facts, Offered};
 use crate::report::{Load, Report, Role};
 use crate::slots::{Places, Slots};
@@ -373,8 +373,12 @@ pub struct PeerView {
     pub(crate) facts: Arc<Facts>,
     /// When that was heard.
     pub heard: Time,
-    /// The newest that is known of its load.
-    pub load: Load,
+    /// Calls that wait there, by the newest that is known of its load.
+    pub(crate) waiting: u32,
+    /// Its processors, by the same, in thousandths of a core.
+    pub(crate) cpu_total: u32,
+    /// The newest that is known of its load, where that is not its report.
+    told: Option<Box<Load>>,
     /// When that was so.
     pub loaded: Time,
     /// Whether it failed before and one call is to find out if it is well.
@@ -402,12 +406,38 @@ impl PeerView {
         PeerView {
             facts,
             heard: now,
-            load,
+            waiting: load.waiting,
+            cpu_total: load.cpu_total,
+            told: None,
             loaded: now,
             probing: false,
             round_trip: Duration::ZERO,
             window: Arc::new(Window::new(&word, allowance)),
         }
+    }
+
+    /// The newest that is known of its load.
+    pub fn load(&self) -> Load {
+        let told = self.told.as_deref();
+        told.copied().unwrap_or(self.report.load)
+    }
+
+    /// Takes what was heard of its load at `now`, beside its reports.
+    pub(crate) fn learn(&mut self, load: Load, now: Time) {
+        (self.waiting, self.cpu_total, self.loaded) = (load.waiting, load.cpu_total, now);
+        match &mut self.told {
+            Some(told) => **told = load,
+            None => self.told = Some(Box::new(load)),
+        }
+    }
+
+    /// Takes a report that says more than the one before.
+    pub(crate) fn hear(&mut self, facts: Arc<Facts>, now: Time) {
+        let load = &facts.report.load;
+        (self.waiting, self.cpu_total) = (load.waiting, load.cpu_total);
+        (self.heard, self.loaded) = (now, now);
+        self.told = None;
+        self.facts = facts;
     }
 
     /// Calls of a function that may be sent there now.
@@ -536,7 +566,7 @@ impl Structure {
             away,
             ..Structure::default()
         };
-        let weight = |place: u32| (place, u64::from(slots[place].load.cpu_total));
+        let weight = |place: u32| (place, u64::from(slots[place].cpu_total));
         let mut regions: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
         let mut near = Vec::new();
         for &place in &takes {
@@ -714,7 +744,7 @@ pub struct Snapshot<'a> {
     /// Its peers.
     pub view: &'a View,
     /// What is known of the function at peers.
-    pub abilities: &'a BTreeMap<PeerId, Ability>,
+    pub abilities: &'a AtPeers,
     /// The peer that a decision like this one chose last.
     pub remembered: Option<PeerId>,
     /// When this is.

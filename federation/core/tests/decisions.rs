@@ -143,8 +143,12 @@ impl Life {
         } else {
             (number * 5 + 3) % 8
         };
-        let offers = (0..8_u64).filter_map(|at| {
-            chance.one_in(3).then(|| Offer {
+        let mut offers = Vec::new();
+        for at in 0..8_u64 {
+            if !chance.one_in(3) {
+                continue;
+            }
+            offers.push(Offer {
                 function: format!("f{at}.openfaas-fn"),
                 warm: chance.below(3) as u32,
                 startable: chance.below(4) as u32,
@@ -152,9 +156,8 @@ impl Life {
                 running: chance.below(3) as u32,
                 service_micros: chance.of(&[0, 900, 5_000, 80_000]),
                 start_micros: chance.of(&[0, 120, 400_000]),
-            })
-        });
-        let offers = offers.collect();
+            });
+        }
         let mut said = Report {
             epoch,
             sequence,

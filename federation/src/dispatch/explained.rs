@@ -208,8 +208,8 @@ fn in_words(
         Verdict::Slower { delay } => {
             format!("slower than waiting here: done in {}", seconds(delay))
         }
-        Verdict::Full if peer.load.waiting > 0 => {
-            format!("full: {} of its own calls wait", peer.load.waiting)
+        Verdict::Full if peer.load().waiting > 0 => {
+            format!("full: {} of its own calls wait", peer.load().waiting)
         }
         Verdict::Fits { .. }
         | Verdict::Visited

@@ -271,13 +271,7 @@ impl Keeper {
         (self.view_due, self.last_view) = (false, now);
         let shared = self.shared();
         let own = lock(&shared.own).clone();
-        let view = {
-            let mut table = lock(&shared.table);
-            for measured in &shared.round_trips {
-                table.measured(measured.key(), *measured.value());
-            }
-            table.view(&own, now)
-        };
+        let view = lock(&shared.table).view(&own, now);
         let view = match shared.member.denies_nobody() {
             true => view,
             false => view.without(&own, |peer| shared.member.is_denied(peer)),
