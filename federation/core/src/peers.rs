@@ -834,6 +834,9 @@ fn is_other(seen: &PeerView, report: &Report) -> bool {
         || old.role != report.role
         || old.zone != report.zone
         || old.region != report.region
+        || old.architecture != report.architecture
+        || old.executors != report.executors
+        || old.labels != report.labels
         || seen.cpu_total != report.load.cpu_total
 }
 

@@ -352,8 +352,8 @@ impl Case<'_> {
     }
 
     /// The member of a pool that is expected to be done first, among all of a
-    /// small pool; of a large one among draws in proportion to what they have,
-    /// and the one chosen last: B. Prabhakar, D. Shah, M. Mitzenmacher, "The
+    /// small pool; of a large one among draws of those that can run it, in
+    /// proportion to what they have, and the one chosen last: B. Prabhakar, D. Shah, M. Mitzenmacher, "The
     /// use of memory in randomized load balancing", ISIT 2002. Between those
     /// that are alike chance decides.
     fn pick(&mut self, pool: &Pool) -> Option<usize> {
@@ -365,6 +365,16 @@ impl Case<'_> {
         }
         let look = Look::new(self.request, self.snapshot);
         let mut best = Best::default();
+        if pool.len() <= LOOKED_AT {
+            for place in pool.members() {
+                self.consider(&look, place, &mut best);
+            }
+            return best.place;
+        }
+        // Of many, those alone are drawn that can run it.
+        let peers = &self.snapshot.view.peers;
+        let needs = &self.request.needs;
+        let pool = pool.fitting(|place| fits(needs, &peers[place].report));
         if pool.len() <= LOOKED_AT {
             for place in pool.members() {
                 self.consider(&look, place, &mut best);
@@ -1331,6 +1341,54 @@ mod tests {
             &[probed],
             reject(Reason::NobodyHasRoom),
         );
+    }
+
+    #[test]
+    fn of_many_the_few_that_can_run_it_are_found() {
+        let number = |number: u8| peer(number);
+        let mut peers: Vec<Peer> = (1..=200).map(number).collect();
+        let docker = |report: &mut Report| report.executors = vec!["docker".to_owned()];
+        peers[150] = peers[150].clone().change(docker);
+        peers[170] = peers[170].clone().change(docker).full();
+        let view = View::new(&report(), peers.into_iter().map(|peer| peer.0).collect());
+        let function = "shout".parse().expect("a name");
+        let abilities = AtPeers::default();
+        for (executor, expected) in [("docker", 2), ("wasm", LOOKED_AT + 1), ("none", 0)] {
+            let needs = Needs {
+                executor: Some(executor),
+                ..Needs::default()
+            };
+            let request = Request {
+                needs,
+                ..request_of(&function)
+            };
+            let snapshot = Snapshot {
+                local: Local {
+                    here: Here::Full,
+                    queue: None,
+                    service: None,
+                    start: None,
+                    blamed: false,
+                    role: Role::Edge,
+                    regions: &[],
+                },
+                view: &view,
+                abilities: &abilities,
+                remembered: Some(id(151)),
+                now: Time::ZERO,
+                chance: 3,
+            };
+            let mut weighed: Vec<Weighed> = Vec::new();
+            let spill = named("spill").expect("it is in the list");
+            let decision = decide(spill, &request, &snapshot, &mut weighed);
+            assert!(weighed.len() <= expected, "{executor}: {weighed:?}");
+            assert!(weighed.iter().all(|seen| seen.verdict != Verdict::Unfit));
+            match executor {
+                "docker" => assert_eq!(decision, to(150)),
+                "wasm" => assert!(matches!(decision, Decision::Offload { .. })),
+                _ => assert_eq!(decision, reject(Reason::NobodyHasRoom)),
+            }
+        }
     }
 
     fn any_peer() -> impl Strategy<Value = Peer> {

@@ -472,9 +472,125 @@ pub struct Pool {
     shift: u32,
     /// The same members.
     places: Places,
+    /// The same by what they can run, where they differ in that; none where
+    /// there are more than [`KINDS`] kinds.
+    kinds: Vec<Pool>,
+}
+
+/// Kinds of members by which a pool is sorted: as many as one number has bits.
+const KINDS: usize = 64;
+
+/// The members of a pool that can run something, unless that is all of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fitting<'a> {
+    parts: &'a [Pool],
+    /// Which of them.
+    mask: u64,
+    /// The sum of their weights.
+    total: u64,
+}
+
+impl<'a> Fitting<'a> {
+    fn parts(&self) -> impl Iterator<Item = &'a Pool> + use<'a> {
+        let mask = self.mask;
+        let parts = self.parts.iter().enumerate();
+        parts.filter_map(move |(at, part)| (mask & (1 << at) != 0).then_some(part))
+    }
+
+    /// How many they are.
+    pub(crate) fn len(&self) -> usize {
+        self.parts().map(Pool::len).sum()
+    }
+
+    /// All of them, as places in [`View::peers`].
+    pub(crate) fn members(&self) -> impl Iterator<Item = usize> + use<'a> {
+        self.parts().flat_map(Pool::members)
+    }
+
+    /// Whether somebody is one of them.
+    pub(crate) fn contains(&self, place: usize) -> bool {
+        self.parts().any(|part| part.contains(place))
+    }
+
+    /// One of them, for a number in `0.0..1.0`.
+    pub(crate) fn draw(&self, chance: f64) -> Option<usize> {
+        let mut at = scaled(chance, self.total);
+        let mut last = None;
+        for part in self.parts() {
+            let total = part.total();
+            if at < total {
+                return part.draw_at(at);
+            }
+            at -= total;
+            last = Some(part);
+        }
+        last?.draw_at(u64::MAX)
+    }
+}
+
+fn scaled(chance: f64, total: u64) -> u64 {
+    // A weight is far below 2^53, where this would lose whole numbers.
+    (chance.clamp(0.0, 1.0) * total as f64) as u64
 }
 
 impl Pool {
+    /// Members by place, sorted by what they can run.
+    fn sorted(slots: &Slots, places: &[u32]) -> Pool {
+        let weight = |place: &u32| (*place, u64::from(slots[*place].cpu_total));
+        let mut kinds: BTreeMap<_, Vec<u32>> = BTreeMap::new();
+        for place in places {
+            let Report {
+                architecture,
+                executors,
+                labels,
+                ..
+            } = &*slots[*place].report;
+            let can = (architecture, executors, labels);
+            kinds.entry(can).or_default().push(*place);
+            if kinds.len() > KINDS {
+                break;
+            }
+        }
+        let mut pool = Pool::new(places.iter().map(weight));
+        if (2..=KINDS).contains(&kinds.len()) {
+            let kinds = kinds.values();
+            pool.kinds = kinds.map(|of| Pool::new(of.iter().map(weight))).collect();
+        }
+        pool
+    }
+
+    /// Members of whose kind one fits.
+    pub(crate) fn fitting(&self, mut fits: impl FnMut(usize) -> bool) -> Fitting<'_> {
+        let all = Fitting {
+            parts: std::slice::from_ref(self),
+            mask: 1,
+            total: self.total(),
+        };
+        if self.kinds.is_empty() {
+            return all;
+        }
+        let (mut mask, mut total, mut count) = (0, 0_u64, 0);
+        for (at, kind) in self.kinds.iter().enumerate() {
+            if kind.members().next().is_some_and(&mut fits) {
+                mask |= 1 << at;
+                total = total.saturating_add(kind.total());
+                count += 1;
+            }
+        }
+        match count == self.kinds.len() {
+            true => all,
+            false => Fitting {
+                parts: &self.kinds,
+                mask,
+                total,
+            },
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.sums.last().copied().unwrap_or(0)
+    }
+
     /// Members by place, with the weight of each.
     fn new(weighted: impl Iterator<Item = (u32, u64)>) -> Pool {
         let mut pool = Pool::default();
@@ -513,7 +629,7 @@ impl Pool {
     }
 
     /// All of them, as places in [`View::peers`].
-    pub fn members(&self) -> impl Iterator<Item = usize> {
+    pub fn members(&self) -> impl Iterator<Item = usize> + use<'_> {
         self.members.iter().map(|place| *place as usize)
     }
 
@@ -524,10 +640,11 @@ impl Pool {
 
     /// One of them, for a number in `0.0..1.0`.
     pub fn draw(&self, chance: f64) -> Option<usize> {
-        let total = self.sums.last()?;
-        // A weight is far below 2^53, where this would lose whole numbers.
-        let at = (chance.clamp(0.0, 1.0) * *total as f64) as u64;
-        let last = self.members.len() - 1;
+        self.draw_at(scaled(chance, self.total()))
+    }
+
+    fn draw_at(&self, at: u64) -> Option<usize> {
+        let last = self.members.len().checked_sub(1)?;
         let mark = (at >> self.shift) as usize;
         let from = self.guide.get(mark).map_or(last, |from| *from as usize);
         let to = self.guide.get(mark + 1).map_or(last, |to| *to as usize);
@@ -566,7 +683,6 @@ impl Structure {
             away,
             ..Structure::default()
         };
-        let weight = |place: u32| (place, u64::from(slots[place].cpu_total));
         let mut regions: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
         let mut near = Vec::new();
         for &place in &takes {
@@ -580,10 +696,10 @@ impl Structure {
                 near.push(place);
             }
         }
-        structure.neighbours = Pool::new(near.into_iter().map(weight));
+        structure.neighbours = Pool::sorted(slots, &near);
         structure.regions = regions
             .into_iter()
-            .map(|(name, places)| (name.to_owned(), Pool::new(places.into_iter().map(weight))))
+            .map(|(name, places)| (name.to_owned(), Pool::sorted(slots, &places)))
             .collect();
         structure.takes = takes;
         structure
