@@ -55,6 +55,9 @@ pub const ASKED_FOR: Duration = Duration::from_secs(2);
 /// node is: that moves a little with each measurement.
 const GUESS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Timers that are kept for each peer; all but one of each kind were overtaken.
+const TIMERS_PER_PEER: usize = 4;
+
 /// Strikes that count: the pause after so many is [`LONGEST_PROBE`].
 const MOST_STRIKES: u8 = 7;
 
@@ -475,6 +478,28 @@ impl Peers {
         if due < peer.timer {
             peer.timer = due;
             self.timers.push(Reverse((due, place)));
+            self.drop_stale();
+        }
+    }
+
+    /// Drops timers that were overtaken, when they are more than the others.
+    fn drop_stale(&mut self) {
+        let bound = self.order.len().saturating_mul(TIMERS_PER_PEER) + TIMERS_PER_PEER;
+        let Peers {
+            timers,
+            probes,
+            peers,
+            ..
+        } = self;
+        let peer = |place: u32| peers.get(place as usize).and_then(Option::as_ref);
+        if timers.len() > bound {
+            timers.retain(|Reverse((at, place))| peer(*place).is_some_and(|p| p.timer == *at));
+        }
+        if probes.len() > bound {
+            probes.retain(|Reverse((at, place))| {
+                let standing = peer(*place).map(|peer| peer.standing);
+                matches!(standing, Some(Standing::Out { probe_at, .. }) if probe_at == *at)
+            });
         }
     }
 
@@ -581,7 +606,10 @@ impl Peers {
             self.structure = None;
             if let Standing::Out { probe_at, .. } = standing {
                 self.probes.push(Reverse((probe_at, place)));
-                self.out.push(place);
+                if !self.out.contains(&place) {
+                    self.out.push(place);
+                }
+                self.drop_stale();
             }
         }
         self.watch(place);
@@ -1306,6 +1334,77 @@ mod tests {
         assert!(is_candidate(&mut table, at(1)));
         table.leave(id(1), 3, at(1));
         assert_eq!(standing(&table, at(1)), "left");
+    }
+
+    #[test]
+    fn timers_that_are_overtaken_do_not_pile_up() {
+        let mut table = table();
+        table.hear(id(1), say(1, 1), at(0));
+        for round in 0..1_000 {
+            table.met(id(1), REFUSED, at(round));
+            table.met(id(1), Met::Failure(Fault::Lies), at(round));
+            table.met(id(1), Met::Answer(None), at(round));
+            table.tick(at(round + 100_000));
+            table.hear(id(1), say(1, round + 2), at(round));
+        }
+        let bound = 2 * TIMERS_PER_PEER;
+        assert!(table.timers.len() <= bound && table.probes.len() <= bound);
+        assert_eq!(table.out.len(), 1);
+    }
+
+    #[test]
+    fn a_copy_keeps_what_it_showed_and_shares_the_rest() {
+        let mut table = table();
+        for number in 1..=99 {
+            table.hear(id(number), say(1, 1), at(0));
+        }
+        let before = table.view(&report(), at(0));
+        let draining = Report {
+            draining: true,
+            ..say(1, 2)
+        };
+        table.hear(id(40), draining, at(5));
+        table.forget(&id(41));
+        let after = table.view(&report(), at(5));
+        assert_eq!((before.peers.len(), after.peers.len()), (99, 97));
+        assert_eq!(before.peer(&id(40)).map(|peer| peer.heard), Some(at(0)));
+        assert!(after.peer(&id(40)).is_none() && after.peer(&id(41)).is_none());
+        assert_eq!(after.away().count(), 1);
+        let windows = [&before, &after].map(|view| view.peer(&id(42)).map(|p| p.window.clone()));
+        let [Some(one), Some(other)] = windows else {
+            panic!("it takes calls")
+        };
+        assert!(Arc::ptr_eq(&one, &other));
+    }
+
+    #[test]
+    fn what_several_heard_is_kept_once() {
+        let facts = Arc::new(Facts::new(id(1), report()));
+        let mut tables = [table(), table()];
+        for table in &mut tables {
+            assert_eq!(table.hear_shared(&facts, at(1)), Heard::New);
+            assert_eq!(table.hear_shared(&facts, at(2)), Heard::Old);
+        }
+        assert_eq!(Arc::strong_count(&facts), 3);
+    }
+
+    #[test]
+    fn what_was_measured_counts_more_than_coordinates() {
+        let mut table = table();
+        let mut far = say(1, 1);
+        far.coordinate.height = 40.0;
+        table.hear(id(1), far.clone(), at(0));
+        let round_trip = |table: &mut Peers, own: &Report, now| {
+            table.view(own, now).peers[0].round_trip.as_millis()
+        };
+        let mut own = report();
+        let guessed = round_trip(&mut table, &own, at(1));
+        own.coordinate.height = 10.0;
+        assert!(round_trip(&mut table, &own, at(2_000)) > guessed);
+        table.measured(&id(1), Duration::from_millis(3));
+        own.coordinate.height = 20.0;
+        table.hear(id(1), Report { sequence: 2, ..far }, at(3_500));
+        assert_eq!(round_trip(&mut table, &own, at(4_000)), 3);
     }
 
     #[test]
