@@ -217,10 +217,7 @@ impl Dispatch {
         let view = federated.shared.view.load();
         let mut reports = view.peers.iter().map(|peer| &peer.report);
         let elsewhere = reports.any(|report| policy::fits(&needs, report))
-            || view
-                .away()
-                .iter()
-                .any(|report| policy::fits(&needs, report));
+            || view.away().any(|peer| policy::fits(&needs, &peer.report));
         (!elsewhere).then(|| lack.to_string())
     }
 

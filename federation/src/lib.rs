@@ -38,7 +38,7 @@ pub mod steward;
 pub mod wire;
 
 pub use weir_federation_core::{
-    abilities, blame, catalogue, coordinates, explain, guests, peers, policy, regions, report,
-    roster, snapshot, turns,
+    abilities, blame, catalogue, coordinates, explain, facts, guests, peers, policy, regions,
+    report, roster, snapshot, turns,
 };
 pub use weir_overlay::{CallStreams, Endpoint, Multiaddr, PeerId, Stream, carriage, tls};

@@ -536,6 +536,11 @@ impl Member {
             .collect()
     }
 
+    /// Whether nobody was ever denied.
+    pub fn denies_nobody(&self) -> bool {
+        read(&self.state).denied.is_empty()
+    }
+
     /// Whether somebody is denied now, by the certificate that was shown.
     pub fn is_denied(&self, peer: &PeerId) -> bool {
         let state = read(&self.state);

@@ -5,14 +5,16 @@
 //! the function that was asked for longest ago is forgotten first, and asked
 //! about again when it is called.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashTable;
 use libp2p_identity::PeerId;
 use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
 
+use crate::slots::hash;
 use crate::snapshot::FunctionRoom;
 
 /// Pairs of function and peer that are remembered.
@@ -97,9 +99,56 @@ impl Ability {
     }
 }
 
+/// What is known of one function at peers.
+#[derive(Debug, Clone, Default)]
+pub struct AtPeers(HashTable<(PeerId, Ability)>);
+
+impl AtPeers {
+    /// What is known of it at one.
+    pub fn get(&self, peer: &PeerId) -> Option<&Ability> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let found = self.0.find(hash(peer), |(id, _)| id == peer);
+        found.map(|(_, ability)| ability)
+    }
+
+    /// Takes what was found out; what was known before.
+    pub fn insert(&mut self, peer: PeerId, ability: Ability) -> Option<Ability> {
+        let is_it = |(id, _): &(PeerId, Ability)| *id == peer;
+        if let Some((_, known)) = self.0.find_mut(hash(&peer), is_it) {
+            return Some(std::mem::replace(known, ability));
+        }
+        let rehash = |(id, _): &(PeerId, Ability)| hash(id);
+        self.0.insert_unique(hash(&peer), (peer, ability), rehash);
+        None
+    }
+
+    /// Forgets a peer; what was known of it.
+    pub fn remove(&mut self, peer: &PeerId) -> Option<Ability> {
+        let entry = self.0.find_entry(hash(peer), |(id, _)| id == peer);
+        let ((_, ability), _) = entry.ok()?.remove();
+        Some(ability)
+    }
+
+    /// At how many something is known of it.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing is known of it anywhere.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(PeerId, Ability)> {
+        self.0.iter()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Function {
-    peers: Arc<BTreeMap<PeerId, Ability>>,
+    peers: Arc<AtPeers>,
     used: u64,
 }
 
@@ -113,7 +162,7 @@ pub struct Abilities {
 
 impl Abilities {
     /// What is known of a function at peers.
-    pub fn of(&mut self, function: &FunctionName) -> Arc<BTreeMap<PeerId, Ability>> {
+    pub fn of(&mut self, function: &FunctionName) -> Arc<AtPeers> {
         self.uses += 1;
         match self.functions.get_mut(function) {
             Some(known) => {
@@ -155,9 +204,9 @@ impl Abilities {
     /// Peers that bring the function now.
     pub fn brings(&self, function: &FunctionName, now: Time) -> usize {
         let known = self.functions.get(function);
-        let peers = known.iter().flat_map(|known| known.peers.values());
-        let bringing =
-            peers.filter(|known| matches!(known, Ability::Bringing { until, .. } if now < *until));
+        let peers = known.iter().flat_map(|known| known.peers.iter());
+        let bringing = peers
+            .filter(|(_, known)| matches!(known, Ability::Bringing { until, .. } if now < *until));
         bringing.count()
     }
 
@@ -195,7 +244,7 @@ impl Abilities {
     /// Forgets what was known of a peer: it began a new life, or is gone.
     pub fn forget(&mut self, peer: &PeerId) {
         for known in self.functions.values_mut() {
-            if known.peers.contains_key(peer)
+            if known.peers.get(peer).is_some()
                 && Arc::make_mut(&mut known.peers).remove(peer).is_some()
             {
                 self.count -= 1;
@@ -223,7 +272,9 @@ impl Abilities {
         }
         // One function at very many peers: the rest is asked about again.
         if self.count > ABILITIES && peers.len() > 1 {
-            let other = peers.keys().find(|id| **id != peer).copied();
+            let mut ids = peers.iter().map(|(id, _)| *id);
+            let other = ids.find(|id| *id != peer);
+            drop(ids);
             if let Some(other) = other {
                 peers.remove(&other);
                 self.count -= 1;

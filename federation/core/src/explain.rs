@@ -110,11 +110,20 @@ pub struct Weighed {
 pub trait Witness {
     /// One peer was looked at.
     fn weighed(&mut self, weighed: Weighed);
+
+    /// Whether it wants to know: what it would hear is worked out for it alone.
+    fn is_watching(&self) -> bool {
+        true
+    }
 }
 
 /// Nobody wants to know.
 impl Witness for () {
     fn weighed(&mut self, _: Weighed) {}
+
+    fn is_watching(&self) -> bool {
+        false
+    }
 }
 
 /// All is kept: a decision looks at a bounded number of peers.

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `endpoint` | where a peer takes calls |
 //! | `coordinates` | nearness without asking everybody |
+//! | `facts` | what a peer said of itself, read once and shared |
+//! | `slots` | peers by their places, shared by a table and its views |
 //! | `report` | what a node tells of itself, and what may be believed of it |
 //! | `reporting` | when a node says how it is, and how much of it |
 //! | `abilities` | what is known of single functions at single peers |
@@ -33,8 +35,7 @@
 //! * A decision costs the same in a federation of any size.
 //!
 //! ```
-//! use std::collections::BTreeMap;
-//!
+//! use weir_federation_core::abilities::AtPeers;
 //! use weir_federation_core::policy::{self, Bounds, Decision, Needs, Origin, Request};
 //! use weir_federation_core::report::Role;
 //! use weir_federation_core::snapshot::{Cost, Here, Local, Snapshot, View};
@@ -66,7 +67,7 @@
 //!         regions: &[],
 //!     },
 //!     view: &View::default(),
-//!     abilities: &BTreeMap::new(),
+//!     abilities: &AtPeers::default(),
 //!     remembered: None,
 //!     now: Time::ZERO,
 //!     chance: 4,
@@ -85,6 +86,7 @@ pub mod coordinates;
 pub mod detector;
 pub mod endpoint;
 pub mod explain;
+pub mod facts;
 pub mod guests;
 pub mod peers;
 pub mod placement;
@@ -95,6 +97,7 @@ pub mod report;
 pub mod reporting;
 pub mod roster;
 pub mod samples;
+mod slots;
 pub mod snapshot;
 pub mod turns;
 pub mod wanted;

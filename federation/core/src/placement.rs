@@ -465,11 +465,10 @@ impl Placement {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use weir_node_core::estimate::ExpectedWait;
 
     use super::*;
+    use crate::abilities::AtPeers;
     use crate::policy::Case;
     use crate::report::Role;
     use crate::samples::id;
@@ -551,7 +550,7 @@ mod tests {
 
     /// Decides with what the policy says, takes the step and returns it.
     fn step(call: &mut Placement, window: &Window, says: u64, now: Time) -> Step {
-        let (view, abilities) = (View::default(), BTreeMap::new());
+        let (view, abilities) = (View::default(), AtPeers::default());
         let snapshot = Snapshot {
             local: Local {
                 here: window.here,

@@ -11,6 +11,7 @@ mod local_only;
 mod spill;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
@@ -19,6 +20,7 @@ use weir_node_core::time::Time;
 
 use crate::abilities::Able;
 use crate::explain::{Verdict, Weighed, Witness};
+use crate::facts::{FunctionKey, Offered};
 use crate::report::Report;
 use crate::snapshot::{Cost, Draws, FunctionRoom, Here, PeerView, Pool, Snapshot};
 
@@ -240,6 +242,7 @@ pub fn decide(
         draws: Draws::new(snapshot.chance),
         open: false,
         full: false,
+        is_watched: witness.is_watching(),
         witness,
     };
     match request.origin {
@@ -267,6 +270,7 @@ pub struct Case<'a> {
     open: bool,
     /// Somebody could take it, and is full.
     full: bool,
+    is_watched: bool,
     witness: &'a mut dyn Witness,
 }
 
@@ -348,27 +352,39 @@ impl Case<'_> {
     }
 
     /// The member of a pool that is expected to be done first, among all of a
-    /// small pool; of a large one among draws in proportion to what they have,
-    /// and the one chosen last: B. Prabhakar, D. Shah, M. Mitzenmacher, "The
+    /// small pool; of a large one among draws of those that can run it, in
+    /// proportion to what they have, and the one chosen last: B. Prabhakar, D. Shah, M. Mitzenmacher, "The
     /// use of memory in randomized load balancing", ISIT 2002. Between those
     /// that are alike chance decides.
     fn pick(&mut self, pool: &Pool) -> Option<usize> {
         if self.request.hops == 0 || self.request.bounds == Bounds::Node {
             return None;
         }
+        if pool.is_empty() {
+            return None;
+        }
+        let look = Look::new(self.request, self.snapshot);
         let mut best = Best::default();
         if pool.len() <= LOOKED_AT {
             for place in pool.members() {
-                self.consider(place, &mut best);
+                self.consider(&look, place, &mut best);
+            }
+            return best.place;
+        }
+        // Of many, those alone are drawn that can run it.
+        let peers = &self.snapshot.view.peers;
+        let needs = &self.request.needs;
+        let pool = pool.fitting(|place| fits(needs, &peers[place].report));
+        if pool.len() <= LOOKED_AT {
+            for place in pool.members() {
+                self.consider(&look, place, &mut best);
             }
             return best.place;
         }
         let mut looked_at = [usize::MAX; LOOKED_AT + 1];
-        let remembered = self.snapshot.remembered.and_then(|id| {
-            let peers = &self.snapshot.view.peers;
-            peers.binary_search_by(|peer| peer.id.cmp(&id)).ok()
-        });
-        let remembered = remembered.filter(|place| pool.members().any(|other| other == *place));
+        let remembered = self.snapshot.remembered;
+        let remembered = remembered.and_then(|id| self.snapshot.view.place(&id));
+        let remembered = remembered.filter(|place| pool.contains(*place));
         for at in 0..=LOOKED_AT {
             let place = match (at, remembered) {
                 (0, Some(place)) => place,
@@ -376,29 +392,29 @@ impl Case<'_> {
             };
             if !looked_at.contains(&place) {
                 looked_at[at] = place;
-                self.consider(place, &mut best);
+                self.consider(&look, place, &mut best);
             }
         }
         best.place
     }
 
-    fn consider(&mut self, place: usize, best: &mut Best) {
+    fn consider(&mut self, look: &Look<'_>, place: usize, best: &mut Best) {
         let peer = &self.snapshot.view.peers[place];
-        let verdict = weigh(peer, self.request, self.snapshot);
-        self.witness.weighed(Weighed {
-            peer: peer.id,
-            age: self.snapshot.now.since(peer.loaded),
-            room: room_of(peer, self.request, self.snapshot),
-            round_trip: peer.round_trip,
-            verdict,
-        });
+        let seen = look.at(peer);
+        let verdict = look.weigh(&seen);
+        if self.is_watched {
+            self.witness.weighed(Weighed {
+                peer: peer.id,
+                age: self.snapshot.now.since(peer.loaded),
+                room: peer.room(seen.offered, seen.room(), self.request.cost),
+                round_trip: peer.round_trip,
+                verdict,
+            });
+        }
         match verdict {
             Verdict::Fits { delay } => {
-                let service = self.snapshot.local.service.unwrap_or_default();
-                let alike = service.checked_div(ALIKE_SHARE).unwrap_or_default();
-                let alike = alike.max(ALIKE);
                 let draw = self.draws.next().unwrap_or_default();
-                best.offer(place, delay, alike, draw);
+                best.offer(place, delay, look.alike, draw);
             }
             Verdict::Unasked { .. } | Verdict::Bringing { .. } => self.open = true,
             Verdict::Full | Verdict::OnTrial => self.full = true,
@@ -424,7 +440,7 @@ struct Best {
 
 impl Best {
     fn offer(&mut self, place: usize, delay: Duration, alike: Duration, draw: f64) {
-        let rank = delay.as_nanos() / alike.as_nanos().max(1);
+        let rank = rank(delay, alike);
         if self.place.is_none() || rank < self.rank {
             (self.place, self.rank, self.alike) = (Some(place), rank, 1);
         } else if rank == self.rank {
@@ -436,114 +452,163 @@ impl Best {
     }
 }
 
-fn known_room<'a>(
-    peer: &PeerView,
-    request: &Request<'_>,
-    snapshot: &Snapshot<'a>,
-) -> Option<&'a std::sync::Arc<FunctionRoom>> {
-    match able(peer, request, snapshot) {
-        Able::Ready(room) => Some(room),
-        Able::Unasked | Able::Bringing(_) | Able::Unable(_) => None,
+/// How many steps of `alike` a delay is. Most are short enough for the division
+/// that machines do at once.
+fn rank(delay: Duration, alike: Duration) -> u128 {
+    let (delay, alike) = (delay.as_nanos(), alike.as_nanos().max(1));
+    match (u64::try_from(delay), u64::try_from(alike)) {
+        (Ok(delay), Ok(alike)) => u128::from(delay / alike.max(1)),
+        _ => delay / alike,
     }
 }
 
 /// Calls of a function that may be sent to a peer now.
 pub fn room_of(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) -> u32 {
-    let known = known_room(peer, request, snapshot);
-    peer.room(request.function, known, request.cost)
-}
-
-fn able<'a>(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'a>) -> Able<'a> {
-    let known = snapshot.abilities.get(&peer.id);
-    known.map_or(Able::Unasked, |known| {
-        known.able(request.version, peer.report.abilities, snapshot.now)
-    })
+    let seen = Look::new(request, snapshot).at(peer);
+    peer.room(seen.offered, seen.room(), request.cost)
 }
 
 /// What speaks for and against a peer.
 pub fn weigh(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) -> Verdict {
-    if request.avoid.contains(&peer.id) {
-        return Verdict::Visited;
-    }
-    if !fits(&request.needs, &peer.report) {
-        return Verdict::Unfit;
-    }
-    let able = able(peer, request, snapshot);
-    let offer = peer.offers.get(request.function);
-    let has_it = match able {
-        Able::Ready(_) => true,
-        Able::Bringing(left) => return Verdict::Bringing { left },
-        Able::Unable(_) => return Verdict::Unable,
-        // It has instances of it; whether of this version, it says itself.
-        Able::Unasked => offer.is_some() || request.writer == Some(peer.id),
-    };
-    if !has_it && request.needs.grants {
-        return Verdict::NeedsGrant;
-    }
-    if !has_it && request.needs.code_bytes > peer.load.disk_free {
-        return Verdict::NoDisk;
-    }
-    if peer.probing && peer.window.held() > 0 {
-        return Verdict::OnTrial;
-    }
-    if request.failing.contains(&peer.id) && !request.anywhere {
-        return Verdict::Failing;
-    }
-    let known = match able {
-        Able::Ready(room) => Some(room),
-        Able::Unasked | Able::Bringing(_) | Able::Unable(_) => None,
-    };
-    let delay = completion(peer, known, request, snapshot);
-    if snapshot.now + delay >= request.deadline {
-        return Verdict::TooFar { delay };
-    }
-    if !has_it {
-        return Verdict::Unasked { delay };
-    }
-    let ahead = || known.is_some_and(|known| known.ahead(peer.round_trip) > 0);
-    if peer.room(request.function, known, request.cost) == 0 && !ahead() {
-        return Verdict::Full;
-    }
-    let local = &snapshot.local;
-    if let (Here::Full, Some(wait), Some(service)) = (local.here, local.queue, local.service)
-        && !local.blamed
-        && delay > wait.saturating_add(service)
-    {
-        return Verdict::Slower { delay };
-    }
-    Verdict::Fits { delay }
+    let look = Look::new(request, snapshot);
+    look.weigh(&look.at(peer))
 }
 
-/// When a call would be done at a peer: the way there and back, a start, what
-/// waits there already, and the function's own time.
-fn completion(
-    peer: &PeerView,
-    known: Option<&std::sync::Arc<FunctionRoom>>,
-    request: &Request<'_>,
-    snapshot: &Snapshot<'_>,
-) -> Duration {
-    let offer = peer.offers.get(request.function);
-    let prior = || {
+/// A call and what is known, with what is the same for all peers worked out.
+struct Look<'a> {
+    request: &'a Request<'a>,
+    snapshot: &'a Snapshot<'a>,
+    function: FunctionKey,
+    /// What a start takes where the peer tells nothing of it.
+    start: Duration,
+    /// Completions that differ by less are alike.
+    alike: Duration,
+}
+
+/// A peer, and what is known of the function there.
+struct Seen<'a> {
+    peer: &'a PeerView,
+    able: Able<'a>,
+    offered: Option<&'a Offered>,
+}
+
+impl<'a> Seen<'a> {
+    fn room(&self) -> Option<&'a Arc<FunctionRoom>> {
+        match self.able {
+            Able::Ready(room) => Some(room),
+            Able::Unasked | Able::Bringing(_) | Able::Unable(_) => None,
+        }
+    }
+}
+
+impl<'a> Look<'a> {
+    fn new(request: &'a Request<'a>, snapshot: &'a Snapshot<'a>) -> Look<'a> {
         let executor = request.needs.executor.and_then(Executor::named);
-        snapshot.local.start.unwrap_or(start_prior(executor))
-    };
-    let start = match offer {
-        Some(offer) if offer.warm > 0 => Duration::ZERO,
-        Some(offer) if offer.start_micros > 0 => Duration::from_micros(offer.start_micros),
-        Some(_) | None => prior(),
-    };
-    let measured = known.and_then(|known| known.service());
-    let told = offer.filter(|offer| offer.service_micros > 0);
-    let service = measured
-        .or_else(|| Some(Duration::from_micros(told?.service_micros)))
-        .or(snapshot.local.service)
-        .unwrap_or_default();
-    // Calls that wait there are before this one on the cores that it has.
-    let cores = (peer.load.cpu_total / 1_000).max(1);
-    let ahead = service.saturating_mul(peer.load.waiting);
-    let ahead = ahead.checked_div(cores).unwrap_or_default();
-    let way = peer.round_trip.saturating_add(start);
-    way.saturating_add(ahead).saturating_add(service)
+        let service = snapshot.local.service.unwrap_or_default();
+        let alike = service.checked_div(ALIKE_SHARE).unwrap_or_default();
+        Look {
+            request,
+            snapshot,
+            function: FunctionKey::of(request.function),
+            start: snapshot.local.start.unwrap_or(start_prior(executor)),
+            alike: alike.max(ALIKE),
+        }
+    }
+
+    fn at<'b>(&self, peer: &'b PeerView) -> Seen<'b>
+    where
+        'a: 'b,
+    {
+        let known = self.snapshot.abilities.get(&peer.id);
+        let able = known.map_or(Able::Unasked, |known| {
+            known.able(self.request.version, peer.counted, self.snapshot.now)
+        });
+        Seen {
+            peer,
+            able,
+            offered: peer.offered(self.function),
+        }
+    }
+
+    fn weigh(&self, seen: &Seen<'_>) -> Verdict {
+        let Seen { peer, offered, .. } = *seen;
+        let (request, snapshot) = (self.request, self.snapshot);
+        if request.avoid.contains(&peer.id) {
+            return Verdict::Visited;
+        }
+        if !fits(&request.needs, &peer.report) {
+            return Verdict::Unfit;
+        }
+        let has_it = match seen.able {
+            Able::Ready(_) => true,
+            Able::Bringing(left) => return Verdict::Bringing { left },
+            Able::Unable(_) => return Verdict::Unable,
+            // It has instances of it; whether of this version, it says itself.
+            Able::Unasked => offered.is_some() || request.writer == Some(peer.id),
+        };
+        if !has_it && request.needs.grants {
+            return Verdict::NeedsGrant;
+        }
+        if !has_it && request.needs.code_bytes > peer.load().disk_free {
+            return Verdict::NoDisk;
+        }
+        if peer.probing && peer.window.held() > 0 {
+            return Verdict::OnTrial;
+        }
+        if request.failing.contains(&peer.id) && !request.anywhere {
+            return Verdict::Failing;
+        }
+        let known = seen.room();
+        let delay = self.completion(seen);
+        if snapshot.now + delay >= request.deadline {
+            return Verdict::TooFar { delay };
+        }
+        if !has_it {
+            return Verdict::Unasked { delay };
+        }
+        let ahead = || known.is_some_and(|known| known.ahead(peer.round_trip) > 0);
+        if peer.room(offered, known, request.cost) == 0 && !ahead() {
+            return Verdict::Full;
+        }
+        let local = &snapshot.local;
+        if let (Here::Full, Some(wait), Some(service)) = (local.here, local.queue, local.service)
+            && !local.blamed
+            && delay > wait.saturating_add(service)
+        {
+            return Verdict::Slower { delay };
+        }
+        Verdict::Fits { delay }
+    }
+
+    /// When a call would be done at a peer: the way there and back, a start,
+    /// what waits there already, and the function's own time.
+    fn completion(&self, seen: &Seen<'_>) -> Duration {
+        let Seen { peer, offered, .. } = *seen;
+        let start = match offered {
+            Some(offered) if offered.is_warm => Duration::ZERO,
+            Some(offered) if offered.start_micros > 0 => {
+                Duration::from_micros(offered.start_micros)
+            }
+            Some(_) | None => self.start,
+        };
+        let measured = seen.room().and_then(|known| known.service());
+        let told = offered.filter(|offered| offered.service_micros > 0);
+        let service = measured
+            .or_else(|| Some(Duration::from_micros(told?.service_micros)))
+            .or(self.snapshot.local.service)
+            .unwrap_or_default();
+        let way = peer.round_trip.saturating_add(start);
+        // Calls that wait there are before this one on the cores that it has.
+        let ahead = match peer.waiting {
+            0 => Duration::ZERO,
+            waiting => {
+                let cores = (peer.cpu_total / 1_000).max(1);
+                let ahead = service.saturating_mul(waiting);
+                ahead.checked_div(cores).unwrap_or_default()
+            }
+        };
+        way.saturating_add(ahead).saturating_add(service)
+    }
 }
 
 /// Whether a node has what a function needs of it, whatever its load.
@@ -593,34 +658,25 @@ pub fn lacks<'a>(needs: &Needs<'a>, report: &Report) -> Option<Lack<'a>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::abilities::Ability;
+    use crate::abilities::{Ability, AtPeers};
+    use crate::facts::Facts;
     use crate::report::{Offer, Report, Role};
     use crate::samples::{id, report};
-    use crate::snapshot::{Local, View, Window, Word, offers};
+    use crate::snapshot::{Local, View, Word};
 
     /// A peer, built by what is unusual about it.
     #[derive(Debug, Clone)]
     struct Peer(PeerView);
 
     fn peer(number: u8) -> Peer {
-        let report = report();
-        Peer(PeerView {
-            id: id(number),
-            load: report.load,
-            offers: Arc::new(offers(&report)),
-            carriage: Arc::new([]),
-            report: Arc::new(report),
-            heard: Time::ZERO,
-            loaded: Time::ZERO,
-            probing: false,
-            round_trip: Duration::from_millis(1),
-            window: Arc::new(Window::new(&word(16), 16)),
-        })
+        let facts = Arc::new(Facts::new(id(number), report()));
+        let mut peer = PeerView::new(facts, 16, Time::ZERO);
+        peer.round_trip = Duration::from_millis(1);
+        peer.window.renew(&word(16));
+        Peer(peer)
     }
 
     const COST: Cost = Cost {
@@ -643,9 +699,8 @@ mod tests {
         fn change(mut self, change: impl FnOnce(&mut Report)) -> Peer {
             let mut report = (*self.0.report).clone();
             change(&mut report);
-            self.0.load = report.load;
-            self.0.offers = Arc::new(offers(&report));
-            self.0.report = Arc::new(report);
+            let heard = self.0.heard;
+            self.0.hear(Arc::new(Facts::new(self.0.id, report)), heard);
             self
         }
 
@@ -686,7 +741,7 @@ mod tests {
         hops: u8,
         avoid: Vec<PeerId>,
         deadline: Time,
-        abilities: BTreeMap<PeerId, Ability>,
+        abilities: AtPeers,
         failing: Vec<PeerId>,
         blamed: bool,
         bounds: Bounds,
@@ -702,7 +757,7 @@ mod tests {
             hops: 3,
             avoid: Vec::new(),
             deadline: Time::NEVER,
-            abilities: BTreeMap::new(),
+            abilities: AtPeers::default(),
             failing: Vec::new(),
             blamed: false,
             bounds: Bounds::Federation,
@@ -900,7 +955,7 @@ mod tests {
         let own = report();
         let view = View::new(&own, vec![no_disk.0.clone()]);
         let function = "shout".parse().expect("a name");
-        let abilities = BTreeMap::new();
+        let abilities = AtPeers::default();
         let snapshot = Snapshot {
             local: Local {
                 here: Here::Full,
@@ -1020,7 +1075,7 @@ mod tests {
         let own = report();
         let view = View::new(&own, vec![cold[0].0.clone()]);
         let function = "shout".parse().expect("a name");
-        let abilities = BTreeMap::new();
+        let abilities = AtPeers::default();
         let snapshot = Snapshot {
             local: Local {
                 here: Here::Full,
@@ -1230,7 +1285,7 @@ mod tests {
         };
         let verdict = |peer: Peer| {
             let view = View::new(&own, vec![peer.0.clone()]);
-            let abilities = BTreeMap::new();
+            let abilities = AtPeers::default();
             let snapshot = Snapshot {
                 local: Local {
                     here: Here::Full,
@@ -1286,6 +1341,54 @@ mod tests {
             &[probed],
             reject(Reason::NobodyHasRoom),
         );
+    }
+
+    #[test]
+    fn of_many_the_few_that_can_run_it_are_found() {
+        let number = |number: u8| peer(number);
+        let mut peers: Vec<Peer> = (1..=200).map(number).collect();
+        let docker = |report: &mut Report| report.executors = vec!["docker".to_owned()];
+        peers[150] = peers[150].clone().change(docker);
+        peers[170] = peers[170].clone().change(docker).full();
+        let view = View::new(&report(), peers.into_iter().map(|peer| peer.0).collect());
+        let function = "shout".parse().expect("a name");
+        let abilities = AtPeers::default();
+        for (executor, expected) in [("docker", 2), ("wasm", LOOKED_AT + 1), ("none", 0)] {
+            let needs = Needs {
+                executor: Some(executor),
+                ..Needs::default()
+            };
+            let request = Request {
+                needs,
+                ..request_of(&function)
+            };
+            let snapshot = Snapshot {
+                local: Local {
+                    here: Here::Full,
+                    queue: None,
+                    service: None,
+                    start: None,
+                    blamed: false,
+                    role: Role::Edge,
+                    regions: &[],
+                },
+                view: &view,
+                abilities: &abilities,
+                remembered: Some(id(151)),
+                now: Time::ZERO,
+                chance: 3,
+            };
+            let mut weighed: Vec<Weighed> = Vec::new();
+            let spill = named("spill").expect("it is in the list");
+            let decision = decide(spill, &request, &snapshot, &mut weighed);
+            assert!(weighed.len() <= expected, "{executor}: {weighed:?}");
+            assert!(weighed.iter().all(|seen| seen.verdict != Verdict::Unfit));
+            match executor {
+                "docker" => assert_eq!(decision, to(150)),
+                "wasm" => assert!(matches!(decision, Decision::Offload { .. })),
+                _ => assert_eq!(decision, reject(Reason::NobodyHasRoom)),
+            }
+        }
     }
 
     fn any_peer() -> impl Strategy<Value = Peer> {

@@ -10,9 +10,27 @@ use crate::report::{Load, Offer, Report, Role};
 
 /// Some node's id.
 pub fn id(number: u8) -> PeerId {
+    of_key([number; 32])
+}
+
+/// One of many ids, which share no byte by design, as those of real keys.
+pub fn numbered(number: u32) -> PeerId {
+    let mut key = [0; 32];
+    let words = key.chunks_exact_mut(8);
+    let seed = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for (at, word) in words.enumerate() {
+        let mut mixed = seed.wrapping_add(at as u64 + 1);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word.copy_from_slice(&(mixed ^ (mixed >> 31)).to_le_bytes());
+    }
+    of_key(key)
+}
+
+fn of_key(bytes: [u8; 32]) -> PeerId {
     // An ed25519 key as libp2p writes it: its type, its length, its bytes.
     let mut key = vec![8, 1, 18, 32];
-    key.extend([number; 32]);
+    key.extend(bytes);
     let hash = Multihash::wrap(0, &key).expect("36 bytes fit");
     PeerId::from_multihash(hash).expect("a key is an id")
 }

@@ -1,21 +1,25 @@
 //! What a decision sees: this node and its peers at one moment.
 //!
 //! A [`View`] is made of the peer table now and then, published, and never
-//! changed. Only the [`Window`] of a peer moves under it: what was sent to the
-//! peer since its last word counts against the room that it has.
+//! changed. It shares what it shows with the table: who takes calls, which is
+//! sorted anew when that changes alone, and the numbers of each peer, of which
+//! the table copies a few when one of them changes. Only the [`Window`] of a
+//! peer moves under it: what was sent to the peer since its last word counts
+//! against the room that it has.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::ops::{Deref, Index};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::endpoint::Endpoint;
 use libp2p_identity::PeerId;
-use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
 
-use crate::abilities::Ability;
-use crate::report::{Load, Offer, Report, Role};
+use crate::abilities::AtPeers;
+use crate::facts::{Facts, Offered};
+use crate::report::{Load, Report, Role};
+use crate::slots::{Places, Slots};
 
 /// What one call takes of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,9 +263,9 @@ impl FunctionRoom {
 
     /// Takes what a report of the peer says, if that is newer: `None` when the
     /// report does not name the function, whose bound is no obstacle then.
-    fn refresh(&self, offer: Option<&Offer>, heard: Time) {
+    fn refresh(&self, offered: Option<&Offered>, heard: Time) {
         if self.told.load(Ordering::Relaxed) < heard.as_nanos() {
-            self.renew(room_of(offer), heard);
+            self.renew(room_of(offered), heard);
         }
     }
 
@@ -305,12 +309,8 @@ impl Default for FunctionRoom {
     }
 }
 
-fn room_of(offer: Option<&Offer>) -> u32 {
-    match offer {
-        None => u32::MAX,
-        Some(offer) if offer.full => 0,
-        Some(offer) => offer.warm.saturating_add(offer.startable).max(1),
-    }
+fn room_of(offered: Option<&Offered>) -> u32 {
+    offered.map_or(u32::MAX, |offered| offered.room)
 }
 
 /// A call that a peer holds, until this is dropped.
@@ -366,38 +366,19 @@ impl Drop for Reserved {
     }
 }
 
-/// What is unusual about functions at a peer, by function: read once from each
-/// report, so that neither a view nor a decision reads names.
-pub type Offers = HashMap<FunctionName, Offer>;
-
-/// The offers of a report that was checked.
-pub fn offers(report: &Report) -> Offers {
-    let offers = report.offers.iter();
-    let named = offers.filter_map(|offer| Some((offer.function.parse().ok()?, offer.clone())));
-    named.collect()
-}
-
-/// Where a peer takes calls, read once from each report.
-pub fn carriage(report: &Report) -> Arc<[Endpoint]> {
-    let addresses = report.carriage.iter();
-    addresses.filter_map(|text| text.parse().ok()).collect()
-}
-
-/// A peer that may take calls.
+/// A peer, as decisions see it.
 #[derive(Debug, Clone)]
 pub struct PeerView {
-    /// Who.
-    pub id: PeerId,
     /// What it says of itself.
-    pub report: Arc<Report>,
+    pub(crate) facts: Arc<Facts>,
     /// When that was heard.
     pub heard: Time,
-    /// What is unusual about functions there.
-    pub offers: Arc<Offers>,
-    /// Where it takes calls.
-    pub carriage: Arc<[Endpoint]>,
-    /// The newest that is known of its load.
-    pub load: Load,
+    /// Calls that wait there, by the newest that is known of its load.
+    pub(crate) waiting: u32,
+    /// Its processors, by the same, in thousandths of a core.
+    pub(crate) cpu_total: u32,
+    /// The newest that is known of its load, where that is not its report.
+    told: Option<Box<Load>>,
     /// When that was so.
     pub loaded: Time,
     /// Whether it failed before and one call is to find out if it is well.
@@ -408,21 +389,70 @@ pub struct PeerView {
     pub window: Arc<Window>,
 }
 
+impl Deref for PeerView {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.facts
+    }
+}
+
 impl PeerView {
+    /// A peer of which something is heard at `now`, and which may hold
+    /// `allowance` calls of ours.
+    pub fn new(facts: Arc<Facts>, allowance: u32, now: Time) -> PeerView {
+        let load = facts.report.load;
+        let word = Word { load, under_way: 0 };
+        PeerView {
+            facts,
+            heard: now,
+            waiting: load.waiting,
+            cpu_total: load.cpu_total,
+            told: None,
+            loaded: now,
+            probing: false,
+            round_trip: Duration::ZERO,
+            window: Arc::new(Window::new(&word, allowance)),
+        }
+    }
+
+    /// The newest that is known of its load.
+    pub fn load(&self) -> Load {
+        let told = self.told.as_deref();
+        told.copied().unwrap_or(self.report.load)
+    }
+
+    /// Takes what was heard of its load at `now`, beside its reports.
+    pub(crate) fn learn(&mut self, load: Load, now: Time) {
+        (self.waiting, self.cpu_total, self.loaded) = (load.waiting, load.cpu_total, now);
+        match &mut self.told {
+            Some(told) => **told = load,
+            None => self.told = Some(Box::new(load)),
+        }
+    }
+
+    /// Takes a report that says more than the one before.
+    pub(crate) fn hear(&mut self, facts: Arc<Facts>, now: Time) {
+        let load = &facts.report.load;
+        (self.waiting, self.cpu_total) = (load.waiting, load.cpu_total);
+        (self.heard, self.loaded) = (now, now);
+        self.told = None;
+        self.facts = facts;
+    }
+
     /// Calls of a function that may be sent there now.
-    pub fn room(
+    pub(crate) fn room(
         &self,
-        function: &FunctionName,
+        offered: Option<&Offered>,
         known: Option<&Arc<FunctionRoom>>,
         cost: Cost,
     ) -> u32 {
-        let offer = self.offers.get(function);
         let room = match known {
             Some(known) => {
-                known.refresh(offer, self.heard);
+                known.refresh(offered, self.heard);
                 known.room()
             }
-            None => room_of(offer),
+            None => room_of(offered),
         };
         room.min(self.window.room(cost))
     }
@@ -431,14 +461,161 @@ impl PeerView {
 /// Peers that are drawn in proportion to what they have.
 #[derive(Debug, Default, Clone)]
 pub struct Pool {
-    /// Places in [`View::peers`], and the sum of weights up to each.
-    members: Vec<(u32, u64)>,
+    /// Places in [`View::peers`].
+    members: Vec<u32>,
+    /// The sum of weights up to each.
+    sums: Vec<u64>,
+    /// The first member whose sum is above each multiple of `1 << shift`: what
+    /// is drawn is near it. H.-C. Chen, Y. Asau, "On generating random variates
+    /// from an empirical distribution", AIIE Transactions 6(2), 1974.
+    guide: Vec<u32>,
+    shift: u32,
+    /// The same members.
+    places: Places,
+    /// The same by what they can run, where they differ in that; none where
+    /// there are more than [`KINDS`] kinds.
+    kinds: Vec<Pool>,
+}
+
+/// Kinds of members by which a pool is sorted: as many as one number has bits.
+const KINDS: usize = 64;
+
+/// The members of a pool that can run something, unless that is all of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fitting<'a> {
+    parts: &'a [Pool],
+    /// Which of them.
+    mask: u64,
+    /// The sum of their weights.
+    total: u64,
+}
+
+impl<'a> Fitting<'a> {
+    fn parts(&self) -> impl Iterator<Item = &'a Pool> + use<'a> {
+        let mask = self.mask;
+        let parts = self.parts.iter().enumerate();
+        parts.filter_map(move |(at, part)| (mask & (1 << at) != 0).then_some(part))
+    }
+
+    /// How many they are.
+    pub(crate) fn len(&self) -> usize {
+        self.parts().map(Pool::len).sum()
+    }
+
+    /// All of them, as places in [`View::peers`].
+    pub(crate) fn members(&self) -> impl Iterator<Item = usize> + use<'a> {
+        self.parts().flat_map(Pool::members)
+    }
+
+    /// Whether somebody is one of them.
+    pub(crate) fn contains(&self, place: usize) -> bool {
+        self.parts().any(|part| part.contains(place))
+    }
+
+    /// One of them, for a number in `0.0..1.0`.
+    pub(crate) fn draw(&self, chance: f64) -> Option<usize> {
+        let mut at = scaled(chance, self.total);
+        let mut last = None;
+        for part in self.parts() {
+            let total = part.total();
+            if at < total {
+                return part.draw_at(at);
+            }
+            at -= total;
+            last = Some(part);
+        }
+        last?.draw_at(u64::MAX)
+    }
+}
+
+fn scaled(chance: f64, total: u64) -> u64 {
+    // A weight is far below 2^53, where this would lose whole numbers.
+    (chance.clamp(0.0, 1.0) * total as f64) as u64
 }
 
 impl Pool {
-    fn push(&mut self, place: u32, weight: u64) {
-        let before = self.members.last().map_or(0, |(_, sum)| *sum);
-        self.members.push((place, before + weight.max(1)));
+    /// Members by place, sorted by what they can run.
+    fn sorted(slots: &Slots, places: &[u32]) -> Pool {
+        let weight = |place: &u32| (*place, u64::from(slots[*place].cpu_total));
+        let mut kinds: BTreeMap<_, Vec<u32>> = BTreeMap::new();
+        for place in places {
+            let Report {
+                architecture,
+                executors,
+                labels,
+                ..
+            } = &*slots[*place].report;
+            let can = (architecture, executors, labels);
+            kinds.entry(can).or_default().push(*place);
+            if kinds.len() > KINDS {
+                break;
+            }
+        }
+        let mut pool = Pool::new(places.iter().map(weight));
+        if (2..=KINDS).contains(&kinds.len()) {
+            let kinds = kinds.values();
+            pool.kinds = kinds.map(|of| Pool::new(of.iter().map(weight))).collect();
+        }
+        pool
+    }
+
+    /// Members of whose kind one fits.
+    pub(crate) fn fitting(&self, mut fits: impl FnMut(usize) -> bool) -> Fitting<'_> {
+        let all = Fitting {
+            parts: std::slice::from_ref(self),
+            mask: 1,
+            total: self.total(),
+        };
+        if self.kinds.is_empty() {
+            return all;
+        }
+        let (mut mask, mut total, mut count) = (0, 0_u64, 0);
+        for (at, kind) in self.kinds.iter().enumerate() {
+            if kind.members().next().is_some_and(&mut fits) {
+                mask |= 1 << at;
+                total = total.saturating_add(kind.total());
+                count += 1;
+            }
+        }
+        match count == self.kinds.len() {
+            true => all,
+            false => Fitting {
+                parts: &self.kinds,
+                mask,
+                total,
+            },
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.sums.last().copied().unwrap_or(0)
+    }
+
+    /// Members by place, with the weight of each.
+    fn new(weighted: impl Iterator<Item = (u32, u64)>) -> Pool {
+        let mut pool = Pool::default();
+        let mut total = 0_u64;
+        for (place, weight) in weighted {
+            total = total.saturating_add(weight.max(1));
+            pool.members.push(place);
+            pool.sums.push(total);
+            pool.places.insert(place);
+        }
+        while total >> pool.shift > pool.members.len() as u64 {
+            pool.shift += 1;
+        }
+        let mut member = 0;
+        for mark in 0..=total >> pool.shift {
+            while pool
+                .sums
+                .get(member)
+                .is_some_and(|sum| *sum <= mark << pool.shift)
+            {
+                member += 1;
+            }
+            pool.guide.push(u32::try_from(member).unwrap_or(u32::MAX));
+        }
+        pool
     }
 
     /// How many they are.
@@ -452,96 +629,193 @@ impl Pool {
     }
 
     /// All of them, as places in [`View::peers`].
-    pub fn members(&self) -> impl Iterator<Item = usize> {
-        self.members.iter().map(|(place, _)| *place as usize)
+    pub fn members(&self) -> impl Iterator<Item = usize> + use<'_> {
+        self.members.iter().map(|place| *place as usize)
+    }
+
+    /// Whether somebody is one of them.
+    pub fn contains(&self, place: usize) -> bool {
+        u32::try_from(place).is_ok_and(|place| self.places.contains(place))
     }
 
     /// One of them, for a number in `0.0..1.0`.
     pub fn draw(&self, chance: f64) -> Option<usize> {
-        let (_, total) = self.members.last()?;
-        // A weight is far below 2^53, where this would lose whole numbers.
-        let at = (chance.clamp(0.0, 1.0) * *total as f64) as u64;
-        let found = self.members.partition_point(|(_, sum)| *sum <= at);
-        let (place, _) = self.members[found.min(self.members.len() - 1)];
-        Some(place as usize)
+        self.draw_at(scaled(chance, self.total()))
+    }
+
+    fn draw_at(&self, at: u64) -> Option<usize> {
+        let last = self.members.len().checked_sub(1)?;
+        let mark = (at >> self.shift) as usize;
+        let from = self.guide.get(mark).map_or(last, |from| *from as usize);
+        let to = self.guide.get(mark + 1).map_or(last, |to| *to as usize);
+        let (from, to) = (from.min(last), to.min(last));
+        let found = self.sums[from..=to].partition_point(|sum| *sum <= at);
+        Some(self.members[(from + found).min(last)] as usize)
+    }
+}
+
+/// What seldom changes of what is known of peers: who takes calls, and what
+/// they are to this node.
+#[derive(Debug, Default)]
+pub(crate) struct Structure {
+    /// Those who may take calls, in the order of their ids.
+    takes: Vec<u32>,
+    /// The same.
+    places: Places,
+    /// Neighbours, one pool for all functions: what a peer can run follows
+    /// from what it is.
+    neighbours: Pool,
+    /// Members of a region by its name.
+    regions: BTreeMap<String, Pool>,
+    /// Those that take no calls now, and are not gone.
+    away: Vec<u32>,
+}
+
+impl Structure {
+    /// Sorts peers by what they are to a node of this zone.
+    pub(crate) fn new(
+        zone: Option<&str>,
+        slots: &Slots,
+        takes: Vec<u32>,
+        away: Vec<u32>,
+    ) -> Structure {
+        let mut structure = Structure {
+            away,
+            ..Structure::default()
+        };
+        let mut regions: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+        let mut near = Vec::new();
+        for &place in &takes {
+            structure.places.insert(place);
+            let report = &slots[place].report;
+            if let Some(region) = &report.region {
+                regions.entry(region).or_default().push(place);
+            }
+            let edge = report.role == Role::Edge;
+            if edge && report.zone.is_some() && report.zone.as_deref() == zone {
+                near.push(place);
+            }
+        }
+        structure.neighbours = Pool::sorted(slots, &near);
+        structure.regions = regions
+            .into_iter()
+            .map(|(name, places)| (name.to_owned(), Pool::sorted(slots, &places)))
+            .collect();
+        structure.takes = takes;
+        structure
+    }
+}
+
+/// The peers of a view, by their places.
+#[derive(Debug, Default, Clone)]
+pub struct PeerViews {
+    slots: Slots,
+    structure: Arc<Structure>,
+}
+
+impl PeerViews {
+    /// Those who may take calls, in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &PeerView> {
+        self.structure.takes.iter().map(|place| &self.slots[*place])
+    }
+
+    /// How many may take calls.
+    pub fn len(&self) -> usize {
+        self.structure.takes.len()
+    }
+
+    /// Whether nobody may take calls.
+    pub fn is_empty(&self) -> bool {
+        self.structure.takes.is_empty()
+    }
+}
+
+impl Index<usize> for PeerViews {
+    type Output = PeerView;
+
+    fn index(&self, place: usize) -> &PeerView {
+        &self.slots[u32::try_from(place).expect("the table of peers is bounded")]
     }
 }
 
 /// All peers that may take calls.
 #[derive(Debug, Default)]
 pub struct View {
-    /// In the order of their ids.
-    pub peers: Vec<PeerView>,
-    /// Neighbours, one pool for all functions: what a peer can run follows
-    /// from what it is.
-    neighbours: Pool,
-    /// Members of a region by its name.
-    regions: BTreeMap<String, Pool>,
-    /// What those said of themselves that take no calls now, and are not gone.
-    away: Vec<Arc<Report>>,
+    /// By their places, which pools and decisions name.
+    pub peers: PeerViews,
 }
 
 impl View {
-    /// Adds those that take no calls now.
-    pub fn with_away(mut self, away: Vec<Arc<Report>>) -> View {
-        self.away = away;
-        self
-    }
-
-    /// The peers of this view but those for whom `out` holds.
-    pub fn without(mut self, own: &Report, out: impl Fn(&PeerId) -> bool) -> View {
-        if self.peers.iter().any(|peer| out(&peer.id)) {
-            self.peers.retain(|peer| !out(&peer.id));
-            return View::new(own, self.peers).with_away(self.away);
+    pub(crate) fn of(slots: Slots, structure: Arc<Structure>) -> View {
+        View {
+            peers: PeerViews { slots, structure },
         }
-        self
     }
 
-    /// A peer by its id.
+    /// A view of these alone, whose places are as they come, for the node whose
+    /// report is `own`.
+    pub fn new(own: &Report, peers: Vec<PeerView>) -> View {
+        let mut slots = Slots::default();
+        let mut takes = Vec::new();
+        for (place, peer) in (0..).zip(peers) {
+            slots.put(place, peer);
+            takes.push(place);
+        }
+        let structure = Structure::new(own.zone.as_deref(), &slots, takes, Vec::new());
+        View::of(slots, Arc::new(structure))
+    }
+
+    /// The peers of this view but those for whom `out` holds, for the node
+    /// whose report is `own`.
+    pub fn without(self, own: &Report, out: impl Fn(&PeerId) -> bool) -> View {
+        let PeerViews { slots, structure } = self.peers;
+        let stays = |place: &u32| !out(&slots[*place].id);
+        let takes: Vec<u32> = structure.takes.iter().copied().filter(stays).collect();
+        if takes.len() == structure.takes.len() {
+            return View::of(slots, structure);
+        }
+        let away = structure.away.clone();
+        let structure = Structure::new(own.zone.as_deref(), &slots, takes, away);
+        View::of(slots, Arc::new(structure))
+    }
+
+    /// The place of a peer that may take calls.
+    pub(crate) fn place(&self, id: &PeerId) -> Option<usize> {
+        let place = self.peers.slots.find(id)?;
+        let takes = self.peers.structure.places.contains(place);
+        takes.then_some(place as usize)
+    }
+
+    /// A peer that may take calls, by its id.
     pub fn peer(&self, id: &PeerId) -> Option<&PeerView> {
-        let at = self.peers.binary_search_by(|peer| peer.id.cmp(id)).ok()?;
-        Some(&self.peers[at])
+        Some(&self.peers[self.place(id)?])
     }
 
     /// Those that take no calls now, and are not gone.
-    pub fn away(&self) -> &[Arc<Report>] {
-        &self.away
-    }
-
-    /// Sorts peers by what they are to the node whose report is `own`.
-    pub fn new(own: &Report, peers: Vec<PeerView>) -> View {
-        let mut view = View {
-            peers,
-            ..View::default()
-        };
-        for (place, peer) in view.peers.iter().enumerate() {
-            let place = u32::try_from(place).expect("the table of peers is bounded");
-            let weight = u64::from(peer.load.cpu_total);
-            if let Some(region) = &peer.report.region {
-                let pool = view.regions.entry(region.clone()).or_default();
-                pool.push(place, weight);
-            }
-            let edge = peer.report.role == Role::Edge;
-            if edge && peer.report.zone.is_some() && peer.report.zone == own.zone {
-                view.neighbours.push(place, weight);
-            }
-        }
-        view
+    pub fn away(&self) -> impl Iterator<Item = &PeerView> {
+        let PeerViews { slots, structure } = &self.peers;
+        structure.away.iter().map(|place| &slots[*place])
     }
 
     /// Peers of the same zone.
     pub fn neighbours(&self) -> &Pool {
-        &self.neighbours
+        &self.peers.structure.neighbours
+    }
+
+    /// Whether a peer is one of them.
+    pub fn is_neighbour(&self, id: &PeerId) -> bool {
+        let place = self.place(id);
+        place.is_some_and(|place| self.neighbours().contains(place))
     }
 
     /// The members of a region.
     pub fn region(&self, name: &str) -> Option<&Pool> {
-        self.regions.get(name)
+        self.peers.structure.regions.get(name)
     }
 
     /// Regions of which somebody may take calls.
     pub fn regions(&self) -> impl Iterator<Item = (&String, &Pool)> {
-        self.regions.iter()
+        self.peers.structure.regions.iter()
     }
 }
 
@@ -586,7 +860,7 @@ pub struct Snapshot<'a> {
     /// Its peers.
     pub view: &'a View,
     /// What is known of the function at peers.
-    pub abilities: &'a BTreeMap<PeerId, Ability>,
+    pub abilities: &'a AtPeers,
     /// The peer that a decision like this one chose last.
     pub remembered: Option<PeerId>,
     /// When this is.
@@ -751,11 +1025,8 @@ mod tests {
 
     #[test]
     fn draws_are_in_proportion_to_room() {
-        let mut pool = Pool::default();
-        assert_eq!(pool.draw(0.5), None);
-        for (place, weight) in [(0, 1), (1, 0), (2, 8)] {
-            pool.push(place, weight);
-        }
+        assert_eq!(Pool::default().draw(0.5), None);
+        let pool = Pool::new([(0, 1), (1, 0), (2, 8)].into_iter());
         let mut counts = [0; 3];
         for chance in Draws::new(7).take(10_000) {
             counts[pool.draw(chance).expect("somebody")] += 1;
@@ -765,6 +1036,26 @@ mod tests {
         assert!((700..1_300).contains(&counts[1]), "{counts:?}");
         assert!((7_600..8_400).contains(&counts[2]), "{counts:?}");
         assert_eq!((pool.draw(0.0), pool.draw(1.0)), (Some(0), Some(2)));
+    }
+
+    #[test]
+    fn a_guided_draw_is_what_all_sums_say() {
+        let mut weights = Draws::new(9);
+        for count in [1, 2, 17, 300] {
+            let weighted = (0..count).map(|place| {
+                let weight = weights.next().expect("it never ends");
+                // Some are a thousand times as large as others.
+                (place, (weight * weight * weight * 16_000.0) as u64)
+            });
+            let pool = Pool::new(weighted);
+            let total = *pool.sums.last().expect("somebody");
+            for chance in Draws::new(3).take(2_000).chain([0.0, 1.0]) {
+                let at = (chance * total as f64) as u64;
+                let found = pool.sums.partition_point(|sum| *sum <= at);
+                let expected = found.min(count as usize - 1);
+                assert_eq!(pool.draw(chance), Some(expected));
+            }
+        }
     }
 
     #[test]

@@ -353,7 +353,7 @@ impl<'a> Course<'a> {
         let view = federated.shared.view.load();
         let reports = view.peers.iter().map(|peer| &peer.report);
         let mut reasons = BTreeMap::<String, usize>::new();
-        for report in reports.chain(view.away()) {
+        for report in reports.chain(view.away().map(|peer| &peer.report)) {
             let reason = match lack(report) {
                 Some(lack) => format!("without {lack}"),
                 None => format!(
@@ -377,10 +377,10 @@ impl<'a> Course<'a> {
         let shared = &self.inner.federated.shared;
         let view = shared.view.load();
         let needs = self.wanted().needs();
-        let mut away = view.away().iter();
+        let mut away = view.away();
         self.wanted().bounds != policy::Bounds::Node
             && self.policy().reaches() != policy::Reaches::default()
-            && away.any(|report| policy::fits(&needs, report) && shared.is_near(report))
+            && away.any(|peer| policy::fits(&needs, &peer.report) && shared.is_near(&peer.report))
     }
 
     fn waiting(

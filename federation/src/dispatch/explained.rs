@@ -120,7 +120,7 @@ pub(super) fn step(
 ) -> Step {
     let mut candidates = Vec::new();
     let mut others = std::collections::BTreeMap::new();
-    for peer in &snapshot.view.peers {
+    for peer in snapshot.view.peers.iter() {
         let seen = weighed.iter().find(|seen| seen.peer == peer.id);
         let verdict = match out_of_reach(peer, request, snapshot) {
             Some(reason) => reason.to_owned(),
@@ -158,11 +158,7 @@ fn out_of_reach(
     request: &Request<'_>,
     snapshot: &Snapshot<'_>,
 ) -> Option<&'static str> {
-    let near = snapshot
-        .view
-        .neighbours()
-        .members()
-        .any(|place| snapshot.view.peers[place].id == peer.id);
+    let near = snapshot.view.is_neighbour(&peer.id);
     match (request.bounds, peer.report.role) {
         (Bounds::Node, _) => Some("the function is this node's alone (--scope node)"),
         (Bounds::Zone | Bounds::Federation, Role::Edge) if near => None,
@@ -212,8 +208,8 @@ fn in_words(
         Verdict::Slower { delay } => {
             format!("slower than waiting here: done in {}", seconds(delay))
         }
-        Verdict::Full if peer.load.waiting > 0 => {
-            format!("full: {} of its own calls wait", peer.load.waiting)
+        Verdict::Full if peer.load().waiting > 0 => {
+            format!("full: {} of its own calls wait", peer.load().waiting)
         }
         Verdict::Fits { .. }
         | Verdict::Visited

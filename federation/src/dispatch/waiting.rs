@@ -362,7 +362,7 @@ impl Inner {
             return;
         }
         let view = self.federated.shared.view.load_full();
-        for peer in &view.peers {
+        for peer in view.peers.iter() {
             self.pump(&peer.id);
         }
     }

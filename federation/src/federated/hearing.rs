@@ -178,7 +178,15 @@ impl Shared {
         if !report.brief && self.is_near(&report) {
             self.reports_near.fetch_add(1, Ordering::Relaxed);
         }
-        let heard = lock(&self.table).hear(from, report, now);
+        let heard = {
+            let measured = self.round_trips.get(&from).map(|took| *took);
+            let mut table = lock(&self.table);
+            let heard = table.hear(from, report, now);
+            if let (Heard::New, Some(measured)) = (heard, measured) {
+                table.measured(&from, measured);
+            }
+            heard
+        };
         match heard {
             Heard::New | Heard::Newer => {
                 let report = Some((topic, Bytes::copy_from_slice(bytes)));
@@ -378,6 +386,7 @@ impl Host for Shared {
     fn happened(&self, event: Happening) {
         if let Happening::RoundTrip { peer, took } = event {
             self.round_trips.insert(peer, took);
+            lock(&self.table).measured(&peer, took);
             return;
         }
         if let Happening::Refused { reason, text } = &event {

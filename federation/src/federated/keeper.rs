@@ -211,13 +211,11 @@ impl Keeper {
         (self.view_due, self.last_view) = (false, now);
         let shared = self.shared();
         let own = lock(&shared.own).clone();
-        let mut view = lock(&shared.table).view(&own, now);
-        for peer in &mut view.peers {
-            if let Some(measured) = shared.round_trips.get(&peer.id) {
-                peer.round_trip = *measured;
-            }
-        }
-        let view = view.without(&own, |peer| shared.member.is_denied(peer));
+        let view = lock(&shared.table).view(&own, now);
+        let view = match shared.member.denies_nobody() {
+            true => view,
+            false => view.without(&own, |peer| shared.member.is_denied(peer)),
+        };
         shared.view.store(Arc::new(view));
         shared.viewed.notify_waiters();
     }

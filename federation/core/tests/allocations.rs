@@ -1,0 +1,73 @@
+//! A decision allocates nothing, however many peers there are.
+
+use std::time::Duration;
+
+use weir_federation_core::abilities::Abilities;
+use weir_federation_core::peers::Peers;
+use weir_federation_core::policy::{self, Bounds, Decision, Needs, Origin, Request};
+use weir_federation_core::report::Role;
+use weir_federation_core::samples::{numbered, report};
+use weir_federation_core::snapshot::{Cost, Here, Local, Snapshot};
+use weir_node_core::time::Time;
+
+#[test]
+fn a_decision_allocates_nothing() {
+    let function = "shout".parse().expect("a name");
+    let now = Time::ZERO + Duration::from_secs(1);
+    for count in [0, 1, 10, 1_000] {
+        let mut table = Peers::new(numbered(u32::MAX), 1);
+        let mut abilities = Abilities::default();
+        for number in 0..count {
+            table.hear(numbered(number), report(), now);
+            abilities.ready(&function, numbered(number), 1);
+        }
+        let view = table.view(&report(), now);
+        let abilities = abilities.of(&function);
+        for policy in policy::all() {
+            for here in [Here::Warm, Here::Startable, Here::Full, Here::Unable] {
+                let request = Request {
+                    function: &function,
+                    version: 1,
+                    writer: None,
+                    needs: Needs::default(),
+                    bounds: Bounds::Federation,
+                    cost: Cost {
+                        cpu: 1_000,
+                        long: false,
+                    },
+                    origin: Origin::Here,
+                    avoid: &[],
+                    failing: &[],
+                    anywhere: false,
+                    hops: 3,
+                    deadline: Time::NEVER,
+                };
+                let snapshot = Snapshot {
+                    local: Local {
+                        here,
+                        queue: Some(Duration::from_millis(5)),
+                        service: Some(Duration::from_millis(1)),
+                        start: None,
+                        blamed: false,
+                        role: Role::Edge,
+                        regions: &[],
+                    },
+                    view: &view,
+                    abilities: &abilities,
+                    remembered: Some(numbered(0)),
+                    now,
+                    chance: 7,
+                };
+                let mut decision = Decision::Ask;
+                let counted = allocation_counter::measure(|| {
+                    decision = policy::decide(policy, &request, &snapshot, &mut ());
+                });
+                let name = policy.name();
+                assert_eq!(
+                    counted.count_total, 0,
+                    "{name}, {count} peers: {decision:?}"
+                );
+            }
+        }
+    }
+}
