@@ -511,6 +511,12 @@ impl<T> Admission<T> {
 
     // Instances.
 
+    /// Of which function an instance is being started; `None` when nobody wants
+    /// it any more, or it is started.
+    pub fn being_started(&self, instance: InstanceId) -> Option<FunctionKey> {
+        self.pool.being_started(instance)
+    }
+
     /// Takes note that an instance takes calls.
     pub fn started(&mut self, id: InstanceId, now: Time, actions: &mut Vec<Action<T>>) {
         if let Some(function) = self.pool.started(id, now) {
