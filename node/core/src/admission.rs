@@ -331,9 +331,13 @@ impl<T> Admission<T> {
             end,
             cost: self.expected_cost(function, pace),
         };
+        let settled = self.queue.only_lengthens(function, class, kind);
         let ticket = self.queue.push(function, waiting, at_hand, now, token());
         self.pool.count_waiting(function);
-        self.settle(now, actions);
+        match settled {
+            true => self.settle_again(now, actions),
+            false => self.settle(now, actions),
+        }
         Verdict::Wait(ticket)
     }
 
@@ -705,6 +709,19 @@ impl<T> Admission<T> {
         if !self.queue.is_empty() {
             self.run_waiting(now, actions);
         }
+        self.settle_instances(now, actions);
+    }
+
+    /// The same where nothing but time can have changed since the last event for
+    /// those who wait.
+    fn settle_again(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
+        match self.queue.next_give_up().is_some_and(|due| due <= now) {
+            true => self.settle(now, actions),
+            false => self.settle_instances(now, actions),
+        }
+    }
+
+    fn settle_instances(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
         // After those who wait, who may need what is about to stop.
         if self.pool.next_event().is_some_and(|due| due <= now) {
             self.pool.expire(now);

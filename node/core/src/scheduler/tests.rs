@@ -352,7 +352,11 @@ fn a_call_that_does_not_run_leaves_its_room_in_the_rate() {
         if refused {
             assert_eq!(outlook.wait, ms(1000), "{fate:?}");
         }
-        drop(running);
+        assert_eq!(
+            node.scheduler.admission().running(),
+            running.iter().count(),
+            "{fate:?}"
+        );
     };
     check(Fate::Runs, true);
     check(Fate::RunsAfterAStart, true);
