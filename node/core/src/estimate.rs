@@ -205,16 +205,33 @@ impl Samples {
         self.mean = moving_mean(self.mean, nanos(sample));
         // An hour and more is as long as it gets.
         let micros = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX);
-        if self.length == SAMPLES {
-            let oldest = self.arrived[self.next];
-            let at = self.sorted.partition_point(|kept| *kept < oldest);
-            self.sorted.copy_within(at + 1.., at);
-            self.length -= 1;
-        }
-        let at = self.sorted[..self.length].partition_point(|kept| *kept < micros);
-        self.sorted.copy_within(at..self.length, at + 1);
+        // The oldest one's place is free, or one behind the last.
+        let free = match self.length == SAMPLES {
+            true => {
+                let oldest = self.arrived[self.next];
+                self.sorted.partition_point(|kept| *kept < oldest)
+            }
+            false => {
+                self.length += 1;
+                self.length - 1
+            }
+        };
+        // All between the two places move by one.
+        let (shorter, longer) = self.sorted[..self.length].split_at(free);
+        let at = match shorter.last().is_some_and(|kept| *kept > micros) {
+            true => {
+                let at = shorter.partition_point(|kept| *kept < micros);
+                self.sorted.copy_within(at..free, at + 1);
+                at
+            }
+            false => {
+                let fewer = longer[1..].partition_point(|kept| *kept < micros);
+                let at = free + fewer;
+                self.sorted.copy_within(free + 1..=at, free);
+                at
+            }
+        };
         self.sorted[at] = micros;
-        self.length += 1;
         self.arrived[self.next] = micros;
         self.next = (self.next + 1) % SAMPLES;
     }
@@ -278,6 +295,21 @@ mod tests {
         assert_eq!(known.samples, 64);
         assert_eq!(known.median, milliseconds(936 + 32));
         assert_eq!(known.p95, milliseconds(936 + 61));
+    }
+
+    proptest! {
+        #[test]
+        fn the_last_samples_are_kept_in_order_of_length(
+            taken in prop::collection::vec(0..30_u32, 0..300),
+        ) {
+            let mut samples = Samples::default();
+            for micros in &taken {
+                samples.learn(Duration::from_micros((*micros).into()));
+            }
+            let mut last = taken[taken.len().saturating_sub(SAMPLES)..].to_vec();
+            last.sort_unstable();
+            prop_assert_eq!(&samples.sorted[..samples.length], &last[..]);
+        }
     }
 
     #[test]

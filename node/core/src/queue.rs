@@ -69,7 +69,7 @@ const WEIGHT_MOST: u32 = 1000;
 
 /// The part of its time after which a call is late: it may still be served, but
 /// what comes now is more likely to be.
-const LATE: u32 = 2;
+const LATE: u64 = 2;
 
 /// The part of its time for which a lane has had calls waiting before its load
 /// is taken to last, and the part of its time that others may then go before a
@@ -199,10 +199,13 @@ struct Entry<T> {
 impl<T> Entry<T> {
     /// Whether it has used half of the time that it may wait.
     fn is_late(&self, now: Time) -> bool {
-        let arrived = self.seat.arrived;
+        let since = |time: Time| {
+            let arrived = self.seat.arrived;
+            time.as_nanos().saturating_sub(arrived.as_nanos())
+        };
         self.give_up != Time::NEVER
             && self.seat.kind == Kind::Awaited
-            && now.since(arrived) >= part(self.give_up.since(arrived), LATE)
+            && since(now) >= since(self.give_up) / LATE
     }
 }
 

@@ -507,6 +507,11 @@ impl<T> Scheduler<T> {
                 per_second,
             });
         }
+        if seat.is_none()
+            && let Some(slot) = self.admission.arrive_warm(request.function, now)
+        {
+            return Verdict::Run(slot);
+        }
         let arrival = self.arrival(request);
         let waiter = || Waiter {
             token: token(),
