@@ -1,11 +1,12 @@
 //! The way in: one node, and everything that may be asked of it.
 //!
-//! This is the shell around the core in [`crate::admission`]: it holds the
+//! This is the shell around the core in [`crate::scheduler`]: it holds the
 //! state machine behind one short lock, does what its actions say, and keeps
 //! what must survive in the [store](crate::store). Each part of it lives in a
 //! file of its own: deployed functions, instances, the path of one invocation,
 //! the backlog of asynchronous calls, and what is done now and then.
 
+mod answering;
 mod backlog;
 mod copies;
 mod functions;
@@ -28,7 +29,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
 use libp2p_identity::{Keypair, PeerId};
 use serde::Serialize;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,7 +40,7 @@ pub use self::invoke::{Declined, Moves, Outlook};
 pub use self::rollout::{RolledBack, RolledOut, Rollout};
 use self::timers::{Locked, Timers};
 use self::usage::Watching;
-use crate::admission::{Admission, FunctionKey, InstanceId, Places};
+use crate::admission::{FunctionKey, InstanceId, Places};
 use crate::artifact::{Artifacts, Put, PutError};
 use crate::callback::{BadCallback, Callbacks};
 use crate::clock::Clock;
@@ -54,6 +55,7 @@ use crate::layers::{self, Layer};
 use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
 use crate::resources::{Cpu, Resources};
+use crate::scheduler::Scheduler;
 use crate::secret::SecretFolders;
 use crate::store::{
     CallRecord, KeepBodyError, NamespaceRecord, OpenError, SecretValue, Store, StoreConfig,
@@ -307,16 +309,11 @@ struct Inner {
     key: Keypair,
     config: NodeConfig,
     clock: Clock,
-    admission: Mutex<Admission<Waiter>>,
+    scheduler: Mutex<Scheduler<Waiter>>,
     /// Waiting calls that may leave for a place elsewhere.
     movable: AtomicUsize,
     /// Calls that arrived here and run elsewhere now.
     elsewhere: AtomicU32,
-    /// When calls are looked at that give up, in the clock's nanoseconds.
-    /// Written under the lock of admission.
-    alarm: AtomicU64,
-    /// Told that the alarm is due earlier.
-    alarm_moved: Notify,
     /// Deployed functions by name; at most `max_functions`.
     functions: DashMap<FunctionName, Arc<Function>>,
     by_key: DashMap<FunctionKey, Arc<Function>>,
@@ -324,7 +321,7 @@ struct Inner {
     placed: Notify,
     /// Told when the federation has to be told of a version.
     untold: Notify,
-    /// Instances that take calls; bounded by admission.
+    /// Instances that take calls; bounded by the scheduler.
     instances: DashMap<InstanceId, Arc<Live>>,
     namespaces: Mutex<BTreeMap<Namespace, NamespaceInfo>>,
     executors: Vec<Arc<dyn Executor>>,
@@ -339,11 +336,9 @@ struct Inner {
     freed: Notify,
     /// Changes of what functions may need beside room: secrets.
     ability_changes: AtomicU64,
-    /// Held while the registry of functions changes, so that store, admission
+    /// Held while the registry of functions changes, so that store, scheduler
     /// and map change together.
     change: tokio::sync::Mutex<()>,
-    /// Bounds starts under way at once: more would only slow each other down.
-    starts: Semaphore,
     /// What calls keep of their bodies, should they be run again.
     kept: crate::replay::Budget,
     /// Told whenever a call ends while the node drains.
@@ -505,15 +500,14 @@ impl Node {
             id,
             key,
             clock: Clock::start(),
-            admission: Mutex::new(Admission::new(
+            scheduler: Mutex::new(Scheduler::new(
                 config.capacity,
                 &config.classes,
                 config.max_calls,
+                starts_max(),
             )),
             movable: AtomicUsize::new(0),
             elsewhere: AtomicU32::new(0),
-            alarm: AtomicU64::new(u64::MAX),
-            alarm_moved: Notify::new(),
             functions: DashMap::new(),
             by_key: DashMap::new(),
             placed: Notify::new(),
@@ -530,7 +524,6 @@ impl Node {
             freed: Notify::new(),
             ability_changes: AtomicU64::new(0),
             change: tokio::sync::Mutex::new(()),
-            starts: Semaphore::new(parallel_starts()),
             kept: crate::replay::Budget::default(),
             call_ended: Notify::new(),
             timers: Timers::default(),
@@ -633,7 +626,8 @@ impl Node {
 
     /// What it can do now.
     pub fn capability(&self) -> Capability {
-        let admission = self.inner.admission();
+        let scheduler = self.inner.scheduler();
+        let admission = scheduler.admission();
         Capability {
             capacity: admission.capacity(),
             held: admission.held(),
@@ -684,7 +678,10 @@ impl Node {
     /// Functions of which there is something to tell: they have instances or
     /// calls here, or no place left. At most `most`, those called most.
     pub fn function_capabilities(&self, most: usize) -> Vec<FunctionCapability> {
-        let busy: Vec<FunctionKey> = self.inner.admission().busy_functions().collect();
+        let busy: Vec<FunctionKey> = {
+            let scheduler = self.inner.scheduler();
+            scheduler.admission().busy_functions().collect()
+        };
         let busy = busy.iter().filter_map(|key| self.inner.by_key.get(key));
         let busy = busy.filter(|function| !function.is_trial);
         let mut functions: Vec<Arc<Function>> = busy.map(|f| f.value().clone()).collect();
@@ -699,7 +696,8 @@ impl Node {
                 return None;
             }
             let (places, gauges, full) = {
-                let admission = self.inner.admission();
+                let scheduler = self.inner.scheduler();
+                let admission = scheduler.admission();
                 let places = admission.places(function.key)?;
                 let full = admission.is_full(function.key);
                 (places, admission.gauges(function.key)?, full)
@@ -708,9 +706,9 @@ impl Node {
                 spec: version.spec.clone(),
                 places,
                 running: gauges.running,
-                service: function.service.estimate(),
+                service: function.known.service(),
                 full,
-                start: function.start.expected(),
+                start: function.known.start(),
                 invocations: function.invocations.load(Ordering::Relaxed),
             })
         }));
@@ -722,32 +720,33 @@ impl Node {
     /// deployed here.
     pub fn places(&self, name: &FunctionName) -> Option<Places> {
         let key = self.inner.functions.get(name)?.key;
-        self.inner.admission().places(key)
+        self.inner.scheduler().admission().places(key)
     }
 
     /// How long calls of a function run here; `None` when it is not deployed
-    /// here.
+    /// here. Takes no lock.
     pub fn service(&self, name: &FunctionName) -> Option<Estimate> {
         let function = self.inner.functions.get(name)?;
-        Some(function.service.estimate())
+        Some(function.known.service())
     }
 
     /// How long a start of a function takes here; `None` before one was measured.
+    /// Takes no lock.
     pub fn start_time(&self, name: &FunctionName) -> Option<Duration> {
-        let expected = self.inner.functions.get(name)?.start.expected();
+        let expected = self.inner.functions.get(name)?.known.start();
         (!expected.is_zero()).then_some(expected)
     }
 
     /// Whether any call waits for a place.
     pub fn has_waiting(&self) -> bool {
-        self.inner.admission().waiting() > 0
+        self.inner.scheduler().admission().waiting() > 0
     }
 
     /// Whether a function has every instance here that it may have, and none
     /// has a free place; `None` when it is not deployed here.
     pub fn function_full(&self, name: &FunctionName) -> Option<bool> {
         let key = self.inner.functions.get(name)?.key;
-        Some(self.inner.admission().is_full(key))
+        Some(self.inner.scheduler().admission().is_full(key))
     }
 
     /// The default deadline of a class: the one of that name, or the first.
@@ -993,7 +992,8 @@ impl Node {
     pub fn status(&self) -> NodeStatus {
         let inner = &self.inner;
         let (held, running, waiting) = {
-            let admission = inner.admission();
+            let scheduler = inner.scheduler();
+            let admission = scheduler.admission();
             let classes = inner
                 .config
                 .classes
@@ -1033,12 +1033,13 @@ impl Node {
     /// calls that have not ended then stay on disk for the next start.
     pub async fn drain(&self, grace: Duration) {
         self.inner.stop.cancel();
-        self.inner.admission().drain();
+        self.inner.scheduler().drain();
         let ended = async {
             loop {
                 let ended = self.inner.call_ended.notified();
                 let (running, waiting) = {
-                    let admission = self.inner.admission();
+                    let scheduler = self.inner.scheduler();
+                    let admission = scheduler.admission();
                     (admission.running(), admission.waiting())
                 };
                 if running == 0 && waiting == 0 {
@@ -1050,7 +1051,7 @@ impl Node {
             self.inner.tasks.wait().await;
         };
         if tokio::time::timeout(grace, ended).await.is_err() {
-            let running = self.inner.admission().running();
+            let running = self.inner.scheduler().admission().running();
             tracing::warn!(running, "calls still ran at the end of the grace period");
         }
         self.inner.cut.cancel();
@@ -1067,12 +1068,12 @@ impl Node {
 }
 
 impl Inner {
-    fn admission(&self) -> Locked<'_, Waiter> {
+    fn scheduler(&self) -> Locked<'_, Waiter> {
         // A panic inside would be a broken promise of the core; each of its
         // changes leaves sound numbers behind, so serving on is better.
-        let admission = self.admission.lock();
-        let admission = admission.unwrap_or_else(PoisonError::into_inner);
-        Locked::new(admission, &self.timers)
+        let scheduler = self.scheduler.lock();
+        let scheduler = scheduler.unwrap_or_else(PoisonError::into_inner);
+        Locked::new(scheduler, &self.timers)
     }
 
     fn namespaces(&self) -> MutexGuard<'_, BTreeMap<Namespace, NamespaceInfo>> {
@@ -1111,8 +1112,9 @@ impl Inner {
     }
 }
 
-/// About one start per core, so that each is as quick as it can be.
-fn parallel_starts() -> usize {
+/// Instances that are started at once: about one per core, so that each is as
+/// quick as it can be.
+fn starts_max() -> usize {
     std::thread::available_parallelism()
         .map_or(1, usize::from)
         .max(2)

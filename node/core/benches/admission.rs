@@ -1,4 +1,5 @@
-//! What admission costs per call: pool, queue, and both together.
+//! What admission costs per call: pool, queue, both together, and all that the
+//! scheduler adds.
 
 // The macro of criterion makes a public function without a word.
 #![allow(missing_docs)]
@@ -15,6 +16,7 @@ use weir_node_core::pool::{Pool, Taken};
 use weir_node_core::profile::Profile;
 use weir_node_core::queue::{Fit, Queue, Waiting};
 use weir_node_core::resources::{Cpu, Memory, Resources};
+use weir_node_core::scheduler::{self, Ran, Request, Scheduler};
 use weir_node_core::time::Time;
 
 const CAPACITY: Resources = Resources {
@@ -263,5 +265,138 @@ fn admission(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, pool, queue, admission);
+/// A scheduler whose shell does all at once, and its clock.
+struct Machine {
+    scheduler: Scheduler<u64>,
+    actions: Vec<scheduler::Action<u64>>,
+    functions: Vec<FunctionKey>,
+    now: u64,
+}
+
+impl Machine {
+    /// One with `count` functions that are warm.
+    fn new(cpu: Cpu, count: usize) -> Self {
+        let classes = [ClassConfig {
+            queue: usize::MAX,
+            max_wait: Some(Duration::from_secs(3600)),
+            ..ClassConfig::default()
+        }];
+        let capacity = Resources {
+            cpu,
+            memory: CAPACITY.memory,
+        };
+        let mut machine = Machine {
+            scheduler: Scheduler::new(capacity, &classes, usize::MAX, 2),
+            actions: Vec::new(),
+            functions: Vec::new(),
+            now: 0,
+        };
+        for at in 0..count {
+            let now = machine.tick();
+            let added = machine
+                .scheduler
+                .add("", profile(), now, &mut machine.actions);
+            machine
+                .functions
+                .push(added.expect("smaller than the node"));
+            assert!(machine.arrive(at).is_none());
+            let slot = machine.carry_out().expect("there is room");
+            machine.finish(slot);
+        }
+        machine
+    }
+
+    fn tick(&mut self) -> Time {
+        self.now += 1000;
+        Time::from_nanos(self.now)
+    }
+
+    fn arrive(&mut self, at: usize) -> Option<Slot> {
+        let now = self.tick();
+        let request = Request {
+            function: self.functions[at % self.functions.len()],
+            class: 0,
+            patient: true,
+            arrived: now,
+            deadline: now + Duration::from_secs(3600),
+            persists_until: None,
+            timeout: Duration::from_secs(60),
+            per_second: Some(u32::MAX),
+            elsewhere: 0,
+        };
+        let request = black_box(request);
+        match self
+            .scheduler
+            .arrive(&request, || 0, now, &mut self.actions)
+        {
+            scheduler::Verdict::Run(slot) => Some(slot),
+            scheduler::Verdict::Wait(_) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn finish(&mut self, slot: Slot) {
+        let now = self.tick();
+        let ran = Some(Ran::Answered(Duration::from_nanos(self.now % 1_000_003)));
+        self.scheduler.finish(slot, ran, now, &mut self.actions);
+    }
+
+    fn carry_out(&mut self) -> Option<Slot> {
+        let mut running = None;
+        while let Some(action) = self.actions.pop() {
+            let now = Time::from_nanos(self.now);
+            let actions = &mut self.actions;
+            match action {
+                scheduler::Action::Run { slot, .. } => running = Some(slot),
+                scheduler::Action::Prepare { instance, .. } => {
+                    self.scheduler.prepared(instance, now, actions);
+                }
+                scheduler::Action::Start { instance, .. } => {
+                    self.scheduler.started(instance, now, actions);
+                }
+                scheduler::Action::Stop { instance } => {
+                    self.scheduler.stopped(instance, now, actions);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        running
+    }
+}
+
+fn whole(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("scheduler");
+    for count in [1, 1000] {
+        let name = format!("arrive and finish, warm, {count} functions");
+        group.bench_function(name, |bencher| {
+            let mut machine = Machine::new(CAPACITY.cpu, count);
+            let mut at = 0;
+            bencher.iter(|| {
+                at += 1;
+                let slot = machine.arrive(at).expect("it is warm");
+                machine.finish(slot);
+            });
+        });
+    }
+    for (waiting, count) in [(1, 1), (10_000, 1), (10_000, 100)] {
+        let name = format!("arrive, wait, run and finish, {waiting} waiting, {count} functions");
+        group.bench_function(name, |bencher| {
+            let mut machine = Machine::new(Cpu::millicores(100), count);
+            let mut running = machine.arrive(0);
+            for at in 0..waiting {
+                assert!(machine.arrive(at).is_none());
+            }
+            let mut at = 0;
+            bencher.iter(|| {
+                at += 1;
+                assert!(machine.arrive(at).is_none());
+                machine.finish(running.take().expect("one runs"));
+                running = machine.carry_out();
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, pool, queue, admission, whole);
 criterion_main!(benches);

@@ -275,6 +275,28 @@ impl<T> Admission<T> {
 
     // Calls.
 
+    /// Takes a call in if it runs at once on a warm instance, of which nothing
+    /// has to be known but its function.
+    pub fn arrive_warm(&mut self, function: FunctionKey, now: Time) -> Option<Slot> {
+        let gauges = self.pool.gauges(function)?;
+        if self.overtakes(gauges) || self.closed().is_some() {
+            return None;
+        }
+        match self.pool.take(function, now, now) {
+            Taken::Slot(slot) => Some(slot),
+            Taken::NoPlace | Taken::NoRoom => None,
+        }
+    }
+
+    /// Why no call is taken in at all.
+    fn closed(&self) -> Option<Refusal> {
+        if self.draining {
+            return Some(Refusal::Draining);
+        }
+        let calls = self.pool.running() + self.queue.len();
+        (calls >= self.max_calls).then_some(Refusal::TooManyCalls)
+    }
+
     /// Takes a call in. `token` is asked for only when the call must wait, so
     /// that a warm call costs no channel.
     ///
@@ -297,20 +319,15 @@ impl<T> Admission<T> {
             end,
             pace,
         } = arrival;
-        if self.draining {
-            return Verdict::Refuse(Refusal::Draining);
+        if let Some(slot) = self.arrive_warm(function, now) {
+            return Verdict::Run(slot);
         }
-        if self.pool.running() + self.queue.len() >= self.max_calls {
-            return Verdict::Refuse(Refusal::TooManyCalls);
+        if let Some(refusal) = self.closed() {
+            return Verdict::Refuse(refusal);
         }
         let Some(gauges) = self.pool.gauges(function) else {
             return Verdict::Unknown;
         };
-        if !self.overtakes(gauges)
-            && let Taken::Slot(slot) = self.pool.take(function, now, now)
-        {
-            return Verdict::Run(slot);
-        }
         let at_hand = self.is_start_at_hand(function, gauges.waiting);
         let refusal = match patient {
             true if at_hand => None,
@@ -331,9 +348,13 @@ impl<T> Admission<T> {
             end,
             cost: self.expected_cost(function, pace),
         };
+        let settled = self.queue.only_lengthens(function, class, kind);
         let ticket = self.queue.push(function, waiting, at_hand, now, token());
         self.pool.count_waiting(function);
-        self.settle(now, actions);
+        match settled {
+            true => self.settle_again(now, actions),
+            false => self.settle(now, actions),
+        }
         Verdict::Wait(ticket)
     }
 
@@ -388,11 +409,8 @@ impl<T> Admission<T> {
     pub fn prospect(&self, arrival: &Arrival, now: Time) -> Option<Prospect> {
         let function = arrival.function;
         let gauges = self.pool.gauges(function)?;
-        if self.draining {
-            return Some(Prospect::Refuse(Refusal::Draining));
-        }
-        if self.pool.running() + self.queue.len() >= self.max_calls {
-            return Some(Prospect::Refuse(Refusal::TooManyCalls));
+        if let Some(refusal) = self.closed() {
+            return Some(Prospect::Refuse(refusal));
         }
         if !self.overtakes(gauges) && self.pool.has_place(function) && self.pool.has_room(function)
         {
@@ -510,6 +528,12 @@ impl<T> Admission<T> {
     }
 
     // Instances.
+
+    /// Of which function an instance is being started; `None` when nobody wants
+    /// it any more, or it is started.
+    pub fn being_started(&self, instance: InstanceId) -> Option<FunctionKey> {
+        self.pool.being_started(instance)
+    }
 
     /// Takes note that an instance takes calls.
     pub fn started(&mut self, id: InstanceId, now: Time, actions: &mut Vec<Action<T>>) {
@@ -699,6 +723,19 @@ impl<T> Admission<T> {
         if !self.queue.is_empty() {
             self.run_waiting(now, actions);
         }
+        self.settle_instances(now, actions);
+    }
+
+    /// The same where nothing but time can have changed since the last event for
+    /// those who wait.
+    fn settle_again(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
+        match self.queue.next_give_up().is_some_and(|due| due <= now) {
+            true => self.settle(now, actions),
+            false => self.settle_instances(now, actions),
+        }
+    }
+
+    fn settle_instances(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
         // After those who wait, who may need what is about to stop.
         if self.pool.next_event().is_some_and(|due| due <= now) {
             self.pool.expire(now);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::time::Time;
+
 /// A QoS class: a named promise to callers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassConfig {
@@ -21,6 +23,17 @@ pub struct ClassConfig {
     /// The policy that places its calls in a federation; `None` for the
     /// node's.
     pub policy: Option<String>,
+}
+
+impl ClassConfig {
+    /// The latest useful answer of a call that came at `arrived`: what its caller
+    /// named, else what the class says; [`Time::NEVER`] for none. Nobody waits
+    /// for what was `accepted` to be run later: it has the deadline that its
+    /// caller named, and no other.
+    pub fn deadline_of(&self, arrived: Time, named: Option<Time>, accepted: bool) -> Time {
+        let by_class = || self.deadline.filter(|_| !accepted).map(|d| arrived + d);
+        named.or_else(by_class).unwrap_or(Time::NEVER)
+    }
 }
 
 impl Default for ClassConfig {

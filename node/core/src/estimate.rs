@@ -6,6 +6,7 @@
 //! read. A call may wait as long as its class waits at most, and no longer than
 //! what its deadline leaves beside the time that it will most likely run.
 
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Samples that percentiles are read from: enough that three of them lie
@@ -125,6 +126,54 @@ pub fn moving_mean(mean: u64, sample: u64) -> u64 {
     next.max(1).unsigned_abs()
 }
 
+/// What is known of a function, for whoever has no business in the scheduler,
+/// which alone writes it: each number may be read at any moment, and two of
+/// them may be of two calls that ended one after the other.
+#[derive(Debug, Default)]
+pub struct Known {
+    mean: AtomicU64,
+    median: AtomicU64,
+    p95: AtomicU64,
+    samples: AtomicU32,
+    start: AtomicU64,
+}
+
+impl Known {
+    /// How long its calls run.
+    pub fn service(&self) -> Estimate {
+        let time = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Ordering::Relaxed));
+        Estimate {
+            mean: time(&self.mean),
+            median: time(&self.median),
+            p95: time(&self.p95),
+            samples: self.samples.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How long its starts take, as a moving mean; zero before the first.
+    pub fn start(&self) -> Duration {
+        Duration::from_nanos(self.start.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_service(&self, estimate: &Estimate) {
+        let set = |part: &AtomicU64, time| part.store(nanos(time), Ordering::Relaxed);
+        set(&self.mean, estimate.mean);
+        set(&self.median, estimate.median);
+        set(&self.p95, estimate.p95);
+        self.samples.store(estimate.samples, Ordering::Relaxed);
+    }
+
+    pub(crate) fn learn_start(&self, sample: Duration) {
+        let mean = self.start.load(Ordering::Relaxed);
+        let next = moving_mean(mean, nanos(sample));
+        self.start.store(next, Ordering::Relaxed);
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The last samples of something, in order of their length.
 #[derive(Debug, Clone)]
 pub struct Samples {
@@ -153,20 +202,36 @@ impl Default for Samples {
 impl Samples {
     /// Learns how long one took.
     pub fn learn(&mut self, sample: Duration) {
-        let nanos = u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX);
-        self.mean = moving_mean(self.mean, nanos);
+        self.mean = moving_mean(self.mean, nanos(sample));
         // An hour and more is as long as it gets.
         let micros = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX);
-        if self.length == SAMPLES {
-            let oldest = self.arrived[self.next];
-            let at = self.sorted.partition_point(|kept| *kept < oldest);
-            self.sorted.copy_within(at + 1.., at);
-            self.length -= 1;
-        }
-        let at = self.sorted[..self.length].partition_point(|kept| *kept < micros);
-        self.sorted.copy_within(at..self.length, at + 1);
+        // The oldest one's place is free, or one behind the last.
+        let free = match self.length == SAMPLES {
+            true => {
+                let oldest = self.arrived[self.next];
+                self.sorted.partition_point(|kept| *kept < oldest)
+            }
+            false => {
+                self.length += 1;
+                self.length - 1
+            }
+        };
+        // All between the two places move by one.
+        let (shorter, longer) = self.sorted[..self.length].split_at(free);
+        let at = match shorter.last().is_some_and(|kept| *kept > micros) {
+            true => {
+                let at = shorter.partition_point(|kept| *kept < micros);
+                self.sorted.copy_within(at..free, at + 1);
+                at
+            }
+            false => {
+                let fewer = longer[1..].partition_point(|kept| *kept < micros);
+                let at = free + fewer;
+                self.sorted.copy_within(free + 1..=at, free);
+                at
+            }
+        };
         self.sorted[at] = micros;
-        self.length += 1;
         self.arrived[self.next] = micros;
         self.next = (self.next + 1) % SAMPLES;
     }
@@ -230,6 +295,21 @@ mod tests {
         assert_eq!(known.samples, 64);
         assert_eq!(known.median, milliseconds(936 + 32));
         assert_eq!(known.p95, milliseconds(936 + 61));
+    }
+
+    proptest! {
+        #[test]
+        fn the_last_samples_are_kept_in_order_of_length(
+            taken in prop::collection::vec(0..30_u32, 0..300),
+        ) {
+            let mut samples = Samples::default();
+            for micros in &taken {
+                samples.learn(Duration::from_micros((*micros).into()));
+            }
+            let mut last = taken[taken.len().saturating_sub(SAMPLES)..].to_vec();
+            last.sort_unstable();
+            prop_assert_eq!(&samples.sorted[..samples.length], &last[..]);
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@
 //! | `pool` | instances: starting, warm, busy, leaving |
 //! | `queue` | who waits, by class, namespace and function |
 //! | `admission` | pool and queue as one state machine: events in, actions out |
+//! | `scheduler` | all of it: admission, estimates, rates, the start gate; what a shell holds |
+//! | `computer` | simulated processors, and tasks that share them |
 //! | `estimate` | how long calls of a function run, and how long one waits |
 //! | `need` | what calls need that declare nothing, learned from their use |
 //! | `rate` | calls in a second, bounded |
@@ -72,6 +74,7 @@
 
 pub mod admission;
 pub mod class;
+pub mod computer;
 pub mod estimate;
 pub mod function;
 pub mod id;
@@ -82,6 +85,7 @@ pub mod profile;
 pub mod queue;
 pub mod rate;
 pub mod resources;
+pub mod scheduler;
 mod slab;
 pub mod time;
 pub mod words;

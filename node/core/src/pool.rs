@@ -115,6 +115,12 @@ impl Slot {
     pub fn waited_for_start_since(&self) -> Option<Time> {
         self.waited_for_start_since
     }
+
+    /// How long the call waited for the start; `None` when warm.
+    pub fn waited_for_start(&self) -> Option<Duration> {
+        let since = self.waited_for_start_since?;
+        Some(self.taken.since(since))
+    }
 }
 
 /// What so much of a processor is for so long, in nanoseconds of one core.
@@ -884,6 +890,13 @@ impl Pool {
             }
             Phase::Ready | Phase::Retiring | Phase::Stopping => None,
         }
+    }
+
+    /// Of which function an instance is being started; `None` when nobody wants
+    /// it any more, or it is started.
+    pub fn being_started(&self, id: InstanceId) -> Option<FunctionKey> {
+        let instance = self.instances.get(id.key())?;
+        (instance.phase == Phase::Starting).then_some(instance.function)
     }
 
     /// Takes note that an instance will never be ready. As many waiting calls

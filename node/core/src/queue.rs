@@ -69,7 +69,7 @@ const WEIGHT_MOST: u32 = 1000;
 
 /// The part of its time after which a call is late: it may still be served, but
 /// what comes now is more likely to be.
-const LATE: u32 = 2;
+const LATE: u64 = 2;
 
 /// The part of its time for which a lane has had calls waiting before its load
 /// is taken to last, and the part of its time that others may then go before a
@@ -199,10 +199,13 @@ struct Entry<T> {
 impl<T> Entry<T> {
     /// Whether it has used half of the time that it may wait.
     fn is_late(&self, now: Time) -> bool {
-        let arrived = self.seat.arrived;
+        let since = |time: Time| {
+            let arrived = self.seat.arrived;
+            time.as_nanos().saturating_sub(arrived.as_nanos())
+        };
         self.give_up != Time::NEVER
             && self.seat.kind == Kind::Awaited
-            && now.since(arrived) >= part(self.give_up.since(arrived), LATE)
+            && since(now) >= since(self.give_up) / LATE
     }
 }
 
@@ -238,10 +241,10 @@ struct Class {
     lengths: [usize; 2],
     /// What its namespaces and functions were given.
     shares: Shares,
-    /// All lanes.
-    heads: Turns,
-    /// Those that contend.
+    /// Lanes that contend.
     contending: Turns,
+    /// All others that have calls.
+    resting: Turns,
     /// How many contend.
     contending_lanes: usize,
     /// Calls in contending lanes.
@@ -249,6 +252,16 @@ struct Class {
     /// Patient lanes, looked at in turn.
     patient: BTreeSet<usize>,
     patient_last: Option<usize>,
+}
+
+impl Class {
+    /// The order in which a lane stands that contends, or does not.
+    fn turns(&mut self, contends: bool) -> &mut Turns {
+        match contends {
+            true => &mut self.contending,
+            false => &mut self.resting,
+        }
+    }
 }
 
 /// All waiting calls of a node.
@@ -280,8 +293,8 @@ impl<T> Queue<T> {
             most: config.queue,
             lengths: [0; 2],
             shares: Shares::default(),
-            heads: Turns::default(),
             contending: Turns::default(),
+            resting: Turns::default(),
             contending_lanes: 0,
             contending_calls: 0,
             patient: BTreeSet::new(),
@@ -351,6 +364,15 @@ impl<T> Queue<T> {
         self.contending > 0
     }
 
+    /// Whether a newcomer changes nothing for those who wait: whatever it lacks,
+    /// the calls of its lane lack before it. Nor are there more patient lanes than
+    /// are looked at each time.
+    pub fn only_lengthens(&self, function: FunctionKey, class: usize, kind: Kind) -> bool {
+        let lane = self.lanes.get(self.lane(function, class, kind));
+        let few = |class: &Class| class.patient.len() <= LOOK_AHEAD;
+        lane.is_some_and(|lane| lane.state != State::Asleep) && self.classes.iter().all(few)
+    }
+
     /// Lanes that lack what others hold; not those that wait for their own
     /// function.
     pub fn lacking(&self) -> usize {
@@ -364,7 +386,7 @@ impl<T> Queue<T> {
         lanes.map(|at| self.lanes[at].promised).sum()
     }
 
-    /// Puts a call at the end of its lane and wakes the lane. The caller has
+    /// Puts a call at the end of its lane and wakes the lane, should it be asleep. The caller has
     /// looked at [`Queue::is_full`]. `promised` tells whether a start is at
     /// hand for it.
     pub fn push(
@@ -396,7 +418,8 @@ impl<T> Queue<T> {
         self.put_back(function, seat, promised, now, token)
     }
 
-    /// Puts a call where it stood before it left, and wakes its lane.
+    /// Puts a call where it stood before it left, and wakes its lane, should it be
+    /// asleep.
     pub fn put_back(
         &mut self,
         function: FunctionKey,
@@ -453,7 +476,10 @@ impl<T> Queue<T> {
         if give_up != Time::NEVER {
             self.give_ups.insert((give_up, seat.sequence, key));
         }
-        self.set_state(at, State::Contending);
+        // One that is patient lacks as much as it did.
+        if self.lanes[at].state == State::Asleep {
+            self.set_state(at, State::Contending);
+        }
         Ticket(key)
     }
 
@@ -619,7 +645,7 @@ impl<T> Queue<T> {
     pub fn offer(&mut self, now: Time, mut ask: impl FnMut(&T) -> bool) -> Option<Waited<T>> {
         let mut order = std::mem::take(&mut self.order);
         order.clear();
-        order.extend((0..self.classes.len()).filter(|at| !self.classes[*at].heads.is_empty()));
+        order.extend((0..self.classes.len()).filter(|at| self.next_lane(*at, None).is_some()));
         // One that contended for nothing here has saved no credit.
         order.sort_unstable_by_key(|at| (self.classes[*at].pass.max(self.pass), *at));
         let chosen = self.choose_elsewhere(&order, now, &mut ask);
@@ -639,7 +665,7 @@ impl<T> Queue<T> {
         let mut asked = 0;
         for &class in order {
             let mut turn = None;
-            while let Some(lane) = self.classes[class].heads.next(turn) {
+            while let Some(lane) = self.next_lane(class, turn) {
                 turn = Some(lane);
                 let mut next = self.next_of(self.lane_of(lane.head), now);
                 let newest_first = next != Some(lane.head);
@@ -665,6 +691,13 @@ impl<T> Queue<T> {
             }
         }
         None
+    }
+
+    /// The lane of a class after `after`, whether it contends or not.
+    fn next_lane(&self, class: usize, after: Option<Turn>) -> Option<Turn> {
+        let class = &self.classes[class];
+        let lanes = [class.contending.next(after), class.resting.next(after)];
+        lanes.into_iter().flatten().min()
     }
 
     /// Which call of a lane goes next: its oldest, or its newest while the
@@ -833,27 +866,28 @@ impl<T> Queue<T> {
         class: usize,
         change: impl FnOnce(&mut Shares, usize) -> Moved,
     ) {
+        let index = function.index();
         let heads = Kind::ALL.map(|kind| {
             let lane = self.lanes.get(self.lane(function, class, kind))?;
-            Some((lane.head?, lane.state == State::Contending))
+            let head = lane.head?;
+            let sequence = self.entry(head).seat.sequence;
+            Some((head, sequence, lane.state == State::Contending))
         });
-        for (head, contends) in heads.iter().flatten() {
-            let (_, turn) = self.turn(*head);
-            self.classes[class].heads.remove(turn);
-            if *contends {
-                self.classes[class].contending.remove(turn);
-            }
-        }
-        let changed = &mut self.classes[class];
-        let moved = change(&mut changed.shares, function.index());
-        moved.apply(&mut changed.heads);
-        moved.apply(&mut changed.contending);
-        for (head, contends) in heads.iter().flatten() {
-            let (_, turn) = self.turn(*head);
-            self.classes[class].heads.insert(turn);
-            if *contends {
-                self.classes[class].contending.insert(turn);
-            }
+        let class = &mut self.classes[class];
+        let stand = |shares: &Shares| {
+            heads.map(|lane| lane.map(|(head, sequence, _)| shares.turn(index, sequence, head)))
+        };
+        let before = stand(&class.shares);
+        let moved = change(&mut class.shares, index);
+        let after = stand(&class.shares);
+        moved.apply(&mut class.contending);
+        moved.apply(&mut class.resting);
+        for (at, lane) in heads.iter().enumerate() {
+            let (Some((.., contends)), Some(before), Some(after)) = (lane, before[at], after[at])
+            else {
+                continue;
+            };
+            class.turns(*contends).reorder(before, after);
         }
     }
 
@@ -873,20 +907,19 @@ impl<T> Queue<T> {
     fn set_head(&mut self, at: usize, head: Option<Key>) {
         let old = std::mem::replace(&mut self.lanes[at].head, head);
         let contends = self.lanes[at].state == State::Contending;
-        if let Some((class, turn)) = old.map(|old| self.turn(old)) {
-            self.classes[class].heads.remove(turn);
-            if contends {
-                self.classes[class].contending.remove(turn);
+        match (
+            old.map(|old| self.turn(old)),
+            head.map(|head| self.turn(head)),
+        ) {
+            (Some((class, before)), Some((_, after))) => {
+                self.classes[class].turns(contends).reorder(before, after);
             }
-        }
-        if let Some((class, turn)) = head.map(|head| self.turn(head)) {
-            self.classes[class].heads.insert(turn);
-            if contends {
-                self.classes[class].contending.insert(turn);
-            }
-            if old.is_none() {
+            (Some((class, before)), None) => self.classes[class].turns(contends).remove(before),
+            (None, Some((class, after))) => {
+                self.classes[class].turns(contends).insert(after);
                 self.join(at, |lane| lane.head.is_some());
             }
+            (None, None) => {}
         }
     }
 
@@ -902,7 +935,7 @@ impl<T> Queue<T> {
         let (class, turn) = self.turn(head);
         let (least, class) = (self.pass, &mut self.classes[class]);
         match old {
-            State::Asleep => {}
+            State::Asleep => class.resting.remove(turn),
             State::Contending => {
                 class.contending.remove(turn);
                 class.contending_lanes -= 1;
@@ -910,11 +943,12 @@ impl<T> Queue<T> {
                 self.contending -= 1;
             }
             State::Patient => {
+                class.resting.remove(turn);
                 class.patient.remove(&at);
             }
         }
         match state {
-            State::Asleep => {}
+            State::Asleep => class.resting.insert(turn),
             State::Contending => {
                 if class.contending.is_empty() {
                     class.pass = class.pass.max(least);
@@ -926,6 +960,7 @@ impl<T> Queue<T> {
                 self.join(at, |lane| lane.state == State::Contending);
             }
             State::Patient => {
+                class.resting.insert(turn);
                 class.patient.insert(at);
             }
         }

@@ -11,9 +11,7 @@
 //!   "output": "copy-input"
 //! }}
 //! ```
-//! Functions that name one processor share it. See [`computer`] for the model.
-
-pub mod computer;
+//! Functions that name one processor share it. See [`computer`](weir_node_core::computer) for the model.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,9 +20,10 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
+use serde::Deserialize;
 use tokio::sync::{Notify, oneshot};
+use weir_node_core::computer::{Computer, ComputerError, ContainerId, Model, Output, TaskId};
 
-use self::computer::{Computer, ComputerError, ContainerId, Model, Output, TaskId};
 use super::{
     AnswerBody, Body, Call, CallError, Code, Executor, Instance, Profile, Setup, StartError, Unfit,
 };
@@ -119,7 +118,21 @@ fn read_model(code: &Code) -> Result<Model, String> {
             "a simulated model is at most {MODEL_BYTES} bytes, this has {size}"
         ));
     }
-    Model::parse(&std::fs::read(path).map_err(|e| e.to_string())?)
+    parse(&std::fs::read(path).map_err(|e| e.to_string())?)
+}
+
+/// Reads a model document.
+fn parse(document: &[u8]) -> Result<Model, String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Document {
+        simulated: Model,
+    }
+    let parsed: Result<Document, _> = serde_json::from_slice(document);
+    let model = parsed.map_err(|error| format!("not a simulated model: {error}"))?;
+    let model = model.simulated;
+    model.check()?;
+    Ok(model)
 }
 
 impl Executor for Simulated {
@@ -292,5 +305,28 @@ fn not_started(reason: &str) -> CallError {
     CallError::NotStarted {
         reason: reason.to_owned(),
         request: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn model_document_says_what_is_wrong() {
+        let check = |text: &str, part: &str| {
+            let error = parse(text.as_bytes()).expect_err(text);
+            assert!(error.contains(part), "{error}");
+        };
+        check("{}", "simulated");
+        check(
+            r#"{"simulated":{"processor":{"name":"a","speed":0,"cores":1,"memory":1},"workers":1,"operations":{}}}"#,
+            "speed",
+        );
+        check(
+            r#"{"simulated":{"processor":{"name":"a","speed":1,"cores":1,"memory":1},"workers":0,"operations":{}}}"#,
+            "workers",
+        );
+        check(r#"{"simulated":{"wrokers":1}}"#, "wrokers");
     }
 }

@@ -1,6 +1,6 @@
 //! Deployed functions: what is known of each, scale, remove, list.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -10,13 +10,12 @@ use super::rollout::Beside;
 use super::version::Version;
 use super::{ChangeError, FunctionStatus, Inner, NamespaceInfo, NextStatus, Node, stored};
 use crate::admission::{FunctionKey, TooLarge};
-use crate::estimate::{Estimate, Samples, moving_mean};
+use crate::estimate::Known;
 use crate::executor::{Code, Executor, Profile};
 use crate::function::FunctionSpec;
 use crate::id::{FunctionName, Namespace, SecretName};
 use crate::logs::FunctionLog;
 use crate::store::{FunctionRecord, NamespaceRecord};
-use weir_node_core::rate::Rate;
 
 /// A name under which something is deployed. It stays the same over updates.
 pub(super) struct Function {
@@ -28,12 +27,8 @@ pub(super) struct Function {
     pub(super) is_trial: bool,
     pub(super) log: Arc<FunctionLog>,
     pub(super) invocations: AtomicU64,
-    /// Calls of the last second, where its label bounds them.
-    pub(super) rate: Rate,
-    /// How long its calls run.
-    pub(super) service: Service,
-    /// How long its starts take.
-    pub(super) start: Mean,
+    /// How long its calls run and its starts take: the scheduler writes it.
+    pub(super) known: Arc<Known>,
 }
 
 impl Function {
@@ -52,84 +47,6 @@ impl Function {
             .into_iter()
             .flatten()
             .collect()
-    }
-}
-
-/// How long calls of a function run. It is read on every call's way without a
-/// lock, and the samples are kept from the first one on.
-#[derive(Debug, Default)]
-pub(super) struct Service {
-    mean: AtomicU64,
-    median: AtomicU64,
-    p95: AtomicU64,
-    samples: AtomicU32,
-    learned: Mutex<Option<Box<Samples>>>,
-}
-
-impl Service {
-    /// Learns how long a call ran.
-    pub(super) fn learn(&self, sample: Duration) {
-        self.change(|samples| samples.learn(sample));
-    }
-
-    /// Learns that a call ran longer than this.
-    pub(super) fn learn_at_least(&self, sample: Duration) {
-        self.change(|samples| samples.learn_at_least(sample));
-    }
-
-    /// Forgets what was learned: calls do not run as they did.
-    pub(super) fn forget(&self) {
-        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        *learned = None;
-        for part in [&self.mean, &self.median, &self.p95] {
-            part.store(0, Ordering::Relaxed);
-        }
-        self.samples.store(0, Ordering::Relaxed);
-    }
-
-    fn change(&self, learn: impl FnOnce(&mut Samples)) {
-        // Two that end at the same moment tell the same: one of them will do.
-        let Ok(mut learned) = self.learned.try_lock() else {
-            return;
-        };
-        let samples = learned.get_or_insert_default();
-        learn(samples);
-        let estimate = samples.estimate();
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.mean.store(nanos(estimate.mean), Ordering::Relaxed);
-        self.median.store(nanos(estimate.median), Ordering::Relaxed);
-        self.p95.store(nanos(estimate.p95), Ordering::Relaxed);
-        self.samples.store(estimate.samples, Ordering::Relaxed);
-    }
-
-    /// What is known.
-    pub(super) fn estimate(&self) -> Estimate {
-        let time = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Ordering::Relaxed));
-        Estimate {
-            mean: time(&self.mean),
-            median: time(&self.median),
-            p95: time(&self.p95),
-            samples: self.samples.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// A time that is learned from samples, as a moving mean.
-#[derive(Debug, Default)]
-pub(super) struct Mean(AtomicU64);
-
-impl Mean {
-    pub(super) fn learn(&self, sample: Duration) {
-        let sample = u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX);
-        let next = |mean| Some(moving_mean(mean, sample));
-        let _ = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-    }
-
-    /// Zero before the first sample.
-    pub(super) fn expected(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
 }
 
@@ -184,7 +101,7 @@ impl Node {
             .key;
         let mut actions = Vec::new();
         inner
-            .admission()
+            .scheduler()
             .scale(key, replicas, inner.clock.now(), &mut actions);
         inner.perform(actions, None);
         Ok(())
@@ -205,7 +122,7 @@ impl Node {
             .iter()
             .filter(|entry| wanted(entry.key()));
         // Collected before the numbers are read, so that no shard of the map
-        // is held while the lock of admission is.
+        // is held while the lock of the scheduler is.
         let functions: Vec<Arc<Function>> = functions.map(|entry| entry.value().clone()).collect();
         let mut all: Vec<FunctionStatus> = functions
             .iter()
@@ -415,7 +332,7 @@ impl Inner {
         }
     }
 
-    /// Has admission know of a function, under a key of its own.
+    /// Has the scheduler know of a function, under a key of its own.
     pub(super) fn admit(
         self: &Arc<Self>,
         version: &Arc<Version>,
@@ -426,10 +343,11 @@ impl Inner {
     ) -> Result<Arc<Function>, TooLarge> {
         let namespace = version.spec.name.namespace.as_str();
         let mut actions = Vec::new();
-        let added = self
-            .admission()
-            .add(namespace, profile, self.clock.now(), &mut actions);
-        let key = added?;
+        let (key, known) = {
+            let mut scheduler = self.scheduler();
+            let key = scheduler.add(namespace, profile, self.clock.now(), &mut actions)?;
+            (key, scheduler.known(key).expect("it was just added"))
+        };
         let function = Arc::new(Function {
             key,
             current: ArcSwap::new(version.clone()),
@@ -437,20 +355,18 @@ impl Inner {
             is_trial,
             log,
             invocations: AtomicU64::new(0),
-            rate: Rate::default(),
-            service: Service::default(),
-            start: Mean::default(),
+            known,
         });
         self.by_key.insert(key, function.clone());
         self.perform(actions, None);
         Ok(function)
     }
 
-    /// Has admission forget what [`Inner::admit`] told it.
+    /// Has the scheduler forget what [`Inner::admit`] told it.
     pub(super) fn retract(self: &Arc<Self>, name: &FunctionName, key: FunctionKey) {
         let mut actions = Vec::new();
         let namespace = name.namespace.as_str();
-        self.admission()
+        self.scheduler()
             .remove(namespace, key, self.clock.now(), &mut actions);
         self.perform(actions, None);
         self.by_key.remove(&key);
@@ -460,7 +376,7 @@ impl Inner {
         let profile = version.executor.profile(&version.spec);
         let mut actions = Vec::new();
         let updated =
-            self.admission()
+            self.scheduler()
                 .update(function.key, profile, self.clock.now(), &mut actions);
         if let Err(too_large) = updated {
             let function = &version.spec.name;
@@ -481,7 +397,8 @@ impl Inner {
             (function.current.load_full(), next, previous)
         };
         let (gauges, call_cpu) = {
-            let admission = self.admission();
+            let scheduler = self.scheduler();
+            let admission = scheduler.admission();
             let gauges = admission.gauges(function.key).unwrap_or_default();
             (gauges, admission.call_cpu(function.key))
         };

@@ -1,4 +1,5 @@
-//! What is done now and then: idle instances, old results, old artifacts.
+//! What is done when its time has come: by the scheduler, and with old results
+//! and artifacts.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,9 +9,6 @@ use jiff::Timestamp;
 use super::Inner;
 use crate::panics;
 
-/// How late an idle instance may be stopped, or a kept one started.
-const EXPIRE_EVERY: Duration = Duration::from_secs(1);
-
 /// How often results and artifacts are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -19,21 +17,15 @@ impl Inner {
         let (stop, runtime, tasks) = (self.stop.clone(), self.runtime.clone(), self.tasks.clone());
         // Calls wait on while the node drains, and its drain for them.
         let cut = self.cut.clone();
-        let waiting = self.clone();
-        let giving_up = async move {
-            while panics::contain(give_up(&waiting)).await.is_err() {
-                panics::rest("waiting calls").await;
-            }
-        };
-        runtime.spawn(async move {
-            let _ = cut.run_until_cancelled(giving_up).await;
-        });
         let inner = self.clone();
         let expiring = async move {
             while panics::contain(expire(&inner)).await.is_err() {
                 panics::rest("timers").await;
             }
         };
+        runtime.spawn(async move {
+            let _ = cut.run_until_cancelled(expiring).await;
+        });
         let inner = self.clone();
         let watching = async move {
             while panics::contain(inner.clone().watch_usage()).await.is_err() {
@@ -49,7 +41,6 @@ impl Inner {
             async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = expiring => {}
                     () = watching => {}
                     () = sweeping => {}
                 }
@@ -59,34 +50,17 @@ impl Inner {
     }
 }
 
-/// Has each call give up when its time has come. Sleeps while none waits.
-async fn give_up(inner: &Arc<Inner>) {
+/// Does what is due by time alone, when it is. Sleeps while nothing is.
+async fn expire(inner: &Arc<Inner>) {
     loop {
-        let moved = inner.alarm_moved.notified();
-        let next = inner.expire_calls();
+        let earlier = inner.timers.earlier();
+        let next = inner.expire();
         match next.and_then(|next| inner.clock.instant(next)) {
             Some(next) => tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {}
-                () = moved => {}
+                () = earlier => {}
             },
-            None => moved.await,
-        }
-    }
-}
-
-/// Does what is due by time alone. Sleeps while nothing is.
-async fn expire(inner: &Arc<Inner>) {
-    loop {
-        let next = inner.expire_instances();
-        let due = async {
-            match next {
-                Some(next) => tokio::time::sleep(next.max(EXPIRE_EVERY)).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = due => {}
-            () = inner.timers.earlier() => tokio::time::sleep(EXPIRE_EVERY).await,
+            None => earlier.await,
         }
     }
 }

@@ -1,19 +1,19 @@
-//! Instances: doing what admission says must be done.
+//! Instances: doing what the scheduler says must be done.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use libp2p_identity::PeerId;
 use tokio::sync::oneshot;
 
+use super::functions::Function;
 use super::version::Version;
 use super::{Inner, Moves};
-use crate::admission::{Action, FunctionKey, InstanceId, Seat, Slot};
+use crate::admission::{FunctionKey, InstanceId, Seat, Slot};
 use crate::executor::{Instance, Setup, StartError};
-use crate::invocation::Phase;
 use crate::panics;
+use crate::scheduler::{Action, GaveUp, Ran};
 use crate::secret::SecretFolder;
 use crate::time::Time;
 
@@ -80,8 +80,8 @@ pub(super) enum Granted {
     Run(Held),
     /// It left for a place elsewhere; there it stood.
     Left(Seat),
-    /// It waited too long, for this.
-    Expired(Phase),
+    /// It waits no longer.
+    GaveUp(GaveUp),
     /// Its function cannot be started.
     CannotStart {
         /// Why.
@@ -105,6 +105,8 @@ pub(super) struct Live {
 pub(super) struct Held {
     inner: Arc<Inner>,
     slot: Option<Slot>,
+    /// How its call ended, if that teaches anything.
+    ran: Option<Ran>,
 }
 
 impl Held {
@@ -113,7 +115,13 @@ impl Held {
         Held {
             inner,
             slot: Some(slot),
+            ran: None,
         }
+    }
+
+    /// Gives the place back; its call ended so.
+    pub(super) fn end(mut self, ran: Ran) {
+        self.ran = Some(ran);
     }
 
     /// Keeps the place until `end` has come, or until calls are cut at shutdown.
@@ -142,7 +150,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            self.inner.finish(slot);
+            self.inner.finish(slot, self.ran);
         }
     }
 }
@@ -154,7 +162,7 @@ pub(super) struct StartFailure<'a> {
 }
 
 impl Inner {
-    /// Does what admission asked for. Must be called without its lock.
+    /// Does what the scheduler asked for. Must be called without its lock.
     pub(super) fn perform(
         self: &Arc<Self>,
         actions: Vec<Action<Waiter>>,
@@ -169,13 +177,17 @@ impl Inner {
                 Action::Run { token, slot } => {
                     token.tell(Granted::Run(Held::new(self.clone(), slot)));
                 }
+                Action::Prepare { instance, function } => {
+                    let preparing = self.clone().prepare_instance(instance, function);
+                    self.tasks.spawn_on(preparing, &self.runtime);
+                }
                 Action::Start { instance, function } => {
                     let starting = self.clone().start_instance(instance, function);
                     self.tasks.spawn_on(starting, &self.runtime);
                 }
                 Action::Stop { instance } => self.stop_instance(instance),
-                Action::Expired { token, phase } => {
-                    token.tell(Granted::Expired(phase));
+                Action::GaveUp { token, why } => {
+                    token.tell(Granted::GaveUp(why));
                 }
                 Action::CannotStart { token, instance } => {
                     let (reason, fault) = match failure {
@@ -194,10 +206,10 @@ impl Inner {
         }
     }
 
-    pub(super) fn finish(self: &Arc<Self>, slot: Slot) {
+    pub(super) fn finish(self: &Arc<Self>, slot: Slot, ran: Option<Ran>) {
         let mut actions = Vec::new();
-        self.admission()
-            .finish(slot, self.clock.now(), &mut actions);
+        self.scheduler()
+            .finish(slot, ran, self.clock.now(), &mut actions);
         if self.stop.is_cancelled() {
             self.call_ended.notify_waiters();
         }
@@ -205,40 +217,52 @@ impl Inner {
         self.freed.notify_one();
     }
 
-    async fn start_instance(self: Arc<Self>, id: InstanceId, key: FunctionKey) {
+    async fn prepare_instance(self: Arc<Self>, id: InstanceId, key: FunctionKey) {
         // Whatever becomes of it, whoever waits for it must be told.
+        let prepared = panics::contain(async { self.newest(key)?.1.prepare().await }).await;
+        match prepared.unwrap_or_else(|panicked| Err(StartError::Node(panicked.to_string()))) {
+            Ok(()) => {
+                let mut actions = Vec::new();
+                self.scheduler()
+                    .prepared(id, self.clock.now(), &mut actions);
+                self.perform(actions, None);
+            }
+            Err(error) => self.start_failed(id, &error),
+        }
+    }
+
+    async fn start_instance(self: Arc<Self>, id: InstanceId, key: FunctionKey) {
         let started = panics::contain(self.try_start(key)).await;
-        let started = started.unwrap_or_else(|panicked| {
-            let reason = panicked.to_string();
-            Err(StartError::Node(reason))
-        });
-        let mut actions = Vec::new();
-        match started {
+        match started.unwrap_or_else(|panicked| Err(StartError::Node(panicked.to_string()))) {
             Ok(live) => {
                 live.version.has_started();
                 let ended = live.instance.ended();
-                // Before admission hands out places on it.
+                // Before the scheduler hands out places on it.
                 self.instances.insert(id, Arc::new(live));
                 if let Some(ended) = ended {
                     // Not counted among the tasks that a drain waits for: it
                     // lives as long as its instance.
                     self.runtime.spawn(self.clone().watch(id, ended));
                 }
-                self.admission().started(id, self.clock.now(), &mut actions);
+                let mut actions = Vec::new();
+                self.scheduler().started(id, self.clock.now(), &mut actions);
                 self.perform(actions, None);
             }
-            Err(error) => {
-                let (reason, fault) = match &error {
-                    StartError::Code(reason) => (reason, Fault::Code),
-                    StartError::Instance(reason) => (reason, Fault::Instance),
-                    StartError::Node(reason) => (reason, Fault::Node),
-                };
-                tracing::debug!(instance = id.as_u64(), %reason, "instance did not start");
-                self.admission()
-                    .start_failed(id, self.clock.now(), &mut actions);
-                self.perform(actions, Some(&StartFailure { reason, fault }));
-            }
+            Err(error) => self.start_failed(id, &error),
         }
+    }
+
+    fn start_failed(self: &Arc<Self>, id: InstanceId, error: &StartError) {
+        let (reason, fault) = match error {
+            StartError::Code(reason) => (reason, Fault::Code),
+            StartError::Instance(reason) => (reason, Fault::Instance),
+            StartError::Node(reason) => (reason, Fault::Node),
+        };
+        tracing::debug!(instance = id.as_u64(), %reason, "instance did not start");
+        let mut actions = Vec::new();
+        self.scheduler()
+            .start_failed(id, self.clock.now(), &mut actions);
+        self.perform(actions, Some(&StartFailure { reason, fault }));
     }
 
     /// Takes an instance out when it is gone for a reason of its own.
@@ -252,14 +276,14 @@ impl Inner {
 
     /// Takes an instance out that is gone, so that no call is placed on it.
     pub(super) async fn take_out(self: &Arc<Self>, id: InstanceId, reason: &str) {
-        // Stopped by us: whoever stops it tells admission.
+        // Stopped by us: whoever stops it tells the scheduler.
         if !self.instances.contains_key(&id) {
             return;
         }
         // Before it leaves the map, or calls would be placed on it and not
         // find it.
         let mut actions = Vec::new();
-        self.admission().gone(id, self.clock.now(), &mut actions);
+        self.scheduler().gone(id, self.clock.now(), &mut actions);
         let live = self.instances.remove(&id);
         self.perform(actions, None);
         if let Some((_, live)) = live {
@@ -269,13 +293,18 @@ impl Inner {
         }
     }
 
-    async fn try_start(&self, key: FunctionKey) -> Result<Live, StartError> {
+    /// What an instance of a function is started of.
+    fn newest(&self, key: FunctionKey) -> Result<(Arc<Function>, Arc<Version>), StartError> {
         let function = self.by_key.get(&key).map(|function| function.clone());
         let function = function.ok_or_else(|| StartError::Node("it was removed".to_owned()))?;
         let version = function.current.load_full();
+        Ok((function, version))
+    }
+
+    async fn try_start(&self, key: FunctionKey) -> Result<Live, StartError> {
+        let (function, version) = self.newest(key)?;
+        // Done already, unless it was replaced meanwhile.
         version.prepare().await?;
-        let place = self.starts.acquire().await;
-        let _place = place.map_err(|_| StartError::Node("the node is stopping".to_owned()))?;
         let secrets = self.secrets.materialise(&self.store, &version.spec).await;
         let secrets = secrets.map_err(|error| StartError::Node(error.to_string()))?;
         let folder = secrets.as_ref().map(|folder| folder.path().to_owned());
@@ -302,44 +331,28 @@ impl Inner {
             }
             let mut actions = Vec::new();
             inner
-                .admission()
+                .scheduler()
                 .stopped(id, inner.clock.now(), &mut actions);
             inner.perform(actions, None);
         };
         self.tasks.spawn_on(stopping, &self.runtime);
     }
 
-    /// Has calls give up whose time has come. Returns when the next one's has;
-    /// [`Inner::alarm_moved`] tells of an earlier one.
-    pub(super) fn expire_calls(self: &Arc<Self>) -> Option<Time> {
+    /// Does what is due by time alone: calls give up, idle instances stop, kept
+    /// ones that are missing start. Returns when there is more to do;
+    /// [`Timers::earlier`](super::Timers::earlier) tells of an earlier event.
+    pub(super) fn expire(self: &Arc<Self>) -> Option<Time> {
         let mut actions = Vec::new();
         let next = {
-            let mut admission = self.admission();
-            admission.expire(self.clock.now(), &mut actions);
-            let next = admission.next_give_up();
-            let alarm = next.unwrap_or(Time::NEVER);
-            self.alarm.store(alarm.as_nanos(), Ordering::Relaxed);
+            let mut scheduler = self.scheduler();
+            scheduler.expire(self.clock.now(), &mut actions);
+            let next = scheduler.next_event();
+            self.timers.wait_for(next);
             next
         };
         if !actions.is_empty() {
             self.perform(actions, None);
         }
         next
-    }
-
-    /// Stops idle instances whose time has come, starts kept ones that are
-    /// missing, and lets calls give up; when there is more to do.
-    pub(super) fn expire_instances(self: &Arc<Self>) -> Option<Duration> {
-        let now = self.clock.now();
-        let mut actions = Vec::new();
-        let next = {
-            let mut admission = self.admission();
-            admission.expire(now, &mut actions);
-            let next = admission.next_event();
-            self.timers.wait_for(next);
-            next
-        };
-        self.perform(actions, None);
-        next.map(|next| next.since(now))
     }
 }

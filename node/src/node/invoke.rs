@@ -1,42 +1,30 @@
 //! The path of one invocation that someone waits for.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use http::StatusCode;
-use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt;
 use libp2p_identity::PeerId;
 
+use super::answering::{self, Lingering};
 use super::functions::Function;
 use super::instances::{Fault, Granted, Held, Movable, Waiter};
 use super::version::Version;
 use super::{FunctionState, Inner, Node};
-use crate::admission::{Arrival, Kind, Pace, Prospect, Seat, Ticket, Verdict};
-use crate::answer::{self, Asked};
+use crate::admission::{Prospect, Seat, Ticket};
+use crate::answer::Asked;
 use crate::clock;
-use crate::estimate::{Estimate, ExpectedWait, longest_wait, retry_after, time_to_wait};
-use crate::executor::{AnswerBody, Body, BodyError, Call, CallError};
-use crate::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Start, Timing};
+use crate::estimate::{Estimate, retry_after};
+use crate::executor::{Body, Call, CallError};
+use crate::id::{CallId, FunctionName};
+use crate::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Timing};
 use crate::replay::Replay;
+use crate::scheduler::{GaveUp, Ran, Request, Verdict};
 use crate::time::Time;
-use weir_node_core::rate::Counted;
 
 /// How often a call is placed that cannot have started where it was placed
 /// before, because its instance had died unnoticed, or that may be run again.
 const PLACEMENTS: u32 = 3;
-
-/// Bytes of an answer's body that are taken before its head goes out, as far as
-/// they are there already: what breaks within them is an error with a status, and
-/// no answer that is cut.
-const AHEAD_BYTES: usize = 64 << 10;
 
 /// Statuses from this one on are the function's failures.
 const FAILURES: u16 = 500;
@@ -45,7 +33,8 @@ const FAILURES: u16 = 500;
 pub trait Moves: Send + Sync {
     /// Whether the call may go to `peer`, where a place is free. If so, it has
     /// taken that place and been told, and leaves the queue here. Called under
-    /// the lock of admission: it is short, and asks nothing of the node.
+    /// the lock of the scheduler: it is short, and asks the node for nothing that
+    /// takes a lock.
     fn go(&self, peer: &PeerId) -> bool;
 }
 
@@ -103,7 +92,7 @@ impl Node {
             let mut actions = Vec::new();
             let goes = |waiter: &Waiter| waiter.goes(peer);
             let left = inner
-                .admission()
+                .scheduler()
                 .offer(inner.clock.now(), goes, &mut actions);
             inner.perform(actions, None);
             let Some((waiter, seat)) = left else {
@@ -143,38 +132,15 @@ impl Node {
             return Ok(None);
         };
         let now = inner.clock.now();
-        let (call, max_rate) = inner.timed(&function, invocation, now)?;
-        let rate = max_rate.filter(|most| !function.rate.has_room(now, *most));
-        let arrival = inner.arrival(&function, &call, true);
-        let (prospect, expected, function_full) = {
-            let admission = inner.admission();
-            let prospect = admission.prospect(&arrival, now);
-            let expected = match prospect {
-                Some(Prospect::Wait { expected }) => expected,
-                Some(Prospect::Refuse(_)) => {
-                    admission.expected_wait(function.key, call.class, arrival.pace)
-                }
-                Some(Prospect::Warm | Prospect::Start) | None => ExpectedWait::default(),
-            };
-            (prospect, expected, admission.is_full(function.key))
-        };
-        let Some(prospect) = prospect else {
-            return Ok(None);
-        };
-        let (prospect, wait) = match rate {
-            Some(most) => {
-                let refused = Prospect::Refuse(Refusal::RateLimit);
-                (refused, function.rate.wait(now, most))
-            }
-            None => (prospect, expected.whole()),
-        };
-        Ok(Some(Outlook {
-            prospect,
-            wait,
-            time_to_wait: arrival.leave.since(now),
-            service: call.service,
-            start: function.start.expected(),
-            function_full,
+        let request = inner.request(&function, invocation, now)?;
+        let outlook = inner.scheduler().prospect(&request, now);
+        Ok(outlook.map(|outlook| Outlook {
+            prospect: outlook.prospect,
+            wait: outlook.wait,
+            time_to_wait: outlook.time_to_wait,
+            service: outlook.service,
+            start: outlook.start,
+            function_full: outlook.function_full,
             works: function.current.load().executor.works(),
         }))
     }
@@ -207,44 +173,6 @@ enum Stay {
     },
 }
 
-/// What placing a call depends on, once it is known which function it is of.
-#[derive(Clone, Copy)]
-struct Timed {
-    class: usize,
-    kind: Kind,
-    arrived: Time,
-    /// The latest useful answer; [`Time::NEVER`] for none.
-    deadline: Time,
-    /// Until when it waits for a place, should that be given.
-    persists_until: Option<Time>,
-    /// How long it may run.
-    timeout: Duration,
-    service: Estimate,
-}
-
-/// A call that was counted against its function's rate. Unless it runs, it is
-/// given back when this is dropped.
-struct Token<'a> {
-    inner: &'a Inner,
-    function: &'a Function,
-    counted: Option<(Counted, u32)>,
-}
-
-impl Token<'_> {
-    fn spend(&mut self) {
-        self.counted = None;
-    }
-}
-
-impl Drop for Token<'_> {
-    fn drop(&mut self) {
-        if let Some((counted, most)) = self.counted.take() {
-            let now = self.inner.clock.now();
-            self.function.rate.give_back(counted, now, most);
-        }
-    }
-}
-
 impl Inner {
     pub(super) async fn invoke(
         self: &Arc<Self>,
@@ -263,70 +191,28 @@ impl Inner {
         }
     }
 
-    /// The times of a call that came at `arrived`, and how often its function
-    /// may be called in a second.
-    fn timed(
+    /// How the scheduler sees a call that came at `arrived`.
+    fn request(
         &self,
         function: &Function,
         invocation: &Invocation,
         arrived: Time,
-    ) -> Result<(Timed, Option<u32>), InvokeError> {
+    ) -> Result<Request, InvokeError> {
         let version = function.current.load();
         let class = self.class(&version, invocation.class.as_deref())?;
         let persists_until = invocation.persists_until;
-        // Nobody waits for what was accepted: it has the deadline that its
-        // caller named, and no other.
-        let by_class = || self.config.classes[class].deadline.map(|d| arrived + d);
-        let deadline = match persists_until {
-            Some(_) => invocation.deadline,
-            None => invocation.deadline.or_else(by_class),
-        };
-        let timed = Timed {
+        let of_class = &self.config.classes[class];
+        Ok(Request {
+            function: function.key,
             class,
-            kind: match persists_until {
-                Some(_) => Kind::Accepted,
-                None => Kind::Awaited,
-            },
+            patient: true,
             arrived,
-            deadline: deadline.unwrap_or(Time::NEVER),
+            deadline: of_class.deadline_of(arrived, invocation.deadline, persists_until.is_some()),
             persists_until,
             timeout: version.spec.timeout,
-            service: function.service.estimate(),
-        };
-        Ok((timed, version.max_rate))
-    }
-
-    /// How admission sees a call.
-    fn arrival(&self, function: &Function, call: &Timed, patient: bool) -> Arrival {
-        let longest = longest_wait(self.config.classes[call.class].max_wait, &call.service);
-        let (leave, end) = match call.persists_until {
-            Some(until) => (until.min(call.deadline), until.min(call.deadline)),
-            None => {
-                let left = call.deadline.since(call.arrived);
-                let left = (call.deadline != Time::NEVER).then_some(left);
-                let leave = call.arrived + time_to_wait(longest, left, &call.service);
-                // A start may well take longer than the call that it is for.
-                let started = call.arrived + call.timeout.max(longest);
-                let end = match call.deadline {
-                    Time::NEVER => started,
-                    deadline => deadline,
-                };
-                (leave, end)
-            }
-        };
-        Arrival {
-            function: function.key,
-            class: call.class,
-            kind: call.kind,
-            patient,
-            arrived: call.arrived,
-            leave,
-            end,
-            pace: Pace {
-                service: call.service.mean,
-                elsewhere: self.elsewhere.load(Ordering::Relaxed),
-            },
-        }
+            per_second: version.max_rate,
+            elsewhere: self.elsewhere.load(Ordering::Relaxed),
+        })
     }
 
     async fn run_call(
@@ -334,50 +220,23 @@ impl Inner {
         mut invocation: Invocation,
         mut stay: Stay,
     ) -> Result<Answer, Declined> {
-        let now = self.clock.now();
+        let found = self.functions.get(&invocation.function);
+        let Some(function) = found.map(|function| function.clone()) else {
+            return Err(InvokeError::Unknown(invocation.function).into());
+        };
         let arrived = match &stay {
             Stay::Queue {
                 seat: Some(seat), ..
             } => seat.arrived(),
-            Stay::Queue { seat: None, .. } | Stay::Start => now,
+            Stay::Queue { seat: None, .. } | Stay::Start => self.clock.now(),
         };
-        let found = self
-            .functions
-            .get(&invocation.function)
-            .map(|function| function.clone());
-        let Some(function) = found else {
-            return Err(InvokeError::Unknown(invocation.function).into());
-        };
-        let (call, max_rate) = self.timed(&function, &invocation, arrived)?;
-        let deadline = call.deadline;
+        let mut asks = self.request(&function, &invocation, arrived)?;
         // Whoever has it next counts from the same moment.
-        invocation.deadline = (deadline != Time::NEVER).then_some(deadline);
-        let mut token = Token {
-            inner: self,
-            function: &function,
-            counted: None,
-        };
-        if let Some(most) = max_rate {
-            let counted = match &stay {
-                Stay::Queue { seat: Some(_), .. } => function.rate.take_again(now, most),
-                Stay::Queue { seat: None, .. } | Stay::Start => function.rate.take(now, most),
-            };
-            let Some(counted) = counted else {
-                return Err(match stay {
-                    Stay::Queue { .. } => {
-                        let wait = function.rate.wait(now, most);
-                        refused(Refusal::RateLimit, wait).into()
-                    }
-                    Stay::Start => Declined::NoRoom(Box::new(invocation)),
-                });
-            };
-            token.counted = Some((counted, most));
-        }
+        invocation.deadline = (asks.deadline != Time::NEVER).then_some(asks.deadline);
         let mut request = invocation.request;
-        let mut again = None;
-        let (mut reason, mut begun) = (String::new(), false);
+        let mut tries = Tries::default();
         for _ in 0..PLACEMENTS {
-            let held = match self.place(&function, &call, stay).await? {
+            let held = match self.place(&function, asks, stay).await? {
                 Placed::Here(held) => held,
                 Placed::Nowhere => {
                     return Err(Declined::NoRoom(Box::new(Invocation {
@@ -393,117 +252,113 @@ impl Inner {
                     return Err(Declined::Left(Box::new(invocation), seat));
                 }
             };
-            token.spend();
-            // What was placed once may have begun, and is not given back.
+            // What was placed once may have begun, and is not given back; nor is
+            // it counted again.
             stay = Stay::Queue {
                 moves: None,
                 seat: None,
             };
-            let slot = held.slot();
-            let instance = slot.instance();
-            let granted = self.clock.now();
-            let since_start = slot.waited_for_start_since().unwrap_or(granted);
-            let mut timing = Timing {
-                fetched: Duration::ZERO,
-                queued: since_start.since(arrived),
-                started: granted.since(since_start),
-                ran: Duration::ZERO,
-            };
-            let start = slot.start();
-            let live = self.instances.get(&instance).map(|live| live.clone());
-            let Some(live) = live else {
-                "its instance was stopped".clone_into(&mut reason);
-                continue;
-            };
-            // Others fail as the code does, and would again.
-            if live.version.spec.idempotent && live.instance.lingers() && again.is_none() {
-                again = Some(Replay::keep(&mut request, &self.kept));
-            }
-            let until = deadline.min(granted + live.version.spec.timeout);
-            let asked = Asked::new(&request);
-            let call = Call {
-                id: invocation.id,
-                request,
-                until: self
-                    .clock
-                    .instant(until)
-                    .unwrap_or_else(std::time::Instant::now),
-                log: function.log.clone(),
-            };
-            let mut held = Some(held);
-            let running = live.instance.invoke(call);
-            let outcome = match live.instance.lingers() {
-                false => running.await,
-                true => Lingering::new(running, &mut held).await,
-            };
-            let outcome = match outcome {
-                Err(CallError::NotStarted {
-                    reason: gone,
-                    request: Some(unsent),
-                }) => {
-                    // Or the call would be placed there again.
-                    self.take_out(instance, &gone).await;
-                    (reason, request) = (gone, *unsent);
-                    continue;
+            asks.per_second = None;
+            let id = invocation.id;
+            match self
+                .run_on(&function, &asks, held, id, request, &mut tries)
+                .await
+            {
+                Attempt::InVain(unsent) => request = unsent,
+                Attempt::Ended(Ok(answer)) => return Ok(answer),
+                Attempt::Ended(Err(error)) => {
+                    return Err(invoke_error(error, invocation.function).into());
                 }
-                Err(CallError::Lost(lost)) => match again.as_ref().and_then(Replay::request) {
-                    Some(whole) => {
-                        (reason, request, begun) = (lost, whole, true);
-                        continue;
-                    }
-                    None => Err(CallError::Lost(lost)),
-                },
-                outcome => outcome,
-            };
-            let lingers = live.instance.lingers().then_some(until);
-            let outcome = match outcome {
-                Ok(response) => finish(response, &asked, held, lingers).await,
-                Err(error) => Err(error),
-            };
-            function.invocations.fetch_add(1, Ordering::Relaxed);
-            timing.ran = self.clock.now().since(granted);
-            match &outcome {
-                Ok(response) if response.status().as_u16() < FAILURES => {
-                    function.service.learn(timing.ran);
+            }
+        }
+        Err(tries.in_vain(invocation.function).into())
+    }
+
+    /// Runs a call on the instance where it was placed.
+    async fn run_on(
+        self: &Arc<Self>,
+        function: &Function,
+        asks: &Request,
+        held: Held,
+        id: CallId,
+        mut request: http::Request<Body>,
+        tries: &mut Tries,
+    ) -> Attempt {
+        let slot = held.slot();
+        let (instance, start) = (slot.instance(), slot.start());
+        let started = slot.waited_for_start();
+        let granted = self.clock.now();
+        let mut timing = waited(asks.arrived, slot.waited_for_start_since(), granted);
+        let Some(live) = self.instances.get(&instance).map(|live| live.clone()) else {
+            "its instance was stopped".clone_into(&mut tries.reason);
+            return Attempt::InVain(request);
+        };
+        // Others fail as the code does, and would again.
+        let lingers = live.instance.lingers();
+        if live.version.spec.idempotent && lingers && tries.again.is_none() {
+            tries.again = Some(Replay::keep(&mut request, &self.kept));
+        }
+        let until = asks.deadline.min(granted + live.version.spec.timeout);
+        let asked = Asked::new(&request);
+        let call = Call {
+            id,
+            request,
+            until: self
+                .clock
+                .instant(until)
+                .unwrap_or_else(std::time::Instant::now),
+            log: function.log.clone(),
+        };
+        let mut held = Some(held);
+        let running = live.instance.invoke(call);
+        let outcome = match lingers {
+            false => running.await,
+            true => Lingering::new(running, &mut held).await,
+        };
+        let outcome = match outcome {
+            Err(CallError::NotStarted {
+                reason: gone,
+                request: Some(unsent),
+            }) => {
+                // Or the call would be placed there again.
+                self.take_out(instance, &gone).await;
+                tries.reason = gone;
+                return Attempt::InVain(*unsent);
+            }
+            Err(CallError::Lost(lost)) => match tries.again.as_ref().and_then(Replay::request) {
+                Some(whole) => {
+                    (tries.reason, tries.begun) = (lost, true);
+                    return Attempt::InVain(whole);
                 }
-                Err(CallError::TimedOut) => function.service.learn_at_least(timing.ran),
-                // However quick it was, a failure is no faster way to serve.
-                Ok(_) | Err(_) => {}
+                None => Err(CallError::Lost(lost)),
+            },
+            Ok(response) => {
+                let lingers = lingers.then_some(until);
+                answering::finish(response, &asked, &mut held, lingers).await
             }
-            if start == Start::Cold {
-                function.start.learn(timing.started);
-            }
-            let response = outcome.map_err(|error| match error {
-                CallError::TimedOut => InvokeError::Late {
-                    phase: Phase::Run,
-                    after: until.since(granted),
-                },
-                CallError::Failed(reason) | CallError::Lost(reason) => InvokeError::Failed(reason),
-                CallError::Body(error) => InvokeError::Body(error),
-                CallError::Unfit(reason) => InvokeError::Unfit(reason),
-                CallError::NotStarted { reason, .. } => InvokeError::CannotRun {
-                    function: invocation.function,
-                    reason,
-                },
-            })?;
-            return Ok(Answer {
+            Err(error) => Err(error),
+        };
+        function.invocations.fetch_add(1, Ordering::Relaxed);
+        timing.ran = self.clock.now().since(granted);
+        let ran = match &outcome {
+            Ok(response) if response.status().as_u16() < FAILURES => Ran::Answered(timing.ran),
+            Err(CallError::TimedOut) => Ran::TimedOut(timing.ran),
+            Ok(_) | Err(_) => Ran::Failed,
+        };
+        match held {
+            Some(held) => held.end(ran),
+            // The answer goes on, and has the place.
+            None => self.scheduler().learn(function.key, ran, started),
+        }
+        Attempt::Ended(match outcome {
+            Ok(response) => Ok(Answer {
                 response,
                 start,
                 timing,
                 ran_on: None,
-            });
-        }
-        match begun {
-            // It may well be the call that kills them.
-            true => Err(
-                InvokeError::Failed(format!("{reason}; it was tried {PLACEMENTS} times")).into(),
-            ),
-            false => Err(InvokeError::CannotRun {
-                function: invocation.function,
-                reason: format!("{reason}; it found none that lived, {PLACEMENTS} times"),
-            }
-            .into()),
-        }
+            }),
+            Err(error) => Err((error, until.since(granted))),
+        })
     }
 
     fn class(&self, version: &Version, asked: Option<&str>) -> Result<usize, InvokeError> {
@@ -530,7 +385,7 @@ impl Inner {
     async fn place(
         self: &Arc<Self>,
         function: &Function,
-        call: &Timed,
+        mut asks: Request,
         stay: Stay,
     ) -> Result<Placed, InvokeError> {
         let now = self.clock.now();
@@ -538,7 +393,7 @@ impl Inner {
             Stay::Start => (false, None, None),
             Stay::Queue { moves, seat } => (true, moves, seat),
         };
-        let arrival = self.arrival(function, call, patient);
+        asks.patient = patient;
         let mut waiting = None;
         let mut actions = Vec::new();
         let token = || {
@@ -547,32 +402,24 @@ impl Inner {
             waiting = Some(granted);
             waiter
         };
-        let (verdict, expected) = {
-            let mut admission = self.admission();
-            let verdict = match seat {
-                Some(seat) => admission.come_back(function.key, seat, token, now, &mut actions),
-                None => admission.arrive(arrival, token, now, &mut actions),
-            };
-            let expected = match &verdict {
-                Verdict::Refuse(_) => {
-                    admission.expected_wait(function.key, call.class, arrival.pace)
-                }
-                Verdict::Wait(_) => {
-                    self.set_alarm(admission.next_give_up());
-                    ExpectedWait::default()
-                }
-                Verdict::Run(_) | Verdict::Unknown => ExpectedWait::default(),
-            };
-            (verdict, expected)
+        let verdict = {
+            let mut scheduler = self.scheduler();
+            match seat {
+                Some(seat) => scheduler.come_back(&asks, seat, token, now, &mut actions),
+                None => scheduler.arrive(&asks, token, now, &mut actions),
+            }
         };
         self.perform(actions, None);
-        let spec = || function.current.load().spec.clone();
+        let name = || function.current.load().spec.name.clone();
         let ticket = match verdict {
             Verdict::Run(slot) => return Ok(Placed::Here(Held::new(self.clone(), slot))),
             Verdict::Wait(ticket) => ticket,
-            Verdict::Refuse(Refusal::NoRoom) => return Ok(Placed::Nowhere),
-            Verdict::Refuse(reason) => return Err(refused(reason, expected.whole())),
-            Verdict::Unknown => return Err(InvokeError::Unknown(spec().name.clone())),
+            Verdict::Refuse {
+                reason: Refusal::NoRoom,
+                ..
+            } => return Ok(Placed::Nowhere),
+            Verdict::Refuse { reason, expected } => return Err(refused(reason, expected)),
+            Verdict::Unknown => return Err(InvokeError::Unknown(name())),
         };
         let mut place = Place::new(self, ticket);
         let granted = waiting.expect("a call that waits was asked for its token");
@@ -582,55 +429,93 @@ impl Inner {
                 Ok(Placed::Here(held))
             }
             Ok(Granted::Left(seat)) => Ok(Placed::Elsewhere(seat)),
-            Ok(Granted::Expired(phase)) => Err(self.gave_up(function, call, phase)),
+            Ok(Granted::GaveUp(why)) => Err(gave_up(function, why)),
             Ok(Granted::CannotStart { reason, fault }) => Err(InvokeError::CannotRun {
-                function: spec().name.clone(),
+                function: name(),
                 reason: match fault {
                     Fault::Code => format!("{reason} (deploy it again)"),
                     Fault::Instance | Fault::Node => reason,
                 },
             }),
-            Ok(Granted::Removed) => Err(InvokeError::Unknown(spec().name.clone())),
+            Ok(Granted::Removed) => Err(InvokeError::Unknown(name())),
             Err(_) => Err(refused(Refusal::Draining, Duration::ZERO)),
         }
     }
+}
 
-    /// Has waiting calls looked at when the first one gives up. Called under
-    /// the lock of admission.
-    fn set_alarm(&self, next: Option<Time>) {
-        let next = next.unwrap_or(Time::NEVER).as_nanos();
-        if next < self.alarm.load(Ordering::Relaxed) {
-            self.alarm.store(next, Ordering::Relaxed);
-            self.alarm_moved.notify_one();
+/// What a call is told that waits no longer.
+fn gave_up(function: &Function, why: GaveUp) -> InvokeError {
+    match why {
+        GaveUp::Late { phase, after } => InvokeError::Late { phase, after },
+        GaveUp::WaitedTooLong { expected } => refused(Refusal::WaitedTooLong, expected),
+        GaveUp::NotStarted => {
+            let version = function.current.load();
+            InvokeError::CannotRun {
+                function: version.spec.name.clone(),
+                reason: match version.state() {
+                    FunctionState::Failed(reason) => reason,
+                    _ => "its code is still being made ready; try again".to_owned(),
+                },
+            }
         }
     }
+}
 
-    fn gave_up(&self, function: &Function, call: &Timed, phase: Phase) -> InvokeError {
-        if self.clock.now() >= call.deadline {
-            return InvokeError::Late {
-                phase,
-                after: call.deadline.since(call.arrived),
-            };
+/// Where the time of a call went before it was granted a place.
+fn waited(arrived: Time, for_start_since: Option<Time>, granted: Time) -> Timing {
+    let since_start = for_start_since.unwrap_or(granted);
+    Timing {
+        fetched: Duration::ZERO,
+        queued: since_start.since(arrived),
+        started: granted.since(since_start),
+        ran: Duration::ZERO,
+    }
+}
+
+/// What became of a call on one instance.
+enum Attempt {
+    /// It has an answer, or none and had so long.
+    Ended(Result<Answer, (CallError, Duration)>),
+    /// It may be placed again.
+    InVain(http::Request<Body>),
+}
+
+/// What is kept of a call's attempts so far.
+#[derive(Default)]
+struct Tries {
+    /// What it takes to run it again, where that may be.
+    again: Option<Replay>,
+    /// Why the last one was in vain.
+    reason: String,
+    /// Whether its code may have begun.
+    begun: bool,
+}
+
+impl Tries {
+    fn in_vain(self, function: FunctionName) -> InvokeError {
+        let reason = self.reason;
+        match self.begun {
+            // It may well be the call that kills them.
+            true => InvokeError::Failed(format!("{reason}; it was tried {PLACEMENTS} times")),
+            false => InvokeError::CannotRun {
+                function,
+                reason: format!("{reason}; it found none that lived, {PLACEMENTS} times"),
+            },
         }
-        match phase {
-            Phase::Start => {
-                let version = function.current.load();
-                InvokeError::CannotRun {
-                    function: version.spec.name.clone(),
-                    reason: match version.state() {
-                        FunctionState::Failed(reason) => reason,
-                        _ => "its code is still being made ready; try again".to_owned(),
-                    },
-                }
-            }
-            Phase::Queue | Phase::Run => {
-                let pace = self.arrival(function, call, true).pace;
-                let admission = self.admission();
-                let expected = admission.expected_wait(function.key, call.class, pace);
-                drop(admission);
-                refused(Refusal::WaitedTooLong, expected.whole())
-            }
-        }
+    }
+}
+
+/// What its caller is told of a call that has no answer after `had`.
+fn invoke_error((error, had): (CallError, Duration), function: FunctionName) -> InvokeError {
+    match error {
+        CallError::TimedOut => InvokeError::Late {
+            phase: Phase::Run,
+            after: had,
+        },
+        CallError::Failed(reason) | CallError::Lost(reason) => InvokeError::Failed(reason),
+        CallError::Body(error) => InvokeError::Body(error),
+        CallError::Unfit(reason) => InvokeError::Unfit(reason),
+        CallError::NotStarted { reason, .. } => InvokeError::CannotRun { function, reason },
     }
 }
 
@@ -680,222 +565,12 @@ impl Drop for Place<'_> {
         };
         let mut actions = Vec::new();
         let now = self.inner.clock.now();
-        let mut admission = self.inner.admission();
-        let waiter = admission.cancel(ticket, now, &mut actions);
-        drop(admission);
+        let waiter = self.inner.scheduler().cancel(ticket, now, &mut actions);
         // Not under the lock: what it takes along may ask for it.
         drop(waiter);
         if self.inner.stop.is_cancelled() {
             self.inner.call_ended.notify_waiters();
         }
         self.inner.perform(actions, None);
-    }
-}
-
-/// A call whose code goes on when its caller leaves. Then it keeps its place
-/// until it has ended, so that the place is not given to another while it is
-/// still taken.
-struct Lingering<'a> {
-    running: Option<Running>,
-    held: &'a mut Option<Held>,
-}
-
-type Running = BoxFuture<'static, Result<http::Response<AnswerBody>, CallError>>;
-
-impl<'a> Lingering<'a> {
-    fn new(running: Running, held: &'a mut Option<Held>) -> Self {
-        Lingering {
-            running: Some(running),
-            held,
-        }
-    }
-}
-
-impl Future for Lingering<'_> {
-    type Output = Result<http::Response<AnswerBody>, CallError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let running = self.running.as_mut().expect("not polled after its end");
-        let outcome = ready!(running.as_mut().poll(cx));
-        self.running = None;
-        Poll::Ready(outcome)
-    }
-}
-
-impl Drop for Lingering<'_> {
-    fn drop(&mut self) {
-        // Once it has ended, the place is its answer's.
-        let Some(running) = self.running.take() else {
-            return;
-        };
-        let Some(held) = self.held.take() else {
-            return;
-        };
-        // Its time is bounded by the executor.
-        held.linger(async move {
-            if let Ok(response) = running.await
-                && let AnswerBody::Stream(body) = response.into_body()
-            {
-                discard(body).await;
-            }
-        });
-    }
-}
-
-/// Reads a body that nobody wants.
-async fn discard(mut body: Body) {
-    while let Some(Ok(_)) = body.frame().await {}
-}
-
-/// Makes of an executor's answer what its caller gets, whichever executor that
-/// is. What the call holds is released when the answer has ended or is dropped.
-async fn finish(
-    response: http::Response<AnswerBody>,
-    asked: &Asked,
-    held: Option<Held>,
-    lingers: Option<Time>,
-) -> Result<http::Response<AnswerBody>, CallError> {
-    let (mut head, body) = response.into_parts();
-    let body = match body {
-        AnswerBody::Whole(bytes) => {
-            let length = Some(bytes.len());
-            answer::complete(&mut head, asked, length).map_err(CallError::Failed)?;
-            AnswerBody::Whole(if asked.is_head { Bytes::new() } else { bytes })
-        }
-        // Its connection leaves with it, as it is.
-        AnswerBody::Stream(body) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-            AnswerBody::Stream(HeldBody::new(body, held, lingers).boxed_unsync())
-        }
-        AnswerBody::Stream(body) => {
-            let mut body = HeldBody::new(body, held, lingers);
-            answer::complete(&mut head, asked, None).map_err(CallError::Failed)?;
-            if asked.is_head {
-                drop(body);
-                let none = AnswerBody::Whole(Bytes::new());
-                return Ok(http::Response::from_parts(head, none));
-            }
-            let broke = |error: BodyError| CallError::Failed(error.to_string());
-            body.look_ahead().await.map_err(broke)?;
-            AnswerBody::Stream(body.boxed_unsync())
-        }
-    };
-    Ok(http::Response::from_parts(head, body))
-}
-
-/// A streaming answer with the place of its call. It has no trailers: few
-/// clients see any, and answers that are held whole have no place for them.
-struct HeldBody {
-    body: Option<Body>,
-    held: Option<Held>,
-    /// When code ends at the latest that goes on though its caller has left.
-    lingers: Option<Time>,
-    /// What was taken of it, and is not read yet.
-    ahead: VecDeque<Bytes>,
-    ahead_bytes: usize,
-    /// Whether its length was known before its first byte.
-    sized: bool,
-}
-
-impl HeldBody {
-    fn new(body: Body, held: Option<Held>, lingers: Option<Time>) -> HeldBody {
-        HeldBody {
-            sized: body.size_hint().exact().is_some(),
-            body: Some(body),
-            held,
-            lingers,
-            ahead: VecDeque::new(),
-            ahead_bytes: 0,
-        }
-    }
-
-    /// Takes what is there already, and waits for nothing.
-    async fn look_ahead(&mut self) -> Result<(), BodyError> {
-        poll_fn(|cx| {
-            while self.ahead_bytes < AHEAD_BYTES {
-                match self.poll_rest(cx) {
-                    Poll::Ready(Some(Ok(piece))) => {
-                        self.ahead_bytes = self.ahead_bytes.saturating_add(piece.len());
-                        self.ahead.push_back(piece);
-                    }
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                    Poll::Ready(None) | Poll::Pending => break,
-                }
-            }
-            Poll::Ready(Ok(()))
-        })
-        .await
-    }
-
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        while let Some(body) = &mut self.body {
-            match ready!(Pin::new(body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    if let Ok(piece) = frame.into_data() {
-                        return Poll::Ready(Some(Ok(piece)));
-                    }
-                }
-                end => {
-                    (self.body, self.held) = (None, None);
-                    return Poll::Ready(end.map(|broken| broken.map(|_| Bytes::new())));
-                }
-            }
-        }
-        Poll::Ready(None)
-    }
-}
-
-impl http_body::Body for HeldBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(piece) = self.ahead.pop_front() {
-            self.ahead_bytes = self.ahead_bytes.saturating_sub(piece.len());
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
-        }
-        let polled = self.poll_rest(cx);
-        polled.map(|piece| piece.map(|piece| piece.map(Frame::data)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let ended = || {
-            self.body
-                .as_ref()
-                .is_none_or(http_body::Body::is_end_stream)
-        };
-        self.ahead.is_empty() && ended()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self
-            .body
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint);
-        let ahead = self.ahead_bytes as u64;
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower().saturating_add(ahead));
-        // Whether an answer has a length must not depend on how quickly it came.
-        if let Some(upper) = rest.upper().filter(|_| self.sized) {
-            hint.set_upper(upper.saturating_add(ahead));
-        }
-        hint
-    }
-}
-
-impl Drop for HeldBody {
-    fn drop(&mut self) {
-        let (Some(held), Some(body)) = (self.held.take(), self.body.take()) else {
-            return;
-        };
-        let Some(until) = self.lingers.filter(|_| !body.is_end_stream()) else {
-            return;
-        };
-        let left = until.since(held.now());
-        held.linger(async move {
-            let _ = tokio::time::timeout(left, discard(body)).await;
-        });
     }
 }

@@ -1,4 +1,4 @@
-//! When admission has something to do by time alone, and whoever waits for that.
+//! When the scheduler has something to do by time alone, and whoever waits for that.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::MutexGuard;
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::admission::Admission;
+use crate::scheduler::Scheduler;
 use crate::time::Time;
 
-/// The next event of admission, for the loop that waits for it. Whatever brings
+/// The next event of the scheduler, for the loop that waits for it. Whatever brings
 /// an earlier one wakes the loop.
 #[derive(Debug)]
 pub(super) struct Timers {
@@ -28,8 +28,8 @@ impl Default for Timers {
 }
 
 impl Timers {
-    /// Takes what the loop waits for from now on. Under the lock of admission, as
-    /// is [`Timers::follow`], or an event between the two would be missed.
+    /// Takes what the loop waits for from now on. Under the lock of the scheduler,
+    /// as is [`Timers::follow`], or an event between the two would be missed.
     pub(super) fn wait_for(&self, next: Option<Time>) {
         self.due.store(nanos(next), Ordering::Relaxed);
     }
@@ -52,17 +52,17 @@ fn nanos(next: Option<Time>) -> u64 {
     next.unwrap_or(Time::NEVER).as_nanos()
 }
 
-/// Admission, locked. When this is dropped the timers know of its next event.
+/// The scheduler, locked. When this is dropped the timers know of its next event.
 pub(super) struct Locked<'a, T> {
-    admission: MutexGuard<'a, Admission<T>>,
+    scheduler: MutexGuard<'a, Scheduler<T>>,
     timers: &'a Timers,
     changed: bool,
 }
 
 impl<'a, T> Locked<'a, T> {
-    pub(super) fn new(admission: MutexGuard<'a, Admission<T>>, timers: &'a Timers) -> Self {
+    pub(super) fn new(scheduler: MutexGuard<'a, Scheduler<T>>, timers: &'a Timers) -> Self {
         Locked {
-            admission,
+            scheduler,
             timers,
             changed: false,
         }
@@ -70,24 +70,24 @@ impl<'a, T> Locked<'a, T> {
 }
 
 impl<T> Deref for Locked<'_, T> {
-    type Target = Admission<T>;
+    type Target = Scheduler<T>;
 
-    fn deref(&self) -> &Admission<T> {
-        &self.admission
+    fn deref(&self) -> &Scheduler<T> {
+        &self.scheduler
     }
 }
 
 impl<T> DerefMut for Locked<'_, T> {
-    fn deref_mut(&mut self) -> &mut Admission<T> {
+    fn deref_mut(&mut self) -> &mut Scheduler<T> {
         self.changed = true;
-        &mut self.admission
+        &mut self.scheduler
     }
 }
 
 impl<T> Drop for Locked<'_, T> {
     fn drop(&mut self) {
         if self.changed {
-            self.timers.follow(self.admission.next_event());
+            self.timers.follow(self.scheduler.next_event());
         }
     }
 }
@@ -100,21 +100,21 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::admission::Action;
     use crate::config::ClassConfig;
     use crate::executor::Profile;
     use crate::resources::{Cpu, Memory, Resources};
+    use crate::scheduler::Action;
 
     struct Shell {
-        admission: Mutex<Admission<()>>,
+        scheduler: Mutex<Scheduler<()>>,
         timers: Timers,
     }
 
     impl Shell {
         fn lock(&self) -> Locked<'_, ()> {
-            let admission = self.admission.lock();
-            let admission = admission.unwrap_or_else(PoisonError::into_inner);
-            Locked::new(admission, &self.timers)
+            let scheduler = self.scheduler.lock();
+            let scheduler = scheduler.unwrap_or_else(PoisonError::into_inner);
+            Locked::new(scheduler, &self.timers)
         }
 
         fn is_woken(&self) -> bool {
@@ -133,7 +133,12 @@ mod tests {
             memory: Memory::mebibytes(1),
         };
         let shell = Shell {
-            admission: Mutex::new(Admission::new(some.times(9), &[ClassConfig::default()], 9)),
+            scheduler: Mutex::new(Scheduler::new(
+                some.times(9),
+                &[ClassConfig::default()],
+                9,
+                2,
+            )),
             timers: Timers::default(),
         };
         let profile = Profile {
@@ -147,8 +152,8 @@ mod tests {
         let mut actions = Vec::new();
         let added = shell.lock().add("", profile, at(0), &mut actions);
         added.expect("it fits");
-        let [Action::Start { instance, .. }] = actions[..] else {
-            panic!("a kept instance is started at once: {actions:?}");
+        let [Action::Prepare { instance, .. }] = actions[..] else {
+            panic!("a kept instance is made ready at once: {actions:?}");
         };
         (shell, instance)
     }

@@ -10,8 +10,9 @@ use super::invoke::Place;
 use super::rollout::{Beside, Next, record_of};
 use super::version::Version;
 use super::{ChangeError, Inner, stored};
-use crate::admission::{Arrival, FunctionKey, Kind, Pace, Verdict};
+use crate::admission::FunctionKey;
 use crate::executor::StartError;
+use crate::scheduler::{Request, Verdict};
 use crate::time::Time;
 
 /// First and longest pause before code is made ready again for which something
@@ -84,30 +85,31 @@ impl Inner {
         key: FunctionKey,
     ) -> Result<(), StartError> {
         let now = self.clock.now();
-        let arrival = Arrival {
+        let request = Request {
             function: key,
             class: version.classes[0],
-            kind: Kind::Accepted,
             patient: true,
             arrived: now,
-            leave: Time::NEVER,
-            end: Time::NEVER,
-            pace: Pace::default(),
+            deadline: Time::NEVER,
+            persists_until: Some(Time::NEVER),
+            timeout: version.spec.timeout,
+            per_second: None,
+            elsewhere: 0,
         };
         let (waiter, granted) = Waiter::new(None);
         let mut actions = Vec::new();
         let verdict = self
-            .admission()
-            .arrive(arrival, || waiter, now, &mut actions);
+            .scheduler()
+            .arrive(&request, || waiter, now, &mut actions);
         self.perform(actions, None);
         let node = |reason: &str| Err(StartError::Node(reason.to_owned()));
         let ticket = match verdict {
             Verdict::Run(slot) => {
-                self.finish(slot);
+                self.finish(slot, None);
                 return Ok(());
             }
             Verdict::Wait(ticket) => ticket,
-            Verdict::Refuse(reason) => {
+            Verdict::Refuse { reason, .. } => {
                 let reason = reason.as_str();
                 return node(&format!("no instance of it is started now ({reason})"));
             }
@@ -119,7 +121,7 @@ impl Inner {
             match tokio::time::timeout(ROOM_PATIENCE, &mut granted).await {
                 Ok(granted) => break granted,
                 Err(_) => {
-                    let gauges = self.admission().gauges(key).unwrap_or_default();
+                    let gauges = self.scheduler().admission().gauges(key).unwrap_or_default();
                     if gauges.starting == 0 {
                         version.waits(NO_ROOM);
                     }
@@ -132,7 +134,7 @@ impl Inner {
         match granted {
             Ok(Granted::Run(held)) => {
                 let instance = held.slot().instance();
-                self.admission().keep_briefly(instance);
+                self.scheduler().keep_briefly(instance);
                 drop(held);
                 Ok(())
             }
@@ -141,7 +143,7 @@ impl Inner {
                 Fault::Instance => StartError::Instance(reason),
                 Fault::Node => StartError::Node(reason),
             }),
-            Ok(Granted::Left(_) | Granted::Expired(_) | Granted::Removed) | Err(_) => {
+            Ok(Granted::Left(_) | Granted::GaveUp(_) | Granted::Removed) | Err(_) => {
                 node("it was removed")
             }
         }
@@ -210,7 +212,7 @@ impl Inner {
         let mut actions = Vec::new();
         let now = self.clock.now();
         let replaced =
-            self.admission()
+            self.scheduler()
                 .replace(namespace, function.key, trial, profile, now, &mut actions);
         if let Err(too_large) = replaced {
             let function = &by.spec.name;

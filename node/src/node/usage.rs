@@ -24,12 +24,6 @@ const LOOKS_PER_SAMPLE: u32 = 4;
 /// Instances that are looked at together; others have their turn the next time.
 const INSTANCES: usize = 32;
 
-/// Change of a need, as a part of it, below which calls hold what they did.
-const NEAR: f64 = 0.1;
-
-/// Growth of a need from which on calls run quicker than they did.
-const QUICKER: f64 = 1.5;
-
 /// Whoever looks sleeps while nothing runs; this wakes it.
 #[derive(Default)]
 pub(super) struct Watching {
@@ -77,10 +71,10 @@ impl Inner {
         let cores = cores();
         let mut looks = 0_u32;
         loop {
-            if self.admission().running() == 0 && !looking.crowded {
+            if self.scheduler().admission().running() == 0 && !looking.crowded {
                 self.usage.asleep.store(true, Ordering::Relaxed);
                 // A call that came just now finds nobody asleep.
-                if self.admission().running() == 0 {
+                if self.scheduler().admission().running() == 0 {
                     self.usage.wake.notified().await;
                 }
                 self.usage.asleep.store(false, Ordering::Relaxed);
@@ -105,7 +99,7 @@ impl Inner {
         let crowded = looking.crowd.is_crowded(cores, now);
         if std::mem::replace(&mut looking.crowded, crowded) != crowded {
             let mut actions = Vec::new();
-            self.admission().set_crowded(crowded, now, &mut actions);
+            self.scheduler().set_crowded(crowded, now, &mut actions);
             self.perform(actions, None);
         }
     }
@@ -135,7 +129,8 @@ impl Inner {
             };
             let now = self.clock.now();
             let (busy, all_busy) = {
-                let admission = self.admission();
+                let scheduler = self.scheduler();
+                let admission = scheduler.admission();
                 (admission.busy(id, now), admission.all_busy(now))
             };
             let Some(busy) = busy else { continue };
@@ -183,24 +178,16 @@ impl Inner {
         let Some(cpu) = learned.need.cpu() else {
             return;
         };
-        let cpu = cpu.min(self.config.capacity.cpu);
-        // Not what was told last: new instances begin with what was guessed.
-        let told = self.admission().call_cpu(function.key);
-        let change = (cpu.as_cores() - told.as_cores()).abs();
-        if change <= told.as_cores() * NEAR {
-            return;
-        }
-        // With fewer beside them they run quicker; by how long they took before,
-        // those that wait now would be refused.
-        if cpu.as_cores() > told.as_cores() * QUICKER {
-            function.service.forget();
-        }
-        tracing::debug!(function = %name, %cpu, "learned what a call needs");
         let mut actions = Vec::new();
         let now = self.clock.now();
-        self.admission()
-            .set_need(function.key, cpu, now, &mut actions);
-        self.perform(actions, None);
+        // Asked each time: new instances begin with what was guessed.
+        let holds = self
+            .scheduler()
+            .learn_need(function.key, cpu, now, &mut actions);
+        if holds {
+            tracing::debug!(function = %name, %cpu, "learned what a call needs");
+            self.perform(actions, None);
+        }
     }
 }
 

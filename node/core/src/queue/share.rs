@@ -19,8 +19,8 @@ use crate::slab::Key;
 /// would wait for as long once others come.
 const AHEAD_MOST: u64 = 10_000_000_000;
 
-/// Where a lane stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a lane stands; the least is next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn {
     /// The pass of its namespace.
     namespace_pass: u64,
@@ -70,8 +70,9 @@ impl Turns {
         let (from, rest) = match after {
             Some(turn) => {
                 let behind = Excluded((turn.pass, turn.sequence, turn.head));
-                let lanes = self.lanes.get(turn.namespace)?;
-                let next = lanes.range((behind, Unbounded)).next().copied();
+                let lanes = self.lanes.get(turn.namespace);
+                let next = lanes.and_then(|lanes| lanes.range((behind, Unbounded)).next());
+                let next = next.copied();
                 let place = (turn.namespace_pass, turn.namespace);
                 (Excluded(place), next.map(|lane| (place, lane)))
             }
@@ -98,9 +99,21 @@ impl Turns {
         self.namespaces.is_empty()
     }
 
+    /// Has a lane that is here stand elsewhere in its namespace.
+    pub(super) fn reorder(&mut self, before: Turn, after: Turn) {
+        let was = (before.pass, before.sequence, before.head);
+        let is = (after.pass, after.sequence, after.head);
+        if was != is
+            && let Some(lanes) = self.lanes.get_mut(after.namespace)
+        {
+            lanes.remove(&was);
+            lanes.insert(is);
+        }
+    }
+
     /// Gives a namespace another pass.
     fn move_namespace(&mut self, namespace: usize, from: u64, to: u64) {
-        if self.namespaces.remove(&(from, namespace)) {
+        if from != to && self.namespaces.remove(&(from, namespace)) {
             self.namespaces.insert((to, namespace));
         }
     }
@@ -128,7 +141,8 @@ pub(super) struct Shares {
     served: u64,
 }
 
-/// Another pass for a function or its namespace.
+/// Another pass for the namespace of a function. The lanes of the function itself
+/// are [reordered](Turns::reorder) by whoever changes its own.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moved {
     namespace: usize,
@@ -174,8 +188,7 @@ impl Shares {
         }
     }
 
-    /// Has a function that wanted nothing go on from where others are. Its own
-    /// lanes are not in any [`Turns`].
+    /// Has a function that wanted nothing go on from where others are.
     pub(super) fn join(&mut self, function: usize) -> Moved {
         let Function { pass, namespace } = &mut self.functions[function];
         let home = &mut self.namespaces[*namespace];
@@ -189,8 +202,7 @@ impl Shares {
         }
     }
 
-    /// Takes note that a call of a function goes, in its turn. Its own lanes are
-    /// not in any [`Turns`].
+    /// Takes note that a call of a function goes, in its turn.
     pub(super) fn serve(&mut self, function: usize, cost: u64) -> Moved {
         let Function { pass, namespace } = &self.functions[function];
         self.namespaces[*namespace].served = *pass;
@@ -198,8 +210,7 @@ impl Shares {
         self.correct(function, 0, cost)
     }
 
-    /// Puts what a call took in the place of what it was charged. Its function's
-    /// own lanes are not in any [`Turns`].
+    /// Puts what a call took in the place of what it was charged.
     pub(super) fn correct(&mut self, function: usize, charged: u64, took: u64) -> Moved {
         let Function { pass, namespace } = &mut self.functions[function];
         let home = &mut self.namespaces[*namespace];

@@ -1,4 +1,4 @@
-//! Core of the simulated executor: processors shared by tasks, in virtual time.
+//! A computer that is only simulated: processors shared by tasks, in virtual time.
 //!
 //! The model is that of the simulated computer of ServerlessOnEdge: a processor
 //! has cores of one speed and memory; with `R` running tasks each advances at
@@ -8,9 +8,12 @@
 //! else it waits in its container's first-in-first-out queue. A new task may
 //! overtake waiting ones if it fits and they do not.
 //!
-//! No clock here: every call takes the present [`Time`], which never goes back.
+//! Every call takes the present [`Time`], which never goes back. Only processors
+//! on which something happens are looked at; what the others did meanwhile
+//! follows from when they were looked at last.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -88,33 +91,22 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a model document: `{"simulated": {...}}`.
+    /// Whether it can be simulated.
     ///
     /// # Errors
     /// A sentence that says what is wrong and where.
-    pub fn parse(document: &[u8]) -> Result<Model, String> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Document {
-            simulated: Model,
-        }
-        let parsed: Result<Document, _> = serde_json::from_slice(document);
-        let model = parsed
-            .map_err(|e| format!("not a simulated model: {e}"))?
-            .simulated;
-        let processor = &model.processor;
+    pub fn check(&self) -> Result<(), &'static str> {
+        let processor = &self.processor;
         if !(processor.speed.is_finite() && processor.speed > 0.0) {
-            return Err("simulated.processor.speed must be above 0 operations a second".to_owned());
+            return Err("simulated.processor.speed must be above 0 operations a second");
         }
-        if processor.cores == 0 || model.workers == 0 {
-            return Err(
-                "simulated.processor.cores and simulated.workers must be at least 1".into(),
-            );
+        if processor.cores == 0 || self.workers == 0 {
+            return Err("simulated.processor.cores and simulated.workers must be at least 1");
         }
-        if !(model.operations.is_sound() && model.memory.is_sound()) {
-            return Err("simulated.operations and simulated.memory must be finite".to_owned());
+        if !(self.operations.is_sound() && self.memory.is_sound()) {
+            return Err("simulated.operations and simulated.memory must be finite");
         }
-        Ok(model)
+        Ok(())
     }
 }
 
@@ -168,6 +160,7 @@ impl Ord for Work {
     }
 }
 
+#[derive(Debug)]
 struct Processor {
     model: ProcessorModel,
     free_memory: f64,
@@ -178,9 +171,13 @@ struct Processor {
     at: Time,
     /// Running tasks by the `attained` at which they end.
     running: BTreeSet<(Work, TaskId)>,
-    /// Core-seconds used, for utilisation.
+    /// Containers in which tasks wait, in the order in which they were added.
+    waiting: BTreeSet<ContainerId>,
+    /// Core-seconds used until `at`, for utilisation.
     busy: f64,
     containers: usize,
+    /// When the next task ends, as [`Computer::ends`] has it.
+    end: Option<Time>,
 }
 
 impl Processor {
@@ -196,8 +193,17 @@ impl Processor {
         self.at = self.at.max(now);
         if !self.running.is_empty() {
             self.attained += self.rate() * seconds;
-            self.busy += f64::from(self.model.cores).min(self.running.len() as f64) * seconds;
+            self.busy += self.cores_used() * seconds;
         }
+    }
+
+    fn cores_used(&self) -> f64 {
+        f64::from(self.model.cores).min(self.running.len() as f64)
+    }
+
+    /// Core-seconds used until `now`.
+    fn busy_at(&self, now: Time) -> f64 {
+        self.busy + self.cores_used() * now.since(self.at).as_secs_f64()
     }
 
     /// When the next running task ends, if none comes or goes.
@@ -210,13 +216,16 @@ impl Processor {
     }
 }
 
+#[derive(Debug)]
 struct Container {
-    processor: String,
+    /// Its place among the processors.
+    processor: usize,
     model: Model,
     busy_workers: u32,
     queue: VecDeque<TaskId>,
 }
 
+#[derive(Debug)]
 struct Task {
     container: ContainerId,
     operations: f64,
@@ -226,37 +235,39 @@ struct Task {
 }
 
 /// A simulated machine: processors, containers on them, tasks in those.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Computer {
-    processors: BTreeMap<String, Processor>,
+    /// In places that are used again.
+    processors: Vec<Option<Processor>>,
+    names: BTreeMap<String, usize>,
+    /// When the next task of each processor ends on which any runs.
+    ends: BTreeSet<(Time, usize)>,
     containers: BTreeMap<ContainerId, Container>,
     tasks: BTreeMap<TaskId, Task>,
+    now: Time,
     next_id: u64,
 }
 
 impl Computer {
     /// Adds a container for `model`, and its processor if it is new.
+    ///
+    /// # Errors
+    /// When its processor is there and was declared otherwise.
     pub fn add(&mut self, model: Model, now: Time) -> Result<ContainerId, ComputerError> {
-        let name = model.processor.name.clone();
-        let processor = self
-            .processors
-            .entry(name.clone())
-            .or_insert_with(|| Processor {
-                free_memory: model.processor.memory as f64,
-                model: model.processor.clone(),
-                attained: 0.0,
-                at: now,
-                running: BTreeSet::new(),
-                busy: 0.0,
-                containers: 0,
-            });
+        self.now = self.now.max(now);
+        let name = &model.processor.name;
+        let at = match self.names.get(name) {
+            Some(at) => *at,
+            None => self.add_processor(model.processor.clone()),
+        };
+        let processor = place(&mut self.processors, at);
         if processor.model != model.processor {
-            return Err(ComputerError::Conflict(name));
+            return Err(ComputerError::Conflict(name.clone()));
         }
         processor.containers += 1;
         let id = ContainerId(self.id());
         let container = Container {
-            processor: name,
+            processor: at,
             model,
             busy_workers: 0,
             queue: VecDeque::new(),
@@ -265,46 +276,64 @@ impl Computer {
         Ok(id)
     }
 
+    fn add_processor(&mut self, model: ProcessorModel) -> usize {
+        let free = self.processors.iter().position(Option::is_none);
+        let at = free.unwrap_or_else(|| {
+            self.processors.push(None);
+            self.processors.len() - 1
+        });
+        self.names.insert(model.name.clone(), at);
+        self.processors[at] = Some(Processor {
+            free_memory: model.memory as f64,
+            model,
+            attained: 0.0,
+            at: self.now,
+            running: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            busy: 0.0,
+            containers: 0,
+            end: None,
+        });
+        at
+    }
+
     /// Removes a container with all its tasks, and its processor if it was the last.
     pub fn remove(&mut self, id: ContainerId, now: Time) {
-        let tasks: Vec<TaskId> = self
-            .tasks
-            .iter()
-            .filter(|(_, task)| task.container == id)
-            .map(|(t, _)| *t)
-            .collect();
+        let of_container = self.tasks.iter().filter(|(_, task)| task.container == id);
+        let tasks: Vec<TaskId> = of_container.map(|(task, _)| *task).collect();
         for task in tasks {
             self.cancel(task, now);
         }
         let Some(container) = self.containers.remove(&id) else {
             return;
         };
-        if let Some(processor) = self.processors.get_mut(&container.processor) {
-            processor.containers -= 1;
-            if processor.containers == 0 {
-                self.processors.remove(&container.processor);
-            }
+        let processor = place(&mut self.processors, container.processor);
+        processor.containers -= 1;
+        if processor.containers == 0 {
+            self.names.remove(&processor.model.name);
+            self.processors[container.processor] = None;
         }
     }
 
     /// Hands in a task for an input of `input_bytes`.
+    ///
+    /// # Errors
+    /// When it can never run, or the container is gone or full.
     pub fn arrive(
         &mut self,
         id: ContainerId,
         input_bytes: u64,
         now: Time,
     ) -> Result<TaskId, ComputerError> {
+        self.now = self.now.max(now);
         let task_id = TaskId(self.id());
         let container = self.containers.get_mut(&id).ok_or(ComputerError::Gone)?;
-        let processor = self
-            .processors
-            .get_mut(&container.processor)
-            .ok_or(ComputerError::Gone)?;
+        let processor = place(&mut self.processors, container.processor);
         let memory = container.model.memory.of(input_bytes);
         if memory > processor.model.memory as f64 {
             return Err(ComputerError::TooLarge {
                 needs: Memory::bytes(memory as u64),
-                processor: container.processor.clone(),
+                processor: processor.model.name.clone(),
                 has: Memory::bytes(processor.model.memory),
             });
         }
@@ -321,69 +350,71 @@ impl Computer {
         processor.advance(now);
         if !run_if_it_fits(processor, container, task_id, &mut task) {
             container.queue.push_back(task_id);
+            processor.waiting.insert(id);
         }
+        let at = container.processor;
         self.tasks.insert(task_id, task);
+        self.note_end(at);
         Ok(task_id)
     }
 
     /// Gives up a task, waiting or running.
     pub fn cancel(&mut self, id: TaskId, now: Time) {
+        self.now = self.now.max(now);
         let Some(task) = self.tasks.get(&id) else {
             return;
         };
         let Some(container) = self.containers.get_mut(&task.container) else {
             return;
         };
+        let at = container.processor;
+        let processor = place(&mut self.processors, at);
+        processor.advance(now);
         match task.end {
             Some(_) => {
-                let name = container.processor.clone();
-                if let Some(processor) = self.processors.get_mut(&name) {
-                    processor.advance(now);
-                }
-                self.leave(&name, id);
-                self.wake(&name);
+                self.leave(at, id);
+                self.wake(at);
             }
             None => {
                 container.queue.retain(|waiting| *waiting != id);
+                if container.queue.is_empty() {
+                    processor.waiting.remove(&task.container);
+                }
                 self.tasks.remove(&id);
             }
         }
+        self.note_end(at);
     }
 
     /// Lets `now` become the present and appends the tasks that ended by then,
     /// in the order in which they ended.
     pub fn advance(&mut self, now: Time, ended: &mut Vec<TaskId>) {
-        let names: Vec<String> = self.processors.keys().cloned().collect();
-        for name in names {
-            while let Some(processor) = self.processors.get_mut(&name) {
-                let next = processor.next_end().filter(|end| *end <= now);
-                processor.advance(next.unwrap_or(now));
-                if next.is_none() {
-                    break;
-                }
-                let Some((_, task)) = processor.running.first().copied() else {
-                    break;
-                };
-                self.leave(&name, task);
+        self.now = self.now.max(now);
+        while let Some(&(end, at)) = self.ends.first()
+            && end <= now
+        {
+            let processor = place(&mut self.processors, at);
+            processor.advance(end);
+            if let Some((_, task)) = processor.running.first().copied() {
+                self.leave(at, task);
                 ended.push(task);
-                self.wake(&name);
+                self.wake(at);
             }
+            self.note_end(at);
         }
     }
 
     /// When the next task ends, if none comes or goes before.
     pub fn next_end(&self) -> Option<Time> {
-        self.processors
-            .values()
-            .filter_map(Processor::next_end)
-            .min()
+        self.ends.first().map(|(end, _)| *end)
     }
 
-    /// Core-seconds used so far, per processor.
+    /// Core-seconds used so far, per processor, by name.
     pub fn busy(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.processors
-            .iter()
-            .map(|(name, processor)| (name.as_str(), processor.busy))
+        self.names.iter().filter_map(|(name, at)| {
+            let processor = self.processors[*at].as_ref()?;
+            Some((name.as_str(), processor.busy_at(self.now)))
+        })
     }
 
     fn id(&mut self) -> u64 {
@@ -391,14 +422,28 @@ impl Computer {
         self.next_id
     }
 
+    /// Takes note of when the next task of a processor ends.
+    fn note_end(&mut self, at: usize) {
+        let processor = place(&mut self.processors, at);
+        let end = processor.next_end();
+        let before = std::mem::replace(&mut processor.end, end);
+        if before == end {
+            return;
+        }
+        if let Some(before) = before {
+            self.ends.remove(&(before, at));
+        }
+        if let Some(end) = end {
+            self.ends.insert((end, at));
+        }
+    }
+
     /// Takes a running task off its processor, which must be up to date.
-    fn leave(&mut self, processor: &str, id: TaskId) {
+    fn leave(&mut self, at: usize, id: TaskId) {
         let Some(task) = self.tasks.remove(&id) else {
             return;
         };
-        let Some(processor) = self.processors.get_mut(processor) else {
-            return;
-        };
+        let processor = place(&mut self.processors, at);
         if let Some(end) = task.end {
             processor.running.remove(&(Work(end), id));
             processor.free_memory += task.memory;
@@ -410,22 +455,33 @@ impl Computer {
 
     /// Starts what waits and fits: the heads of the processor's containers, in
     /// the order in which the containers were added.
-    fn wake(&mut self, name: &str) {
-        let Some(processor) = self.processors.get_mut(name) else {
-            return;
-        };
-        for container in self.containers.values_mut().filter(|c| c.processor == name) {
+    fn wake(&mut self, at: usize) {
+        let processor = place(&mut self.processors, at);
+        let mut next = processor.waiting.first().copied();
+        while let Some(id) = next {
+            let container = self.containers.get_mut(&id);
+            let container = container.expect("tasks wait in containers that are there");
             while let Some(head) = container.queue.front().copied() {
-                let Some(task) = self.tasks.get_mut(&head) else {
-                    break;
-                };
+                let task = self.tasks.get_mut(&head);
+                let task = task.expect("a task that waits is there");
                 if !run_if_it_fits(processor, container, head, task) {
                     break;
                 }
                 container.queue.pop_front();
             }
+            if container.queue.is_empty() {
+                processor.waiting.remove(&id);
+            }
+            let behind = (Excluded(id), Unbounded);
+            next = processor.waiting.range(behind).next().copied();
         }
     }
+}
+
+/// A processor that containers are on.
+fn place(processors: &mut [Option<Processor>], at: usize) -> &mut Processor {
+    let processor = processors.get_mut(at).and_then(Option::as_mut);
+    processor.expect("a processor stays as long as it has containers")
 }
 
 fn run_if_it_fits(
@@ -565,6 +621,30 @@ mod tests {
     }
 
     #[test]
+    fn processors_run_side_by_side_and_tasks_end_in_order_of_time() {
+        let mut computer = Computer::default();
+        let mut ids = Vec::new();
+        for (name, bytes) in [("a", 30), ("b", 10), ("c", 20)] {
+            let mut model = model(1, 1);
+            model.processor.name = name.to_owned();
+            let container = computer.add(model, Time::ZERO).expect("no conflict");
+            ids.push(computer.arrive(container, bytes, Time::ZERO).expect("fits"));
+        }
+        assert_eq!(computer.next_end(), Some(millis(10)));
+        let mut ended = Vec::new();
+        computer.advance(millis(25), &mut ended);
+        assert_eq!(ended, [ids[1], ids[2]]);
+        // Also of the one on which nothing happened.
+        let busy: Vec<(&str, f64)> = computer.busy().collect();
+        for ((name, busy), (expected, seconds)) in
+            busy.iter().zip([("a", 0.025), ("b", 0.01), ("c", 0.02)])
+        {
+            assert_eq!(*name, expected);
+            assert!((busy - seconds).abs() < 1e-9, "{name}: {busy}");
+        }
+    }
+
+    #[test]
     fn functions_disagreeing_about_a_processor_are_refused() {
         let mut computer = Computer::default();
         computer.add(model(1, 1), Time::ZERO).expect("first");
@@ -584,24 +664,6 @@ mod tests {
         computer.remove(container, millis(1));
         assert!(computer.add(model(2, 1), millis(1)).is_ok());
         assert_eq!(computer.next_end(), None);
-    }
-
-    #[test]
-    fn model_document_says_what_is_wrong() {
-        let check = |text: &str, part: &str| {
-            let error = Model::parse(text.as_bytes()).expect_err(text);
-            assert!(error.contains(part), "{error}");
-        };
-        check("{}", "simulated");
-        check(
-            r#"{"simulated":{"processor":{"name":"a","speed":0,"cores":1,"memory":1},"workers":1,"operations":{}}}"#,
-            "speed",
-        );
-        check(
-            r#"{"simulated":{"processor":{"name":"a","speed":1,"cores":1,"memory":1},"workers":0,"operations":{}}}"#,
-            "workers",
-        );
-        check(r#"{"simulated":{"wrokers":1}}"#, "wrokers");
     }
 
     proptest! {
@@ -625,10 +687,13 @@ mod tests {
             }
             drain(&mut computer, Time::NEVER, &mut ends, &mut ended);
             prop_assert_eq!(ends.len(), arrivals.len());
-            let processor = &computer.processors["cpu"];
+            let processor = computer.processors[0].as_ref().expect("it has a container");
             prop_assert!((processor.free_memory - 100.0).abs() < 1e-6);
+            prop_assert!(processor.waiting.is_empty());
+            prop_assert_eq!(computer.ends.len(), 0);
             let expected = operations as f64 / 1000.0;
-            prop_assert!((processor.busy - expected).abs() < 1e-3, "{} {}", processor.busy, expected);
+            let (_, busy) = computer.busy().next().expect("one processor");
+            prop_assert!((busy - expected).abs() < 1e-3, "{} {}", busy, expected);
         }
     }
 }
