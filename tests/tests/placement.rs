@@ -494,15 +494,10 @@ async fn without_a_deadline_nobody_waits_for_more_than_five_seconds_and_is_told_
     );
     assert!((20..80).contains(&refused.len()), "{}", refused.len());
     assert!(took < Duration::from_secs(8), "{took:?}");
-    let mut after: Vec<u64> = after
-        .iter()
-        .map(|after| after.parse().expect("a number of seconds"))
-        .collect();
-    after.sort_unstable();
-    // One that waited all the time in vain leaves an empty queue behind.
-    assert!((1..=10).contains(&after[0]), "{after:?}");
-    assert!(after[after.len() - 1] <= 10, "{after:?}");
-    assert!((2..=10).contains(&after[after.len() / 2]), "{after:?}");
+    for after in after {
+        let seconds: u64 = after.parse().expect("a number of seconds");
+        assert!((2..=10).contains(&seconds), "{seconds}");
+    }
 }
 
 #[tokio::test]

@@ -103,7 +103,8 @@ pub enum GaveUp {
     },
     /// It had no place for as long as it may wait.
     WaitedTooLong {
-        /// How long a newcomer would wait; zero when nobody knows.
+        /// How long a newcomer would wait, as far as anybody knows; no less than
+        /// it waited itself.
         expected: Duration,
     },
     /// The start that it waited for is not there yet.
@@ -841,8 +842,11 @@ impl<T> Scheduler<T> {
                 };
                 let (function, class) = (waiter.function, waiter.class);
                 let expected = self.admission.expected_wait(function, class, pace);
+                // What it waited in vain is a measurement too: the queue that it
+                // leaves may look short.
+                let waited = now.since(waiter.arrived);
                 GaveUp::WaitedTooLong {
-                    expected: expected.whole(),
+                    expected: expected.whole().max(waited),
                 }
             }
         }
