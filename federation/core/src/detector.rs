@@ -6,7 +6,9 @@
 //! unheard. A node that is late itself cannot tell whether its peer is: its own
 //! lateness stretches every limit.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use weir_node_core::time::Time;
 
 /// Silence after which the peer is pinged while calls are out.
 pub const PING_INTERVAL: Duration = Duration::from_millis(500);
@@ -54,15 +56,15 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Detector {
     /// Since when there are calls and nothing was heard.
-    silent_since: Instant,
-    looked: Instant,
+    silent_since: Time,
+    looked: Time,
     /// By how much looks since then came late, together.
     late: Duration,
 }
 
 impl Detector {
     /// Calls begin at `now`.
-    pub fn new(now: Instant) -> Detector {
+    pub fn new(now: Time) -> Detector {
         Detector {
             silent_since: now,
             looked: now,
@@ -71,8 +73,8 @@ impl Detector {
     }
 
     /// What a look at `now` tells; meant to come every [`LOOK_INTERVAL`].
-    pub fn look(&mut self, now: Instant, seen: Seen) -> Answering {
-        let passed = now.saturating_duration_since(self.looked);
+    pub fn look(&mut self, now: Time, seen: Seen) -> Answering {
+        let passed = now.since(self.looked);
         self.looked = now;
         if seen.heard || !seen.calls {
             (self.silent_since, self.late) = (now, Duration::ZERO);
@@ -84,7 +86,7 @@ impl Detector {
         let granted = PING_INTERVAL
             .saturating_add(self.late)
             .saturating_add(written.min(WRITTEN_WAIT_MAX));
-        let silent = now.saturating_duration_since(self.silent_since);
+        let silent = now.since(self.silent_since);
         match silent.saturating_sub(granted) {
             unanswered if unanswered >= LOST_AFTER => Answering::NoMore,
             unanswered if unanswered >= UNANSWERED_AFTER => Answering::NotNow,
@@ -106,13 +108,13 @@ mod tests {
     /// Looks `every` so often with the same thing to see, and says after how
     /// many milliseconds the peer was offered nothing new, and was lost.
     fn times(every: Duration, seen: Seen) -> (u128, u128) {
-        let began = Instant::now();
+        let began = Time::ZERO;
         let mut detector = Detector::new(began);
         let (mut now, mut unanswered) = (began, None);
         loop {
-            now += every;
+            now = now + every;
             assert!(now < began + Duration::from_secs(600), "it is never lost");
-            let after = (now - began).as_millis();
+            let after = now.since(began).as_millis();
             match detector.look(now, seen) {
                 Answering::Yes => assert_eq!(unanswered, None),
                 Answering::NotNow => _ = unanswered.get_or_insert(after),
@@ -131,7 +133,7 @@ mod tests {
         // Each look comes twice as late as it should: half of the time counts.
         assert_eq!(times(2 * LOOK_INTERVAL, SILENCE), (4_000, 7_000));
         // It was stopped for a minute.
-        let began = Instant::now();
+        let began = Time::ZERO;
         let mut detector = Detector::new(began);
         let after = began + Duration::from_secs(60);
         assert_eq!(detector.look(after, SILENCE), Answering::Yes);
@@ -148,7 +150,7 @@ mod tests {
 
     #[test]
     fn whoever_is_heard_or_not_asked_is_well() {
-        let began = Instant::now();
+        let began = Time::ZERO;
         let mut detector = Detector::new(began);
         let heard = Seen {
             heard: true,
@@ -163,10 +165,10 @@ mod tests {
             for _ in 0..100 {
                 // One pong in each 1.9 s is enough.
                 for _ in 0..19 {
-                    now += LOOK_INTERVAL;
+                    now = now + LOOK_INTERVAL;
                     assert_eq!(detector.look(now, SILENCE), Answering::Yes);
                 }
-                now += LOOK_INTERVAL;
+                now = now + LOOK_INTERVAL;
                 assert_eq!(detector.look(now, well), Answering::Yes);
             }
         }

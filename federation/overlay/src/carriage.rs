@@ -33,6 +33,7 @@ use crate::swarm::{Overlay, chain, innermost};
 use crate::tls::{Connector, TlsError};
 use crate::traffic::Sign;
 use weir_federation_core::detector::{Answering, Detector, LOOK_INTERVAL, PING_INTERVAL, Seen};
+use weir_node_core::time::Time;
 
 /// What a request carries.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -587,9 +588,10 @@ impl Drop for Unanswered {
 /// Looks whether a connection is answered while calls are out on it; returns
 /// when they are lost.
 async fn watch(used: &Used, notes: &Notes, peer: &Weak<Peer>) {
+    let began = Instant::now();
     loop {
         used.begun.notified().await;
-        let mut detector = Detector::new(Instant::now());
+        let mut detector = Detector::new(Time::ZERO + began.elapsed());
         let mut unanswered = None;
         // What was written before has gone long since.
         notes.forget();
@@ -601,7 +603,7 @@ async fn watch(used: &Used, notes: &Notes, peer: &Weak<Peer>) {
                 heard,
                 written,
             };
-            match detector.look(Instant::now(), seen) {
+            match detector.look(Time::ZERO + began.elapsed(), seen) {
                 Answering::Yes => unanswered = None,
                 Answering::NotNow if unanswered.is_none() => {
                     unanswered = peer.upgrade().map(Unanswered::new);

@@ -168,9 +168,11 @@ impl Inner {
                 },
             )
             .collect();
+        let mut versions = Vec::with_capacity(functions.len());
         for record in functions {
-            self.recover_function(record);
+            versions.extend(self.recover_function(record));
         }
+        self.make_ready(versions);
     }
 
     /// The function's classes as indices. Names that the node does not know

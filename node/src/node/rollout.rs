@@ -91,8 +91,10 @@ impl Node {
         rollout: Rollout,
     ) -> Result<RolledOut, ChangeError> {
         let (version, replaced) = self.inner.take_in(spec, rollout, true).await?;
-        // Most are ready in a moment; whoever calls next should see the new one.
-        let _ = tokio::time::timeout(SOON, self.inner.in_place(&version)).await;
+        if replaced {
+            // Most are ready in a moment; whoever calls next should see the new one.
+            let _ = tokio::time::timeout(SOON, self.inner.in_place(&version)).await;
+        }
         Ok(RolledOut {
             version: version.version,
             in_place: self.inner.is_current(&version),
@@ -396,8 +398,9 @@ impl Inner {
         kept.map_err(|source| stored("keep the function", source))
     }
 
-    /// Takes up what an earlier run had deployed.
-    pub(super) fn recover_function(self: &Arc<Self>, record: FunctionRecord) {
+    /// Takes up what an earlier run had deployed: the versions that are to be
+    /// made ready.
+    pub(super) fn recover_function(self: &Arc<Self>, record: FunctionRecord) -> Vec<Arc<Version>> {
         let FunctionRecord {
             spec,
             version,
@@ -414,7 +417,7 @@ impl Inner {
             checked,
         };
         let Some(current) = self.recover_version(current, created_at) else {
-            return;
+            return Vec::new();
         };
         let previous = previous.map(|previous| *previous).filter(|previous| {
             let artifact = previous.spec.code.artifact();
@@ -439,7 +442,7 @@ impl Inner {
             function.beside().next = Some(trial);
             versions.push(next);
         }
-        self.make_ready(versions);
+        versions
     }
 
     fn recover_version(

@@ -36,7 +36,13 @@ impl Inner {
             let mut pause = FIRST_PAUSE;
             loop {
                 let mut waiting = Vec::new();
+                let alone = versions.len() == 1;
                 for version in versions {
+                    if !alone && version.is_unchecked() && version.prepare().await.is_ok() {
+                        // It may wait long for room, and holds up nobody.
+                        inner.make_ready(vec![version]);
+                        continue;
+                    }
                     let made = inner.make_one_ready(&version).await;
                     inner.changed.notify_one();
                     match made {
