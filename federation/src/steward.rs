@@ -244,7 +244,7 @@ impl Steward {
         };
         // What is this node's alone is nobody else's to change; and of what is
         // new here the others hear next.
-        if own.scope == Scope::Node || self.node.is_untold(name) {
+        if own.scope == Scope::Node || self.node.untold_version(name).is_some() {
             return;
         }
         match &entry.spec {
@@ -301,8 +301,7 @@ impl Steward {
         name: &FunctionName,
     ) -> Result<Option<usize>, ChangeError> {
         let _one = self.announcing.lock().await;
-        let untold = self.node.untold();
-        let Some((spec, version)) = untold.into_iter().find(|(spec, _)| spec.name == *name) else {
+        let Some((spec, version)) = self.node.untold_version(name) else {
             return Ok(None);
         };
         let copies = self.announce(&spec).await?;
@@ -311,9 +310,8 @@ impl Steward {
     }
 
     async fn announce_all(&self) {
-        for (spec, _) in self.node.untold() {
-            let name = &spec.name;
-            if let Err(error) = self.announce_untold(name).await {
+        for name in self.node.untold() {
+            if let Err(error) = self.announce_untold(&name).await {
                 warn!(function = %name, %error, "the federation is not told of a new version yet");
             }
         }

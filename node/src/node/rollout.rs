@@ -164,19 +164,19 @@ impl Node {
 
     /// Functions of which the federation has to be told: a new version is in
     /// place.
-    pub fn untold(&self) -> Vec<(Arc<FunctionSpec>, u64)> {
+    pub fn untold(&self) -> Vec<FunctionName> {
         let functions = self.inner.functions.iter();
         let untold = functions.filter(|function| function.beside().untold);
-        let untold = untold.map(|function| function.current.load_full());
-        untold
-            .map(|version| (version.spec.clone(), version.version))
-            .collect()
+        untold.map(|function| function.key().clone()).collect()
     }
 
-    /// Whether the federation has still to be told of a function's version.
-    pub fn is_untold(&self, name: &FunctionName) -> bool {
-        let function = self.inner.functions.get(name);
-        function.is_some_and(|function| function.beside().untold)
+    /// The version of a function of which the federation has to be told; `None`
+    /// when it was.
+    pub fn untold_version(&self, name: &FunctionName) -> Option<(Arc<FunctionSpec>, u64)> {
+        let function = self.inner.functions.get(name)?;
+        let untold = function.beside().untold;
+        let version = function.current.load();
+        untold.then(|| (version.spec.clone(), version.version))
     }
 
     /// Waits until [`Node::untold`] may have more to say.
