@@ -1,0 +1,217 @@
+//! One call that is decided about, and the steps that policies are made of.
+
+use std::time::Duration;
+
+use super::weigh::{Look, fits};
+use super::{Bounds, Decision, Origin, Reach, Reason, Request};
+use crate::explain::{Verdict, Weighed, Witness};
+use crate::snapshot::{Draws, Here, Pool, Snapshot};
+
+/// Peers of a pool that one decision looks at: all of a pool of so many, and
+/// so many draws from a larger one, beside the one that was chosen last.
+/// Bounded, so that a decision costs the same in a federation of any size.
+pub const LOOKED_AT: usize = 16;
+
+/// One call, what is known, and the steps that policies are made of. Each is
+/// `None` where it cannot be taken.
+pub struct Case<'a> {
+    /// The call.
+    pub request: &'a Request<'a>,
+    /// What is known.
+    pub snapshot: &'a Snapshot<'a>,
+    pub(super) draws: Draws,
+    /// Somebody may take it who was not asked, or brings its code.
+    pub(super) open: bool,
+    /// Somebody could take it, and is full.
+    pub(super) full: bool,
+    pub(super) is_watched: bool,
+    pub(super) witness: &'a mut dyn Witness,
+}
+
+impl Case<'_> {
+    /// Runs the call here if that can be done at once.
+    pub(super) fn run_here(&self) -> Option<Decision> {
+        match self.snapshot.local.here {
+            Here::Warm | Here::Startable => Some(Decision::Run),
+            Here::Full | Here::Unable => None,
+        }
+    }
+
+    /// The same, unless the function fails here and not elsewhere.
+    pub(super) fn run_well_here(&self) -> Option<Decision> {
+        let fails = self.snapshot.local.blamed && !self.request.anywhere;
+        self.run_here().filter(|_| !fails)
+    }
+
+    /// Lets the call wait here if there is a place and it would be in time.
+    pub(super) fn queue(&self) -> Result<Decision, Reason> {
+        let local = &self.snapshot.local;
+        let wait = match (local.here, local.queue) {
+            (Here::Unable, _) | (_, None) => return Err(Reason::NoRoom),
+            (Here::Warm | Here::Startable | Here::Full, Some(wait)) => wait,
+        };
+        match self.snapshot.now + wait < self.request.deadline {
+            true => Ok(Decision::Enqueue {
+                until: self.request.deadline,
+            }),
+            false => Err(Reason::TooLate),
+        }
+    }
+
+    /// Asks those first who may take the call and were not asked yet.
+    pub(super) fn ask(&self) -> Option<Decision> {
+        let asks = self.open && !self.request.anywhere && self.request.origin == Origin::Here;
+        asks.then_some(Decision::Ask)
+    }
+
+    /// Where a call that waits elsewhere than in the queue is better off than
+    /// here, where the function fails.
+    pub(super) fn wait_elsewhere(&self) -> Option<Decision> {
+        (self.open || self.full).then_some(Decision::Ask)
+    }
+
+    /// The neighbour that is expected to be done first.
+    pub(super) fn neighbour(&mut self) -> Option<Decision> {
+        let view = self.snapshot.view;
+        self.offload(view.neighbours(), Reach::Horizontal)
+    }
+
+    /// The member that is expected to be done first, of the first region that
+    /// has one that fits.
+    pub(super) fn cloud(&mut self) -> Option<Decision> {
+        if self.request.bounds != Bounds::Federation {
+            return None;
+        }
+        let Snapshot { local, view, .. } = self.snapshot;
+        let pools = local.regions.iter().filter_map(|name| view.region(name));
+        pools
+            .filter_map(|pool| self.offload(pool, Reach::Vertical))
+            .next()
+    }
+
+    /// For a node of a region that got a call from outside of it: another
+    /// member with room.
+    pub(super) fn balance(&mut self) -> Option<Decision> {
+        if self.request.origin != (Origin::Region { inside: false }) {
+            return None;
+        }
+        let own = self.snapshot.local.regions.first()?;
+        let pool = self.snapshot.view.region(own)?;
+        self.offload(pool, Reach::Horizontal)
+    }
+
+    fn offload(&mut self, pool: &Pool, reach: Reach) -> Option<Decision> {
+        let to = self.pick(pool)?;
+        Some(Decision::Offload { to, reach })
+    }
+
+    /// The member of a pool that is expected to be done first, among all of a
+    /// small pool; of a large one among draws of those that can run it, in
+    /// proportion to what they have, and the one chosen last: B. Prabhakar, D. Shah, M. Mitzenmacher, "The
+    /// use of memory in randomized load balancing", ISIT 2002. Between those
+    /// that are alike chance decides.
+    fn pick(&mut self, pool: &Pool) -> Option<usize> {
+        if self.request.hops == 0 || self.request.bounds == Bounds::Node {
+            return None;
+        }
+        if pool.is_empty() {
+            return None;
+        }
+        let look = Look::new(self.request, self.snapshot);
+        let mut best = Best::default();
+        if pool.len() <= LOOKED_AT {
+            for place in pool.members() {
+                self.consider(&look, place, &mut best);
+            }
+            return best.place;
+        }
+        // Of many, those alone are drawn that can run it.
+        let peers = &self.snapshot.view.peers;
+        let needs = &self.request.needs;
+        let pool = pool.fitting(|place| fits(needs, &peers[place].report));
+        if pool.len() <= LOOKED_AT {
+            for place in pool.members() {
+                self.consider(&look, place, &mut best);
+            }
+            return best.place;
+        }
+        let mut looked_at = [usize::MAX; LOOKED_AT + 1];
+        let remembered = self.snapshot.remembered;
+        let remembered = remembered.and_then(|id| self.snapshot.view.place(&id));
+        let remembered = remembered.filter(|place| pool.contains(*place));
+        for at in 0..=LOOKED_AT {
+            let place = match (at, remembered) {
+                (0, Some(place)) => place,
+                _ => pool.draw(self.draws.next()?)?,
+            };
+            if !looked_at.contains(&place) {
+                looked_at[at] = place;
+                self.consider(&look, place, &mut best);
+            }
+        }
+        best.place
+    }
+
+    fn consider(&mut self, look: &Look<'_>, place: usize, best: &mut Best) {
+        let peer = &self.snapshot.view.peers[place];
+        let seen = look.at(peer);
+        let verdict = look.weigh(&seen);
+        if self.is_watched {
+            self.witness.weighed(Weighed {
+                peer: peer.id,
+                age: self.snapshot.now.since(peer.loaded),
+                room: peer.room(seen.offered, seen.room(), self.request.cost),
+                round_trip: peer.round_trip,
+                verdict,
+            });
+        }
+        match verdict {
+            Verdict::Fits { delay } => {
+                let draw = self.draws.next().unwrap_or_default();
+                best.offer(place, delay, look.alike, draw);
+            }
+            Verdict::Unasked { .. } | Verdict::Bringing { .. } => self.open = true,
+            Verdict::Full | Verdict::OnTrial => self.full = true,
+            Verdict::TooFar { .. }
+            | Verdict::Slower { .. }
+            | Verdict::Visited
+            | Verdict::Unfit
+            | Verdict::NoDisk
+            | Verdict::NeedsGrant
+            | Verdict::Unable
+            | Verdict::Failing => {}
+        }
+    }
+}
+
+/// The best so far, and how many are like it.
+#[derive(Debug, Default)]
+struct Best {
+    place: Option<usize>,
+    rank: u128,
+    alike: u32,
+}
+
+impl Best {
+    fn offer(&mut self, place: usize, delay: Duration, alike: Duration, draw: f64) {
+        let rank = rank(delay, alike);
+        if self.place.is_none() || rank < self.rank {
+            (self.place, self.rank, self.alike) = (Some(place), rank, 1);
+        } else if rank == self.rank {
+            self.alike += 1;
+            if draw * f64::from(self.alike) < 1.0 {
+                self.place = Some(place);
+            }
+        }
+    }
+}
+
+/// How many steps of `alike` a delay is. Most are short enough for the division
+/// that machines do at once.
+fn rank(delay: Duration, alike: Duration) -> u128 {
+    let (delay, alike) = (delay.as_nanos(), alike.as_nanos().max(1));
+    match (u64::try_from(delay), u64::try_from(alike)) {
+        (Ok(delay), Ok(alike)) => u128::from(delay / alike.max(1)),
+        _ => delay / alike,
+    }
+}
