@@ -321,6 +321,7 @@ fn the_core_knows_nothing_that_opens_waits_or_draws() {
         "crypto-common",
         "ctutils",
         "digest",
+        "foldhash",
         "hashbrown",
         "hkdf",
         "hmac",

@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
 
-use crate::slots::hash;
+use crate::facts::PeerKey;
 use crate::snapshot::FunctionRoom;
 
 /// Pairs of function and peer that are remembered.
@@ -101,32 +101,38 @@ impl Ability {
 
 /// What is known of one function at peers.
 #[derive(Debug, Clone, Default)]
-pub struct AtPeers(HashTable<(PeerId, Ability)>);
+pub struct AtPeers(HashTable<(PeerKey, Ability)>);
 
 impl AtPeers {
     /// What is known of it at one.
     pub fn get(&self, peer: &PeerId) -> Option<&Ability> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let found = self.0.find(hash(peer), |(id, _)| id == peer);
+        self.by_key(PeerKey::of(peer))
+    }
+
+    /// The same by what stands for the peer's id.
+    pub fn by_key(&self, peer: PeerKey) -> Option<&Ability> {
+        let found = self.0.find(peer.hash(), |(key, _)| *key == peer);
         found.map(|(_, ability)| ability)
     }
 
     /// Takes what was found out; what was known before.
-    pub fn insert(&mut self, peer: PeerId, ability: Ability) -> Option<Ability> {
-        let is_it = |(id, _): &(PeerId, Ability)| *id == peer;
-        if let Some((_, known)) = self.0.find_mut(hash(&peer), is_it) {
+    pub fn insert(&mut self, peer: &PeerId, ability: Ability) -> Option<Ability> {
+        let peer = PeerKey::of(peer);
+        if let Some((_, known)) = self.0.find_mut(peer.hash(), |(key, _)| *key == peer) {
             return Some(std::mem::replace(known, ability));
         }
-        let rehash = |(id, _): &(PeerId, Ability)| hash(id);
-        self.0.insert_unique(hash(&peer), (peer, ability), rehash);
+        let rehash = |(key, _): &(PeerKey, Ability)| key.hash();
+        self.0.insert_unique(peer.hash(), (peer, ability), rehash);
         None
     }
 
     /// Forgets a peer; what was known of it.
     pub fn remove(&mut self, peer: &PeerId) -> Option<Ability> {
-        let entry = self.0.find_entry(hash(peer), |(id, _)| id == peer);
+        self.take(PeerKey::of(peer))
+    }
+
+    fn take(&mut self, peer: PeerKey) -> Option<Ability> {
+        let entry = self.0.find_entry(peer.hash(), |(key, _)| *key == peer);
         let ((_, ability), _) = entry.ok()?.remove();
         Some(ability)
     }
@@ -141,7 +147,7 @@ impl AtPeers {
         self.0.is_empty()
     }
 
-    fn iter(&self) -> impl Iterator<Item = &(PeerId, Ability)> {
+    fn iter(&self) -> impl Iterator<Item = &(PeerKey, Ability)> {
         self.0.iter()
     }
 }
@@ -267,16 +273,16 @@ impl Abilities {
         let known = self.functions.entry(function.clone()).or_default();
         known.used = uses;
         let peers = Arc::make_mut(&mut known.peers);
-        if peers.insert(peer, ability).is_none() {
+        if peers.insert(&peer, ability).is_none() {
             self.count += 1;
         }
         // One function at very many peers: the rest is asked about again.
         if self.count > ABILITIES && peers.len() > 1 {
-            let mut ids = peers.iter().map(|(id, _)| *id);
-            let other = ids.find(|id| *id != peer);
-            drop(ids);
+            let mut keys = peers.iter().map(|(key, _)| *key);
+            let other = keys.find(|key| *key != PeerKey::of(&peer));
+            drop(keys);
             if let Some(other) = other {
-                peers.remove(&other);
+                peers.take(other);
                 self.count -= 1;
             }
         }

@@ -1,9 +1,10 @@
 //! What a peer said of itself, read once, and shared by all who heard it: the
 //! views of a node, and the nodes of one process.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use foldhash::quality::FixedState;
 use libp2p_identity::PeerId;
 use weir_node_core::id::{DEFAULT_NAMESPACE, FunctionName};
 
@@ -29,11 +30,37 @@ impl FunctionKey {
     }
 
     fn by(name: &str, namespace: &str) -> FunctionKey {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FixedState::default().build_hasher();
         hasher.write(namespace.as_bytes());
         hasher.write_u8(b'.');
         hasher.write(name.as_bytes());
         FunctionKey(hasher.finish())
+    }
+}
+
+/// What stands for a peer's id in tables: eight bytes of its key, or of the
+/// digest of it, mixed. Whoever wants those of another has to make 2^64 keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerKey(u64);
+
+impl PeerKey {
+    /// The key of an id.
+    pub fn of(id: &PeerId) -> PeerKey {
+        let digest = id.as_ref().digest();
+        let mut bytes = [0; 8];
+        let from = digest.len().saturating_sub(8);
+        let tail = digest.get(from..).unwrap_or_default();
+        for (to, byte) in bytes.iter_mut().zip(tail) {
+            *to = *byte;
+        }
+        // The golden ratio's share of 2^64: D. Knuth, "The Art of Computer
+        // Programming", volume 3, section 6.4.
+        PeerKey(u64::from_le_bytes(bytes).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// A number by which tables sort it in.
+    pub(crate) fn hash(self) -> u64 {
+        self.0
     }
 }
 
@@ -76,10 +103,8 @@ pub struct Facts {
     /// Changes of what it can run, as its report counts them: beside the id,
     /// for each decision reads both.
     pub(crate) counted: u64,
-    /// Functions of which it told something unusual, in their order.
-    functions: Box<[FunctionKey]>,
-    /// What that was, in the same order.
-    offered: Box<[Offered]>,
+    /// Functions of which it told something unusual, in the order of their keys.
+    told: Box<[(FunctionKey, Offered)]>,
 }
 
 impl Facts {
@@ -96,10 +121,9 @@ impl Facts {
             id,
             counted: report.abilities,
             carriage: carriage(&report),
-            functions: named.iter().map(|(key, _)| *key).collect(),
-            offered: named
-                .iter()
-                .map(|(_, at)| Offered::by(&report.offers[*at]))
+            told: named
+                .into_iter()
+                .map(|(key, at)| (key, Offered::by(&report.offers[at])))
                 .collect(),
             report: Arc::new(report),
         }
@@ -107,8 +131,19 @@ impl Facts {
 
     /// What it told of a function; `None` when nothing is unusual about it.
     pub fn offered(&self, function: FunctionKey) -> Option<&Offered> {
-        let at = self.functions.binary_search(&function).ok()?;
-        self.offered.get(at)
+        // Keys are spread evenly: the one that is sought is near its share of
+        // the way. W. W. Peterson, "Addressing for random-access storage", IBM
+        // Journal of Research and Development 1(2), 1957.
+        let share = u128::from(function.0) * self.told.len() as u128;
+        let mut at = (share >> 64) as usize;
+        while self.told.get(at)?.0 < function {
+            at += 1;
+        }
+        while at > 0 && self.told[at].0 > function {
+            at -= 1;
+        }
+        let (key, offered) = self.told.get(at)?;
+        (*key == function).then_some(offered)
     }
 }
 

@@ -419,7 +419,7 @@ impl Peers {
             seen.window.renew(&Word { load, under_way: 0 });
         }
         if !peer.is_measured {
-            seen.round_trip = self.coordinate.0.distance(&facts.report.coordinate);
+            seen.set_round_trip(self.coordinate.0.distance(&facts.report.coordinate));
         }
         seen.hear(facts, now);
         peer.silent = false;
@@ -448,7 +448,7 @@ impl Peers {
         let at = self.sorted(&facts.id).unwrap_or_else(|at| at);
         self.order.insert(at, place);
         let mut seen = PeerView::new(facts, FIRST_ALLOWANCE, now);
-        seen.round_trip = self.coordinate.0.distance(&seen.report.coordinate);
+        seen.set_round_trip(self.coordinate.0.distance(&seen.report.coordinate));
         self.slots.put(place, seen);
         self.structure = None;
         self.watch(place);
@@ -636,10 +636,10 @@ impl Peers {
         if let Some(peer) = self.peers.get_mut(place as usize).and_then(Option::as_mut) {
             peer.is_measured = true;
         }
-        if self.slots[place].round_trip != round_trip
+        if !self.slots[place].is_so_far(round_trip)
             && let Some(seen) = self.slots.get_mut(place)
         {
-            seen.round_trip = round_trip;
+            seen.set_round_trip(round_trip);
         }
     }
 
@@ -755,7 +755,7 @@ impl Peers {
             report: seen.report.clone(),
             age: now.since(seen.heard),
             load: seen.load(),
-            load_age: now.since(seen.loaded),
+            load_age: now.since(seen.loaded()),
             standing: peer.standing,
             silent: peer.silent,
             contradicted: peer.refusals >= CONTRADICTIONS,
@@ -808,10 +808,10 @@ impl Peers {
             let guessed = own
                 .coordinate
                 .distance(&self.slots[place].report.coordinate);
-            if self.slots[place].round_trip != guessed
+            if !self.slots[place].is_so_far(guessed)
                 && let Some(seen) = self.slots.get_mut(place)
             {
-                seen.round_trip = guessed;
+                seen.set_round_trip(guessed);
             }
         }
     }
@@ -1395,7 +1395,7 @@ mod tests {
         far.coordinate.height = 40.0;
         table.hear(id(1), far.clone(), at(0));
         let round_trip = |table: &mut Peers, own: &Report, now| {
-            table.view(own, now).peers[0].round_trip.as_millis()
+            table.view(own, now).peers[0].round_trip().as_millis()
         };
         let mut own = report();
         let guessed = round_trip(&mut table, &own, at(1));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use libp2p_identity::PeerId;
 
+use crate::facts::PeerKey;
 use crate::snapshot::PeerView;
 
 /// Peers that are copied together. A report copies so many; to publish a view
@@ -26,18 +27,6 @@ pub(crate) struct Slots {
     index: Arc<HashTable<u32>>,
 }
 
-/// A number for an id. Its last bytes are those of a key, or of a digest.
-pub(crate) fn hash(id: &PeerId) -> u64 {
-    let digest = id.as_ref().digest();
-    let mut bytes = [0; 8];
-    let from = digest.len().saturating_sub(8);
-    let tail = digest.get(from..).unwrap_or_default();
-    for (to, byte) in bytes.iter_mut().zip(tail) {
-        *to = *byte;
-    }
-    u64::from_le_bytes(bytes).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
 fn split(place: u32) -> (usize, usize) {
     (place as usize / CHUNK, place as usize % CHUNK)
 }
@@ -45,8 +34,9 @@ fn split(place: u32) -> (usize, usize) {
 impl Slots {
     /// The place of a peer.
     pub(crate) fn find(&self, id: &PeerId) -> Option<u32> {
-        let is_it = |place: &u32| self.get(*place).is_some_and(|peer| peer.id == *id);
-        self.index.find(hash(id), is_it).copied()
+        let key = PeerKey::of(id);
+        let is_it = |place: &u32| self.get(*place).is_some_and(|peer| peer.key == key);
+        self.index.find(key.hash(), is_it).copied()
     }
 
     pub(crate) fn get(&self, place: u32) -> Option<&PeerView> {
@@ -68,16 +58,14 @@ impl Slots {
         while self.chunks.len() <= chunk {
             self.chunks.push(Arc::new([const { None }; CHUNK]));
         }
-        let hash = hash(&peer.id);
+        let hash = peer.key.hash();
         if let Some(slot) = self.chunks.get_mut(chunk).map(Arc::make_mut) {
             slot[at] = Some(peer);
         }
         let chunks = &self.chunks;
         let rehash = |place: &u32| {
             let (chunk, at) = split(*place);
-            chunks[chunk][at]
-                .as_ref()
-                .map_or(0, |peer| self::hash(&peer.id))
+            chunks[chunk][at].as_ref().map_or(0, |peer| peer.key.hash())
         };
         Arc::make_mut(&mut self.index).insert_unique(hash, place, rehash);
     }
@@ -90,7 +78,7 @@ impl Slots {
             return;
         };
         let index = Arc::make_mut(&mut self.index);
-        if let Ok(entry) = index.find_entry(hash(&peer.id), |other| *other == place) {
+        if let Ok(entry) = index.find_entry(peer.key.hash(), |other| *other == place) {
             entry.remove();
         }
     }

@@ -17,7 +17,7 @@ use libp2p_identity::PeerId;
 use weir_node_core::time::Time;
 
 use crate::abilities::AtPeers;
-use crate::facts::{Facts, Offered};
+use crate::facts::{Facts, Offered, PeerKey};
 use crate::report::{Load, Report, Role};
 use crate::slots::{Places, Slots};
 
@@ -366,27 +366,30 @@ impl Drop for Reserved {
     }
 }
 
-/// A peer, as decisions see it.
+/// A peer, as decisions see it: what each decision reads of it, on one line of
+/// a processor's cache.
 #[derive(Debug, Clone)]
+#[repr(align(64))]
 pub struct PeerView {
+    /// What stands for its id.
+    pub(crate) key: PeerKey,
     /// What it says of itself.
     pub(crate) facts: Arc<Facts>,
     /// When that was heard.
     pub heard: Time,
+    /// The newest that is known of its load, and since when, where that is not
+    /// its report.
+    told: Option<Box<(Load, Time)>>,
+    /// Our calls there.
+    pub window: Arc<Window>,
+    /// Expected round trip, in nanoseconds.
+    pub(crate) round_trip_nanos: u64,
     /// Calls that wait there, by the newest that is known of its load.
     pub(crate) waiting: u32,
     /// Its processors, by the same, in thousandths of a core.
     pub(crate) cpu_total: u32,
-    /// The newest that is known of its load, where that is not its report.
-    told: Option<Box<Load>>,
-    /// When that was so.
-    pub loaded: Time,
     /// Whether it failed before and one call is to find out if it is well.
     pub probing: bool,
-    /// Expected round trip.
-    pub round_trip: Duration,
-    /// Our calls there.
-    pub window: Arc<Window>,
 }
 
 impl Deref for PeerView {
@@ -404,14 +407,14 @@ impl PeerView {
         let load = facts.report.load;
         let word = Word { load, under_way: 0 };
         PeerView {
+            key: PeerKey::of(&facts.id),
             facts,
             heard: now,
             waiting: load.waiting,
             cpu_total: load.cpu_total,
             told: None,
-            loaded: now,
             probing: false,
-            round_trip: Duration::ZERO,
+            round_trip_nanos: 0,
             window: Arc::new(Window::new(&word, allowance)),
         }
     }
@@ -419,15 +422,36 @@ impl PeerView {
     /// The newest that is known of its load.
     pub fn load(&self) -> Load {
         let told = self.told.as_deref();
-        told.copied().unwrap_or(self.report.load)
+        told.map_or(self.report.load, |(load, _)| *load)
+    }
+
+    /// When that was so.
+    pub fn loaded(&self) -> Time {
+        let told = self.told.as_deref();
+        told.map_or(self.heard, |(_, at)| *at)
+    }
+
+    /// Expected round trip.
+    pub fn round_trip(&self) -> Duration {
+        Duration::from_nanos(self.round_trip_nanos)
+    }
+
+    /// Whether the way there and back takes so long, as far as is known.
+    pub(crate) fn is_so_far(&self, round_trip: Duration) -> bool {
+        self.round_trip_nanos == nanos(round_trip)
+    }
+
+    /// Takes how long the way there and back takes.
+    pub fn set_round_trip(&mut self, round_trip: Duration) {
+        self.round_trip_nanos = nanos(round_trip);
     }
 
     /// Takes what was heard of its load at `now`, beside its reports.
     pub(crate) fn learn(&mut self, load: Load, now: Time) {
-        (self.waiting, self.cpu_total, self.loaded) = (load.waiting, load.cpu_total, now);
+        (self.waiting, self.cpu_total) = (load.waiting, load.cpu_total);
         match &mut self.told {
-            Some(told) => **told = load,
-            None => self.told = Some(Box::new(load)),
+            Some(told) => **told = (load, now),
+            None => self.told = Some(Box::new((load, now))),
         }
     }
 
@@ -435,7 +459,7 @@ impl PeerView {
     pub(crate) fn hear(&mut self, facts: Arc<Facts>, now: Time) {
         let load = &facts.report.load;
         (self.waiting, self.cpu_total) = (load.waiting, load.cpu_total);
-        (self.heard, self.loaded) = (now, now);
+        self.heard = now;
         self.told = None;
         self.facts = facts;
     }
@@ -458,6 +482,11 @@ impl PeerView {
     }
 }
 
+/// Nanoseconds of a duration, at the most what a number holds.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Peers that are drawn in proportion to what they have.
 #[derive(Debug, Default, Clone)]
 pub struct Pool {
@@ -472,13 +501,40 @@ pub struct Pool {
     shift: u32,
     /// The same members.
     places: Places,
-    /// The same by what they can run, where they differ in that; none where
-    /// there are more than [`KINDS`] kinds.
+    /// The same by what they can run, where they differ in that.
     kinds: Vec<Pool>,
+    /// The kind of each member, where they differ in that.
+    kind_of: Vec<u8>,
+    /// Whether there are more than [`KINDS`] kinds, so that they are not sorted.
+    has_many_kinds: bool,
 }
 
 /// Kinds of members by which a pool is sorted: as many as one number has bits.
 const KINDS: usize = 64;
+
+/// Which kinds of a pool's members can run something.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kinds {
+    /// Those whose bit is set.
+    Told(u64),
+    /// The members are of too many kinds: each has to be looked at.
+    Untold,
+}
+
+impl Kinds {
+    /// Whether members of a kind can; `None` when nobody knows.
+    pub(crate) fn has(self, kind: u8) -> Option<bool> {
+        match self {
+            Kinds::Told(mask) => Some(mask >> kind & 1 != 0),
+            Kinds::Untold => None,
+        }
+    }
+
+    /// Whether that is known.
+    pub(crate) fn are_told(self) -> bool {
+        matches!(self, Kinds::Told(_))
+    }
+}
 
 /// The members of a pool that can run something, unless that is all of them.
 #[derive(Debug, Clone, Copy)]
@@ -533,56 +589,88 @@ fn scaled(chance: f64, total: u64) -> u64 {
     (chance.clamp(0.0, 1.0) * total as f64) as u64
 }
 
+/// By what kinds of peers are told apart.
+fn abilities_of(report: &Report) -> (&String, &Vec<String>, &BTreeMap<String, String>) {
+    (&report.architecture, &report.executors, &report.labels)
+}
+
 impl Pool {
     /// Members by place, sorted by what they can run.
     fn sorted(slots: &Slots, places: &[u32]) -> Pool {
         let weight = |place: &u32| (*place, u64::from(slots[*place].cpu_total));
         let mut kinds: BTreeMap<_, Vec<u32>> = BTreeMap::new();
         for place in places {
-            let Report {
-                architecture,
-                executors,
-                labels,
-                ..
-            } = &*slots[*place].report;
-            let can = (architecture, executors, labels);
+            let can = abilities_of(&slots[*place].report);
             kinds.entry(can).or_default().push(*place);
             if kinds.len() > KINDS {
                 break;
             }
         }
         let mut pool = Pool::new(places.iter().map(weight));
-        if (2..=KINDS).contains(&kinds.len()) {
+        if kinds.len() > KINDS {
+            pool.has_many_kinds = true;
+            return pool;
+        }
+        if kinds.len() > 1 {
+            let names: Vec<_> = kinds.keys().copied().collect();
+            let kind = |place: &u32| {
+                let at = names.binary_search(&abilities_of(&slots[*place].report));
+                at.ok().and_then(|at| u8::try_from(at).ok()).unwrap_or(0)
+            };
+            pool.kind_of = places.iter().map(kind).collect();
             let kinds = kinds.values();
             pool.kinds = kinds.map(|of| Pool::new(of.iter().map(weight))).collect();
         }
         pool
     }
 
-    /// Members of whose kind one fits.
-    pub(crate) fn fitting(&self, mut fits: impl FnMut(usize) -> bool) -> Fitting<'_> {
+    /// Which kinds of members can run something; one of each is looked at.
+    pub(crate) fn kinds_that(&self, can: impl Fn(&PeerView) -> bool, peers: &PeerViews) -> Kinds {
+        if self.has_many_kinds {
+            return Kinds::Untold;
+        }
+        let all = std::slice::from_ref(self);
+        let kinds = if self.kinds.is_empty() {
+            all
+        } else {
+            &self.kinds
+        };
+        let mut mask = 0;
+        for (kind, of) in kinds.iter().enumerate() {
+            if of.members().next().is_some_and(|place| can(&peers[place])) {
+                mask |= 1 << kind;
+            }
+        }
+        Kinds::Told(mask)
+    }
+
+    /// All members with their kinds.
+    pub(crate) fn by_kind(&self) -> impl Iterator<Item = (usize, u8)> + use<'_> {
+        let kinds = self.kind_of.iter().copied().chain(std::iter::repeat(0));
+        self.members().zip(kinds)
+    }
+
+    /// Members of the kinds that can run something.
+    pub(crate) fn fitting(&self, kinds: Kinds) -> Fitting<'_> {
         let all = Fitting {
             parts: std::slice::from_ref(self),
             mask: 1,
             total: self.total(),
         };
-        if self.kinds.is_empty() {
+        let Kinds::Told(mask) = kinds else {
             return all;
-        }
-        let (mut mask, mut total, mut count) = (0, 0_u64, 0);
-        for (at, kind) in self.kinds.iter().enumerate() {
-            if kind.members().next().is_some_and(&mut fits) {
-                mask |= 1 << at;
-                total = total.saturating_add(kind.total());
-                count += 1;
-            }
-        }
-        match count == self.kinds.len() {
+        };
+        let some = Fitting {
+            parts: &self.kinds,
+            mask,
+            total: 0,
+        };
+        let count = mask.count_ones() as usize;
+        match count == self.kinds.len().max(1) {
             true => all,
             false => Fitting {
-                parts: &self.kinds,
-                mask,
-                total,
+                total: some.parts().map(Pool::total).sum(),
+                ..some
             },
         }
     }

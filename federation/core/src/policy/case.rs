@@ -1,11 +1,9 @@
 //! One call that is decided about, and the steps that policies are made of.
 
-use std::time::Duration;
-
-use super::weigh::{Look, fits};
+use super::weigh::{Look, Rated, fits};
 use super::{Bounds, Decision, Origin, Reach, Reason, Request};
 use crate::explain::{Verdict, Weighed, Witness};
-use crate::snapshot::{Draws, Here, Pool, Snapshot};
+use crate::snapshot::{Draws, Here, PeerViews, Pool, Snapshot};
 
 /// Peers of a pool that one decision looks at: all of a pool of so many, and
 /// so many draws from a larger one, beside the one that was chosen last.
@@ -107,9 +105,9 @@ impl Case<'_> {
 
     /// The member of a pool that is expected to be done first, among all of a
     /// small pool; of a large one among draws of those that can run it, in
-    /// proportion to what they have, and the one chosen last: B. Prabhakar, D. Shah, M. Mitzenmacher, "The
-    /// use of memory in randomized load balancing", ISIT 2002. Between those
-    /// that are alike chance decides.
+    /// proportion to what they have, and the one chosen last: B. Prabhakar, D.
+    /// Shah, M. Mitzenmacher, "The use of memory in randomized load balancing",
+    /// ISIT 2002. Between those that are alike chance decides.
     fn pick(&mut self, pool: &Pool) -> Option<usize> {
         if self.request.hops == 0 || self.request.bounds == Bounds::Node {
             return None;
@@ -119,19 +117,19 @@ impl Case<'_> {
         }
         let look = Look::new(self.request, self.snapshot);
         let mut best = Best::default();
+        let kinds = pool.kinds_that(|peer| fits(&self.request.needs, &peer.report), self.peers());
         if pool.len() <= LOOKED_AT {
-            for place in pool.members() {
-                self.consider(&look, place, &mut best);
+            for (place, kind) in pool.by_kind() {
+                self.consider(&look, place, kinds.has(kind), &mut best);
             }
             return best.place;
         }
         // Of many, those alone are drawn that can run it.
-        let peers = &self.snapshot.view.peers;
-        let needs = &self.request.needs;
-        let pool = pool.fitting(|place| fits(needs, &peers[place].report));
+        let pool = pool.fitting(kinds);
+        let fit = kinds.are_told().then_some(true);
         if pool.len() <= LOOKED_AT {
             for place in pool.members() {
-                self.consider(&look, place, &mut best);
+                self.consider(&look, place, fit, &mut best);
             }
             return best.place;
         }
@@ -144,42 +142,52 @@ impl Case<'_> {
                 (0, Some(place)) => place,
                 _ => pool.draw(self.draws.next()?)?,
             };
-            if !looked_at.contains(&place) {
+            if !looked_at[..at].contains(&place) {
                 looked_at[at] = place;
-                self.consider(&look, place, &mut best);
+                self.consider(&look, place, fit, &mut best);
             }
         }
         best.place
     }
 
-    fn consider(&mut self, look: &Look<'_>, place: usize, best: &mut Best) {
+    fn peers(&self) -> &PeerViews {
+        &self.snapshot.view.peers
+    }
+
+    /// Weighs a peer that has what the function needs of a node, or has not;
+    /// `None` for one of which that is not known.
+    fn consider(&mut self, look: &Look<'_>, place: usize, fit: Option<bool>, best: &mut Best) {
         let peer = &self.snapshot.view.peers[place];
         let seen = look.at(peer);
-        let verdict = look.weigh(&seen);
+        let fit = fit.unwrap_or_else(|| fits(&self.request.needs, &peer.report));
+        let rated = look.rate(&seen, fit);
         if self.is_watched {
             self.witness.weighed(Weighed {
                 peer: peer.id,
-                age: self.snapshot.now.since(peer.loaded),
+                age: self.snapshot.now.since(peer.loaded()),
                 room: peer.room(seen.offered, seen.room(), self.request.cost),
-                round_trip: peer.round_trip,
-                verdict,
+                round_trip: peer.round_trip(),
+                verdict: rated.verdict(),
             });
         }
-        match verdict {
-            Verdict::Fits { delay } => {
+        match rated {
+            Rated::Fits(delay) => {
                 let draw = self.draws.next().unwrap_or_default();
-                best.offer(place, delay, look.alike, draw);
+                best.offer(place, delay / look.alike, draw);
             }
-            Verdict::Unasked { .. } | Verdict::Bringing { .. } => self.open = true,
-            Verdict::Full | Verdict::OnTrial => self.full = true,
-            Verdict::TooFar { .. }
-            | Verdict::Slower { .. }
-            | Verdict::Visited
-            | Verdict::Unfit
-            | Verdict::NoDisk
-            | Verdict::NeedsGrant
-            | Verdict::Unable
-            | Verdict::Failing => {}
+            Rated::Not(Verdict::Unasked { .. } | Verdict::Bringing { .. }) => self.open = true,
+            Rated::Not(Verdict::Full | Verdict::OnTrial) => self.full = true,
+            Rated::Not(
+                Verdict::Fits { .. }
+                | Verdict::TooFar { .. }
+                | Verdict::Slower { .. }
+                | Verdict::Visited
+                | Verdict::Unfit
+                | Verdict::NoDisk
+                | Verdict::NeedsGrant
+                | Verdict::Unable
+                | Verdict::Failing,
+            ) => {}
         }
     }
 }
@@ -188,13 +196,13 @@ impl Case<'_> {
 #[derive(Debug, Default)]
 struct Best {
     place: Option<usize>,
-    rank: u128,
+    rank: u64,
     alike: u32,
 }
 
 impl Best {
-    fn offer(&mut self, place: usize, delay: Duration, alike: Duration, draw: f64) {
-        let rank = rank(delay, alike);
+    /// Takes one whose delay is `rank` steps of what is alike.
+    fn offer(&mut self, place: usize, rank: u64, draw: f64) {
         if self.place.is_none() || rank < self.rank {
             (self.place, self.rank, self.alike) = (Some(place), rank, 1);
         } else if rank == self.rank {
@@ -203,15 +211,5 @@ impl Best {
                 self.place = Some(place);
             }
         }
-    }
-}
-
-/// How many steps of `alike` a delay is. Most are short enough for the division
-/// that machines do at once.
-fn rank(delay: Duration, alike: Duration) -> u128 {
-    let (delay, alike) = (delay.as_nanos(), alike.as_nanos().max(1));
-    match (u64::try_from(delay), u64::try_from(alike)) {
-        (Ok(delay), Ok(alike)) => u128::from(delay / alike.max(1)),
-        _ => delay / alike,
     }
 }

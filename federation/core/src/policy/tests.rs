@@ -18,7 +18,7 @@ struct Peer(PeerView);
 fn peer(number: u8) -> Peer {
     let facts = Arc::new(Facts::new(id(number), report()));
     let mut peer = PeerView::new(facts, 16, Time::ZERO);
-    peer.round_trip = Duration::from_millis(1);
+    peer.set_round_trip(Duration::from_millis(1));
     peer.window.renew(&word(16));
     Peer(peer)
 }
@@ -68,7 +68,7 @@ impl Peer {
     }
 
     fn far(mut self, milliseconds: u64) -> Peer {
-        self.0.round_trip = Duration::from_millis(milliseconds);
+        self.0.set_round_trip(Duration::from_millis(milliseconds));
         self
     }
 
@@ -138,7 +138,7 @@ impl Given {
     fn ready(mut self, number: u8) -> Given {
         let room = Arc::new(FunctionRoom::new());
         let ready = Ability::Ready { version: 1, room };
-        self.abilities.insert(id(number), ready);
+        self.abilities.insert(&id(number), ready);
         self
     }
 
@@ -293,7 +293,7 @@ fn who_is_unable_or_lacks_disk_or_grants_is_no_candidate() {
         until: Time::NEVER,
         pause: Duration::ZERO,
     };
-    unable.abilities.insert(id(1), said);
+    unable.abilities.insert(&id(1), said);
     check("spill", unable, &[peer(1)], nobody);
     let no_disk = peer(1).idle().change(|report| report.load.disk_free = 9);
     let own = report();

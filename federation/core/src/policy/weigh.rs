@@ -9,7 +9,7 @@ use crate::abilities::Able;
 use crate::explain::Verdict;
 use crate::facts::{FunctionKey, Offered};
 use crate::report::Report;
-use crate::snapshot::{FunctionRoom, Here, PeerView, Snapshot};
+use crate::snapshot::{FunctionRoom, Here, PeerView, Snapshot, nanos};
 
 /// What a start is expected to take where neither that node nor this one has
 /// measured one of the function: by what the executor does (see README, "Measured").
@@ -23,7 +23,7 @@ const fn start_prior(executor: Option<Executor>) -> Duration {
 
 /// Completions that differ by less than this share of the service are alike:
 /// measurements are no better.
-const ALIKE_SHARE: u32 = 16;
+const ALIKE_SHARE: u64 = 16;
 
 /// Completions that differ by less are alike however short the service is.
 const ALIKE: Duration = Duration::from_millis(1);
@@ -56,18 +56,49 @@ pub fn room_of(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) 
 /// What speaks for and against a peer.
 pub fn weigh(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) -> Verdict {
     let look = Look::new(request, snapshot);
-    look.weigh(&look.at(peer))
+    look.rate(&look.at(peer), fits(&request.needs, &peer.report))
+        .verdict()
+}
+
+/// What speaks for and against a peer, with the delay of one that fits as a
+/// number: all are compared, and one is told of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Rated {
+    /// It may take the call, and is done with it after so many nanoseconds.
+    Fits(u64),
+    /// Something is against it.
+    Not(Verdict),
+}
+
+impl Rated {
+    pub(super) fn verdict(self) -> Verdict {
+        match self {
+            Rated::Fits(delay) => Verdict::Fits {
+                delay: Duration::from_nanos(delay),
+            },
+            Rated::Not(verdict) => verdict,
+        }
+    }
 }
 
 /// A call and what is known, with what is the same for all peers worked out.
+/// Times are in nanoseconds.
 pub(super) struct Look<'a> {
     request: &'a Request<'a>,
     snapshot: &'a Snapshot<'a>,
     function: FunctionKey,
+    now: u64,
+    deadline: u64,
     /// What a start takes where the peer tells nothing of it.
-    start: Duration,
+    start: u64,
+    /// How long the function runs here.
+    service: u64,
+    /// When a call that waits here is done; `None` when it does not wait here.
+    here: Option<u64>,
     /// Completions that differ by less are alike.
-    pub(super) alike: Duration,
+    pub(super) alike: u64,
+    /// Whether anything is known of the function at peers.
+    knows: bool,
 }
 
 /// A peer, and what is known of the function there.
@@ -88,15 +119,26 @@ impl<'a> Seen<'a> {
 
 impl<'a> Look<'a> {
     pub(super) fn new(request: &'a Request<'a>, snapshot: &'a Snapshot<'a>) -> Look<'a> {
+        let local = &snapshot.local;
         let executor = request.needs.executor.and_then(Executor::named);
-        let service = snapshot.local.service.unwrap_or_default();
-        let alike = service.checked_div(ALIKE_SHARE).unwrap_or_default();
+        let service = nanos(local.service.unwrap_or_default());
+        let here = match (local.here, local.queue, local.service) {
+            (Here::Full, Some(wait), Some(_)) if !local.blamed => {
+                Some(nanos(wait).saturating_add(service))
+            }
+            _ => None,
+        };
         Look {
             request,
             snapshot,
             function: FunctionKey::of(request.function),
-            start: snapshot.local.start.unwrap_or(start_prior(executor)),
-            alike: alike.max(ALIKE),
+            now: snapshot.now.as_nanos(),
+            deadline: request.deadline.as_nanos(),
+            start: nanos(local.start.unwrap_or(start_prior(executor))),
+            service,
+            here,
+            alike: (service / ALIKE_SHARE).max(nanos(ALIKE)),
+            knows: !snapshot.abilities.is_empty(),
         }
     }
 
@@ -104,7 +146,10 @@ impl<'a> Look<'a> {
     where
         'a: 'b,
     {
-        let known = self.snapshot.abilities.get(&peer.id);
+        let known = match self.knows {
+            true => self.snapshot.abilities.by_key(peer.key),
+            false => None,
+        };
         let able = known.map_or(Able::Unasked, |known| {
             known.able(self.request.version, peer.counted, self.snapshot.now)
         });
@@ -115,85 +160,90 @@ impl<'a> Look<'a> {
         }
     }
 
-    pub(super) fn weigh(&self, seen: &Seen<'_>) -> Verdict {
+    /// What speaks for and against a peer that has what the function needs of a
+    /// node, or has not.
+    pub(super) fn rate(&self, seen: &Seen<'_>, fits: bool) -> Rated {
         let Seen { peer, offered, .. } = *seen;
-        let (request, snapshot) = (self.request, self.snapshot);
-        if request.avoid.contains(&peer.id) {
-            return Verdict::Visited;
+        let request = self.request;
+        if !request.avoid.is_empty() && request.avoid.contains(&peer.id) {
+            return Rated::Not(Verdict::Visited);
         }
-        if !fits(&request.needs, &peer.report) {
-            return Verdict::Unfit;
+        if !fits {
+            return Rated::Not(Verdict::Unfit);
         }
         let has_it = match seen.able {
             Able::Ready(_) => true,
-            Able::Bringing(left) => return Verdict::Bringing { left },
-            Able::Unable(_) => return Verdict::Unable,
+            Able::Bringing(left) => return Rated::Not(Verdict::Bringing { left }),
+            Able::Unable(_) => return Rated::Not(Verdict::Unable),
             // It has instances of it; whether of this version, it says itself.
             Able::Unasked => offered.is_some() || request.writer == Some(peer.id),
         };
         if !has_it && request.needs.grants {
-            return Verdict::NeedsGrant;
+            return Rated::Not(Verdict::NeedsGrant);
         }
         if !has_it && request.needs.code_bytes > peer.load().disk_free {
-            return Verdict::NoDisk;
+            return Rated::Not(Verdict::NoDisk);
         }
         if peer.probing && peer.window.held() > 0 {
-            return Verdict::OnTrial;
+            return Rated::Not(Verdict::OnTrial);
         }
-        if request.failing.contains(&peer.id) && !request.anywhere {
-            return Verdict::Failing;
+        let fails = !request.failing.is_empty() && request.failing.contains(&peer.id);
+        if fails && !request.anywhere {
+            return Rated::Not(Verdict::Failing);
         }
         let known = seen.room();
-        let delay = self.completion(seen);
-        if snapshot.now + delay >= request.deadline {
-            return Verdict::TooFar { delay };
+        let nanos = self.completion(seen);
+        let delay = Duration::from_nanos(nanos);
+        if self.now.saturating_add(nanos) >= self.deadline {
+            return Rated::Not(Verdict::TooFar { delay });
         }
         if !has_it {
-            return Verdict::Unasked { delay };
+            return Rated::Not(Verdict::Unasked { delay });
         }
-        let ahead = || known.is_some_and(|known| known.ahead(peer.round_trip) > 0);
+        let ahead = || known.is_some_and(|known| known.ahead(peer.round_trip()) > 0);
         if peer.room(offered, known, request.cost) == 0 && !ahead() {
-            return Verdict::Full;
+            return Rated::Not(Verdict::Full);
         }
-        let local = &snapshot.local;
-        if let (Here::Full, Some(wait), Some(service)) = (local.here, local.queue, local.service)
-            && !local.blamed
-            && delay > wait.saturating_add(service)
-        {
-            return Verdict::Slower { delay };
+        match self.here {
+            Some(here) if nanos > here => Rated::Not(Verdict::Slower { delay }),
+            _ => Rated::Fits(nanos),
         }
-        Verdict::Fits { delay }
     }
 
-    /// When a call would be done at a peer: the way there and back, a start,
-    /// what waits there already, and the function's own time.
-    fn completion(&self, seen: &Seen<'_>) -> Duration {
+    /// After how many nanoseconds a call would be done at a peer: the way there
+    /// and back, a start, what waits there already, and the function's own time.
+    fn completion(&self, seen: &Seen<'_>) -> u64 {
         let Seen { peer, offered, .. } = *seen;
         let start = match offered {
-            Some(offered) if offered.is_warm => Duration::ZERO,
-            Some(offered) if offered.start_micros > 0 => {
-                Duration::from_micros(offered.start_micros)
-            }
+            Some(offered) if offered.is_warm => 0,
+            Some(offered) if offered.start_micros > 0 => from_micros(offered.start_micros),
             Some(_) | None => self.start,
         };
         let measured = seen.room().and_then(|known| known.service());
         let told = offered.filter(|offered| offered.service_micros > 0);
-        let service = measured
-            .or_else(|| Some(Duration::from_micros(told?.service_micros)))
-            .or(self.snapshot.local.service)
-            .unwrap_or_default();
-        let way = peer.round_trip.saturating_add(start);
+        let service = match (measured, told) {
+            (Some(measured), _) => nanos(measured),
+            (None, Some(told)) => from_micros(told.service_micros),
+            (None, None) => self.service,
+        };
         // Calls that wait there are before this one on the cores that it has.
         let ahead = match peer.waiting {
-            0 => Duration::ZERO,
+            0 => 0,
             waiting => {
-                let cores = (peer.cpu_total / 1_000).max(1);
-                let ahead = service.saturating_mul(waiting);
-                ahead.checked_div(cores).unwrap_or_default()
+                let cores = u64::from((peer.cpu_total / 1_000).max(1));
+                match service.checked_mul(u64::from(waiting)) {
+                    Some(ahead) => ahead / cores,
+                    None => u64::MAX,
+                }
             }
         };
+        let way = peer.round_trip_nanos.saturating_add(start);
         way.saturating_add(ahead).saturating_add(service)
     }
+}
+
+fn from_micros(micros: u64) -> u64 {
+    micros.saturating_mul(1_000)
 }
 
 /// Whether a node has what a function needs of it, whatever its load.
