@@ -91,20 +91,20 @@ impl Offered {
     }
 }
 
-/// What a peer said of itself.
+/// What a peer said of itself. What decisions read stands first.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Facts {
-    /// Who.
-    pub id: PeerId,
+    /// Changes of what it can run, as its report counts them.
+    pub(crate) counted: u64,
+    /// Functions of which it told something unusual, in the order of their keys.
+    told: Box<[(FunctionKey, Offered)]>,
     /// In its own words.
     pub report: Arc<Report>,
     /// Where it takes calls.
     pub carriage: Arc<[Endpoint]>,
-    /// Changes of what it can run, as its report counts them: beside the id,
-    /// for each decision reads both.
-    pub(crate) counted: u64,
-    /// Functions of which it told something unusual, in the order of their keys.
-    told: Box<[(FunctionKey, Offered)]>,
+    /// Who.
+    pub id: PeerId,
 }
 
 impl Facts {

@@ -492,7 +492,9 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 pub struct Pool {
     /// Places in [`View::peers`].
     members: Vec<u32>,
-    /// The sum of weights up to each.
+    /// What each of them has, where that is the same.
+    even: Option<u64>,
+    /// The sum of weights up to each, where they differ.
     sums: Vec<u64>,
     /// The first member whose sum is above each multiple of `1 << shift`: what
     /// is drawn is near it. H.-C. Chen, Y. Asau, "On generating random variates
@@ -676,34 +678,51 @@ impl Pool {
     }
 
     fn total(&self) -> u64 {
-        self.sums.last().copied().unwrap_or(0)
+        match self.even {
+            Some(weight) => weight.saturating_mul(self.members.len() as u64),
+            None => self.sums.last().copied().unwrap_or(0),
+        }
     }
 
     /// Members by place, with the weight of each.
-    fn new(weighted: impl Iterator<Item = (u32, u64)>) -> Pool {
-        let mut pool = Pool::default();
-        let mut total = 0_u64;
-        for (place, weight) in weighted {
-            total = total.saturating_add(weight.max(1));
+    fn new(weighted: impl Iterator<Item = (u32, u64)> + Clone) -> Pool {
+        let weighted = weighted.map(|(place, weight)| (place, weight.max(1)));
+        let mut pool = Pool {
+            even: weighted.clone().next().map(|(_, weight)| weight),
+            ..Pool::default()
+        };
+        for (place, weight) in weighted.clone() {
             pool.members.push(place);
-            pool.sums.push(total);
             pool.places.insert(place);
+            pool.even = pool.even.filter(|even| *even == weight);
         }
-        while total >> pool.shift > pool.members.len() as u64 {
-            pool.shift += 1;
-        }
-        let mut member = 0;
-        for mark in 0..=total >> pool.shift {
-            while pool
-                .sums
-                .get(member)
-                .is_some_and(|sum| *sum <= mark << pool.shift)
-            {
-                member += 1;
-            }
-            pool.guide.push(u32::try_from(member).unwrap_or(u32::MAX));
+        pool.members.shrink_to_fit();
+        if pool.even.is_none() {
+            pool.weigh(weighted.map(|(_, weight)| weight));
         }
         pool
+    }
+
+    /// Prepares draws in proportion to these weights.
+    fn weigh(&mut self, weights: impl Iterator<Item = u64>) {
+        let mut total = 0_u64;
+        self.sums = weights
+            .map(|weight| {
+                total = total.saturating_add(weight);
+                total
+            })
+            .collect();
+        while total >> self.shift > self.members.len() as u64 {
+            self.shift += 1;
+        }
+        let mut member = 0;
+        for mark in 0..=total >> self.shift {
+            let below = |sum: &u64| *sum <= mark << self.shift;
+            while self.sums.get(member).is_some_and(below) {
+                member += 1;
+            }
+            self.guide.push(u32::try_from(member).unwrap_or(u32::MAX));
+        }
     }
 
     /// How many they are.
@@ -733,6 +752,10 @@ impl Pool {
 
     fn draw_at(&self, at: u64) -> Option<usize> {
         let last = self.members.len().checked_sub(1)?;
+        if let Some(weight) = self.even {
+            let at = usize::try_from(at / weight).unwrap_or(usize::MAX);
+            return Some(self.members[at.min(last)] as usize);
+        }
         let mark = (at >> self.shift) as usize;
         let from = self.guide.get(mark).map_or(last, |from| *from as usize);
         let to = self.guide.get(mark + 1).map_or(last, |to| *to as usize);
@@ -1135,13 +1158,26 @@ mod tests {
                 // Some are a thousand times as large as others.
                 (place, (weight * weight * weight * 16_000.0) as u64)
             });
-            let pool = Pool::new(weighted);
-            let total = *pool.sums.last().expect("somebody");
+            let weighted: Vec<(u32, u64)> = weighted.collect();
+            let pool = Pool::new(weighted.into_iter());
+            let total = pool.total();
             for chance in Draws::new(3).take(2_000).chain([0.0, 1.0]) {
                 let at = (chance * total as f64) as u64;
                 let found = pool.sums.partition_point(|sum| *sum <= at);
                 let expected = found.min(count as usize - 1);
                 assert_eq!(pool.draw(chance), Some(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn a_draw_among_equals_is_what_all_sums_say() {
+        for (count, weight) in [(1, 1), (3, 7), (300, 4_000)] {
+            let pool = Pool::new((0..count).map(|place| (place, weight)));
+            for chance in Draws::new(3).take(2_000).chain([0.0, 1.0]) {
+                let at = (chance * (u64::from(count) * weight) as f64) as u64;
+                let expected = (at / weight).min(u64::from(count) - 1);
+                assert_eq!(pool.draw(chance), usize::try_from(expected).ok());
             }
         }
     }

@@ -139,8 +139,8 @@ pub(super) fn step(
             verdict,
             delay_ms: seen.and_then(|seen| seen.verdict.delay()).map(milliseconds),
             room: policy::room_of(peer, request, snapshot),
-            age_ms: milliseconds(snapshot.now.since(peer.loaded)),
-            round_trip_ms: milliseconds(peer.round_trip),
+            age_ms: milliseconds(snapshot.now.since(peer.loaded())),
+            round_trip_ms: milliseconds(peer.round_trip()),
         });
     }
     Step {

@@ -75,7 +75,7 @@ impl Seized {
         Seized {
             peer: peer.id,
             addresses: peer.carriage.clone(),
-            round_trip: peer.round_trip,
+            round_trip: peer.round_trip(),
             abilities: peer.report.abilities,
             reach: match peer.report.role {
                 Role::Edge => Reach::Horizontal,

@@ -296,7 +296,7 @@ impl Inner {
         let reserved = peer.window.reserve(room, cost, now).or_else(|| {
             let room = room?;
             peer.window
-                .reserve_ahead(room, room.ahead(peer.round_trip), now)
+                .reserve_ahead(room, room.ahead(peer.round_trip()), now)
         })?;
         Some(Seized::new(peer, reserved))
     }
@@ -388,7 +388,7 @@ impl Inner {
                 match waiting.verdict(self, peer) {
                     Verdict::Unasked { delay } => worth.push((delay, id, true)),
                     // A place there may be this node's turn.
-                    Verdict::Full => worth.push((peer.round_trip, id, false)),
+                    Verdict::Full => worth.push((peer.round_trip(), id, false)),
                     _ => {}
                 }
             }

@@ -1,6 +1,6 @@
 //! One call that is decided about, and the steps that policies are made of.
 
-use super::weigh::{Look, Rated, fits};
+use super::weigh::{Look, Rated, Seen, fits};
 use super::{Bounds, Decision, Origin, Reach, Reason, Request};
 use crate::explain::{Verdict, Weighed, Witness};
 use crate::snapshot::{Draws, Here, PeerViews, Pool, Snapshot};
@@ -26,7 +26,7 @@ pub struct Case<'a> {
     pub(super) witness: &'a mut dyn Witness,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
     /// Runs the call here if that can be done at once.
     pub(super) fn run_here(&self) -> Option<Decision> {
         match self.snapshot.local.here {
@@ -133,34 +133,44 @@ impl Case<'_> {
             }
             return best.place;
         }
-        let mut looked_at = [usize::MAX; LOOKED_AT + 1];
+        let mut places = [None; LOOKED_AT + 1];
         let remembered = self.snapshot.remembered;
         let remembered = remembered.and_then(|id| self.snapshot.view.place(&id));
-        let remembered = remembered.filter(|place| pool.contains(*place));
-        for at in 0..=LOOKED_AT {
-            let place = match (at, remembered) {
-                (0, Some(place)) => place,
-                _ => pool.draw(self.draws.next()?)?,
-            };
-            if !looked_at[..at].contains(&place) {
-                looked_at[at] = place;
-                self.consider(&look, place, fit, &mut best);
-            }
+        places[0] = remembered.filter(|place| pool.contains(*place));
+        let from = usize::from(places[0].is_some());
+        for at in from..places.len() {
+            let place = self.draws.next().and_then(|chance| pool.draw(chance));
+            places[at] = place.filter(|_| !places[..at].contains(&place));
+        }
+        for (place, seen) in look.at_each(self.peers(), places).into_iter().flatten() {
+            self.rate(&look, place, &seen, fit, &mut best);
         }
         best.place
     }
 
-    fn peers(&self) -> &PeerViews {
+    fn peers(&self) -> &'a PeerViews {
         &self.snapshot.view.peers
     }
 
     /// Weighs a peer that has what the function needs of a node, or has not;
     /// `None` for one of which that is not known.
     fn consider(&mut self, look: &Look<'_>, place: usize, fit: Option<bool>, best: &mut Best) {
-        let peer = &self.snapshot.view.peers[place];
-        let seen = look.at(peer);
+        let seen = look.at(&self.snapshot.view.peers[place]);
+        self.rate(look, place, &seen, fit, best);
+    }
+
+    #[inline]
+    fn rate(
+        &mut self,
+        look: &Look<'_>,
+        place: usize,
+        seen: &Seen<'_>,
+        fit: Option<bool>,
+        best: &mut Best,
+    ) {
+        let peer = seen.peer;
         let fit = fit.unwrap_or_else(|| fits(&self.request.needs, &peer.report));
-        let rated = look.rate(&seen, fit);
+        let rated = look.rate(seen, fit);
         if self.is_watched {
             self.witness.weighed(Weighed {
                 peer: peer.id,

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::{Needs, Request};
 use crate::abilities::Able;
 use crate::explain::Verdict;
-use crate::facts::{FunctionKey, Offered};
+use crate::facts::{Facts, FunctionKey, Offered};
 use crate::report::Report;
-use crate::snapshot::{FunctionRoom, Here, PeerView, Snapshot, nanos};
+use crate::snapshot::{FunctionRoom, Here, PeerView, PeerViews, Snapshot, nanos};
 
 /// What a start is expected to take where neither that node nor this one has
 /// measured one of the function: by what the executor does (see README, "Measured").
@@ -146,17 +146,42 @@ impl<'a> Look<'a> {
     where
         'a: 'b,
     {
+        self.read(peer, &peer.facts)
+    }
+
+    /// The same of several, in rounds: what is read of one peer depends on what
+    /// was read of it before, and of many peers little is in a processor's
+    /// cache, so that it waits for all of a round at once.
+    pub(super) fn at_each<'b, const N: usize>(
+        &self,
+        peers: &'b PeerViews,
+        places: [Option<usize>; N],
+    ) -> [Option<(usize, Seen<'b>)>; N]
+    where
+        'a: 'b,
+    {
+        let near = places.map(|place| {
+            let peer = &peers[place?];
+            Some((place?, peer, &*peer.facts))
+        });
+        near.map(|near| near.map(|(place, peer, facts)| (place, self.read(peer, facts))))
+    }
+
+    fn read<'b>(&self, peer: &'b PeerView, facts: &'b Facts) -> Seen<'b>
+    where
+        'a: 'b,
+    {
         let known = match self.knows {
             true => self.snapshot.abilities.by_key(peer.key),
             false => None,
         };
         let able = known.map_or(Able::Unasked, |known| {
-            known.able(self.request.version, peer.counted, self.snapshot.now)
+            known.able(self.request.version, facts.counted, self.snapshot.now)
         });
         Seen {
             peer,
             able,
-            offered: peer.offered(self.function),
+            offered: facts.offered(self.function),
         }
     }
 
