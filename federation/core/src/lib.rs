@@ -19,6 +19,8 @@
 //! | `regions` | which regions are followed that nobody named |
 //! | `peers` | what is known of others, how old it is, and what calls made of it |
 //! | `roster` | who the peers are, in short |
+//! | `window` | our calls at a peer, and what more may go there |
+//! | `pool` | peers that are drawn in proportion to what they have |
 //! | `snapshot` | what one decision sees |
 //! | `policy` | the ways to decide, one file each |
 //! | `placement` | one call from its arrival to its end: what to do next |
@@ -91,6 +93,7 @@ pub mod guests;
 pub mod peers;
 pub mod placement;
 pub mod policy;
+mod pool;
 pub mod refusals;
 pub mod regions;
 pub mod report;
@@ -101,3 +104,4 @@ mod slots;
 pub mod snapshot;
 pub mod turns;
 pub mod wanted;
+mod window;
