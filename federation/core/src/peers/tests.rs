@@ -1,3 +1,4 @@
+use super::standing::{FIRST_PROBE, FORGIVEN_AFTER, LONGEST_PROBE, MOST_STRIKES};
 use super::*;
 use crate::samples::{id, numbered, report};
 use crate::snapshot::Cost;
