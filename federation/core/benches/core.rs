@@ -145,7 +145,9 @@ impl Node {
         };
         let peer = &self.view.peers[to];
         let id = peer.id;
-        let reserved = peer.window.reserve(None, COST, self.now);
+        let window = peer.window().cloned();
+        let window = window.or_else(|| self.table.window(&id));
+        let reserved = window.and_then(|window| window.reserve(None, COST, self.now));
         let load = report().load;
         drop(black_box(reserved));
         let word = Some(Word { load, under_way: 0 });

@@ -99,6 +99,9 @@ pub struct Facts {
     pub(crate) counted: u64,
     /// Functions of which it told something unusual, in the order of their keys.
     told: Box<[(FunctionKey, Offered)]>,
+    /// Processors that it has for other nodes' users, for short calls and for
+    /// long ones, in thousandths of a core.
+    pub(crate) guest_cpu: [u32; 2],
     /// In its own words.
     pub report: Arc<Report>,
     /// Where it takes calls.
@@ -120,6 +123,7 @@ impl Facts {
         Facts {
             id,
             counted: report.abilities,
+            guest_cpu: [report.load.guest_cpu, report.load.guest_cpu_long],
             carriage: carriage(&report),
             told: named
                 .into_iter()

@@ -5,6 +5,7 @@
 //! says of itself is a claim; what calls to it met overrides that.
 
 mod standing;
+mod timers;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,14 +15,15 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 use weir_node_core::time::Time;
 
-use self::standing::{FIRST_ALLOWANCE, Peer};
 pub use self::standing::{Fault, Met, REFUTE_WITHIN, SILENT_AFTER, Standing};
+use self::standing::{Peer, USUAL};
+use self::timers::Timers;
 use crate::coordinates::Coordinate;
 use crate::endpoint::Endpoint;
 use crate::facts::Facts;
 use crate::report::{Load, Report};
 use crate::slots::Slots;
-use crate::snapshot::{PeerView, Structure, View, Word};
+use crate::snapshot::{FIRST_ALLOWANCE, PeerView, Structure, View, Window, Word};
 
 /// Peers that are remembered; more are not heard.
 pub const PEERS: usize = 4_096;
@@ -38,8 +40,8 @@ pub const ASKED_FOR: Duration = Duration::from_secs(2);
 /// node is: that moves a little with each measurement.
 const GUESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Timers that are kept for each peer; all but one of each kind were overtaken.
-const TIMERS_PER_PEER: usize = 4;
+/// Probes that are kept for each peer; all but one of each were overtaken.
+const PROBES_PER_PEER: usize = 4;
 
 /// Refusals in a row by a peer that claims room, after which its claims are
 /// named as contradicted.
@@ -116,9 +118,6 @@ pub struct Known {
     pub held: u32,
 }
 
-/// Moments and the places of those who are to be looked at then.
-type Timers = BinaryHeap<Reverse<(Time, u32)>>;
-
 /// The table.
 #[derive(Debug)]
 pub struct Peers {
@@ -128,18 +127,20 @@ pub struct Peers {
     sequence: u64,
     contested: u32,
     most: usize,
+    /// Whether each peer has a window from the start, so that all views share it.
+    opens_all: bool,
     /// What decisions see, shared with views.
     slots: Slots,
-    /// The rest, by the same places.
-    peers: Vec<Option<Peer>>,
+    /// The rest, by the same places, of those of whom there is something to
+    /// keep: most were never called.
+    unusual: Vec<Option<Box<Peer>>>,
     free: Vec<u32>,
     /// All places that are used, in the order of ids.
     order: Vec<u32>,
-    /// Each peer has one entry here that counts, at the moment when time alone
-    /// changes something about it, or before.
+    /// When time alone changes something about each, or before.
     timers: Timers,
     /// When those who are out may be candidates again.
-    probes: Timers,
+    probes: BinaryHeap<Reverse<(Time, u32)>>,
     /// Those who are out, and some who were.
     out: Vec<u32>,
     /// Who takes calls; `None` when that has changed.
@@ -152,11 +153,16 @@ pub struct Peers {
 impl Peers {
     /// A table of the node `own`, which begins its life with `epoch`.
     pub fn new(own: PeerId, epoch: u64) -> Peers {
-        Peers::of_at_most(PEERS, own, epoch)
+        Peers {
+            opens_all: true,
+            ..Peers::of_at_most(PEERS, own, epoch)
+        }
     }
 
     /// The same for so many peers: a simulation or a benchmark may have more
-    /// than the members of one federation.
+    /// than the members of one federation. It spends no memory on calls to
+    /// peers that were never called: whoever sends the first one to a peer asks
+    /// for [`Peers::window`], and decides the next by a new view.
     pub fn of_at_most(most: usize, own: PeerId, epoch: u64) -> Peers {
         Peers {
             own,
@@ -164,11 +170,12 @@ impl Peers {
             sequence: 0,
             contested: 0,
             most,
+            opens_all: false,
             slots: Slots::default(),
-            peers: Vec::new(),
+            unusual: Vec::new(),
             free: Vec::new(),
             order: Vec::new(),
-            timers: BinaryHeap::new(),
+            timers: Timers::default(),
             probes: BinaryHeap::new(),
             out: Vec::new(),
             structure: None,
@@ -243,7 +250,8 @@ impl Peers {
             self.add(facts, now);
             return Heard::New;
         };
-        let Some((seen, peer)) = both(&mut self.slots, &mut self.peers, place) else {
+        let mut peer = self.peer(place).clone();
+        let Some(seen) = self.slots.get_mut(place) else {
             return Heard::Old;
         };
         let reborn = facts.report.epoch > seen.report.epoch;
@@ -256,8 +264,11 @@ impl Peers {
             peer.hurry(now);
         }
         let load = facts.report.load;
-        if !seen.window.sent_within(REPORT_SETTLES, now) && peer.full_until.is_none() {
-            seen.window.renew(&Word { load, under_way: 0 });
+        if let Some(window) = seen.window()
+            && !window.sent_within(REPORT_SETTLES, now)
+            && peer.full_until.is_none()
+        {
+            window.renew(&Word { load, under_way: 0 });
         }
         if !peer.is_measured {
             seen.set_round_trip(self.coordinate.0.distance(&facts.report.coordinate));
@@ -266,8 +277,9 @@ impl Peers {
         peer.silent = false;
         if gone {
             peer.allowance = FIRST_ALLOWANCE;
-            seen.window.allow(peer.allowance);
+            seen.allow(peer.allowance);
         }
+        self.keep(place, peer);
         if changes {
             self.structure = None;
         }
@@ -280,16 +292,18 @@ impl Peers {
     }
 
     fn add(&mut self, facts: Arc<Facts>, now: Time) {
-        let used = u32::try_from(self.peers.len()).expect("the table of peers is bounded");
+        let used = u32::try_from(self.unusual.len()).expect("the table of peers is bounded");
         let place = self.free.pop().unwrap_or(used);
         if place == used {
-            self.peers.push(None);
+            self.unusual.push(None);
         }
-        self.peers[place as usize] = Some(Peer::default());
         let at = self.sorted(&facts.id).unwrap_or_else(|at| at);
         self.order.insert(at, place);
-        let mut seen = PeerView::new(facts, FIRST_ALLOWANCE, now);
+        let mut seen = PeerView::new(facts, now);
         seen.set_round_trip(self.coordinate.0.distance(&seen.report.coordinate));
+        if self.opens_all {
+            seen.open();
+        }
         self.slots.put(place, seen);
         self.structure = None;
         self.watch(place);
@@ -303,45 +317,42 @@ impl Peers {
     }
 
     fn peer(&self, place: u32) -> &Peer {
-        let peer = self.peers.get(place as usize).and_then(Option::as_ref);
-        peer.expect("both tables have the same places")
+        let unusual = self.unusual.get(place as usize);
+        unusual.and_then(Option::as_deref).unwrap_or(&USUAL)
+    }
+
+    /// Keeps what was made of a peer, where that is worth it.
+    fn keep(&mut self, place: u32, peer: Peer) {
+        let Some(kept) = self.unusual.get_mut(place as usize) else {
+            return;
+        };
+        match kept {
+            _ if peer == USUAL => *kept = None,
+            Some(kept) => **kept = peer,
+            None => *kept = Some(Box::new(peer)),
+        }
     }
 
     /// Sees to it that a peer is looked at when time changes something about it.
     fn watch(&mut self, place: u32) {
-        let Some(seen) = self.slots.get(place) else {
-            return;
-        };
-        let Some(peer) = self.peers.get_mut(place as usize).and_then(Option::as_mut) else {
-            return;
-        };
-        let due = peer.due(seen.heard);
-        if due < peer.timer {
-            peer.timer = due;
-            self.timers.push(Reverse((due, place)));
-            self.drop_stale();
+        if let Some(seen) = self.slots.get(place) {
+            let due = self.peer(place).due(seen.heard);
+            self.timers.set(place, due);
         }
     }
 
-    /// Drops timers that were overtaken, when they are more than the others.
+    /// Drops probes that were overtaken, when they are more than the others.
     fn drop_stale(&mut self) {
-        let bound = self.order.len().saturating_mul(TIMERS_PER_PEER) + TIMERS_PER_PEER;
-        let Peers {
-            timers,
-            probes,
-            peers,
-            ..
-        } = self;
-        let peer = |place: u32| peers.get(place as usize).and_then(Option::as_ref);
-        if timers.len() > bound {
-            timers.retain(|Reverse((at, place))| peer(*place).is_some_and(|p| p.timer == *at));
+        let bound = self.order.len().saturating_mul(PROBES_PER_PEER) + PROBES_PER_PEER;
+        if self.probes.len() <= bound {
+            return;
         }
-        if probes.len() > bound {
-            probes.retain(|Reverse((at, place))| {
-                let standing = peer(*place).map(|peer| peer.standing);
-                matches!(standing, Some(Standing::Out { probe_at, .. }) if probe_at == *at)
-            });
-        }
+        let mut probes = std::mem::take(&mut self.probes);
+        probes.retain(|Reverse((at, place))| {
+            let standing = self.peer(*place).standing;
+            matches!(standing, Standing::Out { probe_at, .. } if probe_at == *at)
+        });
+        self.probes = probes;
     }
 
     /// Takes the word of some member that this life of a peer is over. Only the
@@ -379,9 +390,8 @@ impl Peers {
     }
 
     fn stand(&mut self, place: u32, standing: Standing) {
-        if let Some(peer) = self.peers.get_mut(place as usize).and_then(Option::as_mut) {
-            peer.standing = standing;
-        }
+        let peer = self.peer(place).clone();
+        self.keep(place, Peer { standing, ..peer });
         self.structure = None;
         self.watch(place);
     }
@@ -393,6 +403,7 @@ impl Peers {
             contested: self.contested,
             zone: self.zone.take(),
             coordinate: self.coordinate,
+            opens_all: self.opens_all,
             ..Peers::of_at_most(self.most, self.own, self.epoch)
         };
     }
@@ -411,7 +422,8 @@ impl Peers {
             self.order.remove(at);
         }
         self.slots.remove(place);
-        self.peers[place as usize] = None;
+        self.unusual[place as usize] = None;
+        self.timers.clear(place);
         self.free.push(place);
         self.structure = None;
     }
@@ -421,12 +433,11 @@ impl Peers {
         let Some(place) = self.slots.find(&whom) else {
             return;
         };
-        let Some(peer) = self.peers.get_mut(place as usize).and_then(Option::as_mut) else {
-            return;
-        };
+        let mut peer = self.peer(place).clone();
         let was = peer.standing;
         let (word, closes) = peer.meet(met, now);
         let (standing, allowance) = (peer.standing, peer.allowance);
+        self.keep(place, peer);
         if let Some(word) = word {
             // Its processors are its weight among others.
             let weight = self.slots[place].cpu_total;
@@ -435,14 +446,10 @@ impl Peers {
             }
             if let Some(seen) = self.slots.get_mut(place) {
                 seen.learn(word.load, now);
-                seen.window.renew(&word);
+                seen.renew(&word);
             }
         }
-        let window = &self.slots[place].window;
-        if closes {
-            window.close();
-        }
-        window.allow(allowance);
+        self.admit(place, allowance, closes);
         if standing != was {
             self.structure = None;
             if let Standing::Out { probe_at, .. } = standing {
@@ -456,15 +463,44 @@ impl Peers {
         self.watch(place);
     }
 
+    /// Says how many calls a peer may hold, and that it is full now.
+    fn admit(&mut self, place: u32, allowance: u32, closes: bool) {
+        let seen = &self.slots[place];
+        let is_said = match seen.window() {
+            Some(window) => {
+                window.allow(allowance);
+                !closes
+            }
+            None => !closes && allowance == FIRST_ALLOWANCE,
+        };
+        if !is_said && let Some(seen) = self.slots.get_mut(place) {
+            let window = seen.open();
+            window.allow(allowance);
+            if closes {
+                window.close();
+            }
+        }
+    }
+
+    /// Our calls at a peer, from the first one on.
+    pub fn window(&mut self, whom: &PeerId) -> Option<Arc<Window>> {
+        let place = self.slots.find(whom)?;
+        if let Some(window) = self.slots[place].window() {
+            return Some(window.clone());
+        }
+        Some(self.slots.get_mut(place)?.open().clone())
+    }
+
     /// Takes note that a peer is linked to again: if it could not be reached, it
     /// is tried at once.
     pub fn linked(&mut self, whom: &PeerId, now: Time) {
-        let place = self.slots.find(whom);
-        let peer = place.and_then(|place| self.peers.get_mut(place as usize)?.as_mut());
-        if let Some(peer) = peer
-            && peer.hurry(now)
-        {
+        let Some(place) = self.slots.find(whom) else {
+            return;
+        };
+        let mut peer = self.peer(place).clone();
+        if peer.hurry(now) {
             self.structure = None;
+            self.keep(place, peer);
         }
     }
 
@@ -474,8 +510,16 @@ impl Peers {
         let Some(place) = self.slots.find(whom) else {
             return;
         };
-        if let Some(peer) = self.peers.get_mut(place as usize).and_then(Option::as_mut) {
-            peer.is_measured = true;
+        if !self.peer(place).is_measured {
+            let peer = self.peer(place).clone();
+            let is_measured = true;
+            self.keep(
+                place,
+                Peer {
+                    is_measured,
+                    ..peer
+                },
+            );
         }
         if !self.slots[place].is_so_far(round_trip)
             && let Some(seen) = self.slots.get_mut(place)
@@ -487,21 +531,13 @@ impl Peers {
     /// Peers that failed because they were away, and are to be asked whether
     /// they are back: at most `most`, each again after a pause that doubles.
     pub fn to_ask(&mut self, most: usize, now: Time) -> Vec<(PeerId, Arc<[Endpoint]>)> {
-        let Peers {
-            out, peers, slots, ..
-        } = self;
-        let is_out = |place: &u32| {
-            let peer = peers.get(*place as usize).and_then(Option::as_ref);
-            peer.is_some_and(|peer| matches!(peer.standing, Standing::Out { .. }))
-        };
-        out.retain(is_out);
-        out.sort_unstable_by(|one, other| slots[*one].id.cmp(&slots[*other].id));
+        let mut out = std::mem::take(&mut self.out);
+        out.retain(|place| matches!(self.peer(*place).standing, Standing::Out { .. }));
+        out.sort_unstable_by(|one, other| self.slots[*one].id.cmp(&self.slots[*other].id));
         out.dedup();
         let mut asked = Vec::new();
-        for &place in &*out {
-            let Some(peer) = peers.get_mut(place as usize).and_then(Option::as_mut) else {
-                continue;
-            };
+        for &place in &out {
+            let peer = self.peer(place);
             let due = matches!(peer.standing, Standing::Out { probe_at, .. } if now >= probe_at);
             if asked.len() < most
                 && due
@@ -509,23 +545,27 @@ impl Peers {
                 && peer.is_absent()
                 && now >= peer.asked_until
             {
-                peer.asked_until = now + ASKED_FOR;
-                asked.push((slots[place].id, slots[place].carriage.clone()));
+                let asked_until = now + ASKED_FOR;
+                let peer = peer.clone();
+                self.keep(
+                    place,
+                    Peer {
+                        asked_until,
+                        ..peer
+                    },
+                );
+                asked.push((self.slots[place].id, self.slots[place].carriage.clone()));
             }
         }
+        self.out = out;
         asked
     }
 
     /// Lets time pass. Costs nothing while it changes nothing.
     pub fn tick(&mut self, now: Time) -> Vec<Event> {
         let mut due = Vec::new();
-        while let Some(Reverse((at, place))) = self.timers.peek().copied()
-            && at <= now
-        {
-            self.timers.pop();
-            let peer = self.peers.get_mut(place as usize).and_then(Option::as_mut);
-            if let Some(peer) = peer.filter(|peer| peer.timer == at) {
-                peer.timer = Time::NEVER;
+        while let Some(place) = self.timers.pop(now) {
+            if self.slots.get(place).is_some() {
                 due.push(place);
             }
         }
@@ -549,16 +589,16 @@ impl Peers {
     /// Lets time pass for one peer.
     fn pass(&mut self, place: u32, now: Time, events: &mut Vec<Event>) {
         let seen = &self.slots[place];
-        let Some(peer) = self.peers.get_mut(place as usize).and_then(Option::as_mut) else {
-            return;
-        };
+        let mut peer = self.peer(place).clone();
         if peer.full_until.is_some_and(|until| now >= until) {
             peer.full_until = None;
             let word = Word {
                 load: seen.load(),
                 under_way: 0,
             };
-            seen.window.renew(&word);
+            if let Some(window) = seen.window() {
+                window.renew(&word);
+            }
         }
         if let Standing::Suspected { since } = peer.standing
             && now.since(since) >= REFUTE_WITHIN
@@ -576,6 +616,7 @@ impl Peers {
             self.structure = None;
             events.push(Event::Silent(seen.id));
         }
+        self.keep(place, peer);
     }
 
     /// What is known of everybody, in the order of their ids.
@@ -602,7 +643,7 @@ impl Peers {
             contradicted: peer.refusals >= CONTRADICTIONS,
             fault: peer.fault,
             allowance: peer.allowance,
-            held: seen.window.held(),
+            held: seen.held(),
         }
     }
 
@@ -614,8 +655,7 @@ impl Peers {
             && at <= now
         {
             self.probes.pop();
-            let peer = self.peers.get(place as usize).and_then(Option::as_ref);
-            if peer.is_some_and(|peer| matches!(peer.standing, Standing::Out { .. })) {
+            if matches!(self.peer(place).standing, Standing::Out { .. }) {
                 self.structure = None;
             }
         }
@@ -683,16 +723,6 @@ impl Peers {
         }
         Structure::new(self.zone.as_deref(), &self.slots, takes, away)
     }
-}
-
-/// Both halves of what is known of a peer, to change them.
-fn both<'a>(
-    slots: &'a mut Slots,
-    peers: &'a mut [Option<Peer>],
-    place: u32,
-) -> Option<(&'a mut PeerView, &'a mut Peer)> {
-    let peer = peers.get_mut(place as usize)?.as_mut()?;
-    Some((slots.get_mut(place)?, peer))
 }
 
 /// Whether a report makes of a peer something else for decisions than it was,

@@ -22,7 +22,7 @@ use crate::slots::{Places, Slots};
 use crate::window;
 
 pub use crate::pool::Pool;
-pub use crate::window::{Cost, FunctionRoom, Reserved, SHORT, Window, Word};
+pub use crate::window::{Cost, FIRST_ALLOWANCE, FunctionRoom, Reserved, SHORT, Window, Word};
 
 /// A peer, as decisions see it: what each decision reads of it, on one line of
 /// a processor's cache.
@@ -38,8 +38,8 @@ pub struct PeerView {
     /// The newest that is known of its load, and since when, where that is not
     /// its report.
     told: Option<Box<(Load, Time)>>,
-    /// Our calls there.
-    pub window: Arc<Window>,
+    /// Our calls there, from the first one on.
+    window: Option<Arc<Window>>,
     /// Expected round trip, in nanoseconds.
     pub(crate) round_trip_nanos: u64,
     /// Calls that wait there, by the newest that is known of its load.
@@ -59,21 +59,70 @@ impl Deref for PeerView {
 }
 
 impl PeerView {
-    /// A peer of which something is heard at `now`, and which may hold
-    /// `allowance` calls of ours.
-    pub fn new(facts: Arc<Facts>, allowance: u32, now: Time) -> PeerView {
-        let load = facts.report.load;
-        let word = Word { load, under_way: 0 };
+    /// A peer of which something is heard at `now`.
+    pub fn new(facts: Arc<Facts>, now: Time) -> PeerView {
+        let load = &facts.report.load;
         PeerView {
             key: PeerKey::of(&facts.id),
-            facts,
             heard: now,
             waiting: load.waiting,
             cpu_total: load.cpu_total,
             told: None,
             probing: false,
             round_trip_nanos: 0,
-            window: Arc::new(Window::new(&word, allowance)),
+            window: None,
+            facts,
+        }
+    }
+
+    /// Our calls there; `None` as long as there were none.
+    pub fn window(&self) -> Option<&Arc<Window>> {
+        self.window.as_ref()
+    }
+
+    /// The same, from now on.
+    pub(crate) fn open(&mut self) -> &Arc<Window> {
+        let load = self.load();
+        self.window.get_or_insert_with(|| {
+            let word = Word { load, under_way: 0 };
+            Arc::new(Window::new(&word, FIRST_ALLOWANCE))
+        })
+    }
+
+    /// Calls of ours that it holds.
+    pub fn held(&self) -> u32 {
+        self.window().map_or(0, |window| window.held())
+    }
+
+    /// Calls of this cost that may be sent there, whatever the function.
+    pub fn room_for(&self, cost: Cost) -> u32 {
+        match (self.window(), self.told.as_deref()) {
+            (Some(window), _) => window.room(cost),
+            (None, Some((load, _))) => {
+                FIRST_ALLOWANCE.min(cost.of(load.guest_cpu, load.guest_cpu_long))
+            }
+            (None, None) => {
+                let [short, long] = self.facts.guest_cpu;
+                FIRST_ALLOWANCE.min(cost.of(short, long))
+            }
+        }
+    }
+
+    /// Sets how many calls of ours it may hold.
+    pub(crate) fn allow(&mut self, allowance: u32) {
+        match self.window() {
+            Some(window) => window.allow(allowance),
+            None if allowance == FIRST_ALLOWANCE => {}
+            None => self.open().allow(allowance),
+        }
+    }
+
+    /// Takes what it says of its room now, beside what it says of its load.
+    pub(crate) fn renew(&mut self, word: &Word) {
+        match self.window() {
+            Some(window) => window.renew(word),
+            None if word.under_way == 0 => {}
+            None => self.open().renew(word),
         }
     }
 
@@ -136,7 +185,7 @@ impl PeerView {
             }
             None => window::room_of(offered),
         };
-        room.min(self.window.room(cost))
+        room.min(self.room_for(cost))
     }
 }
 

@@ -25,9 +25,21 @@ pub struct Cost {
 /// free again before its owner misses it.
 pub const SHORT: Duration = Duration::from_secs(1);
 
+/// Calls that a peer without recent successes may hold of ours.
+pub const FIRST_ALLOWANCE: u32 = 4;
+
 /// Round trips from which calls are sent ahead of the places that they will
 /// have: shorter ones cost less than a call that waits in vain.
 const FAR: Duration = Duration::from_millis(5);
+
+impl Cost {
+    /// Calls for which there is room, of what is free for short ones and for
+    /// long ones, in thousandths of a core.
+    pub(crate) fn of(self, short: u32, long: u32) -> u32 {
+        let free = if self.long { long } else { short };
+        free / self.cpu.max(1)
+    }
+}
 
 /// What a peer says of its room, as one node hears it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -107,8 +119,8 @@ impl Window {
     pub fn room(&self, cost: Cost) -> u32 {
         let allowance = self.allowance.load(Ordering::Relaxed);
         let free = allowance.saturating_sub(self.held.load(Ordering::Relaxed));
-        let open = self.open[usize::from(cost.long)].load(Ordering::Relaxed);
-        free.min(open / cost.cpu.max(1))
+        let [short, long] = [&self.open[0], &self.open[1]].map(|open| open.load(Ordering::Relaxed));
+        free.min(cost.of(short, long))
     }
 
     /// Calls of ours that it holds.

@@ -381,7 +381,10 @@ impl Life {
             Decision::Offload { to, reach } => {
                 let peer = &view.peers[to];
                 self.remembered = Some(peer.id);
-                if let Some(reserved) = peer.window.reserve(None, cost, self.now) {
+                if let Some(reserved) = peer
+                    .window()
+                    .and_then(|window| window.reserve(None, cost, self.now))
+                {
                     self.held.push((peer.id, reserved));
                 }
                 write!(text, "{reach:?} to {}", peer.id).expect("text takes all");

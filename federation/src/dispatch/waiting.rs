@@ -293,10 +293,10 @@ impl Inner {
             Some(crate::abilities::Able::Ready(room)) => Some(room),
             _ => None,
         };
-        let reserved = peer.window.reserve(room, cost, now).or_else(|| {
+        let window = peer.window()?;
+        let reserved = window.reserve(room, cost, now).or_else(|| {
             let room = room?;
-            peer.window
-                .reserve_ahead(room, room.ahead(peer.round_trip()), now)
+            window.reserve_ahead(room, room.ahead(peer.round_trip()), now)
         })?;
         Some(Seized::new(peer, reserved))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weir_node_core::time::Time;
 
-use crate::snapshot::Word;
+use crate::snapshot::{FIRST_ALLOWANCE, Word};
 
 /// A suspicion that its peer does not refute for so long is a death.
 pub const REFUTE_WITHIN: Duration = Duration::from_millis(1_500);
@@ -33,9 +33,6 @@ pub(super) const MOST_STRIKES: u8 = 7;
 
 /// Calls in a row that go well and take a strike back.
 pub(super) const FORGIVEN_AFTER: u8 = 16;
-
-/// Calls that a peer without recent successes may hold of ours.
-pub(super) const FIRST_ALLOWANCE: u32 = 4;
 
 /// Calls that any peer may hold of ours.
 pub(super) const MOST_ALLOWANCE: u32 = 4_096;
@@ -148,7 +145,7 @@ impl Fault {
 }
 
 /// What is made of a peer, beside what decisions see of it.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) standing: Standing,
     pub(super) silent: bool,
@@ -166,27 +163,21 @@ pub(super) struct Peer {
     pub(super) asked_until: Time,
     /// Whether its round trip was measured, and is not to be guessed.
     pub(super) is_measured: bool,
-    /// When it is looked at next; its entry among the timers that counts.
-    pub(super) timer: Time,
 }
 
-impl Default for Peer {
-    fn default() -> Peer {
-        Peer {
-            standing: Standing::In,
-            silent: false,
-            allowance: FIRST_ALLOWANCE,
-            refusals: 0,
-            fault: None,
-            strikes: 0,
-            good: 0,
-            full_until: None,
-            asked_until: Time::ZERO,
-            is_measured: false,
-            timer: Time::NEVER,
-        }
-    }
-}
+/// One that was heard, and nothing else.
+pub(super) const USUAL: Peer = Peer {
+    standing: Standing::In,
+    silent: false,
+    allowance: FIRST_ALLOWANCE,
+    refusals: 0,
+    fault: None,
+    strikes: 0,
+    good: 0,
+    full_until: None,
+    asked_until: Time::ZERO,
+    is_measured: false,
+};
 
 impl Peer {
     /// When time alone changes something about it, which was heard at `heard`.

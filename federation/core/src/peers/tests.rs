@@ -1,7 +1,9 @@
+use proptest::prelude::*;
+
 use super::standing::{FIRST_PROBE, FORGIVEN_AFTER, LONGEST_PROBE, MOST_STRIKES};
 use super::*;
 use crate::samples::{id, numbered, report};
-use crate::snapshot::Cost;
+use crate::snapshot::{Cost, Reserved};
 
 fn at(milliseconds: u64) -> Time {
     Time::from_nanos(milliseconds * 1_000_000)
@@ -186,7 +188,7 @@ const COST: Cost = Cost {
 };
 
 fn room(table: &mut Peers) -> u32 {
-    table.view(&report(), at(1)).peers[0].window.room(COST)
+    table.view(&report(), at(1)).peers[0].room_for(COST)
 }
 
 const REFUSED: Met = Met::Full {
@@ -237,7 +239,10 @@ fn an_answer_tells_of_room_as_a_report_does() {
 fn a_report_that_may_not_count_what_was_just_sent_opens_nothing() {
     let mut table = table();
     table.hear(id(1), say(1, 1), at(0));
-    let window = table.view(&report(), at(1)).peers[0].window.clone();
+    let window = table.view(&report(), at(1)).peers[0]
+        .window()
+        .cloned()
+        .expect("a window");
     let held = [at(10), at(10), at(10)].map(|now| window.reserve(None, COST, now));
     assert!(held.iter().all(Option::is_some) && room(&mut table) == 0);
     table.hear(id(1), say(1, 2), at(30));
@@ -328,8 +333,7 @@ fn timers_that_are_overtaken_do_not_pile_up() {
         table.tick(at(round + 100_000));
         table.hear(id(1), say(1, round + 2), at(round));
     }
-    let bound = 2 * TIMERS_PER_PEER;
-    assert!(table.timers.len() <= bound && table.probes.len() <= bound);
+    assert!(table.probes.len() <= 2 * PROBES_PER_PEER);
     assert_eq!(table.out.len(), 1);
 }
 
@@ -351,7 +355,7 @@ fn a_copy_keeps_what_it_showed_and_shares_the_rest() {
     assert_eq!(before.peer(&id(40)).map(|peer| peer.heard), Some(at(0)));
     assert!(after.peer(&id(40)).is_none() && after.peer(&id(41)).is_none());
     assert_eq!(after.away().count(), 1);
-    let windows = [&before, &after].map(|view| view.peer(&id(42)).map(|p| p.window.clone()));
+    let windows = [&before, &after].map(|view| view.peer(&id(42))?.window().cloned());
     let [Some(one), Some(other)] = windows else {
         panic!("it takes calls")
     };
@@ -394,5 +398,52 @@ fn the_table_is_bounded() {
     for number in 0..=PEERS as u32 {
         let heard = table.hear(numbered(number), say(1, 1), at(0));
         assert_eq!(heard == Heard::Full, number == PEERS as u32);
+    }
+}
+
+proptest! {
+    /// A table that spends nothing on peers that were never called shows the
+    /// same of them as one that does.
+    #[test]
+    fn a_sparing_table_shows_the_same(
+        acts in prop::collection::vec((0_u8..6, 1_u8..4, 0_u32..9_000, any::<bool>()), 1..40),
+    ) {
+        let mut tables = [table(), Peers::of_at_most(PEERS, id(0), 10)];
+        let short = Cost { cpu: 1_000, long: false };
+        let mut held: Vec<[Option<Reserved>; 2]> = Vec::new();
+        for (step, (act, peer, cpu, flag)) in (1..).zip(acts) {
+            let now = at(step * 40);
+            let said = |sequence| {
+                let mut said = say(1, sequence);
+                (said.load.guest_cpu, said.load.guest_cpu_long) = (cpu, cpu / 2);
+                said
+            };
+            let load = said(1).load;
+            let word = Some(Word { load, under_way: u32::from(flag) * 500 });
+            let reserved = tables.each_mut().map(|table| {
+                match act {
+                    0 => drop(table.hear(id(peer), said(step), now)),
+                    1 => table.met(id(peer), Met::Told(word), now),
+                    2 => table.met(id(peer), Met::Answer(word), now),
+                    3 => table.met(id(peer), Met::Full { word, claims: flag }, now),
+                    4 => drop(table.tick(now)),
+                    _ => return table.window(&id(peer))?.reserve(None, short, now),
+                }
+                None
+            });
+            prop_assert_eq!(reserved[0].is_some(), reserved[1].is_some());
+            held.push(reserved);
+            if flag {
+                held.clear();
+            }
+            let shown = tables.each_mut().map(|table| {
+                let view = table.view(&report(), now);
+                let peers = view.peers.iter();
+                let rooms = [short, Cost { long: true, ..short }];
+                let shown = peers.map(|p| (p.id, p.held(), rooms.map(|cost| p.room_for(cost))));
+                shown.collect::<Vec<_>>()
+            });
+            prop_assert_eq!(&shown[0], &shown[1]);
+        }
     }
 }

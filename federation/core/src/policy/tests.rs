@@ -17,9 +17,10 @@ struct Peer(PeerView);
 
 fn peer(number: u8) -> Peer {
     let facts = Arc::new(Facts::new(id(number), report()));
-    let mut peer = PeerView::new(facts, 16, Time::ZERO);
+    let mut peer = PeerView::new(facts, Time::ZERO);
     peer.set_round_trip(Duration::from_millis(1));
-    peer.window.renew(&word(16));
+    peer.allow(16);
+    peer.renew(&word(16));
     Peer(peer)
 }
 
@@ -57,8 +58,8 @@ impl Peer {
         })
     }
 
-    fn full(self) -> Peer {
-        self.0.window.close();
+    fn full(mut self) -> Peer {
+        self.0.open().close();
         self
     }
 
@@ -674,7 +675,7 @@ fn one_call_at_a_time_finds_out_whether_a_peer_is_well_again() {
     let mut probed = peer(1);
     probed.0.probing = true;
     check("spill", case(Here::Full), &[probed.clone()], to(0));
-    let held = probed.0.window.reserve(None, COST, Time::ZERO);
+    let held = probed.0.clone().open().reserve(None, COST, Time::ZERO);
     let _held = held.expect("room");
     check(
         "spill",
@@ -742,13 +743,13 @@ fn any_peer() -> impl Strategy<Value = Peer> {
         0..3_u32,
     )
         .prop_map(|(number, is_cloud, near, room, milliseconds, warm)| {
-            let known = peer(number).far(milliseconds).change(|report| {
+            let mut known = peer(number).far(milliseconds).change(|report| {
                 report.offers = vec![Offer {
                     warm,
                     ..report.offers[0].clone()
                 }];
             });
-            known.0.window.renew(&word(room));
+            known.0.open().renew(&word(room));
             match is_cloud {
                 true => known.cloud(if near { "near" } else { "away" }),
                 false => known,
@@ -793,7 +794,7 @@ proptest! {
                 prop_assert!(hops > 0);
                 let chosen = &peers[to].0;
                 prop_assert!(!case.avoid.contains(&chosen.id));
-                prop_assert!(chosen.window.room(COST) > 0);
+                prop_assert!(chosen.room_for(COST) > 0);
                 prop_assert!(weighed.iter().any(|seen| seen.peer == chosen.id));
                 if reach == Reach::Vertical {
                     prop_assert_eq!(chosen.report.role, Role::Cloud);

@@ -209,7 +209,7 @@ impl<'a> Look<'a> {
         if !has_it && request.needs.code_bytes > peer.load().disk_free {
             return Rated::Not(Verdict::NoDisk);
         }
-        if peer.probing && peer.window.held() > 0 {
+        if peer.probing && peer.held() > 0 {
             return Rated::Not(Verdict::OnTrial);
         }
         let fails = !request.failing.is_empty() && request.failing.contains(&peer.id);
