@@ -12,6 +12,8 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::FixedState;
+use hashbrown::HashMap;
 use libp2p_identity::PeerId;
 use weir_node_core::time::Time;
 
@@ -133,7 +135,9 @@ pub struct Peers {
     slots: Slots,
     /// The rest, by the same places, of those of whom there is something to
     /// keep: most were never called.
-    unusual: Vec<Option<Box<Peer>>>,
+    unusual: HashMap<u32, Peer, FixedState>,
+    /// Places that were ever used, and those of them that are not.
+    used: u32,
     free: Vec<u32>,
     /// All places that are used, in the order of ids.
     order: Vec<u32>,
@@ -172,7 +176,8 @@ impl Peers {
             most,
             opens_all: false,
             slots: Slots::default(),
-            unusual: Vec::new(),
+            unusual: HashMap::default(),
+            used: 0,
             free: Vec::new(),
             order: Vec::new(),
             timers: Timers::default(),
@@ -292,11 +297,11 @@ impl Peers {
     }
 
     fn add(&mut self, facts: Arc<Facts>, now: Time) {
-        let used = u32::try_from(self.unusual.len()).expect("the table of peers is bounded");
-        let place = self.free.pop().unwrap_or(used);
-        if place == used {
-            self.unusual.push(None);
-        }
+        let place = self.free.pop().unwrap_or_else(|| {
+            let place = self.used;
+            self.used = place.checked_add(1).expect("the table of peers is bounded");
+            place
+        });
         let at = self.sorted(&facts.id).unwrap_or_else(|at| at);
         self.order.insert(at, place);
         let mut seen = PeerView::new(facts, now);
@@ -317,20 +322,15 @@ impl Peers {
     }
 
     fn peer(&self, place: u32) -> &Peer {
-        let unusual = self.unusual.get(place as usize);
-        unusual.and_then(Option::as_deref).unwrap_or(&USUAL)
+        self.unusual.get(&place).unwrap_or(&USUAL)
     }
 
     /// Keeps what was made of a peer, where that is worth it.
     fn keep(&mut self, place: u32, peer: Peer) {
-        let Some(kept) = self.unusual.get_mut(place as usize) else {
-            return;
+        match peer == USUAL {
+            true => self.unusual.remove(&place),
+            false => self.unusual.insert(place, peer),
         };
-        match kept {
-            _ if peer == USUAL => *kept = None,
-            Some(kept) => **kept = peer,
-            None => *kept = Some(Box::new(peer)),
-        }
     }
 
     /// Sees to it that a peer is looked at when time changes something about it.
@@ -422,7 +422,7 @@ impl Peers {
             self.order.remove(at);
         }
         self.slots.remove(place);
-        self.unusual[place as usize] = None;
+        self.unusual.remove(&place);
         self.timers.clear(place);
         self.free.push(place);
         self.structure = None;

@@ -2,6 +2,7 @@
 //! can run.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::report::Report;
 use crate::slots::{Places, Slots};
@@ -11,7 +12,7 @@ use crate::snapshot::{PeerView, PeerViews};
 #[derive(Debug, Default, Clone)]
 pub struct Pool {
     /// Places in [`View::peers`].
-    members: Vec<u32>,
+    members: Arc<[u32]>,
     /// What each of them has, where that is the same.
     even: Option<u64>,
     /// The sum of weights up to each, where they differ.
@@ -118,17 +119,17 @@ fn abilities_of(report: &Report) -> (&String, &Vec<String>, &BTreeMap<String, St
 
 impl Pool {
     /// Members by place, sorted by what they can run.
-    pub(crate) fn sorted(slots: &Slots, places: &[u32]) -> Pool {
-        let weight = |place: &u32| (*place, u64::from(slots[*place].cpu_total));
+    pub(crate) fn sorted(slots: &Slots, places: &Arc<[u32]>) -> Pool {
+        let weight = |place| u64::from(slots[place].cpu_total);
         let mut kinds: BTreeMap<_, Vec<u32>> = BTreeMap::new();
-        for place in places {
+        for place in places.iter() {
             let can = abilities_of(&slots[*place].report);
             kinds.entry(can).or_default().push(*place);
             if kinds.len() > KINDS {
                 break;
             }
         }
-        let mut pool = Pool::new(places.iter().map(weight));
+        let mut pool = Pool::new(places.clone(), weight);
         if kinds.len() > KINDS {
             pool.has_many_kinds = true;
             return pool;
@@ -140,8 +141,8 @@ impl Pool {
                 at.ok().and_then(|at| u8::try_from(at).ok()).unwrap_or(0)
             };
             pool.kind_of = places.iter().map(kind).collect();
-            let kinds = kinds.values();
-            pool.kinds = kinds.map(|of| Pool::new(of.iter().map(weight))).collect();
+            let kinds = kinds.into_values();
+            pool.kinds = kinds.map(|of| Pool::new(of.into(), weight)).collect();
         }
         pool
     }
@@ -204,21 +205,21 @@ impl Pool {
         }
     }
 
-    /// Members by place, with the weight of each.
-    fn new(weighted: impl Iterator<Item = (u32, u64)> + Clone) -> Pool {
-        let weighted = weighted.map(|(place, weight)| (place, weight.max(1)));
+    /// Members by place, with what each has.
+    fn new(members: Arc<[u32]>, weight: impl Fn(u32) -> u64) -> Pool {
+        let weight = |place: &u32| weight(*place).max(1);
+        let even = members.first().map(weight);
         let mut pool = Pool {
-            even: weighted.clone().next().map(|(_, weight)| weight),
+            even: even.filter(|even| members.iter().all(|place| weight(place) == *even)),
             ..Pool::default()
         };
-        for (place, weight) in weighted.clone() {
-            pool.members.push(place);
+        for &place in &*members {
             pool.places.insert(place);
-            pool.even = pool.even.filter(|even| *even == weight);
         }
-        pool.members.shrink_to_fit();
+        pool.members = members;
         if pool.even.is_none() {
-            pool.weigh(weighted.map(|(_, weight)| weight));
+            let members = pool.members.clone();
+            pool.weigh(members.iter().map(weight));
         }
         pool
     }
@@ -290,10 +291,16 @@ mod tests {
     use super::*;
     use crate::snapshot::Draws;
 
+    /// Members of these weights, by their places.
+    fn of(weights: &[u64]) -> Pool {
+        let members = 0..u32::try_from(weights.len()).expect("few");
+        Pool::new(members.collect(), |place| weights[place as usize])
+    }
+
     #[test]
     fn draws_are_in_proportion_to_room() {
         assert_eq!(Pool::default().draw(0.5), None);
-        let pool = Pool::new([(0, 1), (1, 0), (2, 8)].into_iter());
+        let pool = of(&[1, 0, 8]);
         let mut counts = [0; 3];
         for chance in Draws::new(7).take(10_000) {
             counts[pool.draw(chance).expect("somebody")] += 1;
@@ -309,18 +316,15 @@ mod tests {
     fn a_guided_draw_is_what_all_sums_say() {
         let mut weights = Draws::new(9);
         for count in [1, 2, 17, 300] {
-            let weighted = (0..count).map(|place| {
-                let weight = weights.next().expect("it never ends");
-                // Some are a thousand times as large as others.
-                (place, (weight * weight * weight * 16_000.0) as u64)
-            });
-            let weighted: Vec<(u32, u64)> = weighted.collect();
-            let pool = Pool::new(weighted.into_iter());
+            // Some are a thousand times as large as others.
+            let large = |weight: f64| (weight * weight * weight * 16_000.0) as u64;
+            let weights: Vec<u64> = weights.by_ref().take(count).map(large).collect();
+            let pool = of(&weights);
             let total = pool.total();
             for chance in Draws::new(3).take(2_000).chain([0.0, 1.0]) {
                 let at = (chance * total as f64) as u64;
                 let found = pool.sums.partition_point(|sum| *sum <= at);
-                let expected = found.min(count as usize - 1);
+                let expected = found.min(count - 1);
                 assert_eq!(pool.draw(chance), Some(expected));
             }
         }
@@ -329,10 +333,10 @@ mod tests {
     #[test]
     fn a_draw_among_equals_is_what_all_sums_say() {
         for (count, weight) in [(1, 1), (3, 7), (300, 4_000)] {
-            let pool = Pool::new((0..count).map(|place| (place, weight)));
+            let pool = of(&vec![weight; count]);
             for chance in Draws::new(3).take(2_000).chain([0.0, 1.0]) {
-                let at = (chance * (u64::from(count) * weight) as f64) as u64;
-                let expected = (at / weight).min(u64::from(count) - 1);
+                let at = (chance * (count as u64 * weight) as f64) as u64;
+                let expected = (at / weight).min(count as u64 - 1);
                 assert_eq!(pool.draw(chance), usize::try_from(expected).ok());
             }
         }

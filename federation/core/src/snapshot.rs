@@ -199,7 +199,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 #[derive(Debug, Default)]
 pub(crate) struct Structure {
     /// Those who may take calls, in the order of their ids.
-    takes: Vec<u32>,
+    takes: Arc<[u32]>,
     /// The same.
     places: Places,
     /// Neighbours, one pool for all functions: what a peer can run follows
@@ -236,12 +236,19 @@ impl Structure {
                 near.push(place);
             }
         }
-        structure.neighbours = Pool::sorted(slots, &near);
-        structure.regions = regions
+        structure.takes = takes.into();
+        // Often these are the same.
+        let shared = |places: Vec<u32>| match places.len() == structure.takes.len() {
+            true => structure.takes.clone(),
+            false => places.into(),
+        };
+        let sorted = |places| Pool::sorted(slots, &shared(places));
+        let neighbours = sorted(near);
+        let regions = regions
             .into_iter()
-            .map(|(name, places)| (name.to_owned(), Pool::sorted(slots, &places)))
+            .map(|(name, places)| (name.to_owned(), sorted(places)))
             .collect();
-        structure.takes = takes;
+        (structure.neighbours, structure.regions) = (neighbours, regions);
         structure
     }
 }
