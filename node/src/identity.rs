@@ -60,7 +60,6 @@ fn create(path: &Path) -> io::Result<Keypair> {
     let bytes = key.to_protobuf_encoding().map_err(io::Error::other)?;
     // A half-written key would be a lost identity.
     private::write(path, &bytes)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(key)
 }
 

@@ -2,10 +2,12 @@
 //! and what else a node keeps. What others of the machine may read is no secret,
 //! and is not taken for one.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+
+use crate::disk::TempFile;
 
 /// Largest file that is read, in bytes.
 const BYTES: u64 = 4096;
@@ -45,26 +47,21 @@ pub fn read_line(path: &Path, least: usize) -> io::Result<String> {
     }
 }
 
-/// Writes a file, whole or not at all, for its owner alone.
+/// Writes a file, whole or not at all, for its owner alone: under a temporary
+/// name, flushed, renamed, and then its folder flushed. All small files that a
+/// node keeps are written by it. It blocks for as long as the disk takes.
 ///
 /// # Errors
 /// When it, or its folder, cannot be written.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
+    let mut file = TempFile::create(path.with_extension("new"))?;
+    file.write(bytes)?;
+    file.keep(path)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
+    use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -93,5 +90,23 @@ mod tests {
             let error = check(mode, text).expect_err(expected);
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("kept");
+        // What a crash left.
+        fs::write(folder.path().join("kept.new"), "half of something longer").expect("written");
+        for text in ["first", "two"] {
+            write(&path, text.as_bytes()).expect("there is room");
+            assert_eq!(fs::read_to_string(&path).expect("it is there"), text);
+        }
+        let mode = path.metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let files = fs::read_dir(folder.path()).expect("it is ours").count();
+        assert_eq!(files, 1);
+        let nowhere = folder.path().join("missing").join("file");
+        assert!(write(&nowhere, b"").is_err());
     }
 }
