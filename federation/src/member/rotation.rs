@@ -317,6 +317,7 @@ fn push(successions: &mut Vec<Vec<u8>>, succession: Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{BOTH, DAY, EDGE, Node, node};
+    use super::super::trade::{Hello, VERSION, encode};
     use super::*;
     use weir_federation_core::samples::id;
 
