@@ -30,7 +30,7 @@ use weir_federation::membership::{Certificate, Rights, RootSecret, Token};
 use weir_federation::message::{self, Forget, Handover, Leave, Message, Summary, Suspicion};
 use weir_federation::report::{Load, Offer, Report, Role};
 use weir_federation::roster::{Marks, Roster, mark};
-use weir_federation::steward::layers;
+use weir_federation::replication::layers;
 use weir_federation::wire::{Arrived, CARRIAGE, Look, Looked, Reply, Travelling, put, take};
 use weir_node::function::{ArtifactKind, CodeSource, FunctionSpec, Protocol, Scope};
 use weir_node::id::{CallId, Digest};

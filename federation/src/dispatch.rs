@@ -40,7 +40,7 @@ use crate::federated::Federated;
 use crate::peers::PEERS;
 use crate::policy::{self, Decision, Origin, Policy, Reach, Reason};
 use crate::snapshot::Here;
-use crate::steward::Steward;
+use crate::replication::Replication;
 use weir_federation_core::placement::HOPS_MAX;
 pub(crate) use weir_federation_core::wanted::asks_for_grants;
 use weir_federation_core::wanted::{Machine, Wanted};
@@ -101,7 +101,7 @@ struct Inner {
     has_evidence: std::sync::atomic::AtomicBool,
     /// The peer that was chosen last.
     remembered: Mutex<Option<PeerId>>,
-    steward: Arc<Steward>,
+    replication: Arc<Replication>,
     copies: Arc<Copies>,
     waiters: Waiters,
     serving: Serving,
@@ -139,10 +139,10 @@ impl Way {
 impl Dispatch {
     /// Places calls of `node`, alone or with its peers.
     pub fn new(node: Node, federated: Federated, rules: Rules) -> Dispatch {
-        let steward = Arc::new(Steward::new(node.clone(), federated.clone()));
+        let replication = Arc::new(Replication::new(node.clone(), federated.clone()));
         let heard = federated.shared.heard.lock();
         if let Some(news) = heard.unwrap_or_else(PoisonError::into_inner).take() {
-            tokio::spawn(Arc::clone(&steward).look_after(news));
+            tokio::spawn(Arc::clone(&replication).look_after(news));
             #[cfg(feature = "etcd")]
             if federated.registry().is_some() {
                 let etcd = federated.settings().etcd.clone();
@@ -160,7 +160,7 @@ impl Dispatch {
                 evidence: Mutex::default(),
                 has_evidence: false.into(),
                 remembered: Mutex::default(),
-                steward,
+                replication,
                 copies,
                 waiters: Waiters::default(),
                 serving: Serving::default(),
@@ -197,7 +197,7 @@ impl Dispatch {
     /// # Errors
     /// What it asks for beyond what this node gives, in words.
     pub fn fits(&self, spec: &FunctionSpec) -> Result<(), String> {
-        self.inner.steward.fits(spec)
+        self.inner.replication.fits(spec)
     }
 
     /// A peer that may run a function which is deployed here, by what both are;
@@ -235,7 +235,7 @@ impl Dispatch {
     /// # Errors
     /// Why it is not told.
     pub async fn announce(&self, spec: &FunctionSpec) -> Result<usize, ChangeError> {
-        self.inner.steward.announce(spec).await
+        self.inner.replication.announce(spec).await
     }
 
     /// Tells the federation of a version that took the place of one that served
@@ -244,7 +244,7 @@ impl Dispatch {
     /// # Errors
     /// Why it is not told; that is tried again.
     pub async fn announce_untold(&self, name: &FunctionName) -> Result<Option<usize>, ChangeError> {
-        self.inner.steward.announce_untold(name).await
+        self.inner.replication.announce_untold(name).await
     }
 
     /// Removes a function from the federation.
@@ -252,7 +252,7 @@ impl Dispatch {
     /// # Errors
     /// Why it stays.
     pub async fn withdraw(&self, function: &FunctionName) -> Result<(), ChangeError> {
-        self.inner.steward.withdraw(function).await
+        self.inner.replication.withdraw(function).await
     }
 
     /// Runs a call of this node's own users, wherever that is best. With
@@ -311,8 +311,8 @@ impl Dispatch {
     }
 
     /// What was counted of code on its way.
-    pub fn code_counters(&self) -> &crate::steward::Counters {
-        self.inner.steward.counters()
+    pub fn code_counters(&self) -> &crate::replication::Counters {
+        self.inner.replication.counters()
     }
 
     /// Copies of others' calls that this node keeps.
@@ -330,8 +330,8 @@ impl Dispatch {
     /// body is read.
     pub async fn receive(&self, from: PeerId, request: Request<Body>) -> Response<AnswerBody> {
         let inner = &self.inner;
-        if Steward::is_asked(&request) {
-            return Box::pin(inner.steward.serve(from, request)).await;
+        if Replication::is_asked(&request) {
+            return Box::pin(inner.replication.serve(from, request)).await;
         }
         if Copies::is_asked(&request) {
             return Box::pin(inner.copies.serve(from, request)).await;

@@ -52,7 +52,7 @@ use crate::regions;
 use crate::report::{ADDRESSES, Load, Report, Role};
 use crate::roster::Roster;
 use crate::snapshot::View;
-use crate::steward;
+use crate::replication;
 use crate::turns::Turns;
 use weir_federation_core::refusals::Refusals;
 
@@ -264,6 +264,8 @@ pub(crate) struct Shared {
     happenings: mpsc::Sender<Happening>,
     /// Functions of the federation.
     catalogue: Mutex<Catalogue>,
+    /// Who may keep their code, and calls of them.
+    candidates: Mutex<functions::Candidates>,
     forgotten: Mutex<Forgotten>,
     /// This node forgot what it knew of functions, and asks others.
     pub(crate) forgot: Notify,
@@ -386,9 +388,9 @@ impl Federated {
         let (happenings, happened) = mpsc::channel(HAPPENINGS);
         let (summaries, heard) = mpsc::channel(SUMMARIES);
         let (rosters, compared) = mpsc::channel(ROSTERS);
-        steward::set_old_aside(&settings.folder);
+        replication::set_old_aside(&settings.folder);
         let mut catalogue = Catalogue::default();
-        for (name, entry) in steward::recover(&settings.folder.join("functions")) {
+        for (name, entry) in replication::recover(&settings.folder.join("functions")) {
             catalogue.merge(name, entry);
         }
         let forgotten = std::fs::read(settings.folder.join(FORGOTTEN)).unwrap_or_default();
@@ -426,6 +428,7 @@ impl Federated {
             aloud: AtomicBool::new(false),
             happenings,
             catalogue: Mutex::new(catalogue),
+            candidates: Mutex::default(),
             forgotten: Mutex::new(forgotten),
             forgot: Notify::new(),
             changed: Mutex::default(),

@@ -14,7 +14,7 @@
 //! | `book` | where members were, on disk |
 //! | `federated` | a node's place in its federation; the loop that keeps it |
 //! | `registry` | etcd, where that is wanted (feature `etcd`) |
-//! | `steward` | functions of the federation, and their code |
+//! | `replication` | functions of the federation, and their code |
 //! | `copies` | asynchronous calls that peers keep copies of |
 //! | `dispatch` | from a call to its answer, wherever that is found |
 
@@ -34,7 +34,7 @@ pub mod message;
 pub mod protocol;
 #[cfg(feature = "etcd")]
 mod registry;
-pub mod steward;
+pub mod replication;
 pub mod wire;
 
 pub use weir_federation_core::{

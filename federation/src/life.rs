@@ -28,7 +28,7 @@ use crate::member::Member;
 use crate::message::{self, Message};
 use crate::policy;
 use crate::report::{Load, Offer, Report};
-use crate::steward::Steward;
+use crate::replication::Replication;
 
 const MODEL: &str = r#"{"simulated": {
     "processor": {"name": "any", "speed": 1e12, "cores": 4, "memory": 536870912},
@@ -43,7 +43,7 @@ struct World {
     runtime: Runtime,
     node: Node,
     dispatch: Dispatch,
-    steward: Steward,
+    replication: Replication,
     peer: Keypair,
     certificate: Vec<u8>,
     code: CodeRef,
@@ -134,7 +134,7 @@ impl World {
         let id = peer.public().to_peer_id();
         let certificate = admitted(&federated, id, &folder.path().join("peer"));
         let world = World {
-            steward: Steward::new(node.clone(), federated.clone()),
+            replication: Replication::new(node.clone(), federated.clone()),
             dispatch: Dispatch::new(node.clone(), federated, rules),
             node,
             runtime,
@@ -236,7 +236,7 @@ impl World {
             }
         }
         // Brought, and run here.
-        let brought = self.steward.adopt(&name(), true).await;
+        let brought = self.replication.adopt(&name(), true).await;
         if brought.is_ok() != fits.is_ok() {
             return Err(format!("{brought:?}, though {fits:?}"));
         }

@@ -15,14 +15,18 @@ use criterion::Criterion;
 use libp2p_identity::PeerId;
 use serde_bytes::ByteBuf;
 use weir_federation_core::abilities::Abilities;
-use weir_federation_core::catalogue::{Catalogue, Entry, Record};
+use weir_federation_core::catalogue::{Catalogue, CodeRef, Entry, Record};
+use weir_federation_core::copies::keepers_of_call;
 use weir_federation_core::facts::Facts;
 use weir_federation_core::peers::{Met, Peers};
 use weir_federation_core::policy::{self, Bounds, Decision, Needs, Origin, Request};
+use weir_federation_core::rendezvous::Members;
+use weir_federation_core::replication::holdings::{self, Holdings};
 use weir_federation_core::report::{Load, Offer, Report, Role};
 use weir_federation_core::samples::{numbered, report};
 use weir_federation_core::snapshot::{Cost, Draws, Here, Local, Snapshot, View, Word};
-use weir_node_core::id::FunctionName;
+use weir_node_core::function::{ArtifactKind, CodeSource, FunctionSpec, Protocol, Scope};
+use weir_node_core::id::{CallId, FunctionName};
 use weir_node_core::time::Time;
 
 const SIZES: [u32; 5] = [10, 100, 1_000, 10_000, 100_000];
@@ -342,6 +346,89 @@ fn acts(criterion: &mut Criterion, table: &Table, size: u32) {
     });
 }
 
+/// What it costs to know who keeps things.
+fn keepers(criterion: &mut Criterion, table: &Table, size: u32) {
+    let everybody = (0..size).map(|number| (numbered(number), number % 4 == 0));
+    let members = Members::default().renewed(everybody.clone());
+    let mut number = 0_u128;
+    measure(criterion, table, "6 keepers of a call", size, |times| {
+        timed(times, || {
+            number = number.wrapping_add(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+            let call = CallId::new(number.to_be_bytes());
+            black_box(keepers_of_call(call, &members).take(6).count());
+        })
+    });
+    let entry = deployed(numbered(1));
+    measure(criterion, table, "who holds this function", size, |times| {
+        timed(times, || {
+            black_box(holdings::keepers(&entry, &members));
+        })
+    });
+    measure(
+        criterion,
+        table,
+        "members, nobody came or went",
+        size,
+        |times| {
+            timed(times, || {
+                black_box(members.renewed(everybody.clone()));
+            })
+        },
+    );
+    let mut held = Holdings::new(numbered(0));
+    held.members(&members);
+    for number in 0..1_000 {
+        held.record(&function(number), Some(&entry));
+    }
+    let mut fewer = members.clone();
+    fewer.leave_out(&[numbered(size - 1)]);
+    let mut is_there = true;
+    measure(
+        criterion,
+        table,
+        "a member, 1,000 functions",
+        size,
+        |times| {
+            timed(times, || {
+                is_there = !is_there;
+                held.members(if is_there { &members } else { &fewer });
+            })
+        },
+    );
+}
+
+/// A function with code, as a member deployed it.
+fn deployed(writer: PeerId) -> Entry {
+    let code = CodeRef {
+        digest: [7; 32],
+        bytes: 9,
+        chunks: [8; 32],
+    };
+    let artifact = CodeSource::Artifact(code.artifact());
+    let spec = FunctionSpec {
+        scope: Scope::Federation,
+        copies: 3,
+        ..FunctionSpec::new(
+            function(3),
+            artifact,
+            ArtifactKind::WasmModule,
+            Protocol::Stdio,
+        )
+    };
+    let spec = cbor4ii::serde::to_vec(Vec::new(), &spec).expect("it can be encoded");
+    let record = Record {
+        name: function(3).qualified(),
+        version: 1,
+        topic: None,
+        spec: Some(ByteBuf::from(spec)),
+        code: Some(code),
+        removed: None,
+        certificate: ByteBuf::new(),
+    };
+    let (_, entry) = Entry::new(writer, record, Vec::new().into()).expect("it is honest");
+    entry
+}
+
 fn reports_of_256(criterion: &mut Criterion, table: &Table, size: u32) {
     if size > PAIRS_MAX / 256 {
         return;
@@ -394,6 +481,7 @@ fn main() {
     let table = Table::default();
     for size in SIZES {
         acts(&mut criterion, &table, size);
+        keepers(&mut criterion, &table, size);
         reports_of_256(&mut criterion, &table, size);
         memory(&table, "memory per peer, 10 functions", size, 10);
         memory(&table, "memory per peer, 256 functions", size, 256);

@@ -26,7 +26,10 @@
 //! | `placement` | one call from its arrival to its end: what to do next |
 //! | `explain` | why a decision fell as it did |
 //! | `wanted` | what a function wants of the node that runs it |
-//! | `catalogue` | functions of the federation, and who keeps their code |
+//! | `catalogue` | functions of the federation |
+//! | `rendezvous` | who keeps something for the federation |
+//! | `replication` | which code is fetched, kept and let go of, and when |
+//! | `copies` | who keeps durable calls, and takes them over |
 //! | `detector` | when a peer with calls is taken not to answer |
 //! | `refusals` | which refused connections are worth a line in the log |
 //! | `samples` | nodes and reports to try things with |
@@ -85,6 +88,7 @@ pub mod abilities;
 pub mod blame;
 pub mod catalogue;
 pub mod coordinates;
+pub mod copies;
 pub mod detector;
 pub mod endpoint;
 pub mod explain;
@@ -96,6 +100,8 @@ pub mod policy;
 mod pool;
 pub mod refusals;
 pub mod regions;
+pub mod rendezvous;
+pub mod replication;
 pub mod report;
 pub mod reporting;
 pub mod roster;

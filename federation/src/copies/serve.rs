@@ -6,18 +6,16 @@ use http::{Request, Response, StatusCode};
 use jiff::Timestamp;
 use libp2p_identity::PeerId;
 use serde::de::DeserializeOwned;
+use weir_federation_core::copies::OWNERS_SHARE;
+use weir_federation_core::copies::owning::Owned;
 use weir_node::executor::{AnswerBody, Body};
 use weir_node::function::FunctionSpec;
 use weir_node::id::CallId;
 use weir_node::node::SubmitError;
 use weir_node::store::{BodyPart, CallStanding, CopyKept, StoreError};
-use weir_node::time::Time;
 
-use super::words::{Answered, Ended, Hand, IDS, Keep, Said, Want, frame, unframe};
-use super::{AT_ONCE, Copies, Owned, TRANSFER};
-
-/// Part of the backlog's bound that copies of one owner may have.
-const OWNERS_SHARE: usize = 2;
+use super::words::{Answered, Ended, Hand, IDS, Keep, Said, Want, frame, said as said_of, unframe};
+use super::{AT_ONCE, Copies, TRANSFER, copy_note, note_of};
 
 impl Copies {
     /// Whether a member asks about calls that are kept.
@@ -53,7 +51,7 @@ impl Copies {
 
     async fn serve_keeping(&self, member: PeerId, body: Body) -> Result<AnswerBody, StatusCode> {
         let (keep, body): (Keep, Body) = words(body).await?;
-        let note = keep.note;
+        let note = note_of(keep.note);
         let most = FunctionSpec::MOST_DURABLE;
         if !(1..=most).contains(&note.turn) || note.copies.len() > usize::from(most) {
             return Err(StatusCode::BAD_REQUEST);
@@ -70,7 +68,7 @@ impl Copies {
         }
         let store = self.node.store();
         let kept = match keep.told {
-            None => store.renote_copy(&note).await,
+            None => store.renote_copy(&copy_note(note.clone())).await,
             Some(_) if self.federated.is_draining() => {
                 return Err(StatusCode::SERVICE_UNAVAILABLE);
             }
@@ -84,7 +82,8 @@ impl Copies {
                     .keep_body(call.id, BodyPart::Request, body, limit)
                     .await;
                 let body = body.map_err(|error| refusal(&error.into()))?;
-                store.keep_copy(&note, call, body).await.map(Some)
+                let noted = copy_note(note.clone());
+                store.keep_copy(&noted, call, body).await.map(Some)
             }
         };
         match kept.map_err(|error| refusal(&SubmitError::Store(error)))? {
@@ -114,30 +113,26 @@ impl Copies {
             .await
             .map_err(failed)?;
         // Copies that there are are made its own, and others, as if none were left.
-        let own = Owned {
-            copies: Vec::new(),
-            wanted,
-            young_until: Time::ZERO,
-        };
+        let own = Owned::stored(Vec::new(), wanted);
         match standing.first().copied() {
             Some(CallStanding::Pending | CallStanding::Done) => return Ok(empty()),
             Some(CallStanding::Copied) => {
                 if !self.keeping().is_of(&member, &id) {
                     return Err(StatusCode::FORBIDDEN);
                 }
-                self.owned.insert(id, own);
+                self.owning().insert(id, own);
                 let taken = self.node.take_over(id).await;
                 taken.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
                 self.keeping().remove(&id);
             }
             Some(CallStanding::Unknown) | None => {
                 if wanted > 0 {
-                    self.owned.insert(id, own);
+                    self.owning().insert(id, own);
                 }
                 let limit = self.federated.settings().call_bytes;
                 let taken = self.node.take_in(call, body, limit).await;
                 if let Err(error) = taken {
-                    self.owned.remove(&id);
+                    self.owning().remove(&id);
                     return Err(refusal(&error));
                 }
             }
@@ -158,21 +153,12 @@ impl Copies {
         let ids = ids(body).await?;
         let standings = self.node.store().standings(ids.clone()).await;
         let standings = standings.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-        let said = ids.iter().zip(standings).map(|(id, standing)| {
-            let owned = self.owned.get(id);
-            // Until there are as many as there should be, nobody is to let go.
-            let unneeded = owned.as_ref().is_some_and(|owned| {
-                let enough = owned.copies.len() >= usize::from(owned.wanted);
-                enough && !owned.copies.contains(&member)
-            });
-            match standing {
-                CallStanding::Pending if unneeded => Said::Unneeded.number(),
-                // It is being accepted.
-                CallStanding::Unknown if owned.is_some() => Said::Pending.number(),
-                standing => Said::from(standing).number(),
-            }
-        });
-        let said: Vec<u8> = said.collect();
+        let said: Vec<u8> = {
+            let owning = self.owning();
+            let said = ids.iter().zip(standings);
+            let said = said.map(|(id, standing)| owning.says(id, &member, said_of(standing)));
+            said.map(Said::number).collect()
+        };
         let encoded = cbor4ii::serde::to_vec(Vec::new(), &said);
         let encoded = encoded.expect("numbers can be encoded");
         Ok(AnswerBody::Whole(encoded.into()))
@@ -181,7 +167,7 @@ impl Copies {
     async fn serve_release(&self, member: PeerId, body: Body) -> Result<AnswerBody, StatusCode> {
         let ids = ids(body).await?;
         let made = ids.into_iter().map(|id| async move {
-            let owned = self.owned.get(&id).map(|owned| owned.clone());
+            let owned = self.owning().get(&id).cloned();
             let Some(owned) = owned.filter(|owned| owned.copies.contains(&member)) else {
                 return true;
             };
@@ -193,9 +179,7 @@ impl Copies {
             let copies = self.make(&call, &left, usize::from(owned.wanted)).await;
             let enough = copies.len() >= usize::from(owned.wanted);
             if enough {
-                if let Some(mut owned) = self.owned.get_mut(&id) {
-                    owned.copies = copies.clone();
-                }
+                self.owning().set_copies(&id, copies.clone());
                 let _ = self.node.store().set_copies(id, copies).await;
             }
             enough

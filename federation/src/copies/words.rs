@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, BodyStream, Empty, StreamBody};
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+pub use weir_federation_core::copies::{IDS_PER_QUESTION as IDS, Said};
 use weir_node::executor::{Body, BodyError};
 use weir_node::function::FunctionSpec;
 use weir_node::id::CallId;
@@ -19,9 +20,6 @@ const CALLS: HeaderName = HeaderName::from_static("x-weir-calls");
 /// Longest words before a body, in bytes: the headers of a call, and what is
 /// said of it.
 const WORDS: usize = 256 << 10;
-
-/// Calls that one request is about.
-pub const IDS: usize = 1_000;
 
 /// What a member wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,54 +166,13 @@ impl Answered {
     }
 }
 
-/// What the answer to [`Want::Standing`] says of each call, as one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Said {
-    /// Nothing is known of it.
-    Unknown,
-    /// A copy of it is there.
-    Copied,
-    /// It runs, or waits.
-    Pending,
-    /// It has ended.
-    Done,
-    /// It is the answering node's, and whoever asks is none of those that keep a
-    /// copy of it.
-    Unneeded,
-}
-
-impl Said {
-    const ALL: [Said; 5] = [
-        Said::Unknown,
-        Said::Copied,
-        Said::Pending,
-        Said::Done,
-        Said::Unneeded,
-    ];
-
-    /// How it is told.
-    pub fn number(self) -> u8 {
-        self as u8
-    }
-
-    /// What a number means; those of a later version mean that the call is
-    /// in good hands.
-    pub fn from_number(number: u8) -> Said {
-        Said::ALL
-            .get(usize::from(number))
-            .copied()
-            .unwrap_or(Said::Pending)
-    }
-}
-
-impl From<CallStanding> for Said {
-    fn from(standing: CallStanding) -> Said {
-        match standing {
-            CallStanding::Unknown => Said::Unknown,
-            CallStanding::Copied => Said::Copied,
-            CallStanding::Pending => Said::Pending,
-            CallStanding::Done => Said::Done,
-        }
+/// What this node says of a call that stands so.
+pub fn said(standing: CallStanding) -> Said {
+    match standing {
+        CallStanding::Unknown => Said::Unknown,
+        CallStanding::Copied => Said::Copied,
+        CallStanding::Pending => Said::Pending,
+        CallStanding::Done => Said::Done,
     }
 }
 

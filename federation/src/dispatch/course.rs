@@ -536,7 +536,7 @@ impl<'a> Course<'a> {
                 note(explain, "answered");
                 let arrival = self.placement.arrival();
                 if self.absent && self.placement.is_own() && arrival.fits_here {
-                    inner.steward.is_wanted(&invocation.function);
+                    inner.replication.called_elsewhere(&invocation.function);
                 }
                 return self.ended_at(peer, &invocation.function, Ok(answer));
             }
@@ -588,7 +588,7 @@ impl<'a> Course<'a> {
     ) -> Turned {
         let inner = self.inner;
         let (began, deadline) = (self.now(), self.deadline());
-        let adopting = Box::pin(inner.steward.adopt(&invocation.function, false));
+        let adopting = Box::pin(inner.replication.adopt(&invocation.function, false));
         let adopted = match deadline == Time::NEVER {
             true => Ok(adopting.await),
             false => tokio::time::timeout(deadline.since(began), adopting).await,

@@ -440,7 +440,7 @@ impl Inner {
             (Some(own), Some(newest)) if own == newest => {}
             (Some(_), None) => {}
             (Some(_) | None, Some(_)) => {
-                return match self.steward.may_run_with_secrets(name).await {
+                return match self.replication.may_run_with_secrets(name).await {
                     Ok(()) => Standing::Absent,
                     Err(error) => Standing::Unable(error.to_string()),
                 };
@@ -450,7 +450,7 @@ impl Inner {
         // What runs has all that it needs.
         let places = self.node.places(name).unwrap_or_default();
         if places.warm == 0
-            && let Err(error) = self.steward.has_secrets(name).await
+            && let Err(error) = self.replication.has_secrets(name).await
         {
             return Standing::Unable(error.to_string());
         }
@@ -498,7 +498,7 @@ impl Inner {
         let bytes = code.map_or(0, |code| code.bytes);
         let megabytes = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
         let expected = BRING_FIRST.saturating_add(BRING_MEGABYTE.saturating_mul(megabytes));
-        if !self.steward.is_adopting(name) && self.serving.bringing.available_permits() == 0 {
+        if !self.replication.is_adopting(name) && self.serving.bringing.available_permits() == 0 {
             return (expected.max(SOON), None);
         }
         let (ended, end) = oneshot::channel();
@@ -507,7 +507,7 @@ impl Inner {
             let Ok(_turn) = inner.serving.bringing.acquire().await else {
                 return;
             };
-            let brought = inner.steward.adopt_for_guests(&name).await;
+            let brought = inner.replication.adopt_for_guests(&name).await;
             if let Err(error) = &brought {
                 tracing::debug!(function = %name, %error, "a function is not brought for a guest");
             }

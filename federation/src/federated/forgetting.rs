@@ -16,7 +16,7 @@ use crate::forgotten::{Forgotten, Outcome, Statement};
 use crate::member::unix_time;
 use crate::membership::{CLOCK_SKEW, Refused};
 use crate::message::{self, Forget, Message};
-use crate::steward;
+use crate::replication;
 
 /// How long a node looks for its peers, from its start or since it is linked to
 /// one, before it says of another that it is away.
@@ -188,7 +188,7 @@ impl Shared {
     pub(super) fn forget_functions(&self) {
         *lock(&self.catalogue) = Catalogue::default();
         *lock(&self.changed) = BTreeSet::new();
-        steward::set_aside(&self.settings.folder);
+        replication::set_aside(&self.settings.folder);
         self.forgot.notify_one();
     }
 

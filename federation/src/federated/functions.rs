@@ -1,27 +1,30 @@
 //! Functions of the federation: what is said of them, and who keeps their code
 //! and the calls of them.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use libp2p_identity::PeerId;
 use serde_bytes::ByteBuf;
 use tracing::warn;
+use weir_federation_core::copies::keepers_of_call;
+use weir_federation_core::rendezvous::Members;
+use weir_federation_core::replication::fetching::{Holder, in_order};
+use weir_federation_core::replication::holdings::keepers;
 use weir_node::function::{FunctionSpec, Scope};
 use weir_node::id::{CallId, Digest, FunctionName};
 use weir_node::node::ChangeError;
 use weir_overlay::{Host as _, Verdict};
 
 use super::{EVERYBODY, Federated, Shared, lock};
-use crate::catalogue::{
-    CodeRef, Entry, FUNCTIONS, Merged, Record, keepers, keeps, number_of, ranked,
-};
+use crate::catalogue::{CodeRef, Entry, FUNCTIONS, Merged, Record};
 use crate::member::unix_time;
 use crate::membership::{CLOCK_SKEW, Refused};
 use crate::message::{self, Message, Summary};
 use crate::peers::Standing;
 use crate::report::REPORT_BYTES;
+use crate::snapshot::View;
 
 /// Largest function that is told of, its certificate and signature not counted.
 const SPEC_BYTES: usize = REPORT_BYTES - 2_048;
@@ -29,52 +32,13 @@ const SPEC_BYTES: usize = REPORT_BYTES - 2_048;
 /// Functions of which news is not on disk yet, beyond which no more is heard.
 pub(super) const CHANGED: usize = 2 * FUNCTIONS;
 
-/// Members that may keep code, each with its number.
-pub(crate) struct Candidates {
-    all: Vec<(u64, PeerId)>,
-    /// Those of this node's zone or region.
-    near: Vec<(u64, PeerId)>,
-}
-
-/// What [`keepers`] is asked about one function.
-struct Keeping<'a> {
-    code: CodeRef,
-    copies: usize,
-    /// Where it was deployed, if that is among the others.
-    writer: Option<PeerId>,
-    others: &'a [(u64, PeerId)],
-}
-
-impl Candidates {
-    pub(crate) fn leave_out(&mut self, peers: &[PeerId]) {
-        for list in [&mut self.all, &mut self.near] {
-            list.retain(|(_, peer)| !peers.contains(peer));
-        }
-    }
-
-    /// Who may keep the code of one function; `None` for one without code.
-    fn of(&self, entry: &Entry) -> Option<Keeping<'_>> {
-        let (code, spec) = (entry.record.code?, entry.spec.as_ref()?);
-        let others = match entry.record.topic {
-            Some(_) => &self.near,
-            None => &self.all,
-        };
-        let there = others.iter().any(|(_, peer)| *peer == entry.writer);
-        Some(Keeping {
-            code,
-            copies: usize::from(spec.copies.clamp(1, FunctionSpec::MOST_COPIES)),
-            writer: there.then_some(entry.writer),
-            others,
-        })
-    }
-
-    /// Who keeps the code of a function.
-    pub(crate) fn keepers(&self, entry: &Entry) -> Vec<PeerId> {
-        let asked = self.of(entry);
-        asked.map_or_else(Vec::new, |asked| {
-            keepers(&asked.code, asked.copies, asked.writer, asked.others)
-        })
-    }
+/// Who may keep code and calls, as of a view.
+#[derive(Default)]
+pub(super) struct Candidates {
+    /// What was seen then; it is another when anything may have changed.
+    view: Weak<View>,
+    drains: bool,
+    members: Arc<Members>,
 }
 
 impl Federated {
@@ -251,32 +215,36 @@ impl Federated {
         }
     }
 
-    /// Members that may keep code; this node among them unless it drains.
-    pub(crate) fn candidates(&self) -> Candidates {
+    /// Members that may keep code and calls; this node among them unless it
+    /// drains. Looked up anew when there is a new view.
+    pub(crate) fn members(&self) -> Arc<Members> {
         let shared = &self.shared;
+        let (view, drains) = (Arc::downgrade(&*shared.view.load()), self.is_draining());
+        let mut candidates = lock(&shared.candidates);
+        if candidates.drains == drains && candidates.view.ptr_eq(&view) {
+            return Arc::clone(&candidates.members);
+        }
         let known = lock(&shared.table).known(shared.clock.now());
         let alive = known.iter().filter(|known| {
             let gone = matches!(known.standing, Standing::Gone { .. });
             !gone && !known.silent && !known.report.draining && self.admits(&known.id)
         });
-        let (mut all, mut near) = (Vec::new(), Vec::new());
-        for known in alive {
-            let numbered = (number_of(&known.id), known.id);
-            all.push(numbered);
-            if known.report.role == shared.role && shared.is_near(&known.report) {
-                near.push(numbered);
-            }
-        }
-        if !self.is_draining() {
-            let own = (number_of(&shared.id), shared.id);
-            all.push(own);
-            near.push(own);
-        }
-        Candidates { all, near }
+        let alive = alive.map(|known| {
+            let near = known.report.role == shared.role && shared.is_near(&known.report);
+            (known.id, near)
+        });
+        let own = (!drains).then_some((shared.id, true));
+        let members = Arc::new(candidates.members.renewed(alive.chain(own)));
+        *candidates = Candidates {
+            view,
+            drains,
+            members: Arc::clone(&members),
+        };
+        members
     }
 
     /// Members that are heard, and may be asked.
-    pub(crate) fn here(&self) -> HashSet<PeerId> {
+    pub(crate) fn here(&self) -> BTreeSet<PeerId> {
         let shared = &self.shared;
         let known = lock(&shared.table).known(shared.clock.now());
         let here = known.iter().filter(|known| {
@@ -286,41 +254,19 @@ impl Federated {
         here.map(|known| known.id).collect()
     }
 
-    /// Members in the order in which they are to keep a call: neighbours of
-    /// this node first.
-    pub(crate) fn keepers_of_call(&self, call: CallId) -> Vec<PeerId> {
-        let Candidates { all, near } = self.candidates();
-        // Its random bits, so that calls are spread.
-        let number = (call.as_u128() >> 64) as u64;
-        let near = ranked(number, &near);
-        let far = ranked(number, &all);
-        let far = far.into_iter().filter(|peer| !near.contains(peer));
-        let all: Vec<PeerId> = near.iter().copied().chain(far).collect();
-        all.into_iter()
-            .filter(|peer| *peer != self.shared.id)
-            .collect()
+    /// Other members, `most` of them, in the order in which they are to keep a
+    /// call: neighbours of this node first.
+    pub(crate) fn keepers_of_call(&self, call: CallId, most: usize) -> Vec<PeerId> {
+        let members = self.members();
+        let ranked = keepers_of_call(call, &members);
+        let others = ranked.filter(|peer| self.may_keep(peer));
+        others.take(most).collect()
     }
 
-    /// Functions whose code this node keeps.
-    pub(crate) fn kept_here(&self) -> Vec<(FunctionName, CodeRef)> {
-        let candidates = self.candidates();
-        // Copied, so that nobody waits for the lock while all are looked at.
-        let entries: Vec<(FunctionName, Entry)> = {
-            let catalogue = lock(&self.shared.catalogue);
-            let entries = catalogue.iter();
-            entries.map(|(n, e)| (n.clone(), e.clone())).collect()
-        };
-        let own = &self.shared.id;
-        let kept = entries.into_iter().filter_map(|(name, entry)| {
-            let Keeping {
-                code,
-                copies,
-                writer,
-                others,
-            } = candidates.of(&entry)?;
-            keeps(&code, copies, writer, others, own).then_some((name, code))
-        });
-        kept.collect()
+    /// Whether one of [`members`](Federated::members) may be asked to keep
+    /// something for this node: another, and not denied since.
+    pub(crate) fn may_keep(&self, peer: &PeerId) -> bool {
+        *peer != self.shared.id && self.admits(peer)
     }
 
     /// Hears a record that somebody brings itself; its name.
@@ -337,32 +283,30 @@ impl Federated {
         lock(&self.shared.catalogue).forget_removals(unix_time())
     }
 
-    /// Members that may have the code of a function, `most` of them, the nearest
-    /// first: its writer and those who keep it for others before any that
-    /// have a function of that name, which may be another version.
-    pub(crate) fn holders(&self, name: &FunctionName, entry: &Entry, most: usize) -> Vec<PeerId> {
-        let keepers = self.candidates().keepers(entry);
+    /// Members that may have the code of a function, in the order in which they
+    /// are asked for it.
+    pub(crate) fn holders(&self, name: &FunctionName, entry: &Entry) -> Vec<PeerId> {
+        let keepers = keepers(entry, &self.members());
         // Not the view alone: who takes no calls gives code all the same.
         let shared = &self.shared;
         let known = lock(&shared.table).known(shared.clock.now());
         let own = *lock(&shared.coordinate);
         let name = name.qualified();
-        let mut holders = Vec::new();
-        for known in known {
+        let holders = known.iter().filter_map(|known| {
             let keeps = known.id == entry.writer || keepers.contains(&known.id);
             let offers = || known.report.offers.iter().any(|o| o.function == name);
             let gone = matches!(known.standing, Standing::Gone { .. });
-            if gone || !(keeps || offers()) {
-                continue;
-            }
-            let measured = shared.round_trips.get(&known.id).map(|took| *took);
-            let expected = || own.distance(&known.report.coordinate);
-            holders.push((!keeps, measured.unwrap_or_else(expected), known.id));
-        }
-        holders.sort_unstable();
-        holders.truncate(most);
-        holders.sort_unstable_by_key(|(_, away, id)| (*away, *id));
-        holders.into_iter().map(|(_, _, id)| id).collect()
+            (!gone && (keeps || offers())).then(|| {
+                let measured = shared.round_trips.get(&known.id).map(|took| *took);
+                let expected = || own.distance(&known.report.coordinate);
+                Holder {
+                    id: known.id,
+                    keeps,
+                    away: measured.unwrap_or_else(expected),
+                }
+            })
+        });
+        in_order(holders.collect())
     }
 
     /// Whether a member may have an artifact: some function that it may know

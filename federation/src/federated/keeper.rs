@@ -24,7 +24,7 @@ use crate::peers::{Event, Fault, Known, Met, Standing, Suspicion};
 use crate::regions;
 use crate::report::{ADDRESSES, OFFERS, Offer, Report};
 use crate::roster::{Comparison, Roster, Rounds};
-use crate::steward;
+use crate::replication;
 use weir_federation_core::reporting::{Reporting, Say};
 
 /// Links that a node keeps to its own zone or region, at the least: with those
@@ -314,7 +314,7 @@ impl Keeper {
             );
             self.shared().forget_functions();
         }
-        steward::note_contact(&self.shared().settings.folder);
+        replication::note_contact(&self.shared().settings.folder);
     }
 
     /// Says how the node is if that has changed and may be said; else looks

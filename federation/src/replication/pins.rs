@@ -1,7 +1,7 @@
 //! Code that is kept for the federation: by the writer of a function and as
 //! many others as its deployer asked for, so that it outlives their nodes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,44 +10,59 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use libp2p_identity::PeerId;
 use tracing::debug;
+use weir_federation_core::replication::Replication;
+use weir_federation_core::replication::pins::Pinning;
+use weir_federation_core::replication::settling::Settling;
 use weir_node::Node;
 use weir_node::executor::Body;
 use weir_node::id::{Digest, FunctionName};
 use weir_node::time::Time;
 
-use super::AdoptError;
-use super::exchange::{ARTIFACT, Exchange, HOLDERS, digest_in};
-use crate::catalogue::{CodeRef, Entry, FUNCTIONS};
+use super::exchange::{ARTIFACT, Exchange, digest_in};
+use super::{AdoptError, lock};
+use crate::catalogue::{CodeRef, Entry};
 use crate::federated::Federated;
 use crate::message::ENVELOPE_BYTES;
 
 /// How long a deployment waits until others keep its code.
 const SETTLING: Duration = Duration::from_secs(10);
 
-/// Artifacts that are being fetched to be kept, at once.
-const PINNINGS: usize = 16;
-
-/// How long code is kept that others should keep.
-const UNWANTED: Duration = Duration::from_secs(600);
-
 /// The artifacts that a node keeps for the federation.
 pub(super) struct Pins {
     node: Node,
     federated: Federated,
     exchange: Arc<Exchange>,
-    /// When it was last one of those who should.
-    kept: DashMap<Digest, Time>,
+    rules: Arc<Mutex<Replication>>,
     /// One pinning at a time for each; others wait for it.
     pinning: DashMap<Digest, Arc<tokio::sync::Mutex<()>>>,
 }
 
+/// One pinning that has begun; says what became of it, be it cancelled.
+struct Begun<'a> {
+    pins: &'a Pins,
+    digest: Digest,
+    is_kept: bool,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        let now = self.pins.now();
+        lock(&self.pins.rules).pinned(self.digest, self.is_kept, now);
+    }
+}
+
 impl Pins {
-    pub(super) fn new(node: Node, federated: Federated, exchange: Arc<Exchange>) -> Pins {
+    pub(super) fn new(
+        node: Node,
+        federated: Federated,
+        exchange: Arc<Exchange>,
+        rules: Arc<Mutex<Replication>>,
+    ) -> Pins {
         Pins {
             node,
             federated,
             exchange,
-            kept: DashMap::new(),
+            rules,
             pinning: DashMap::new(),
         }
     }
@@ -58,33 +73,25 @@ impl Pins {
         let Some(entry) = self.federated.entry(name) else {
             return 1;
         };
-        let own = self.federated.shared.id;
         let wanted = entry
             .spec
             .as_ref()
             .map_or(1, |spec| usize::from(spec.copies));
-        let mut candidates = self.federated.candidates();
+        let members = (*self.federated.members()).clone();
+        let mut settling = Settling::new(self.federated.shared.id, members);
         let began = tokio::time::Instant::now();
-        let mut kept = 1;
-        // Whoever cannot is passed over, as if it were not there.
-        for _ in 0..HOLDERS {
-            let keepers = candidates.keepers(&entry);
-            let others = keepers.iter().copied().filter(|keeper| *keeper != own);
-            let asked: Vec<PeerId> = others.collect();
+        while let Some(asked) = settling.next(&entry) {
             let left = SETTLING.saturating_sub(began.elapsed());
             let answers = asked.iter().map(|keeper| {
                 let asked = self.ask_to_keep(*keeper, &entry, code);
                 async move { matches!(tokio::time::timeout(left, asked).await, Ok(Ok(()))) }
             });
             let answers = futures_util::future::join_all(answers).await;
-            kept = 1 + answers.iter().filter(|kept| **kept).count();
-            let failed = asked.iter().zip(&answers).filter(|(_, kept)| !**kept);
-            let failed: Vec<PeerId> = failed.map(|(keeper, _)| *keeper).collect();
-            candidates.leave_out(&failed);
-            if failed.is_empty() || left.is_zero() {
+            if settling.came(&answers) || left.is_zero() {
                 break;
             }
         }
+        let kept = settling.kept();
         if kept < wanted {
             debug!(function = %name, kept, wanted, "fewer members keep code than should");
         }
@@ -111,23 +118,30 @@ impl Pins {
     }
 
     /// Keeps the code of a function for the federation, fetching it if need be.
-    async fn pin(&self, name: &FunctionName, code: CodeRef) -> Result<(), AdoptError> {
+    pub(super) async fn pin(&self, name: &FunctionName, code: CodeRef) -> Result<(), AdoptError> {
         let digest = code.artifact();
-        let now = self.federated.shared.clock.now();
-        if let Some(mut wanted) = self.kept.get_mut(&digest) {
-            *wanted = now;
-            return Ok(());
-        }
-        let many = self.pinning.len() >= PINNINGS && !self.pinning.contains_key(&digest);
-        if many || self.kept.len() >= FUNCTIONS {
-            return Err(AdoptError::Code(
-                "this node keeps too much already".to_owned(),
-            ));
+        match lock(&self.rules).pin(digest, self.now()) {
+            Pinning::Kept => return Ok(()),
+            Pinning::Full => {
+                let text = "this node keeps too much already";
+                return Err(AdoptError::Code(text.to_owned()));
+            }
+            Pinning::Begin | Pinning::UnderWay => {}
         }
         let turn = self.pinning.entry(digest).or_default().clone();
         let pinned = {
             let _turn = turn.lock().await;
-            self.pin_now(name, code, now).await
+            let mut begun = Begun {
+                pins: self,
+                digest,
+                is_kept: lock(&self.rules).is_pinned(&digest),
+            };
+            let pinned = match begun.is_kept {
+                true => Ok(()),
+                false => self.pin_now(name, code).await,
+            };
+            begun.is_kept = pinned.is_ok();
+            pinned
         };
         drop(turn);
         self.pinning
@@ -135,16 +149,8 @@ impl Pins {
         pinned
     }
 
-    async fn pin_now(
-        &self,
-        name: &FunctionName,
-        code: CodeRef,
-        now: Time,
-    ) -> Result<(), AdoptError> {
+    async fn pin_now(&self, name: &FunctionName, code: CodeRef) -> Result<(), AdoptError> {
         let digest = code.artifact();
-        if self.kept.contains_key(&digest) {
-            return Ok(());
-        }
         if !self.node.pin_artifact(&digest) {
             let gone = || AdoptError::Unfit(format!("{name}: it was removed"));
             let entry = self.federated.entry(name).ok_or_else(gone)?;
@@ -153,38 +159,11 @@ impl Pins {
                 return Err(AdoptError::Code("it was removed at once".to_owned()));
             }
         }
-        self.kept.insert(digest, now);
         Ok(())
     }
 
-    /// Keeps what this node should keep, and lets go of the rest after a while.
-    pub(super) fn tend(self: &Arc<Self>) {
-        let now = self.federated.shared.clock.now();
-        let mut begun = 0;
-        for (name, code) in self.federated.kept_here() {
-            if let Some(mut wanted) = self.kept.get_mut(&code.artifact()) {
-                *wanted = now;
-                continue;
-            }
-            // Beyond the bound it fails, and is tried again.
-            let pins = Arc::clone(self);
-            begun += 1;
-            if begun > PINNINGS {
-                break;
-            }
-            tokio::spawn(async move {
-                if let Err(error) = pins.pin(&name, code).await {
-                    debug!(function = %name, %error, "cannot keep code");
-                }
-            });
-        }
-        self.kept.retain(|digest, wanted| {
-            let keeps = now.since(*wanted) < UNWANTED;
-            if !keeps {
-                self.node.unpin_artifact(digest);
-            }
-            keeps
-        });
+    fn now(&self) -> Time {
+        self.federated.shared.clock.now()
     }
 
     /// Keeps the code of a function whose record a member brings.

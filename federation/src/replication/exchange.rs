@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -20,8 +19,8 @@ use http_body_util::{BodyExt as _, Empty, Limited, StreamBody};
 use libp2p_identity::PeerId;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info};
+use weir_federation_core::replication::fetching::{Gave, PART_TIMEOUT, Pace, Part, Spacing, Step};
 use weir_node::Node;
-use weir_node::clock::Moment as _;
 use weir_node::executor::Body;
 use weir_node::function::ArtifactKind;
 use weir_node::id::{Digest, FunctionName};
@@ -41,22 +40,6 @@ const FETCHES: usize = 4;
 
 /// Parts of artifacts that are read for members at once, each in memory.
 const SERVED: usize = 8;
-
-/// How long one part may take to come.
-const PART_TIME: Duration = Duration::from_secs(30);
-
-/// How long members that are busy are asked again, and the shortest pause
-/// before that.
-const BUSY_FOR: Duration = Duration::from_secs(30);
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
-
-/// Members that are asked for one part before the fetch is given up.
-pub(super) const HOLDERS: usize = 6;
-
-/// How long layers would take to come before the engine is asked for them, and
-/// how long it may take at the most.
-const WAIT: Duration = Duration::from_secs(3);
-const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// Lists of parts, and of layers, that are kept in memory, so that whoever asks
 /// for them again and again costs no reading.
@@ -81,7 +64,7 @@ pub(super) struct Exchange {
     tables: DashMap<Digest, Bytes>,
     fetches: Semaphore,
     /// When the next part may be fetched.
-    paced: Mutex<tokio::time::Instant>,
+    spacing: Mutex<Spacing>,
     served: Semaphore,
     counters: Counters,
 }
@@ -95,26 +78,8 @@ struct Wanted {
     own: Own,
     /// Layers that no artifact here has.
     sought: Vec<Layer>,
-    /// Bytes that came from members, and how long that took.
-    came: (u64, Duration),
-}
-
-impl Wanted {
-    /// How long the layers behind so many bytes would take to come, at the pace
-    /// of what came so far.
-    fn would_take(&self, reached: u64) -> Duration {
-        let (bytes, took) = self.came;
-        let ends = self
-            .sought
-            .iter()
-            .map(|layer| (layer.at, layer.at + layer.bytes));
-        let ahead = ends.map(|(at, end)| end.saturating_sub(at.max(reached)));
-        let ahead: u64 = ahead.sum();
-        match bytes {
-            0 => Duration::ZERO,
-            _ => took.mul_f64(ahead as f64 / bytes as f64),
-        }
-    }
+    /// What came from members so far.
+    pace: Pace,
 }
 
 /// What members are asked for.
@@ -129,17 +94,6 @@ struct Asked<'a> {
     lie: Option<&'static str>,
 }
 
-/// Why a member gave nothing.
-enum Unanswered {
-    /// It does not have it, or not for this node.
-    Absent,
-    /// It serves as many as it may.
-    Busy,
-    /// Nothing came for long.
-    Late,
-    Failed(String),
-}
-
 impl Exchange {
     pub(super) fn new(node: Node, federated: Federated) -> Exchange {
         Exchange {
@@ -148,7 +102,7 @@ impl Exchange {
             lists: DashMap::new(),
             tables: DashMap::new(),
             fetches: Semaphore::new(FETCHES),
-            paced: Mutex::new(tokio::time::Instant::now()),
+            spacing: Mutex::default(),
             served: Semaphore::new(SERVED),
             counters: Counters::default(),
         }
@@ -236,7 +190,7 @@ impl Exchange {
         }
         let _turn = self.fetches.acquire().await;
         let digest = code.artifact();
-        let mut holders = self.federated.holders(name, entry, HOLDERS);
+        let mut holders = self.federated.holders(name, entry);
         let list = self.list(&mut holders, code).await?;
         let kind = entry.spec.as_ref().map(|spec| spec.kind);
         let (own, sought) = match kind == Some(ArtifactKind::ImageArchive) && code.bytes > CHUNK {
@@ -248,7 +202,7 @@ impl Exchange {
             holders,
             own,
             sought,
-            came: Default::default(),
+            pace: Pace::default(),
         };
         // One part is on its way while another is written.
         let (parts, came) = mpsc::channel::<io::Result<Bytes>>(1);
@@ -325,15 +279,16 @@ impl Exchange {
     /// them.
     async fn look_further(&self, wanted: &mut Wanted, at: usize) {
         let reached = at as u64 * CHUNK;
-        let wait = wanted.would_take(reached);
-        if wait < WAIT {
+        let ends = |layer: &Layer| layer.at..layer.at + layer.bytes;
+        let layers: Vec<Range<u64>> = wanted.sought.iter().map(ends).collect();
+        let Some(limit) = wanted.pace.look_for(&layers, reached) else {
             return;
-        }
+        };
         let mut sought = std::mem::take(&mut wanted.sought);
         sought.retain(|layer| layer.at + layer.bytes > reached);
         // By then they would have come.
         let looked = self.node.export_layers(sought);
-        match tokio::time::timeout(wait.min(LONGEST_LOOK), looked).await {
+        match tokio::time::timeout(limit, looked).await {
             Ok(found) => wanted.own = wanted.own.and(found),
             Err(_) => debug!("the engine takes too long to give layers"),
         }
@@ -344,14 +299,12 @@ impl Exchange {
         let Some(rate) = self.federated.settings().fetch_rate else {
             return;
         };
-        let takes = Duration::from_secs_f64(bytes as f64 / rate.as_bytes().max(1) as f64);
+        let now = self.federated.shared.clock.now();
         let at = {
-            let mut next = self.paced.lock().unwrap_or_else(PoisonError::into_inner);
-            let at = tokio::time::Instant::now().max(*next);
-            *next = at.later(takes);
-            at
+            let mut spacing = self.spacing.lock().unwrap_or_else(PoisonError::into_inner);
+            spacing.take(bytes, rate.as_bytes(), now)
         };
-        tokio::time::sleep_until(at).await;
+        tokio::time::sleep(at.since(now)).await;
     }
 
     /// Which bytes of the artifact a part is.
@@ -427,15 +380,12 @@ impl Exchange {
             .await
             .map_err(|reason| format!("part {at}: {reason}"))?;
         self.counters.fetched.fetch_add(length, Ordering::Relaxed);
-        wanted.came.0 += length;
-        wanted.came.1 = wanted.came.1.saturating_add(began.elapsed());
+        wanted.pace.came(length, began.elapsed());
         Ok(part)
     }
 
-    /// Asks one member after the other, from the one whose turn it is, and those
-    /// that are busy again, until one gives what is good. Who does not have it or
-    /// gives what is wrong is left out from then on, and so is one who lets this
-    /// node wait, if there are others.
+    /// Asks one member after the other until one gives what is good; who is asked
+    /// no more is left out of `holders`.
     async fn ask_all(
         &self,
         holders: &mut Vec<PeerId>,
@@ -443,54 +393,33 @@ impl Exchange {
         asked: &Asked<'_>,
         good: impl Fn(&[u8]) -> bool,
     ) -> Result<Bytes, String> {
-        let mut left = holders.clone();
-        let first = turn % left.len().max(1);
-        left.rotate_left(first);
-        let mut until = None;
-        let mut reasons = Vec::new();
+        let mut part = Part::new(holders, turn);
         loop {
-            let mut busy = Vec::new();
-            for holder in left {
-                let (reason, stays) = match self.ask(holder, asked).await {
-                    Ok(bytes) if good(&bytes) => return Ok(bytes),
-                    Ok(_) => {
-                        if let Some(lie) = asked.lie {
-                            self.federated.lied(holder, lie);
-                        }
-                        (asked.lie.unwrap_or("it gave nonsense").to_owned(), false)
-                    }
-                    Err(Unanswered::Absent) => ("it is not there".to_owned(), false),
-                    Err(Unanswered::Failed(reason)) => (reason, true),
-                    Err(Unanswered::Late) => {
-                        let reason = format!("nothing came within {PART_TIME:?}");
-                        (reason, holders.len() == 1)
-                    }
-                    Err(Unanswered::Busy) => {
-                        busy.push(holder);
-                        continue;
-                    }
-                };
-                reasons.push(format!("{holder}: {reason}"));
-                if !stays {
-                    holders.retain(|other| *other != holder);
+            let now = self.federated.shared.clock.now();
+            let holder = match part.next(now, rand::random()) {
+                Step::Ask(holder) => holder,
+                Step::Pause(pause) => {
+                    tokio::time::sleep(pause).await;
+                    continue;
                 }
-            }
-            let now = tokio::time::Instant::now();
-            if busy.is_empty() || now >= *until.get_or_insert(now.later(BUSY_FOR)) {
-                reasons.extend(busy.iter().map(|holder| format!("{holder}: it is busy")));
-                return Err(match reasons.is_empty() {
-                    true => "no member that has it can be reached".to_owned(),
-                    false => reasons.join("; "),
-                });
-            }
-            left = busy;
-            let pause = rand::random_range(BUSY_PAUSE..BUSY_PAUSE.saturating_mul(2));
-            tokio::time::sleep(pause).await;
+                Step::GiveUp => return Err(part.reasons().to_string()),
+            };
+            let gave = match self.ask(holder, asked).await {
+                Ok(bytes) if good(&bytes) => return Ok(bytes),
+                Ok(_) => {
+                    if let Some(lie) = asked.lie {
+                        self.federated.lied(holder, lie);
+                    }
+                    Gave::Wrong(asked.lie.unwrap_or("it gave nonsense"))
+                }
+                Err(gave) => gave,
+            };
+            part.came(holder, gave, holders);
         }
     }
 
     /// Asks a member.
-    async fn ask(&self, from: PeerId, asked: &Asked<'_>) -> Result<Bytes, Unanswered> {
+    async fn ask(&self, from: PeerId, asked: &Asked<'_>) -> Result<Bytes, Gave> {
         let mut request = Request::get(format!("https://weir/artifacts/{}", asked.part))
             .version(http::Version::HTTP_2)
             .header(ARTIFACT, asked.digest.hex());
@@ -500,29 +429,29 @@ impl Exchange {
         }
         let request = request
             .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
-            .map_err(|error| Unanswered::Failed(error.to_string()))?;
+            .map_err(|error| Gave::Failed(error.to_string()))?;
         let expected = match asked.range {
             Some(_) => StatusCode::PARTIAL_CONTENT,
             None => StatusCode::OK,
         };
         let answered = async {
             let sent = self.federated.send(from, request).await;
-            let (response, using) = sent.map_err(Unanswered::Failed)?;
+            let (response, using) = sent.map_err(Gave::Failed)?;
             match response.status() {
                 status if status == expected => {}
-                StatusCode::NOT_FOUND => return Err(Unanswered::Absent),
-                StatusCode::SERVICE_UNAVAILABLE => return Err(Unanswered::Busy),
-                status => return Err(Unanswered::Failed(format!("it answered {status}"))),
+                StatusCode::NOT_FOUND => return Err(Gave::Absent),
+                StatusCode::SERVICE_UNAVAILABLE => return Err(Gave::Busy),
+                status => return Err(Gave::Failed(format!("it answered {status}"))),
             }
             let limit = usize::try_from(asked.length).unwrap_or(usize::MAX);
             let body = Limited::new(response.into_body(), limit).collect().await;
             drop(using);
-            let body = body.map_err(|error| Unanswered::Failed(error.to_string()))?;
+            let body = body.map_err(|error| Gave::Failed(error.to_string()))?;
             Ok(body.to_bytes())
         };
-        match tokio::time::timeout(PART_TIME, answered).await {
+        match tokio::time::timeout(PART_TIMEOUT, answered).await {
             Ok(answer) => answer,
-            Err(_) => Err(Unanswered::Late),
+            Err(_) => Err(Gave::Late),
         }
     }
 
