@@ -49,10 +49,10 @@ use crate::membership::Rights;
 use crate::message::{self, ENVELOPE_BYTES, Handover, Message, Summary};
 use crate::peers::{Fault, Known, Met, Peers, Standing};
 use crate::regions;
+use crate::replication;
 use crate::report::{ADDRESSES, Load, Report, Role};
 use crate::roster::Roster;
 use crate::snapshot::View;
-use crate::replication;
 use crate::turns::Turns;
 use weir_federation_core::refusals::Refusals;
 

@@ -27,8 +27,8 @@ use crate::federated::{EtcdSettings, Federated, Registry, Settings};
 use crate::member::Member;
 use crate::message::{self, Message};
 use crate::policy;
-use crate::report::{Load, Offer, Report};
 use crate::replication::Replication;
+use crate::report::{Load, Offer, Report};
 
 const MODEL: &str = r#"{"simulated": {
     "processor": {"name": "any", "speed": 1e12, "cores": 4, "memory": 536870912},

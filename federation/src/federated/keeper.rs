@@ -22,9 +22,9 @@ use crate::member::{save, unix_time};
 use crate::message::{self, Message, Suspicion as Suspecting};
 use crate::peers::{Event, Fault, Known, Met, Standing, Suspicion};
 use crate::regions;
+use crate::replication;
 use crate::report::{ADDRESSES, OFFERS, Offer, Report};
 use crate::roster::{Comparison, Roster, Rounds};
-use crate::replication;
 use weir_federation_core::reporting::{Reporting, Say};
 
 /// Links that a node keeps to its own zone or region, at the least: with those
