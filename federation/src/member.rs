@@ -34,6 +34,7 @@ mod trade;
 
 use self::denial::Denied;
 use self::files::{load, load_json, load_list, save_list};
+use self::rotation::Rotated;
 use self::trade::Used;
 
 /// Certificates of others, and denials, that are remembered.
@@ -208,27 +209,7 @@ impl Member {
             save(&path, &own.to_bytes()).map_err(failed(&path))?;
             certificate = Some(own);
         }
-        let federation = match (&certificate, &token) {
-            (Some(certificate), told) => {
-                let own = certificate.membership().federation;
-                let invited = told.as_ref().map_or(own, |token| token.invite().federation);
-                if invited != own && !rotated.knows(&invited) {
-                    return Err(MemberError::Elsewhere { own, invited });
-                }
-                own
-            }
-            (None, Some(token)) => {
-                let federation = token.invite().federation;
-                let departure = load_json::<Departure>(&folder.join("left"))?;
-                let invite = STANDARD.encode(token.invite().id);
-                if departure.is_some_and(|departure| departure.invite == invite) {
-                    return Err(MemberError::Left(federation));
-                }
-                token.check(&federation, now).map_err(MemberError::Token)?;
-                federation
-            }
-            (None, None) => unreachable!("a federation was founded"),
-        };
+        let federation = belongs_to(certificate.as_ref(), token.as_ref(), &rotated, folder)?;
         let next = rotated.next(federation);
         Ok(Member {
             id,
@@ -477,6 +458,38 @@ impl Member {
             }
         }
         Ok(())
+    }
+}
+
+/// Which federation a node is of: by its certificate, or by its invite until it
+/// has one.
+fn belongs_to(
+    certificate: Option<&Certificate>,
+    token: Option<&Token>,
+    rotated: &Rotated,
+    folder: &Path,
+) -> Result<Federation, MemberError> {
+    match (certificate, token) {
+        (Some(certificate), told) => {
+            let own = certificate.membership().federation;
+            let invited = told.map_or(own, |token| token.invite().federation);
+            if invited != own && !rotated.knows(&invited) {
+                return Err(MemberError::Elsewhere { own, invited });
+            }
+            Ok(own)
+        }
+        (None, Some(token)) => {
+            let federation = token.invite().federation;
+            let departure = load_json::<Departure>(&folder.join("left"))?;
+            let invite = STANDARD.encode(token.invite().id);
+            if departure.is_some_and(|departure| departure.invite == invite) {
+                return Err(MemberError::Left(federation));
+            }
+            let checked = token.check(&federation, unix_time());
+            checked.map_err(MemberError::Token)?;
+            Ok(federation)
+        }
+        (None, None) => unreachable!("a federation was founded"),
     }
 }
 

@@ -213,30 +213,37 @@ impl Exchange {
         let put = self
             .node
             .put_artifact(digest, Some(code.bytes), Body::new(body));
-        let sent = async {
-            let mut reused = 0;
-            for (at, checked) in list.chunks(32).enumerate() {
-                self.look_further(&mut wanted, at).await;
-                let part = match self.own_part(&mut wanted, at, checked).await {
-                    Some((part, here)) => {
-                        reused += here;
-                        Ok(part)
-                    }
-                    None => self.checked_part(&mut wanted, at, checked).await,
-                };
-                let broken = part.is_err();
-                let part = part.map_err(io::Error::other);
-                if parts.send(part).await.is_err() || broken {
-                    break;
-                }
-            }
-            drop(parts);
-            reused
-        };
+        let sent = self.send_parts(&mut wanted, &list, parts);
         let (put, reused) = tokio::join!(put, sent);
         put.map_err(|error| AdoptError::Code(error.to_string()))?;
         info!(function = %name, %digest, bytes = code.bytes, reused, "fetched code");
         Ok(())
+    }
+
+    /// Sends one part after the other as they come; how many bytes were here.
+    async fn send_parts(
+        &self,
+        wanted: &mut Wanted,
+        list: &[u8],
+        parts: mpsc::Sender<io::Result<Bytes>>,
+    ) -> u64 {
+        let mut reused = 0;
+        for (at, checked) in list.chunks(32).enumerate() {
+            self.look_further(wanted, at).await;
+            let part = match self.own_part(wanted, at, checked).await {
+                Some((part, here)) => {
+                    reused += here;
+                    Ok(part)
+                }
+                None => self.checked_part(wanted, at, checked).await,
+            };
+            let broken = part.is_err();
+            let part = part.map_err(io::Error::other);
+            if parts.send(part).await.is_err() || broken {
+                break;
+            }
+        }
+        reused
     }
 
     /// The digests of an artifact's parts.

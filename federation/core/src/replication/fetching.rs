@@ -8,6 +8,9 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 use weir_node_core::time::Time;
 
+#[cfg(test)]
+mod tests;
+
 /// Members that are asked for one part before the fetch is given up.
 pub const HOLDERS_MAX: usize = 6;
 
