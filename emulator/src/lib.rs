@@ -1,6 +1,14 @@
 //! Worlds to try a federation in: topologies, links, workloads, traces and
-//! faults, played by real nodes over shaped links or by virtual nodes in
-//! virtual time.
+//! faults, played by virtual nodes in virtual time.
 //!
-//! Nothing lives here yet. It will drive the same decision code that runs in
-//! production, and knows `weir-federation-core` and `weir-node-core`.
+//! It drives the same decision code that runs in production, and knows
+//! `weir-federation-core` and `weir-node-core` alone.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `scenario` | the file that says what is tried: read, checked, explained |
+
+// Any duration may come from outside: see .clippy.toml.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
+pub mod scenario;
