@@ -7,8 +7,10 @@
 //! | file | what it is |
 //! |---|---|
 //! | `scenario` | the file that says what is tried: read, checked, explained |
+//! | `workload` | calls as it describes them, drawn from streams of chance |
 
 // Any duration may come from outside: see .clippy.toml.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 pub mod scenario;
+pub mod workload;
