@@ -33,8 +33,8 @@
 //! "#;
 //! let files = Texts::from([("a.toml".into(), text.to_owned())]);
 //! let mistakes = Scenario::read(&files, "a.toml", &[]).unwrap_err().to_string();
-//! assert!(mistakes.contains("a.toml:11:20: no function is named thum; did you mean thumb?"));
-//! assert!(mistakes.contains("a.toml:12:14: no node or class is named edge-9"));
+//! assert!(mistakes.contains("a.toml:11:16: no function is named thum; did you mean thumb?"));
+//! assert!(mistakes.contains("a.toml:12:10: no node or class is named edge-9"));
 //! ```
 
 pub mod arrivals;

@@ -1,0 +1,210 @@
+//! Calls that are under way.
+
+use std::time::Duration;
+
+use weir_federation_core::placement::{End, Placement};
+use weir_federation_core::report::Load;
+use weir_federation_core::snapshot::{Cost, Reserved};
+use weir_node_core::admission::{Seat, Slot};
+use weir_node_core::time::Time;
+
+use super::shell::Why;
+
+/// A call that is under way, or was: its place is used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CallId {
+    pub(super) place: u32,
+    life: u32,
+}
+
+/// One call.
+pub(super) struct Call {
+    pub(super) function: u32,
+    pub(super) class: u32,
+    /// Which node its user is at.
+    pub(super) origin: u32,
+    pub(super) arrived: Time,
+    pub(super) deadline: Time,
+    pub(super) input_bytes: u64,
+    pub(super) answer_bytes: u64,
+    /// How long it runs on a node of speed 1, in nanoseconds.
+    pub(super) service: u64,
+    pub(super) fails: bool,
+    /// Where it is, and was on the way there; the last is where it is.
+    pub(super) legs: Vec<Leg>,
+    /// Its place among those that run, since when it does, and how it will end.
+    pub(super) running: Option<(Slot, Time, Ended)>,
+    /// How long it waited and was started for, where it ran.
+    pub(super) waited: Duration,
+    /// Whether it waited for a start.
+    pub(super) is_cold: bool,
+    /// Where it ran last.
+    pub(super) ran_at: u32,
+    /// The answer that travels back.
+    pub(super) reply: Option<Reply>,
+    /// Whether its own node died: nobody waits for it any more.
+    pub(super) is_orphan: bool,
+}
+
+/// A call at one node.
+pub(super) struct Leg {
+    pub(super) node: u32,
+    /// Which life of the node.
+    pub(super) life: u32,
+    pub(super) placement: Placement,
+    /// What it counts as a guest; `None` for an own one.
+    pub(super) guest: Option<Guest>,
+    /// The place that it has at the next node.
+    pub(super) reserved: Option<Reserved>,
+    pub(super) seat: Option<Seat>,
+    /// Since when it waits at this node, and in which way.
+    pub(super) stay: Stay,
+}
+
+/// A call of another node's user.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Guest {
+    pub(super) cost: Cost,
+    /// Whether it counts against the room for guests: it does not once it has
+    /// gone on.
+    pub(super) counts: bool,
+}
+
+/// How a call is at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// It is decided about, runs, is under way, or waits for a start.
+    Under,
+    /// It waits in the queue; whether it may leave.
+    Queued {
+        leaves: bool,
+        turn: Option<Duration>,
+    },
+    /// It waits for a place elsewhere.
+    Elsewhere,
+    /// It waits for code.
+    Code,
+}
+
+/// How a call ended at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It was answered there, having run so long.
+    Answered { ran: Duration, failed: bool },
+    /// It ended without one.
+    Without(End),
+    /// It ran out of its function's time.
+    TimedOut,
+    /// Its start did not come in time.
+    NotStarted,
+    /// It waited for so long in vain.
+    Waited,
+    /// The node is gone, with it.
+    Gone,
+    /// Nothing reaches that node.
+    Unreachable,
+}
+
+/// What a node says to the one that sent it a call.
+#[derive(Debug, Clone)]
+pub(super) struct Reply {
+    pub(super) ended: Ended,
+    /// Why it was refused, where it was.
+    pub(super) why: Option<Why>,
+    pub(super) told: Option<Told>,
+}
+
+/// What a node says of itself to another.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) load: Load,
+    /// Calls of the function that it would take; `None` when it lacks it.
+    pub(super) places: Option<u32>,
+    /// Calls of the function that it holds of the one who is told.
+    pub(super) held: u32,
+    /// Until the code is there, where it is brought.
+    pub(super) ready_in: Duration,
+}
+
+struct Place {
+    life: u32,
+    call: Option<Call>,
+}
+
+/// All calls that are under way.
+#[derive(Default)]
+pub(super) struct Calls {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    count: usize,
+}
+
+impl Calls {
+    pub(super) fn add(&mut self, call: Call) -> CallId {
+        self.count += 1;
+        if let Some(place) = self.free.pop() {
+            let entry = &mut self.places[place as usize];
+            entry.call = Some(call);
+            return CallId {
+                place,
+                life: entry.life,
+            };
+        }
+        let place = u32::try_from(self.places.len()).expect("calls under way are few");
+        let (life, call) = (0, Some(call));
+        self.places.push(Place { life, call });
+        CallId { place, life }
+    }
+
+    pub(super) fn get(&mut self, id: CallId) -> Option<&mut Call> {
+        let entry = self.places.get_mut(id.place as usize)?;
+        entry.call.as_mut().filter(|_| entry.life == id.life)
+    }
+
+    /// One that is known to be under way.
+    pub(super) fn at(&mut self, id: CallId) -> &mut Call {
+        self.get(id).expect("the call is under way")
+    }
+
+    pub(super) fn remove(&mut self, id: CallId) -> Option<Call> {
+        let entry = self.places.get_mut(id.place as usize)?;
+        if entry.life != id.life {
+            return None;
+        }
+        let call = entry.call.take()?;
+        entry.life = entry.life.wrapping_add(1);
+        self.free.push(id.place);
+        self.count -= 1;
+        Some(call)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Those that have a leg at a node, in the order of their places.
+    pub(super) fn with_leg_at(&self, node: u32) -> Vec<CallId> {
+        let places = (0_u32..).zip(&self.places);
+        let there = places.filter(|(_, entry)| {
+            let legs = entry.call.iter().flat_map(|call| &call.legs);
+            legs.into_iter().any(|leg| leg.node == node)
+        });
+        let ids = there.map(|(place, entry)| CallId {
+            place,
+            life: entry.life,
+        });
+        ids.collect()
+    }
+}
+
+impl Call {
+    /// Where it is.
+    pub(super) fn leg(&mut self) -> &mut Leg {
+        self.legs.last_mut().expect("a call is somewhere")
+    }
+
+    /// The node where it is.
+    pub(super) fn node(&self) -> u32 {
+        self.legs.last().map_or(self.origin, |leg| leg.node)
+    }
+}

@@ -1,0 +1,450 @@
+//! What nodes tell and ask each other beside calls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_federation_core::facts::Facts;
+use weir_federation_core::report::Report;
+use weir_federation_core::reporting::{LOOK_INTERVAL_MAX, Say};
+use weir_federation_core::snapshot::{Here, Local, Snapshot};
+use weir_node_core::time::Time;
+
+use super::calls::{CallId, Told};
+use super::engine::Engine;
+use super::events::Event;
+use super::node::Member;
+use super::shell::{self, Said, Why};
+use super::world::{World, small};
+
+/// Bytes of a report on its way, beside its offers; as measured of production.
+const REPORT_BYTES: u64 = 400;
+
+/// Bytes of an offer in a report.
+const OFFER_BYTES: u64 = 60;
+
+/// A question for places, and its answer.
+pub(super) struct Question {
+    from: u32,
+    life: u32,
+    to: u32,
+    function: u32,
+    told: Option<(Told, Option<Why>)>,
+}
+
+impl Member {
+    /// Makes the view new, where the table has changed since and it is time.
+    pub(super) fn refresh(&mut self, world: &World, at: u32, now: Time) {
+        let is_due = self
+            .viewed
+            .is_none_or(|viewed| now.since(viewed) >= shell::VIEW_INTERVAL);
+        if !is_due || (!self.is_stale && self.viewed.is_some()) {
+            return;
+        }
+        let class = world.class(at);
+        let own = Report {
+            zone: class.zone.clone(),
+            ..nothing()
+        };
+        self.peers.tick(now);
+        self.view = self.peers.view(&own, now);
+        self.viewed = Some(now);
+        self.is_stale = false;
+    }
+}
+
+/// A report that says nothing.
+fn nothing() -> Report {
+    Report {
+        epoch: 0,
+        sequence: 0,
+        role: weir_federation_core::report::Role::Edge,
+        zone: None,
+        region: None,
+        architecture: String::new(),
+        executors: Vec::new(),
+        labels: std::collections::BTreeMap::new(),
+        draining: false,
+        abilities: 0,
+        load: weir_federation_core::report::Load::default(),
+        coordinate: weir_federation_core::coordinates::Coordinate::default(),
+        addresses: Vec::new(),
+        carriage: Vec::new(),
+        brief: false,
+        forgotten: 0,
+        offers: Vec::new(),
+    }
+}
+
+impl Engine<'_> {
+    /// All nodes hear of each other, before the first call.
+    pub(super) fn introduce_all(&mut self) {
+        if self.nodes.len() < 2 {
+            return;
+        }
+        for at in 0..self.nodes.len() {
+            self.say(small(at as u64));
+        }
+        for at in 0..self.nodes.len() {
+            self.hear_all(small(at as u64));
+            self.plan_look(small(at as u64));
+        }
+    }
+
+    /// A node hears what all others said last, as when it joins: those after it,
+    /// around the circle, as many as it may know.
+    pub(super) fn hear_all(&mut self, at: u32) {
+        let (world, now, count) = (self.world, self.now, self.nodes.len());
+        let known = world.class(at).peers.map_or(count as u64, |most| most.0);
+        let known = usize::try_from(known).unwrap_or(count).min(count - 1);
+        let Some(member) = &mut self.nodes[at as usize].member else {
+            return;
+        };
+        for ahead in 1..=known {
+            let other = (at as usize + ahead) % count;
+            let Some([whole, short]) = &self.said[other] else {
+                continue;
+            };
+            let other = small(other as u64);
+            let facts = match world.are_near(at, other) {
+                true => whole,
+                false => short,
+            };
+            member.peers.hear_shared(facts, now);
+            let there = Duration::from_nanos(world.way(at, other).one_way as u64);
+            let back = Duration::from_nanos(world.way(other, at).one_way as u64);
+            member.peers.measured(&facts.id, there.saturating_add(back));
+        }
+        member.is_stale = true;
+        member.viewed = None;
+        member.refresh(world, at, now);
+    }
+
+    /// Something of a node changed that others may want to know.
+    pub(super) fn changed(&mut self, at: u32) {
+        let now = self.now;
+        if let Some(member) = &mut self.nodes[at as usize].member {
+            member.reporting.changed(now);
+            if member
+                .reporting
+                .next_look()
+                .is_some_and(|next| next < member.look)
+            {
+                self.plan_look(at);
+            }
+        }
+    }
+
+    fn plan_look(&mut self, at: u32) {
+        let now = self.now;
+        let node = &mut self.nodes[at as usize];
+        let life = node.life;
+        let Some(member) = &mut node.member else {
+            return;
+        };
+        let waits = member.queued > 0 || !member.outside.is_empty();
+        let usual = match waits {
+            true => shell::QUESTION_INTERVAL,
+            false => LOOK_INTERVAL_MAX,
+        };
+        let next = member.reporting.next_look().unwrap_or(Time::NEVER);
+        let next = next.min(now + usual).max(now + Duration::from_nanos(1));
+        member.look = next;
+        self.events.plan(next, Event::Look { node: at, life });
+    }
+
+    /// A node looks at itself, and may say how it is.
+    pub(super) fn look_at_itself(&mut self, at: u32, life: u32) {
+        let (world, now) = (self.world, self.now);
+        let Some(node) = self.living(at, life) else {
+            return;
+        };
+        let Some(mut member) = node.member.take() else {
+            return;
+        };
+        if member.look != now {
+            // It was looked at since, or will be.
+            node.member = Some(member);
+            return;
+        }
+        let heard = member.heard;
+        member.reporting.hears(heard, now);
+        member.reporting.looks();
+        let report = shell::report(world, at, node, &mut member, now);
+        let neighbours = member.neighbours();
+        let say = member
+            .reporting
+            .consider(&report, neighbours, || true, false, now);
+        member.reporting.has_looked(now, now);
+        node.member = Some(member);
+        if let Say::Now { brief } = say {
+            self.say(at);
+            self.spread(at, brief);
+        }
+        self.plan_look(at);
+        self.ask_for_oldest(at);
+    }
+
+    /// A node makes its report.
+    pub(super) fn say(&mut self, at: u32) {
+        let (world, now) = (self.world, self.now);
+        let node = &mut self.nodes[at as usize];
+        let Some(mut member) = node.member.take() else {
+            return;
+        };
+        member.sequence += 1;
+        let report = shell::report(world, at, node, &mut member, now);
+        let sequence = member.sequence;
+        member.peers.said(sequence);
+        member.reporting.has_said(report.clone());
+        node.member = Some(member);
+        let id = world.nodes[at as usize].id;
+        let short = Report {
+            brief: true,
+            offers: Vec::new(),
+            ..report.clone()
+        };
+        let facts = [report, short].map(|report| Arc::new(Facts::new(id, report)));
+        self.said[at as usize] = Some(facts);
+    }
+
+    /// What a node said travels to the others: whole to those near, in short to
+    /// all where it is time for that.
+    pub(super) fn spread(&mut self, at: u32, brief: bool) {
+        let world = self.world;
+        let Some(facts) = self.said[at as usize].clone() else {
+            return;
+        };
+        let gossip = &self.scenario.gossip.0;
+        let numbers = facts.clone().map(|facts| self.keep_report(facts));
+        // A message reaches fan-out nodes at a hop, as many of each at the next.
+        let fan_out = gossip.fan_out.0.max(2);
+        let mut nodes = 1_u64;
+        let mut hops = 1;
+        for to in 0..small(self.nodes.len() as u64) {
+            let near = world.are_near(at, to);
+            if to == at || !(near || brief) || !self.nodes[to as usize].is_alive {
+                continue;
+            }
+            nodes += 1;
+            if nodes > fan_out.saturating_pow(hops) {
+                hops += 1;
+            }
+            let loss = world.way(at, to).loss;
+            if self.troubles.is_cut(at, to) || (loss > 0.0 && self.network.unit() < loss) {
+                continue;
+            }
+            let number = numbers[usize::from(!near)];
+            let takes = self.travel(at, to, 0);
+            let takes = takes.saturating_add(gossip.hop.saturating_mul(hops));
+            if let Some((_, left)) = &mut self.reports[number as usize] {
+                *left += 1;
+            }
+            let offers = facts[usize::from(!near)].report.offers.len() as u64;
+            self.tally
+                .count_gossip(REPORT_BYTES + offers * OFFER_BYTES, self.now);
+            let event = Event::Hear {
+                node: to,
+                report: number,
+            };
+            self.events.plan(self.now + takes, event);
+        }
+        for number in numbers {
+            self.let_go_of_report(number);
+        }
+    }
+
+    fn keep_report(&mut self, facts: Arc<Facts>) -> u32 {
+        let kept = Some((facts, 1));
+        match self.free_reports.pop() {
+            Some(number) => {
+                self.reports[number as usize] = kept;
+                number
+            }
+            None => {
+                self.reports.push(kept);
+                small(self.reports.len() as u64 - 1)
+            }
+        }
+    }
+
+    fn let_go_of_report(&mut self, number: u32) {
+        let entry = &mut self.reports[number as usize];
+        if let Some((_, left)) = entry {
+            *left -= 1;
+            if *left == 0 {
+                *entry = None;
+                self.free_reports.push(number);
+            }
+        }
+    }
+
+    /// A node hears a report.
+    pub(super) fn hear(&mut self, at: u32, number: u32) {
+        let now = self.now;
+        let facts = self.reports[number as usize].as_ref();
+        let facts = facts.map(|(facts, _)| facts.clone());
+        self.let_go_of_report(number);
+        let node = &mut self.nodes[at as usize];
+        let (Some(facts), Some(member), true) = (facts, &mut node.member, node.is_alive) else {
+            return;
+        };
+        member.peers.hear_shared(&facts, now);
+        member.heard += 1;
+        member.is_stale = true;
+        if (member.queued > 0 || !member.outside.is_empty())
+            && let Some(peer) = self.world.ids.get(&facts.id)
+        {
+            self.pump(at, *peer);
+        }
+    }
+
+    /// Asks peers for places for a call that waits.
+    pub(super) fn ask_around(&mut self, id: CallId) {
+        let (world, now) = (self.world, self.now);
+        let Some(call) = self.calls.get(id) else {
+            return;
+        };
+        let (at, number) = (call.node(), call.function);
+        let function = &world.functions[number as usize];
+        let leg = call.leg();
+        let node = &mut self.nodes[at as usize];
+        let life = node.life;
+        let Some(member) = &mut node.member else {
+            return;
+        };
+        member.refresh(world, at, now);
+        let known = node.keys[number as usize].and_then(|key| node.scheduler.known(key));
+        let service = known.map(|known| known.service().mean);
+        let service = service.filter(|mean| !mean.is_zero());
+        let abilities = member.abilities.of(&function.name);
+        let reaches = leg.placement.reaches();
+        let request = leg.placement.request(&function.name, &[], service);
+        let snapshot = Snapshot {
+            local: Local {
+                here: Here::Unable,
+                queue: None,
+                service,
+                start: None,
+                blamed: false,
+                role: world.class(at).role.0,
+                regions: &world.regions[world.nodes[at as usize].class],
+            },
+            view: &member.view,
+            abilities: &abilities,
+            remembered: None,
+            now,
+            chance: 0,
+        };
+        let worth = shell::worth_asking(&request, &snapshot, reaches);
+        let worth = worth.iter().filter_map(|id| world.ids.get(id).copied());
+        let is_due = |peer: &u32| {
+            let last = member.asked.get(&(*peer, number));
+            last.is_none_or(|last| now.since(*last) >= shell::QUESTION_INTERVAL)
+        };
+        let asked: Vec<u32> = worth.filter(is_due).collect();
+        for peer in asked {
+            if let Some(member) = &mut self.nodes[at as usize].member {
+                member.asked.insert((peer, number), now);
+            }
+            let question = Question {
+                from: at,
+                life,
+                to: peer,
+                function: number,
+                told: None,
+            };
+            let message = match self.free_questions.pop() {
+                Some(message) => {
+                    self.questions[message as usize] = Some(question);
+                    message
+                }
+                None => {
+                    self.questions.push(Some(question));
+                    small(self.questions.len() as u64 - 1)
+                }
+            };
+            let takes = self.travel(at, peer, 0);
+            self.events.plan(now + takes, Event::Asked { message });
+        }
+    }
+
+    /// Asks for those that wait outside of the queue longest.
+    fn ask_for_oldest(&mut self, at: u32) {
+        let member = self.nodes[at as usize].member.as_ref();
+        let oldest = member.and_then(|member| member.outside.first().copied());
+        if let Some(id) = oldest {
+            self.ask_around(id);
+        }
+    }
+
+    /// A node is asked for places.
+    pub(super) fn asked(&mut self, message: u32) {
+        let (world, now) = (self.world, self.now);
+        let Some(question) = &self.questions[message as usize] else {
+            return;
+        };
+        let (from, to, number) = (question.from, question.to, question.function);
+        let function = &world.functions[number as usize];
+        if self.nodes[to as usize].is_alive && !self.troubles.is_cut(from, to) {
+            let node = &mut self.nodes[to as usize];
+            let cost = function.wanted.cost(None);
+            let key = node.keys[number as usize];
+            let Some(mut member) = node.member.take() else {
+                return;
+            };
+            let who = world.nodes[from as usize].id;
+            let load = shell::load(node, &mut member, Some(&who), now);
+            let places = key.and_then(|key| node.scheduler.admission().places(key));
+            let places = places.map(|places| {
+                let free = places.warm.saturating_add(places.startable);
+                free.min(load.guest_cpu / cost.cpu.max(1))
+            });
+            let held = member.held_of(from, number);
+            node.member = Some(member);
+            let (why, ready_in) = match places {
+                None => (Some(Why::Bringing), self.bring_for_guest(to, number)),
+                Some(0) => (Some(Why::NodeFull), Duration::ZERO),
+                Some(_) => (None, Duration::ZERO),
+            };
+            let told = Told {
+                load,
+                places,
+                held: held.saturating_sub(1),
+                ready_in,
+            };
+            if let Some(question) = &mut self.questions[message as usize] {
+                question.told = Some((told, why));
+            }
+        }
+        let takes = self.travel(to, from, 0);
+        self.events.plan(now + takes, Event::Told { message });
+    }
+
+    /// The answer to a question is back.
+    pub(super) fn told(&mut self, message: u32) {
+        let (world, now) = (self.world, self.now);
+        let Some(question) = self.questions[message as usize].take() else {
+            return;
+        };
+        self.free_questions.push(message);
+        let (at, peer) = (question.from, question.to);
+        let function = &world.functions[question.function as usize];
+        let Some(member) = self
+            .living(at, question.life)
+            .and_then(|node| node.member.as_mut())
+        else {
+            return;
+        };
+        if let Some((told, why)) = &question.told {
+            let said = Said {
+                peer: world.nodes[peer as usize].id,
+                function,
+                told: Some(told),
+                why: *why,
+                under_way: 0,
+            };
+            shell::learn_told(member, &said, now);
+        }
+        self.pump(at, peer);
+    }
+}

@@ -1,0 +1,170 @@
+//! One virtual node: the scheduler of production, and what a member of a
+//! federation knows and has promised.
+
+use std::collections::BTreeMap;
+
+use libp2p_identity::PeerId;
+use weir_federation_core::abilities::Abilities;
+use weir_federation_core::guests::Peak;
+use weir_federation_core::peers::Peers;
+use weir_federation_core::reporting::Reporting;
+use weir_federation_core::snapshot::View;
+use weir_federation_core::turns::Turns;
+use weir_node_core::admission::FunctionKey;
+use weir_node_core::scheduler::{Action, Scheduler};
+use weir_node_core::time::Time;
+
+use super::calls::CallId;
+use super::world::{World, small};
+use crate::workload::chance::Stream;
+
+/// One virtual node.
+pub(super) struct Node {
+    pub(super) scheduler: Scheduler<CallId>,
+    /// Functions that it has, by their numbers.
+    pub(super) keys: Vec<Option<FunctionKey>>,
+    /// What its scheduler has just asked for.
+    pub(super) actions: Vec<Action<CallId>>,
+    /// When its scheduler is looked after next.
+    pub(super) timer: Time,
+    /// Counts its deaths.
+    pub(super) life: u32,
+    pub(super) is_alive: bool,
+    /// Until when it stands still.
+    pub(super) paused_until: Time,
+    /// How many times as long calls run as they should.
+    pub(super) slow: f64,
+    /// Part of its processors that it claims to be free, if it lies.
+    pub(super) claims: Option<f64>,
+    pub(super) guests_share: f64,
+    /// Times of starts.
+    pub(super) starts: Stream,
+    /// Busy nanoseconds of a core.
+    pub(super) busy: u128,
+    pub(super) member: Option<Box<Member>>,
+}
+
+/// What a member of a federation knows and has promised.
+pub(super) struct Member {
+    pub(super) peers: Peers,
+    pub(super) view: View,
+    pub(super) viewed: Option<Time>,
+    /// Whether the view is older than the table.
+    pub(super) is_stale: bool,
+    pub(super) abilities: Abilities,
+    pub(super) reporting: Reporting,
+    pub(super) sequence: u64,
+    pub(super) heard: u64,
+    pub(super) turns: Turns,
+    pub(super) own_peak: Peak,
+    /// Thousandths of processors of guests that run briefly, and long.
+    pub(super) guest_cpu: [u32; 2],
+    /// Calls of other nodes by node and function.
+    pub(super) held: BTreeMap<(u32, u32), u32>,
+    pub(super) remembered: Option<PeerId>,
+    /// Calls that run at peers.
+    pub(super) elsewhere: u32,
+    /// Calls that wait and may leave, in the order in which they came.
+    pub(super) queued: u32,
+    pub(super) outside: Vec<CallId>,
+    /// When each peer was asked about each function.
+    pub(super) asked: BTreeMap<(u32, u32), Time>,
+    pub(super) chance: Stream,
+    /// When it looks at itself next.
+    pub(super) look: Time,
+}
+
+impl Node {
+    /// A node as it starts.
+    pub(super) fn new(world: &World, at: u32, seed: u64, life: u32, now: Time) -> Node {
+        let class = world.class(at);
+        let starts = class.starts.map_or(class.cores.0, |starts| starts.0);
+        let name = format!("{}/{life}", world.name(at));
+        let scheduler = Scheduler::new(
+            world.capacity(at),
+            &world.qos,
+            usize::try_from(class.calls.0).unwrap_or(usize::MAX),
+            usize::try_from(starts).unwrap_or(1),
+        );
+        let member =
+            (world.nodes.len() > 1).then(|| Box::new(Member::new(world, at, life, seed, now)));
+        let mut node = Node {
+            scheduler,
+            keys: vec![None; world.functions.len()],
+            actions: Vec::new(),
+            timer: Time::NEVER,
+            life,
+            is_alive: true,
+            paused_until: Time::ZERO,
+            slow: 1.0,
+            claims: None,
+            guests_share: class.guests.0,
+            starts: Stream::new(seed, &format!("{name}/starts")),
+            busy: 0,
+            member,
+        };
+        for (number, function) in (0_u32..).zip(&world.functions) {
+            let has = function
+                .at
+                .as_ref()
+                .is_none_or(|at_nodes| at_nodes[at as usize]);
+            if has {
+                node.deploy(world, number, now);
+            }
+        }
+        node
+    }
+
+    /// Gives it the code of a function; a node that is too small stays without.
+    pub(super) fn deploy(&mut self, world: &World, function: u32, now: Time) {
+        let described = &world.functions[function as usize];
+        let namespace = described.name.namespace.as_str();
+        let added = self
+            .scheduler
+            .add(namespace, described.profile, now, &mut self.actions);
+        self.keys[function as usize] = added.ok();
+    }
+}
+
+impl Member {
+    fn new(world: &World, at: u32, life: u32, seed: u64, now: Time) -> Member {
+        let id = world.nodes[at as usize].id;
+        let known = world
+            .class(at)
+            .peers
+            .map_or(world.nodes.len() as u64, |most| most.0);
+        let most = usize::try_from(known).unwrap_or(usize::MAX);
+        Member {
+            peers: Peers::of_at_most(most, id, u64::from(life) + 1),
+            view: View::default(),
+            viewed: None,
+            is_stale: true,
+            abilities: Abilities::default(),
+            reporting: Reporting::new(now),
+            sequence: 0,
+            heard: 0,
+            turns: Turns::default(),
+            own_peak: Peak::default(),
+            guest_cpu: [0; 2],
+            held: BTreeMap::new(),
+            remembered: None,
+            elsewhere: 0,
+            queued: 0,
+            outside: Vec::new(),
+            asked: BTreeMap::new(),
+            chance: Stream::new(seed, &format!("{}/{life}/decisions", world.name(at))),
+            look: Time::NEVER,
+        }
+    }
+
+    /// Neighbours that are known.
+    pub(super) fn neighbours(&self) -> usize {
+        self.view.neighbours().len()
+    }
+
+    /// Of a function, at this member, of one node.
+    pub(super) fn held_of(&self, from: u32, function: u32) -> u32 {
+        let held = self.held.get(&(from, function));
+        small(u64::from(held.copied().unwrap_or(0)))
+    }
+}

@@ -1,0 +1,324 @@
+//! Stand-ins for rules that only the shells of production have so far, each the
+//! shortest that will do and named with the place of the rule. Who moves one into
+//! a core deletes it here.
+//!
+//! | here | the rule |
+//! |---|---|
+//! | [`load`] | `federation/src/federated.rs`, `Federated::load` |
+//! | [`report`] | `federation/src/federated/keeper.rs`, `current_report` |
+//! | [`seize`] | `federation/src/dispatch/waiting.rs`, `Inner::seize` |
+//! | [`why`] | `federation/src/dispatch/serving.rs`, `Inner::refusal` |
+//! | [`learn`] | `federation/src/dispatch/offer.rs`, `arrived`, `is_ready`, `refused_by` |
+//! | [`worth_asking`] | `federation/src/dispatch/waiting.rs`, `Inner::ask` |
+//!
+//! Not modelled, for their rules are there alone too: places that are taken ahead
+//! of a peer's word, turns of nodes that wait for a place at a peer, promises,
+//! prefetching and letting go of code.
+
+use std::time::Duration;
+
+use libp2p_identity::PeerId;
+use weir_federation_core::abilities::{Able, AtPeers};
+use weir_federation_core::explain::Verdict;
+use weir_federation_core::guests::{self, Processors};
+use weir_federation_core::peers::{Fault, Met};
+use weir_federation_core::placement::{Came, End};
+use weir_federation_core::policy;
+use weir_federation_core::report::{Load, OFFERS, Offer, Report};
+use weir_federation_core::snapshot::{Cost, PeerView, Reserved, Snapshot, Word};
+use weir_node_core::time::Time;
+
+use super::calls::{Ended, Told};
+use super::node::{Member, Node};
+use super::world::{Function, World, small};
+
+/// Between two views of the peers (`keeper.rs`, `VIEW`).
+pub(super) const VIEW_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Between two questions to one peer about one function (`waiting.rs`,
+/// `LOOK_PAUSE`).
+pub(super) const QUESTION_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Questions that are asked for one call at once (`waiting.rs`, `LOOKS_AT_ONCE`).
+pub(super) const QUESTIONS_AT_ONCE: usize = 8;
+
+/// Calls that one word of a peer moves there (`waiting.rs`, `MOVED`).
+pub(super) const MOVED_MAX: usize = 256;
+
+/// Calls that wait elsewhere than in the queue (`waiting.rs`, `OUTSIDE`).
+pub(super) const OUTSIDE_MAX: usize = 256;
+
+/// Why a node takes no call (`federation/src/wire.rs`, `Why`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    NodeFull,
+    FunctionFull,
+    Unable,
+    Bringing,
+    Other,
+}
+
+/// How loaded a node is, as `to` is to hear it.
+pub(super) fn load(node: &mut Node, member: &mut Member, to: Option<&PeerId>, now: Time) -> Load {
+    let admission = node.scheduler.admission();
+    let (capacity, held) = (admission.capacity(), admission.held());
+    let free = capacity.checked_sub(held).unwrap_or_default();
+    let [short, long] = member.guest_cpu;
+    let guests = short.saturating_add(long);
+    let own = held.cpu.as_millicores().saturating_sub(guests);
+    let processors = Processors {
+        total: capacity.cpu.as_millicores(),
+        free: free.cpu.as_millicores(),
+        own_peak: member.own_peak.note(own, now),
+        guests,
+        guests_long: long,
+        promised: member.turns.promised_to_others(to, now),
+    };
+    let [guest_cpu, guest_cpu_long] = match admission.contending() == 0 {
+        true => guests::room(processors, node.guests_share),
+        false => [0, 0],
+    };
+    let mut load = Load {
+        cpu_total: processors.total,
+        cpu_free: processors.free,
+        memory_total: capacity.memory.as_bytes(),
+        memory_free: free.memory.as_bytes(),
+        running: small(admission.running() as u64),
+        waiting: small(admission.waiting() as u64),
+        guest_cpu,
+        guest_cpu_long,
+        disk_free: u64::MAX >> 24,
+    };
+    if let Some(claims) = node.claims {
+        let claimed = (f64::from(load.cpu_total) * claims) as u32;
+        let claimed = claimed.min(load.cpu_total);
+        load.waiting = 0;
+        (load.cpu_free, load.guest_cpu, load.guest_cpu_long) = (claimed, claimed, claimed);
+    }
+    load
+}
+
+/// What a node tells all others of itself.
+pub(super) fn report(
+    world: &World,
+    at: u32,
+    node: &mut Node,
+    member: &mut Member,
+    now: Time,
+) -> Report {
+    let class = world.class(at);
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let mut offers = Vec::new();
+    for (function, key) in world.functions.iter().zip(&node.keys) {
+        let Some(key) = key.filter(|_| offers.len() < OFFERS) else {
+            continue;
+        };
+        let places = node.scheduler.admission().places(key).unwrap_or_default();
+        let known = node.scheduler.known(key).unwrap_or_default();
+        offers.push(Offer {
+            function: function.name.qualified(),
+            warm: places.warm,
+            startable: places.startable,
+            full: node.scheduler.admission().is_full(key),
+            running: 0,
+            service_micros: micros(known.service().mean),
+            start_micros: micros(known.start()),
+        });
+    }
+    let mut report = Report {
+        epoch: member.peers.epoch(),
+        sequence: member.sequence,
+        role: class.role.0,
+        zone: class.zone.clone(),
+        region: class.region.clone(),
+        architecture: "x86_64".to_owned(),
+        executors: vec!["wasm".to_owned()],
+        labels: std::collections::BTreeMap::new(),
+        draining: false,
+        abilities: 0,
+        load: load(node, member, None, now),
+        coordinate: weir_federation_core::coordinates::Coordinate::default(),
+        addresses: Vec::new(),
+        carriage: Vec::new(),
+        brief: false,
+        forgotten: 0,
+        offers,
+    };
+    report.clamp();
+    report
+}
+
+/// Takes a place at a peer for a call.
+pub(super) fn seize(
+    peer: &PeerView,
+    known: &AtPeers,
+    function: &Function,
+    service: Option<Duration>,
+    now: Time,
+) -> Option<Reserved> {
+    let wanted = &function.wanted;
+    let able = known.get(&peer.id);
+    let able = able.map(|known| known.able(wanted.version, peer.report.abilities, now));
+    let room = match able {
+        Some(Able::Ready(room)) => Some(room),
+        Some(Able::Unasked | Able::Bringing(_) | Able::Unable(_)) | None => None,
+    };
+    peer.window.reserve(room, wanted.cost(service), now)
+}
+
+/// What it means to the sender that its call was not run at `node`.
+pub(super) fn why(node: &Node, function: u32, end: End, cost: Cost) -> Why {
+    match end {
+        End::Nowhere => Why::Unable,
+        End::Refused { .. } => {
+            let admission = node.scheduler.admission();
+            let key = node.keys[function as usize];
+            let places = key.and_then(|key| admission.places(key));
+            let full = places.is_some_and(|places| places.warm == 0 && places.startable == 0);
+            let free = admission.capacity().checked_sub(admission.held());
+            let free = free.unwrap_or_default().cpu.as_millicores();
+            match full && free >= cost.cpu {
+                true => Why::FunctionFull,
+                false => Why::NodeFull,
+            }
+        }
+        End::Unknown | End::Late { .. } | End::Lost => Why::Other,
+    }
+}
+
+/// What a peer said, and of which call.
+pub(super) struct Said<'a> {
+    pub(super) peer: PeerId,
+    pub(super) function: &'a Function,
+    pub(super) told: Option<&'a Told>,
+    pub(super) why: Option<Why>,
+    /// Calls of the sender that are under way there beside those that it holds.
+    pub(super) under_way: u32,
+}
+
+/// What a node learns of an answer to a call, and what that means to the call;
+/// `None` where it ends with it.
+pub(super) fn learn(member: &mut Member, said: &Said<'_>, ended: Ended, now: Time) -> Option<Came> {
+    let word = said.told.map(|told| Word {
+        load: told.load,
+        under_way: said.under_way,
+    });
+    let peer = said.peer;
+    let (met, came) = match (ended, said.why) {
+        (Ended::Answered { ran, failed }, _) => {
+            is_ready(member, said, (!failed).then_some(ran), now);
+            (Met::Answer(word), None)
+        }
+        (Ended::Gone, _) => (Met::Failure(Fault::Lost), Some(Came::Lost(peer))),
+        (Ended::Unreachable, _) => {
+            let fault = Met::Failure(Fault::Unreachable);
+            (fault, Some(Came::Declined(peer)))
+        }
+        (Ended::Without(_), Some(why)) => {
+            refused_by(member, said, why, now);
+            let places = said.told.and_then(|told| told.places);
+            let claims = places.is_none_or(|places| places > 0);
+            match why {
+                Why::NodeFull => (Met::Full { word, claims }, Some(Came::Full(peer))),
+                Why::FunctionFull | Why::Bringing => (Met::Told(word), Some(Came::Full(peer))),
+                Why::Unable => (Met::Told(word), Some(Came::Declined(peer))),
+                Why::Other => {
+                    let claims = true;
+                    (Met::Full { word, claims }, Some(Came::Declined(peer)))
+                }
+            }
+        }
+        (Ended::Without(_) | Ended::TimedOut | Ended::NotStarted | Ended::Waited, _) => {
+            is_ready(member, said, None, now);
+            (Met::Answer(word), None)
+        }
+    };
+    member.peers.met(peer, met, now);
+    member.is_stale = true;
+    came
+}
+
+/// Takes note that a peer has a function, and what it says of its room.
+fn is_ready(member: &mut Member, said: &Said<'_>, ran: Option<Duration>, now: Time) {
+    let Said { peer, function, .. } = *said;
+    let version = function.wanted.version;
+    let room = member.abilities.ready(&function.name, peer, version);
+    if let Some(ran) = ran {
+        room.learn(ran);
+    }
+    let Some((places, held)) = said.told.and_then(|told| Some((told.places?, told.held))) else {
+        return;
+    };
+    let under_way = room.held().saturating_sub(held + 1);
+    room.renew(places.saturating_sub(under_way), now);
+    room.learn_capacity(places.saturating_add(held).saturating_add(1));
+}
+
+/// Takes note of why a peer did not take a call of a function.
+fn refused_by(member: &mut Member, said: &Said<'_>, why: Why, now: Time) {
+    let Said { peer, function, .. } = *said;
+    let (name, version) = (&function.name, function.wanted.version);
+    match why {
+        Why::Unable => member.abilities.unable(name, peer, version, ("", 0), now),
+        Why::Bringing => {
+            let left = said.told.map_or(Duration::ZERO, |told| told.ready_in);
+            member.abilities.bringing(name, peer, version, now + left);
+        }
+        Why::NodeFull | Why::FunctionFull => {
+            let room = member.abilities.ready(name, peer, version);
+            let places = said.told.and_then(|told| told.places);
+            room.renew(places.filter(|_| why == Why::NodeFull).unwrap_or(0), now);
+        }
+        Why::Other => {}
+    }
+}
+
+/// Takes note of the answer to a question.
+pub(super) fn learn_told(member: &mut Member, said: &Said<'_>, now: Time) {
+    let word = said.told.map(|told| Word {
+        load: told.load,
+        under_way: said.under_way,
+    });
+    member.peers.met(said.peer, Met::Told(word), now);
+    member.is_stale = true;
+    match said.why {
+        None => is_ready(member, said, None, now),
+        Some(why) => refused_by(member, said, why, now),
+    }
+}
+
+/// Peers that are worth a question about a function, the best first.
+pub(super) fn worth_asking(
+    request: &policy::Request<'_>,
+    snapshot: &Snapshot<'_>,
+    reaches: policy::Reaches,
+) -> Vec<PeerId> {
+    let view = snapshot.view;
+    let near = reaches.horizontal.then(|| view.neighbours());
+    let far = snapshot.local.regions.iter();
+    let far = far.filter(|_| reaches.vertical && request.bounds == policy::Bounds::Federation);
+    let far = far.filter_map(|region| view.region(region));
+    let places = near.into_iter().chain(far).flat_map(|pool| pool.members());
+    let mut worth = Vec::new();
+    for place in places {
+        let peer = &view.peers[place];
+        match policy::weigh(peer, request, snapshot) {
+            Verdict::Unasked { delay } => worth.push((delay, peer.id)),
+            Verdict::Full => worth.push((peer.round_trip, peer.id)),
+            Verdict::Fits { .. }
+            | Verdict::Bringing { .. }
+            | Verdict::OnTrial
+            | Verdict::TooFar { .. }
+            | Verdict::Slower { .. }
+            | Verdict::Visited
+            | Verdict::Unfit
+            | Verdict::NoDisk
+            | Verdict::NeedsGrant
+            | Verdict::Unable
+            | Verdict::Failing => {}
+        }
+    }
+    worth.sort_unstable();
+    worth.truncate(QUESTIONS_AT_ONCE);
+    worth.into_iter().map(|(_, id)| id).collect()
+}

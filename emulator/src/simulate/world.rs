@@ -1,0 +1,368 @@
+//! A scenario with its names as numbers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p_identity::PeerId;
+use weir_federation_core::policy::{self, Policy};
+use weir_federation_core::report::Role;
+use weir_federation_core::samples;
+use weir_federation_core::wanted::Wanted;
+use weir_node_core::class::ClassConfig;
+use weir_node_core::function::{ArtifactKind, CodeSource, FunctionSpec, Protocol, Scope};
+use weir_node_core::id::FunctionName;
+use weir_node_core::profile::Profile;
+use weir_node_core::resources::{Cpu, Memory, Resources};
+
+use crate::scenario::Scenario;
+use crate::scenario::field::At;
+use crate::scenario::world::{Link, Nodes, Selector};
+use crate::workload::law::{Sizes, Times};
+
+/// Time there and back between nodes for which no link is written.
+const ROUND_TRIP: Duration = Duration::from_millis(1);
+
+/// One node as it is described.
+#[derive(Debug, Clone)]
+pub(super) struct Described {
+    pub(super) class: usize,
+    pub(super) number: u64,
+    pub(super) id: PeerId,
+    /// Nodes of one group have the same links and policies.
+    group: u32,
+}
+
+/// One function as it is described.
+pub(super) struct Function {
+    pub(super) name: FunctionName,
+    pub(super) profile: Profile,
+    pub(super) wanted: Arc<Wanted>,
+    pub(super) service: Times,
+    pub(super) start: Times,
+    pub(super) answer: Sizes,
+    pub(super) fails: f64,
+    pub(super) code_bytes: u64,
+    pub(super) timeout: Duration,
+    /// Nodes that have its code to begin with; `None` for all.
+    pub(super) at: Option<Vec<bool>>,
+}
+
+/// The way from one node to another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Way {
+    /// Nanoseconds.
+    pub(super) one_way: f64,
+    /// Nanoseconds, as a standard deviation.
+    pub(super) jitter: f64,
+    /// Nanoseconds for a byte.
+    pub(super) per_byte: f64,
+    /// Part of gossip that is lost.
+    pub(super) loss: f64,
+}
+
+/// A scenario with its names as numbers.
+pub(super) struct World {
+    pub(super) classes: Vec<Nodes>,
+    pub(super) nodes: Vec<Described>,
+    pub(super) ids: BTreeMap<PeerId, u32>,
+    pub(super) regions: Vec<Vec<String>>,
+    pub(super) functions: Vec<Function>,
+    pub(super) qos: Vec<ClassConfig>,
+    ways: Vec<Way>,
+    groups: usize,
+    /// By group of nodes, function and QoS class.
+    policies: Vec<&'static dyn Policy>,
+}
+
+impl World {
+    /// Makes one of a scenario that was checked. `policy` stands in for all that
+    /// it names.
+    pub(super) fn new(scenario: &Scenario, policy: Option<&'static dyn Policy>) -> World {
+        let classes: Vec<Nodes> = scenario.nodes.0.iter().map(|n| n.value.clone()).collect();
+        let nodes = described(scenario, &classes);
+        let (ways, groups) = ways(scenario, &classes, &nodes);
+        let ids = nodes.iter().zip(0..).map(|(node, at)| (node.id, at));
+        let mut world = World {
+            ids: ids.collect(),
+            regions: regions(&classes),
+            functions: functions(scenario, &classes, &nodes),
+            qos: scenario.class_configs(),
+            nodes,
+            ways,
+            groups,
+            policies: Vec::new(),
+            classes,
+        };
+        world.policies = policies(scenario, &world, policy);
+        world
+    }
+
+    pub(super) fn class(&self, node: u32) -> &Nodes {
+        &self.classes[self.nodes[node as usize].class]
+    }
+
+    pub(super) fn name(&self, node: u32) -> String {
+        let Described { class, number, .. } = self.nodes[node as usize];
+        self.classes[class].node_name(number)
+    }
+
+    pub(super) fn way(&self, from: u32, to: u32) -> Way {
+        let [from, to] = [from, to].map(|node| self.nodes[node as usize].group as usize);
+        self.ways[from * self.groups + to]
+    }
+
+    pub(super) fn policy(&self, node: u32, function: u32, class: u32) -> &'static dyn Policy {
+        let group = self.nodes[node as usize].group as usize;
+        let at = (group * self.functions.len() + function as usize) * self.qos.len();
+        self.policies[at + class as usize]
+    }
+
+    pub(super) fn capacity(&self, node: u32) -> Resources {
+        let class = self.class(node);
+        Resources {
+            cpu: Cpu::cores(small(class.cores.0)),
+            memory: class.memory,
+        }
+    }
+
+    /// The nodes that a selector means.
+    pub(super) fn selected(&self, selector: &Selector) -> impl Iterator<Item = u32> {
+        let nodes = (0_u32..).zip(&self.nodes);
+        let selected = nodes
+            .filter(move |(_, node)| is_selected(selector, &self.classes[node.class], node.number));
+        selected.map(|(at, _)| at)
+    }
+
+    /// Whether two nodes hear each other's whole reports.
+    pub(super) fn are_near(&self, one: u32, other: u32) -> bool {
+        let (one, other) = (self.class(one), self.class(other));
+        match (one.role.0, other.role.0) {
+            (Role::Edge, Role::Edge) => one.zone == other.zone,
+            (Role::Cloud, Role::Cloud) => one.region == other.region,
+            (Role::Edge, Role::Cloud) | (Role::Cloud, Role::Edge) => false,
+        }
+    }
+}
+
+/// A number that a scenario bounds far below what fits.
+pub(super) fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn is_selected(selector: &Selector, class: &Nodes, number: u64) -> bool {
+    match selector {
+        Selector::All => true,
+        Selector::Zone(zone) => class.zone.as_ref() == Some(zone),
+        Selector::Region(region) => class.region.as_ref() == Some(region),
+        Selector::Name(name) => class
+            .numbers(name)
+            .is_some_and(|numbers| numbers.contains(&number)),
+    }
+}
+
+fn regions(classes: &[Nodes]) -> Vec<Vec<String>> {
+    let mut all: Vec<String> = classes.iter().filter_map(|c| c.region.clone()).collect();
+    all.sort();
+    all.dedup();
+    let of = |class: &Nodes| {
+        let named = class.regions.as_ref();
+        let mut regions = match named {
+            Some(named) => named.iter().map(|region| region.value.clone()).collect(),
+            None => all.clone(),
+        };
+        if let Some(own) = &class.region {
+            regions.retain(|region| region != own);
+            regions.insert(0, own.clone());
+        }
+        regions
+    };
+    classes.iter().map(of).collect()
+}
+
+/// All ends of links: nodes that all or none of them mean have the same links.
+fn links(scenario: &Scenario) -> Vec<Link> {
+    let mut links = Vec::new();
+    if let Some(matrix) = &scenario.matrix {
+        let ends = &matrix.0.between;
+        for (from, row) in ends.iter().zip(&matrix.0.round_trips.0) {
+            for (to, round_trip) in ends.iter().zip(row) {
+                links.push(Link {
+                    between: vec![from.clone(), to.clone()],
+                    round_trip: *round_trip,
+                    ..Link::default()
+                });
+            }
+        }
+    }
+    let topology = scenario.topology.iter();
+    links.extend(topology.flat_map(|topology| topology.0.file.0.clone()));
+    links.extend(scenario.links.0.iter().map(|link| link.value.clone()));
+    links
+}
+
+fn described(scenario: &Scenario, classes: &[Nodes]) -> Vec<Described> {
+    let links = links(scenario);
+    let mut ends: Vec<&Selector> = Vec::new();
+    let placings = scenario.policies.0.iter();
+    let placings = placings.map(|placing| &placing.value.at);
+    let of_links = links.iter().flat_map(|link| &link.between);
+    for At { value, .. } in of_links.chain(placings) {
+        if !ends.contains(&value) {
+            ends.push(value);
+        }
+    }
+    let mut groups: BTreeMap<Vec<bool>, u32> = BTreeMap::new();
+    let mut nodes = Vec::new();
+    for (class, of) in classes.iter().enumerate() {
+        for number in 0..of.count.0 {
+            let of_ends = ends.iter().map(|end| is_selected(end, of, number));
+            let next = small(groups.len() as u64);
+            let group = *groups.entry(of_ends.collect()).or_insert(next);
+            nodes.push(Described {
+                class,
+                number,
+                id: samples::numbered(small(nodes.len() as u64)),
+                group,
+            });
+        }
+    }
+    nodes
+}
+
+fn ways(scenario: &Scenario, classes: &[Nodes], nodes: &[Described]) -> (Vec<Way>, usize) {
+    let links = links(scenario);
+    let groups = nodes.iter().map(|node| node.group as usize + 1).max();
+    let groups = groups.unwrap_or(1);
+    let mut examples = vec![0; groups];
+    for (at, node) in nodes.iter().enumerate() {
+        examples[node.group as usize] = at;
+    }
+    let mut ways = Vec::with_capacity(groups * groups);
+    for from in &examples {
+        for to in &examples {
+            let is = |end: &At<Selector>, at: usize| {
+                let node = &nodes[at];
+                is_selected(&end.value, &classes[node.class], node.number)
+            };
+            let fits = |link: &&Link| match &*link.between {
+                [one, other] => {
+                    (is(one, *from) && is(other, *to)) || (is(one, *to) && is(other, *from))
+                }
+                _ => false,
+            };
+            let link = links.iter().rev().find(fits);
+            ways.push(way(link));
+        }
+    }
+    (ways, groups)
+}
+
+fn way(link: Option<&Link>) -> Way {
+    let half = |round_trip: Duration| round_trip.as_nanos() as f64 / 2.0;
+    let Some(link) = link else {
+        return Way {
+            one_way: half(ROUND_TRIP),
+            jitter: 0.0,
+            per_byte: 0.0,
+            loss: 0.0,
+        };
+    };
+    Way {
+        one_way: half(link.round_trip),
+        jitter: link.jitter.as_nanos() as f64,
+        per_byte: link.rate.map_or(0.0, |rate| 8e9 / rate.0),
+        loss: link.loss.map_or(0.0, |loss| loss.0),
+    }
+}
+
+fn functions(scenario: &Scenario, classes: &[Nodes], nodes: &[Described]) -> Vec<Function> {
+    let all = scenario.functions.0.iter().map(|function| &function.value);
+    let one = |of: &crate::scenario::work::Function| {
+        let name: FunctionName = of.name.value.parse().expect("names were checked");
+        let at = (!of.at.is_empty()).then(|| {
+            let has = |node: &Described| {
+                let mut at = of.at.iter();
+                at.any(|end| is_selected(&end.value, &classes[node.class], node.number))
+            };
+            nodes.iter().map(has).collect()
+        });
+        Function {
+            profile: Profile {
+                instance: Resources {
+                    cpu: Cpu::ZERO,
+                    memory: of.memory,
+                },
+                call: Resources {
+                    cpu: of.cpu,
+                    memory: Memory::ZERO,
+                },
+                calls_per_instance: small(of.concurrency.0),
+                max_instances: small(of.most.0),
+                min_instances: small(of.least.0),
+                keep_alive: of.keep_alive,
+            },
+            wanted: Arc::new(wanted(of, &name)),
+            service: Times::new(&of.service),
+            start: Times::new(&of.start),
+            answer: Sizes::new(&of.answer),
+            fails: of.fails.0,
+            code_bytes: of.code.as_bytes(),
+            timeout: of.timeout,
+            name,
+            at,
+        }
+    };
+    all.map(one).collect()
+}
+
+/// What placement knows of a function, by how it would be deployed.
+fn wanted(of: &crate::scenario::work::Function, name: &FunctionName) -> Wanted {
+    use weir_federation_core::policy::Bounds;
+    let code = weir_node_core::id::Digest::of(name.qualified().as_bytes());
+    let mut spec = FunctionSpec::new(
+        name.clone(),
+        CodeSource::Artifact(code),
+        ArtifactKind::WasmModule,
+        Protocol::Stdio,
+    );
+    spec.cpu = Some(of.cpu);
+    spec.idempotent = of.idempotent;
+    spec.scope = match of.scope.0 {
+        Bounds::Node => Scope::Node,
+        Bounds::Zone => Scope::Zone,
+        Bounds::Federation => Scope::Federation,
+    };
+    Wanted::by(&spec, None)
+}
+
+fn policies(
+    scenario: &Scenario,
+    world: &World,
+    instead: Option<&'static dyn Policy>,
+) -> Vec<&'static dyn Policy> {
+    let usual = policy::all()[0];
+    let mut policies = Vec::new();
+    for group in 0..world.groups {
+        let alike = world.nodes.iter();
+        let mut alike = alike.filter(|node| node.group as usize == group);
+        let Some(node) = alike.next() else { continue };
+        for function in &scenario.functions.0 {
+            for qos in &world.qos {
+                let fits = |placing: &&At<crate::scenario::work::Placing>| {
+                    let placing = &placing.value;
+                    let named = |of: &Option<At<String>>, name: &str| {
+                        of.as_ref().is_none_or(|of| of.value == name)
+                    };
+                    is_selected(&placing.at.value, &world.classes[node.class], node.number)
+                        && named(&placing.function, &function.value.name.value)
+                        && named(&placing.class, &qos.name)
+                };
+                let placing = scenario.policies.0.iter().rev().find(fits);
+                let named = placing.and_then(|of| policy::named(&of.value.name.value));
+                policies.push(instead.or(named).unwrap_or(usual));
+            }
+        }
+    }
+    policies
+}
