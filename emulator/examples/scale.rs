@@ -23,8 +23,8 @@ const SIZES: [[u64; 4]; 4] = [
 const LOAD: f64 = 0.6;
 
 fn text([nodes, functions, peers, calls]: [u64; 4]) -> String {
-    // Two cores of 100 ms each: 20 calls a second and node at the most.
-    let rate = LOAD * 20.0;
+    // Two cores of 10 ms each: 200 calls a second and node at the most.
+    let rate = LOAD * 200.0;
     let seconds = calls as f64 / (rate * nodes as f64);
     let mut text = format!(
         "scenario = {{ duration = \"{}ms\" }}\n[[node]]\nname = \"n\"\ncount = {nodes}\nzone = \"z\"\n\
@@ -37,7 +37,7 @@ fn text([nodes, functions, peers, calls]: [u64; 4]) -> String {
         let rate = rate / functions as f64;
         text.push_str(&format!(
             "[[function]]\nname = \"f{function}\"\nmemory = \"1MiB\"\nservice = {{ exponential = \
-             {{ mean = \"100ms\" }} }}\n[[workload]]\nfunction = \"f{function}\"\nat = \"*\"\n\
+             {{ mean = \"10ms\" }} }}\n[[workload]]\nfunction = \"f{function}\"\nat = \"*\"\n\
              arrivals = {{ poisson = {{ rate = {rate} }} }}\n"
         ));
     }

@@ -191,7 +191,8 @@ impl<'a> Engine<'a> {
             }
             Event::Expire { node, life } => {
                 let now = self.now;
-                if let Some(it) = self.living(node, life) {
+                // Others were overtaken by an earlier one.
+                if let Some(it) = self.living(node, life).filter(|it| it.timer == now) {
                     it.timer = Time::NEVER;
                     it.scheduler.expire(now, &mut it.actions);
                     self.settle(node);

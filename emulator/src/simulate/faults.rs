@@ -265,6 +265,16 @@ impl Engine<'_> {
             Event::Fault { .. } | Event::Mended { .. } | Event::Missed { .. } => return None,
         };
         let until = self.nodes[node as usize].paused_until;
-        (until > self.now).then_some(until)
+        if until <= self.now {
+            return None;
+        }
+        // Its timers are to be known again when they come.
+        let node = &mut self.nodes[node as usize];
+        match (event, &mut node.member) {
+            (Event::Expire { .. }, _) if node.timer == self.now => node.timer = until,
+            (Event::Look { .. }, Some(member)) if member.look == self.now => member.look = until,
+            _ => {}
+        }
+        Some(until)
     }
 }

@@ -40,38 +40,11 @@ impl Member {
         if !is_due || (!self.is_stale && self.viewed.is_some()) {
             return;
         }
-        let class = world.class(at);
-        let own = Report {
-            zone: class.zone.clone(),
-            ..nothing()
-        };
         self.peers.tick(now);
-        self.view = self.peers.view(&own, now);
+        let own = self.report.get_or_insert_with(|| shell::empty(world, at));
+        self.view = self.peers.view(own, now);
         self.viewed = Some(now);
         self.is_stale = false;
-    }
-}
-
-/// A report that says nothing.
-fn nothing() -> Report {
-    Report {
-        epoch: 0,
-        sequence: 0,
-        role: weir_federation_core::report::Role::Edge,
-        zone: None,
-        region: None,
-        architecture: String::new(),
-        executors: Vec::new(),
-        labels: std::collections::BTreeMap::new(),
-        draining: false,
-        abilities: 0,
-        load: weir_federation_core::report::Load::default(),
-        coordinate: weir_federation_core::coordinates::Coordinate::default(),
-        addresses: Vec::new(),
-        carriage: Vec::new(),
-        brief: false,
-        forgotten: 0,
-        offers: Vec::new(),
     }
 }
 
@@ -169,11 +142,13 @@ impl Engine<'_> {
         let heard = member.heard;
         member.reporting.hears(heard, now);
         member.reporting.looks();
-        let report = shell::report(world, at, node, &mut member, now);
+        shell::report(world, at, node, &mut member, now);
         let neighbours = member.neighbours();
-        let say = member
-            .reporting
-            .consider(&report, neighbours, || true, false, now);
+        let (reporting, report) = (&mut member.reporting, &member.report);
+        let say = match report {
+            Some(report) => reporting.consider(report, neighbours, || true, false, now),
+            None => Say::Nothing,
+        };
         member.reporting.has_looked(now, now);
         node.member = Some(member);
         if let Say::Now { brief } = say {
@@ -192,11 +167,15 @@ impl Engine<'_> {
             return;
         };
         member.sequence += 1;
-        let report = shell::report(world, at, node, &mut member, now);
+        shell::report(world, at, node, &mut member, now);
         let sequence = member.sequence;
         member.peers.said(sequence);
-        member.reporting.has_said(report.clone());
+        let report = member.report.clone();
+        if let Some(report) = &report {
+            member.reporting.has_said(report.clone());
+        }
         node.member = Some(member);
+        let Some(report) = report else { return };
         let id = world.nodes[at as usize].id;
         let short = Report {
             brief: true,
@@ -312,6 +291,9 @@ impl Engine<'_> {
         let Some(member) = &mut node.member else {
             return;
         };
+        if !member.tokens.has_one(now) {
+            return;
+        }
         member.refresh(world, at, now);
         let known = node.keys[number as usize].and_then(|key| node.scheduler.known(key));
         let service = known.map(|known| known.service().mean);
@@ -343,9 +325,13 @@ impl Engine<'_> {
         };
         let asked: Vec<u32> = worth.filter(is_due).collect();
         for peer in asked {
-            if let Some(member) = &mut self.nodes[at as usize].member {
-                member.asked.insert((peer, number), now);
+            let Some(member) = &mut self.nodes[at as usize].member else {
+                return;
+            };
+            if !member.tokens.take() {
+                return;
             }
+            member.asked.insert((peer, number), now);
             let question = Question {
                 from: at,
                 life,

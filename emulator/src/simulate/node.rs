@@ -7,6 +7,7 @@ use libp2p_identity::PeerId;
 use weir_federation_core::abilities::Abilities;
 use weir_federation_core::guests::Peak;
 use weir_federation_core::peers::Peers;
+use weir_federation_core::report::Report;
 use weir_federation_core::reporting::Reporting;
 use weir_federation_core::snapshot::View;
 use weir_federation_core::turns::Turns;
@@ -15,6 +16,7 @@ use weir_node_core::scheduler::{Action, Scheduler};
 use weir_node_core::time::Time;
 
 use super::calls::CallId;
+use super::shell::Tokens;
 use super::world::{World, small};
 use crate::workload::chance::Stream;
 
@@ -53,6 +55,9 @@ pub(super) struct Member {
     pub(super) is_stale: bool,
     pub(super) abilities: Abilities,
     pub(super) reporting: Reporting,
+    /// What it told last, or is about to tell.
+    pub(super) report: Option<Report>,
+    pub(super) tokens: Tokens,
     pub(super) sequence: u64,
     pub(super) heard: u64,
     pub(super) turns: Turns,
@@ -141,6 +146,8 @@ impl Member {
             is_stale: true,
             abilities: Abilities::default(),
             reporting: Reporting::new(now),
+            report: None,
+            tokens: Tokens::default(),
             sequence: 0,
             heard: 0,
             turns: Turns::default(),

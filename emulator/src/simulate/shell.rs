@@ -39,8 +39,12 @@ pub(super) const VIEW_INTERVAL: Duration = Duration::from_millis(10);
 /// `LOOK_PAUSE`).
 pub(super) const QUESTION_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Questions that are asked for one call at once (`waiting.rs`, `LOOKS_AT_ONCE`).
-pub(super) const QUESTIONS_AT_ONCE: usize = 8;
+/// Questions that may be asked at once after a pause (`waiting.rs`,
+/// `LOOKS_AT_ONCE`).
+const QUESTIONS_AT_ONCE: f64 = 8.0;
+
+/// Questions of a node in a second (`waiting.rs`, `LOOKS_PER_SECOND`).
+const QUESTIONS_PER_SECOND: f64 = 20.0;
 
 /// Calls that one word of a peer moves there (`waiting.rs`, `MOVED`).
 pub(super) const MOVED_MAX: usize = 256;
@@ -98,36 +102,52 @@ pub(super) fn load(node: &mut Node, member: &mut Member, to: Option<&PeerId>, no
     load
 }
 
-/// What a node tells all others of itself.
-pub(super) fn report(
-    world: &World,
-    at: u32,
-    node: &mut Node,
-    member: &mut Member,
-    now: Time,
-) -> Report {
-    let class = world.class(at);
+/// What a node tells all others of itself, written over what it told last.
+pub(super) fn report(world: &World, at: u32, node: &mut Node, member: &mut Member, now: Time) {
+    let load = load(node, member, None, now);
+    let report = member.report.get_or_insert_with(|| empty(world, at));
+    report.epoch = member.peers.epoch();
+    report.sequence = member.sequence;
+    report.load = load;
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    let mut offers = Vec::new();
+    let mut told = 0;
     for (function, key) in world.functions.iter().zip(&node.keys) {
-        let Some(key) = key.filter(|_| offers.len() < OFFERS) else {
+        let Some(key) = key.filter(|_| told < OFFERS) else {
             continue;
         };
         let places = node.scheduler.admission().places(key).unwrap_or_default();
         let known = node.scheduler.known(key).unwrap_or_default();
-        offers.push(Offer {
-            function: function.name.qualified(),
-            warm: places.warm,
-            startable: places.startable,
-            full: node.scheduler.admission().is_full(key),
-            running: 0,
-            service_micros: micros(known.service().mean),
-            start_micros: micros(known.start()),
-        });
+        if told == report.offers.len() {
+            report.offers.push(Offer {
+                function: String::new(),
+                warm: 0,
+                startable: 0,
+                full: false,
+                running: 0,
+                service_micros: 0,
+                start_micros: 0,
+            });
+        }
+        let offer = &mut report.offers[told];
+        if offer.function != function.qualified {
+            offer.function.clone_from(&function.qualified);
+        }
+        (offer.warm, offer.startable) = (places.warm, places.startable);
+        offer.full = node.scheduler.admission().is_full(key);
+        offer.service_micros = micros(known.service().mean);
+        offer.start_micros = micros(known.start());
+        told += 1;
     }
-    let mut report = Report {
-        epoch: member.peers.epoch(),
-        sequence: member.sequence,
+    report.offers.truncate(told);
+    report.clamp();
+}
+
+/// A report of a node that says nothing of its load.
+pub(super) fn empty(world: &World, at: u32) -> Report {
+    let class = world.class(at);
+    Report {
+        epoch: 0,
+        sequence: 0,
         role: class.role.0,
         zone: class.zone.clone(),
         region: class.region.clone(),
@@ -136,16 +156,14 @@ pub(super) fn report(
         labels: std::collections::BTreeMap::new(),
         draining: false,
         abilities: 0,
-        load: load(node, member, None, now),
+        load: Load::default(),
         coordinate: weir_federation_core::coordinates::Coordinate::default(),
         addresses: Vec::new(),
         carriage: Vec::new(),
         brief: false,
         forgotten: 0,
-        offers,
-    };
-    report.clamp();
-    report
+        offers: Vec::new(),
+    }
 }
 
 /// Takes a place at a peer for a call.
@@ -287,6 +305,40 @@ pub(super) fn learn_told(member: &mut Member, said: &Said<'_>, now: Time) {
     }
 }
 
+/// Questions that a node may ask now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tokens {
+    left: f64,
+    at: Time,
+}
+
+impl Default for Tokens {
+    fn default() -> Tokens {
+        Tokens {
+            left: QUESTIONS_AT_ONCE,
+            at: Time::ZERO,
+        }
+    }
+}
+
+impl Tokens {
+    /// Whether one may be asked at `now`.
+    pub(super) fn has_one(&mut self, now: Time) -> bool {
+        let more = now.since(self.at).as_secs_f64() * QUESTIONS_PER_SECOND;
+        (self.left, self.at) = ((self.left + more).min(QUESTIONS_AT_ONCE), now);
+        self.left >= 1.0
+    }
+
+    /// Takes that one; whether there was one.
+    pub(super) fn take(&mut self) -> bool {
+        let has = self.left >= 1.0;
+        if has {
+            self.left -= 1.0;
+        }
+        has
+    }
+}
+
 /// Peers that are worth a question about a function, the best first.
 pub(super) fn worth_asking(
     request: &policy::Request<'_>,
@@ -319,6 +371,5 @@ pub(super) fn worth_asking(
         }
     }
     worth.sort_unstable();
-    worth.truncate(QUESTIONS_AT_ONCE);
     worth.into_iter().map(|(_, id)| id).collect()
 }

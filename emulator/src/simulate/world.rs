@@ -36,6 +36,7 @@ pub(super) struct Described {
 /// One function as it is described.
 pub(super) struct Function {
     pub(super) name: FunctionName,
+    pub(super) qualified: String,
     pub(super) profile: Profile,
     pub(super) wanted: Arc<Wanted>,
     pub(super) service: Times,
@@ -309,6 +310,7 @@ fn functions(scenario: &Scenario, classes: &[Nodes], nodes: &[Described]) -> Vec
             fails: of.fails.0,
             code_bytes: of.code.as_bytes(),
             timeout: of.timeout,
+            qualified: name.qualified(),
             name,
             at,
         }
