@@ -248,6 +248,23 @@ impl Scenario {
         lines
     }
 
+    /// The same as a text: what `weir scenario explain` prints.
+    pub fn explained() -> String {
+        let mut text = String::new();
+        for line in Scenario::keys() {
+            let more = match (&line.default, line.is_required) {
+                (_, true) => "; must be written".to_owned(),
+                (Some(default), false) => format!("; {default} by default"),
+                (None, false) => String::new(),
+            };
+            let Line {
+                key, takes, help, ..
+            } = line;
+            text.push_str(&format!("{key}\n    {help}\n    Takes: {takes}{more}\n"));
+        }
+        text
+    }
+
     /// The classes, at least the one that a node has without configuration.
     pub fn class_configs(&self) -> Vec<weir_node_core::class::ClassConfig> {
         let classes = self.classes.0.iter();

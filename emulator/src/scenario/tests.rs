@@ -366,6 +366,15 @@ fn every_key_is_explained_once_and_well() {
     }
 }
 
+#[test]
+fn the_keys_are_explained_as_a_text() {
+    let text = Scenario::explained();
+    let cores =
+        "node[].cores\n    Processors.\n    Takes: whole number from 1 to 4096; 1 by default\n";
+    assert!(text.contains(cores), "{text}");
+    assert!(text.contains("scenario.duration\n    How long calls arrive.\n    Takes: time (\"40ms\"); must be written\n"));
+}
+
 proptest! {
     #[test]
     fn whatever_is_written_is_read_or_refused(text in "[\\[\\]a-z0-9=\"{}.,\\n -]{0,200}") {

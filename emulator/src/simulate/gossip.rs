@@ -48,6 +48,22 @@ impl Member {
     }
 }
 
+/// How many peers a node knows.
+fn known(world: &World, at: u32) -> usize {
+    let count = world.nodes.len();
+    let most = world.class(at).peers.map_or(count as u64, |most| most.0);
+    usize::try_from(most)
+        .unwrap_or(count)
+        .min(count.saturating_sub(1))
+}
+
+/// Whether a node is to know another: those after it, around the circle.
+fn knows(world: &World, at: u32, other: u32) -> bool {
+    let count = world.nodes.len();
+    let ahead = (other as usize + count - at as usize) % count;
+    (1..=known(world, at)).contains(&ahead)
+}
+
 impl Engine<'_> {
     /// All nodes hear of each other, before the first call.
     pub(super) fn introduce_all(&mut self) {
@@ -67,8 +83,7 @@ impl Engine<'_> {
     /// around the circle, as many as it may know.
     pub(super) fn hear_all(&mut self, at: u32) {
         let (world, now, count) = (self.world, self.now, self.nodes.len());
-        let known = world.class(at).peers.map_or(count as u64, |most| most.0);
-        let known = usize::try_from(known).unwrap_or(count).min(count - 1);
+        let known = known(world, at);
         let Some(member) = &mut self.nodes[at as usize].member else {
             return;
         };
@@ -201,7 +216,8 @@ impl Engine<'_> {
         let mut hops = 1;
         for to in 0..small(self.nodes.len() as u64) {
             let near = world.are_near(at, to);
-            if to == at || !(near || brief) || !self.nodes[to as usize].is_alive {
+            let hears = (near || brief) && knows(world, to, at);
+            if to == at || !hears || !self.nodes[to as usize].is_alive {
                 continue;
             }
             nodes += 1;

@@ -79,10 +79,10 @@ fn one_server_waits_as_theory_has_it() {
     // M/M/1: 1 / (mu - lambda), of 10 ms and 70 calls a second.
     let exponential = "{ exponential = { mean = \"10ms\" } }";
     let poisson = "{ poisson = { rate = 70 } }";
-    let found = mean(&queue(1, exponential, poisson, "3h"));
+    let found = mean(&queue(1, exponential, poisson, "2h"));
     assert_near("M/M/1", found, 1_000.0 / 30.0, 0.02);
     // M/D/1: Pollaczek and Khinchine, without variance.
-    let found = mean(&queue(1, "\"10ms\"", poisson, "3h"));
+    let found = mean(&queue(1, "\"10ms\"", poisson, "2h"));
     assert_near("M/D/1", found, 10.0 + 0.7 * 10.0 / (2.0 * 0.3), 0.02);
 }
 
@@ -246,5 +246,40 @@ fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
         .collect();
     for thread in threads {
         assert_eq!(thread.join().expect("it ends"), one);
+    }
+}
+
+#[test]
+fn the_scenarios_that_are_shipped_are_played() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut count = 0;
+    for entry in std::fs::read_dir(&folder).expect("the folder is there") {
+        let path = entry.expect("it can be read").path();
+        let settings = [("scenario.warm-up".to_owned(), "10s".to_owned())];
+        let path = path.to_string_lossy();
+        let read = Scenario::read(&crate::scenario::Disk, &path, &settings);
+        let scenario = read.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let report = simulate(&scenario, 1, None);
+        assert!(part(&report, "answered") > 0.9, "{}", report.json());
+        assert_eq!(report.digest(), simulate(&scenario, 1, None).digest());
+        count += 1;
+    }
+    assert!(count >= 2);
+}
+
+#[test]
+fn each_policy_is_tried_on_the_same_calls() {
+    let text = scenario(&THREE.replace("RATE", "40"));
+    let calls = simulate(&text, 5, None).all.calls;
+    for policy in weir_federation_core::policy::all() {
+        let report = simulate(&text, 5, Some(policy));
+        assert_eq!(report.all.calls, calls, "{}", policy.name());
+        assert_eq!(report.policy.as_deref(), Some(policy.name()));
+        assert_eq!(
+            report.all.outcomes.values().sum::<u64>(),
+            calls,
+            "{}",
+            policy.name()
+        );
     }
 }
