@@ -5,12 +5,14 @@
 //! |---|---|
 //! | `tree` | TOML whose every value knows its line and column; `--set` |
 //! | `field` | what keys take; sections as tables of keys, read and explained by them |
+//! | `quantity` | numbers within bounds |
 //! | `world` | nodes, links, gossip, faults |
 //! | `work` | functions, classes, workloads, policies |
 //! | `law` | how long calls run, how large inputs and answers are |
 //! | `arrivals` | when calls come |
 //! | `trace` | published traces |
 //! | `check` | what must hold between sections |
+//! | `draw` | a picture of it |
 //!
 //! Every mistake is told at once, with its line and column.
 //!
@@ -39,8 +41,10 @@
 
 pub mod arrivals;
 mod check;
+pub mod draw;
 pub mod field;
 pub mod law;
+mod quantity;
 pub mod trace;
 pub mod tree;
 pub mod work;

@@ -8,6 +8,8 @@
 //! | `node` | one virtual node: the scheduler of production, and what a member knows |
 //! | `engine` | the loop: calls that come, run and end |
 //! | `placing` | the steps of placement, done |
+//! | `travel` | calls, answers and code between nodes |
+//! | `waiting` | calls that wait, and go elsewhere |
 //! | `gossip` | reports and questions |
 //! | `faults` | what goes wrong |
 //! | `shell` | stand-ins for rules that only production's shells have |
@@ -56,6 +58,8 @@ mod placing;
 pub mod report;
 mod shell;
 pub mod tally;
+mod travel;
+mod waiting;
 mod world;
 
 use weir_federation_core::policy::Policy;

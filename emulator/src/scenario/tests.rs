@@ -375,6 +375,26 @@ fn the_keys_are_explained_as_a_text() {
     assert!(text.contains("scenario.duration\n    How long calls arrive.\n    Takes: time (\"40ms\"); must be written\n"));
 }
 
+#[test]
+fn a_picture_shows_each_class_and_link() {
+    let scenario = read(EXAMPLE, &[]).expect("valid");
+    let svg = draw::svg(&scenario);
+    assert_eq!(svg.matches("<rect").count(), 2, "{svg}");
+    assert_eq!(svg.matches("<line").count(), 1, "{svg}");
+    for text in [
+        "zone north",
+        "region west",
+        "5 \u{d7} edge",
+        "40ms",
+        "2 cores, 2GiB, speed 1",
+    ] {
+        assert!(svg.contains(text), "{text} of {svg}");
+    }
+    let odd = with("zone = \"north\"", "zone = \"<&>\"").replace("zone:north", "zone:<&>");
+    let svg = draw::svg(&read(&odd, &[]).expect("valid"));
+    assert!(svg.contains("zone &lt;&amp;&gt;"), "{svg}");
+}
+
 proptest! {
     #[test]
     fn whatever_is_written_is_read_or_refused(text in "[\\[\\]a-z0-9=\"{}.,\\n -]{0,200}") {

@@ -11,9 +11,10 @@
 //! | [`learn`] | `federation/src/dispatch/offer.rs`, `arrived`, `is_ready`, `refused_by` |
 //! | [`worth_asking`] | `federation/src/dispatch/waiting.rs`, `Inner::ask` |
 //!
-//! Not modelled, for their rules are there alone too: places that are taken ahead
-//! of a peer's word, turns of nodes that wait for a place at a peer, promises,
-//! prefetching and letting go of code.
+//! Not modelled, for their rules are there alone too: how long a peer's answer is
+//! waited for (`offer.rs`, `patience`), where a function fails (`note_outcome`),
+//! places that are taken ahead of a peer's word, turns of nodes that wait for a
+//! place at a peer, promises, prefetching and letting go of code.
 
 use std::time::Duration;
 

@@ -1,0 +1,376 @@
+//! Calls, answers and code on their way between nodes.
+
+use std::time::Duration;
+
+use weir_federation_core::placement::{Arrival, Came, End, HOPS_MAX, Placement};
+use weir_federation_core::policy::Origin;
+use weir_federation_core::report::Role;
+use weir_federation_core::snapshot::Reserved;
+use weir_node_core::words::Refusal;
+
+use super::calls::{CallId, Ended, Guest, Leg, Reply, Stay, Told};
+use super::engine::Engine;
+use super::events::Event;
+use super::shell::{self, Said, Why};
+
+/// What a node that lacks code says until it is there (`serving.rs`,
+/// `BRING_FIRST`).
+const BRING_FIRST: Duration = Duration::from_millis(100);
+
+impl Engine<'_> {
+    /// Sends a call to a peer.
+    pub(super) fn go(&mut self, id: CallId, peer: u32, reserved: Reserved) {
+        let (world, now) = (self.world, self.now);
+        let call = self.calls.at(id);
+        let (input_bytes, class, function) = (call.input_bytes, call.class, call.function);
+        let deadline = call.deadline;
+        let leg = call.leg();
+        let from = leg.node;
+        leg.reserved = Some(reserved);
+        let before = leg.placement.arrival();
+        let mut visited = before.visited.clone();
+        visited.push(world.nodes[from as usize].id);
+        let (sender, receiver) = (world.class(from), world.class(peer));
+        let origin = match receiver.role.0 {
+            Role::Edge => Origin::Neighbour,
+            Role::Cloud => Origin::Region {
+                inside: sender.role.0 == Role::Cloud && sender.region == receiver.region,
+            },
+        };
+        let arrival = Arrival {
+            origin,
+            visited,
+            hops: before
+                .hops
+                .saturating_sub(1)
+                .min(HOPS_MAX.saturating_sub(1)),
+            arrived: now,
+            deadline,
+            known: true,
+            wanted: before.wanted.clone(),
+            fits_here: true,
+            policy: world.policy(peer, function, class),
+        };
+        self.guest_leaves(id);
+        let life = self.nodes[peer as usize].life;
+        self.calls.at(id).legs.push(Leg {
+            node: peer,
+            life,
+            placement: Placement::new(arrival),
+            guest: None,
+            reserved: None,
+            seat: None,
+            stay: Stay::Under,
+        });
+        if let Some(member) = &mut self.nodes[from as usize].member {
+            member.elsewhere += 1;
+        }
+        self.tally.count_offload(from, peer, now, input_bytes);
+        let takes = self.travel(from, peer, input_bytes);
+        self.events.plan(now + takes, Event::Reach { call: id });
+    }
+
+    /// A call reaches a peer.
+    pub(super) fn reach(&mut self, id: CallId) {
+        let (world, now) = (self.world, self.now);
+        let Some(call) = self.calls.get(id) else {
+            return;
+        };
+        let (at, function) = (call.node(), call.function);
+        let from = call.legs[call.legs.len().saturating_sub(2)].node;
+        if !self.nodes[at as usize].is_alive || self.troubles.is_cut(from, at) {
+            return self.reply(id, Ended::Unreachable, None);
+        }
+        let node = &mut self.nodes[at as usize];
+        let life = node.life;
+        let key = node.keys[function as usize];
+        let service = key.and_then(|key| node.scheduler.known(key));
+        let service = service.map(|known| known.service().mean);
+        let service = service.filter(|mean| !mean.is_zero());
+        let cost = world.functions[function as usize].wanted.cost(service);
+        if let Some(member) = &mut node.member {
+            member.guest_cpu[usize::from(cost.long)] += cost.cpu;
+            let who = world.nodes[from as usize].id;
+            member.turns.begins(&who, cost.cpu, now);
+            *member.held.entry((from, function)).or_default() += 1;
+        }
+        let leg = self.calls.at(id).leg();
+        leg.life = life;
+        leg.guest = Some(Guest { cost, counts: true });
+        match key {
+            Some(_) => self.decide(id),
+            None => {
+                let ready_in = self.bring_for_guest(at, function);
+                self.end_guest(id);
+                self.reply(
+                    id,
+                    Ended::Without(End::Nowhere),
+                    Some((Why::Bringing, ready_in)),
+                );
+            }
+        }
+    }
+
+    /// A guest's call takes nothing of its node any more.
+    fn guest_leaves(&mut self, id: CallId) {
+        let world = self.world;
+        let call = self.calls.at(id);
+        let Some(from) = call
+            .legs
+            .len()
+            .checked_sub(2)
+            .map(|from| call.legs[from].node)
+        else {
+            return;
+        };
+        let leg = call.leg();
+        let (at, life) = (leg.node, leg.life);
+        let Some(guest) = leg.guest.as_mut().filter(|guest| guest.counts) else {
+            return;
+        };
+        guest.counts = false;
+        let cost = guest.cost;
+        if let Some(member) = self.living(at, life).and_then(|node| node.member.as_mut()) {
+            let counted = &mut member.guest_cpu[usize::from(cost.long)];
+            *counted = counted.saturating_sub(cost.cpu);
+            let who = world.nodes[from as usize].id;
+            member.turns.ends(&who, cost.cpu);
+        }
+    }
+
+    /// A guest's call is over.
+    fn end_guest(&mut self, id: CallId) {
+        self.guest_leaves(id);
+        let call = self.calls.at(id);
+        let function = call.function;
+        let Some(from) = call
+            .legs
+            .len()
+            .checked_sub(2)
+            .map(|from| call.legs[from].node)
+        else {
+            return;
+        };
+        let leg = call.leg();
+        let (at, life) = (leg.node, leg.life);
+        if leg.guest.is_some()
+            && let Some(member) = self.living(at, life).and_then(|node| node.member.as_mut())
+            && let Some(held) = member.held.get_mut(&(from, function))
+        {
+            *held -= 1;
+            if *held == 0 {
+                member.held.remove(&(from, function));
+            }
+        }
+    }
+
+    /// A call has ended at the node where it is: its user hears that, or the node
+    /// that sent it.
+    pub(super) fn finish_leg(&mut self, id: CallId, ended: Ended) {
+        match self.calls.at(id).legs.len() {
+            0 | 1 => self.is_over(id, ended),
+            _ => {
+                self.end_guest(id);
+                let why = self.why(id, ended);
+                self.reply(id, ended, why.map(|why| (why, Duration::ZERO)));
+            }
+        }
+    }
+
+    /// Why a call was not run, as its sender hears it.
+    fn why(&mut self, id: CallId, ended: Ended) -> Option<Why> {
+        let end = match ended {
+            Ended::Without(end @ (End::Refused { .. } | End::Nowhere | End::Unknown)) => end,
+            Ended::Waited => End::Refused {
+                reason: Refusal::WaitedTooLong,
+                wait: Duration::ZERO,
+            },
+            Ended::Without(End::Late { .. } | End::Lost)
+            | Ended::Answered { .. }
+            | Ended::TimedOut
+            | Ended::NotStarted
+            | Ended::Gone
+            | Ended::Unreachable => return None,
+        };
+        let call = self.calls.at(id);
+        let (at, function) = (call.node(), call.function);
+        let cost = call.leg().guest.map(|guest| guest.cost)?;
+        Some(shell::why(&self.nodes[at as usize], function, end, cost))
+    }
+
+    /// Sends the answer to the last leg of a call back to the one before.
+    pub(super) fn reply(&mut self, id: CallId, ended: Ended, why: Option<(Why, Duration)>) {
+        let (world, now) = (self.world, self.now);
+        let call = self.calls.at(id);
+        let last = call.legs.len().saturating_sub(1);
+        let (at, from) = (call.legs[last].node, call.legs[last.saturating_sub(1)].node);
+        let (function, life) = (call.function, call.legs[last].life);
+        let cost = call.legs[last].guest.map(|guest| guest.cost);
+        let bytes = match ended {
+            Ended::Answered { .. } => call.answer_bytes,
+            _ => 0,
+        };
+        let mut told = None;
+        if let Some(cost) = cost
+            && let Some(node) = self.living(at, life)
+            && let Some(mut member) = node.member.take()
+        {
+            let who = world.nodes[from as usize].id;
+            let load = shell::load(node, &mut member, Some(&who), now);
+            let key = node.keys[function as usize];
+            let places = key.and_then(|key| node.scheduler.admission().places(key));
+            let cpu = [load.guest_cpu, load.guest_cpu_long][usize::from(cost.long)];
+            told = Some(Told {
+                load,
+                places: places.map(|places| {
+                    let free = places.warm.saturating_add(places.startable);
+                    free.min(cpu / cost.cpu.max(1))
+                }),
+                held: member.held_of(from, function),
+                ready_in: why.map_or(Duration::ZERO, |(_, ready_in)| ready_in),
+            });
+            node.member = Some(member);
+        }
+        let ended = match self.troubles.is_cut(at, from) && ended != Ended::Unreachable {
+            true => Ended::Gone,
+            false => ended,
+        };
+        let why = why.map(|(why, _)| why);
+        self.calls.at(id).reply = Some(Reply { ended, why, told });
+        let takes = self.travel(at, from, bytes);
+        self.tally.count_bytes(bytes, now);
+        self.events.plan(now + takes, Event::Back { call: id });
+    }
+
+    /// The answer of a peer is back.
+    pub(super) fn back(&mut self, id: CallId) {
+        let (world, now) = (self.world, self.now);
+        let Some(call) = self.calls.get(id) else {
+            return;
+        };
+        let (Some(reply), Some(gone)) = (call.reply.take(), call.legs.pop()) else {
+            return;
+        };
+        let (function, before) = (&world.functions[call.function as usize], call.legs.len());
+        let leg = call.leg();
+        let (at, life, reserved) = (leg.node, leg.life, leg.reserved.take());
+        let Some(node) = self.living(at, life) else {
+            // Who sent it is dead: so is the call, save for who sent it there.
+            drop(reserved);
+            return match before {
+                0 | 1 => self.is_over(id, Ended::Gone),
+                _ => self.reply(id, Ended::Gone, None),
+            };
+        };
+        let Some(mut member) = node.member.take() else {
+            return;
+        };
+        member.elsewhere = member.elsewhere.saturating_sub(1);
+        let cpu = function.wanted.cost(None).cpu;
+        let held = reply.told.as_ref().map_or(0, |told| told.held);
+        let said = Said {
+            peer: world.nodes[gone.node as usize].id,
+            function,
+            told: reply.told.as_ref(),
+            why: reply.why,
+            under_way: reserved
+                .as_ref()
+                .map_or(0, |reserved| reserved.under_way(held, cpu)),
+        };
+        let came = shell::learn(&mut member, &said, reply.ended, now);
+        if let Some(reserved) = reserved {
+            match reply.ended {
+                Ended::Gone | Ended::Unreachable => reserved.give_back(),
+                _ => drop(reserved),
+            }
+        }
+        self.nodes[at as usize].member = Some(member);
+        self.pump(at, gone.node);
+        match came {
+            None => self.finish_leg(id, reply.ended),
+            Some(came) => match self.calls.at(id).leg().placement.came(came, now) {
+                Some(end) => self.finish_leg(id, Ended::Without(end)),
+                None => self.decide(id),
+            },
+        }
+    }
+
+    /// Has the code of a function brought, and the call wait for it.
+    pub(super) fn bring(&mut self, id: CallId) {
+        let call = self.calls.at(id);
+        let (at, function) = (call.node(), call.function);
+        call.leg().stay = Stay::Code;
+        self.start_bringing(at, function);
+        self.bringing.entry((at, function)).or_default().push(id);
+    }
+
+    /// Has it brought for other nodes' users; how long that is expected to take.
+    pub(super) fn bring_for_guest(&mut self, at: u32, function: u32) -> Duration {
+        BRING_FIRST.max(self.start_bringing(at, function))
+    }
+
+    fn start_bringing(&mut self, at: u32, function: u32) -> Duration {
+        let world = self.world;
+        if self.bringing.contains_key(&(at, function)) {
+            return Duration::ZERO;
+        }
+        let has = |node: &u32| {
+            let node = &self.nodes[*node as usize];
+            node.is_alive && node.keys[function as usize].is_some()
+        };
+        let all = 0..self.nodes.len() as u32;
+        let near = |node: &u32| world.way(at, *node).one_way.to_bits();
+        let holder = all.filter(has).min_by_key(near);
+        let bytes = world.functions[function as usize].code_bytes;
+        let takes = match holder {
+            Some(holder) => self
+                .travel(at, holder, 0)
+                .saturating_add(self.travel(holder, at, bytes)),
+            None => BRING_FIRST,
+        };
+        self.tally.count_code(bytes, self.now);
+        self.bringing.insert((at, function), Vec::new());
+        let life = self.nodes[at as usize].life;
+        let event = Event::Brought {
+            node: at,
+            life,
+            function,
+        };
+        self.events.plan(self.now + takes, event);
+        takes
+    }
+
+    /// Code has come.
+    pub(super) fn brought(&mut self, at: u32, life: u32, function: u32) {
+        let (world, now) = (self.world, self.now);
+        let waiting = self.bringing.remove(&(at, function)).unwrap_or_default();
+        let Some(node) = self.living(at, life) else {
+            return;
+        };
+        if node.keys[function as usize].is_none() {
+            node.deploy(world, function, now);
+        }
+        self.settle(at);
+        self.changed(at);
+        for id in waiting {
+            let Some(call) = self.calls.get(id) else {
+                continue;
+            };
+            call.leg().stay = Stay::Under;
+            match call.leg().placement.came(Came::Brought, now) {
+                Some(end) => self.finish_leg(id, Ended::Without(end)),
+                None => self.decide(id),
+            }
+        }
+    }
+
+    /// How long so many bytes are on their way.
+    pub(super) fn travel(&mut self, from: u32, to: u32, bytes: u64) -> Duration {
+        let way = self.world.way(from, to);
+        let mut time = way.one_way * self.troubles.slowness(from, to) + way.per_byte * bytes as f64;
+        if way.jitter > 0.0 {
+            time += way.jitter * self.network.normal();
+        }
+        Duration::from_nanos(time.max(0.0) as u64)
+    }
+}
