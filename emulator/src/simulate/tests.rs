@@ -90,7 +90,7 @@ fn one_server_waits_as_theory_has_it() {
 fn many_servers_wait_as_theory_has_it() {
     let exponential = "{ exponential = { mean = \"10ms\" } }";
     let poisson = "{ poisson = { rate = 850 } }";
-    let found = mean(&queue(10, exponential, poisson, "30m"));
+    let found = mean(&queue(10, exponential, poisson, "12m"));
     let expected = 10.0 + erlang_c(10, 8.5) * 10.0 / (10.0 - 8.5);
     assert_near("M/M/10", found, expected, 0.02);
 }
