@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p_identity::PeerId;
 use weir_federation_core::facts::Facts;
 use weir_federation_core::report::Report;
 use weir_federation_core::reporting::{LOOK_INTERVAL_MAX, Say};
@@ -45,6 +46,16 @@ impl Member {
         self.view = self.peers.view(own, now);
         self.viewed = Some(now);
         self.is_stale = false;
+    }
+
+    /// Sees to it that calls to a peer are counted from the first one on.
+    pub(super) fn open(&mut self, world: &World, at: u32, peer: &PeerId, now: Time) {
+        let seen = self.view.peer(peer);
+        if seen.is_none_or(|seen| seen.window().is_some()) || self.peers.window(peer).is_none() {
+            return;
+        }
+        let own = self.report.get_or_insert_with(|| shell::empty(world, at));
+        self.view = self.peers.view(own, now);
     }
 }
 

@@ -170,6 +170,8 @@ impl Engine<'_> {
                 turn: window.turn,
             },
             Step::Offer { to, .. } => {
+                let id = member.view.peers[to].id;
+                member.open(world, at, &id, now);
                 let peer = &member.view.peers[to];
                 let reserved = shell::seize(peer, &abilities, function, service, now);
                 let to = world.ids.get(&peer.id).copied();

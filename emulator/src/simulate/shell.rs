@@ -182,7 +182,7 @@ pub(super) fn seize(
         Some(Able::Ready(room)) => Some(room),
         Some(Able::Unasked | Able::Bringing(_) | Able::Unable(_)) | None => None,
     };
-    peer.window.reserve(room, wanted.cost(service), now)
+    peer.window()?.reserve(room, wanted.cost(service), now)
 }
 
 /// What it means to the sender that its call was not run at `node`.
@@ -357,7 +357,7 @@ pub(super) fn worth_asking(
         let peer = &view.peers[place];
         match policy::weigh(peer, request, snapshot) {
             Verdict::Unasked { delay } => worth.push((delay, peer.id)),
-            Verdict::Full => worth.push((peer.round_trip, peer.id)),
+            Verdict::Full => worth.push((peer.round_trip(), peer.id)),
             Verdict::Fits { .. }
             | Verdict::Bringing { .. }
             | Verdict::OnTrial

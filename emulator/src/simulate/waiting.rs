@@ -93,6 +93,7 @@ fn goes_to(
         Stay::Queued { leaves: false, .. } | Stay::Under | Stay::Code => return None,
     };
     let id = world.nodes[peer as usize].id;
+    member.open(world, at, &id, now);
     let queued = leg.stay != Stay::Elsewhere;
     let reaches = leg.placement.reaches();
     let view = &member.view;
