@@ -5,6 +5,7 @@ mod config;
 mod demo;
 mod deploy;
 mod federation;
+mod flags;
 mod functions;
 mod health;
 mod image;
@@ -331,14 +332,6 @@ impl Global {
             true => Ok(output::json(document)?),
             false => Ok(output::line(text)?),
         }
-    }
-}
-
-/// Reads `KEY=VALUE`.
-fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        Some(_) | None => Err(format!("{text:?} is not KEY=VALUE")),
     }
 }
 

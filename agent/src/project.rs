@@ -11,7 +11,7 @@ use weir_node::id::{DEFAULT_NAMESPACE, ImageName};
 use weir_node::resources::{Cpu, Memory};
 
 use crate::document::{self, Table, Tree, Value};
-use crate::setting::{Field as _, Key, Mistake, Mistakes, Origin, Port, fill, suggestion};
+use crate::setting::{Field as _, Key, Mistake, Mistakes, Origin, Port, fill, plain, suggestion};
 
 /// Largest project file that is read: a thousand functions with room to spare.
 pub const PROJECT_BYTES: u64 = 4 << 20;
@@ -130,176 +130,168 @@ struct Entry {
 
 /// The keys of `[functions.NAME]` in a project file: the flags of `weir deploy`.
 static PROJECT_KEYS: &[Key<Entry>] = &[
-    Key {
-        path: "wasm",
-        field: |e| &mut e.wasm,
-        help: "File with the code.",
-    },
-    Key {
-        path: "image",
-        field: |e| &mut e.image,
-        help: "A container image, or the digest of code that the node has.",
-    },
-    Key {
-        path: "image-archive",
-        field: |e| &mut e.image_archive,
-        help: "File with a container image.",
-    },
-    Key {
-        path: "src",
-        field: |e| &mut e.src,
-        help: "File or folder of source code.",
-    },
-    Key {
-        path: "runtime",
-        field: |e| &mut e.settings.runtime,
-        help: "What runs source code: python.",
-    },
-    Key {
-        path: "handler",
-        field: |e| &mut e.settings.handler,
-        help: "What the runtime calls.",
-    },
-    Key {
-        path: "pull",
-        field: |e| &mut e.settings.pull,
-        help: "missing, always or never.",
-    },
-    Key {
-        path: "network",
-        field: |e| &mut e.settings.network,
-        help: "none or bridge.",
-    },
-    Key {
-        path: "health",
-        field: |e| &mut e.settings.health,
-        help: "Path that answers once ready.",
-    },
-    Key {
-        path: "port",
-        field: |e| &mut e.settings.port,
-        help: "Port on which a container answers.",
-    },
-    Key {
-        path: "image-user",
-        field: |e| &mut e.settings.image_user,
-        help: "Run as the image's user.",
-    },
-    Key {
-        path: "read-write",
-        field: |e| &mut e.settings.read_write,
-        help: "A root that may be written to, within a bound.",
-    },
-    Key {
-        path: "no-check",
-        field: |e| &mut e.settings.no_check,
-        help: "Start no instance to see whether it runs.",
-    },
-    Key {
-        path: "scope",
-        field: |e| &mut e.settings.scope,
-        help: "Who knows of it: node, zone or federation.",
-    },
-    Key {
-        path: "replicas",
-        field: |e| &mut e.settings.replicas,
-        help: "Members that keep its code, this one included.",
-    },
-    Key {
-        path: "prefetch",
-        field: |e| &mut e.settings.prefetch,
-        help: "Whether all who can run it bring it to them at once.",
-    },
-    Key {
-        path: "durable",
-        field: |e| &mut e.settings.durable,
-        help: "Peers that keep each asynchronous call before it is accepted, 0 to 2.",
-    },
-    Key {
-        path: "durable-best-effort",
-        field: |e| &mut e.settings.durable_best_effort,
-        help: "Whether a call is accepted though fewer peers can keep it.",
-    },
-    Key {
-        path: "namespace",
-        field: |e| &mut e.settings.namespace,
-        help: "The tenant.",
-    },
-    Key {
-        path: "protocol",
-        field: |e| &mut e.settings.protocol,
-        help: "stdio, cgi, http, openwhisk, serverledge or lambda.",
-    },
-    Key {
-        path: "memory",
-        field: |e| &mut e.settings.memory,
-        help: "Limit of memory.",
-    },
-    Key {
-        path: "cpu",
-        field: |e| &mut e.settings.cpu,
-        help: "Share of processors.",
-    },
-    Key {
-        path: "timeout",
-        field: |e| &mut e.settings.timeout,
-        help: "Longest run of one call.",
-    },
-    Key {
-        path: "concurrency",
-        field: |e| &mut e.settings.concurrency,
-        help: "Calls at once.",
-    },
-    Key {
-        path: "min",
-        field: |e| &mut e.settings.min,
-        help: "Instances kept warm.",
-    },
-    Key {
-        path: "max",
-        field: |e| &mut e.settings.max,
-        help: "Most instances at once.",
-    },
-    Key {
-        path: "keep-alive",
-        field: |e| &mut e.settings.keep_alive,
-        help: "Stay when idle.",
-    },
-    Key {
-        path: "idempotent",
-        field: |e| &mut e.settings.idempotent,
-        help: "May run twice.",
-    },
-    Key {
-        path: "env",
-        field: |e| &mut e.settings.env,
-        help: "Environment of the code.",
-    },
-    Key {
-        path: "labels",
-        field: |e| &mut e.settings.labels,
-        help: "Labels.",
-    },
-    Key {
-        path: "annotations",
-        field: |e| &mut e.settings.annotations,
-        help: "Annotations.",
-    },
-    Key {
-        path: "secrets",
-        field: |e| &mut e.settings.secrets,
-        help: "Secrets it may read.",
-    },
-    Key {
-        path: "allow-outbound",
-        field: |e| &mut e.settings.allow_outbound,
-        help: "Targets.",
-    },
-    Key {
-        path: "qos",
-        field: |e| &mut e.settings.qos,
-        help: "QoS classes callers may name.",
-    },
+    Key::new("wasm", |e| plain(&mut e.wasm), "File with the code."),
+    Key::new(
+        "image",
+        |e| plain(&mut e.image),
+        "A container image, or the digest of code that the node has.",
+    ),
+    Key::new(
+        "image-archive",
+        |e| plain(&mut e.image_archive),
+        "File with a container image.",
+    ),
+    Key::new(
+        "src",
+        |e| plain(&mut e.src),
+        "File or folder of source code.",
+    ),
+    Key::new(
+        "runtime",
+        |e| plain(&mut e.settings.runtime),
+        "What runs source code: python.",
+    ),
+    Key::new(
+        "handler",
+        |e| plain(&mut e.settings.handler),
+        "What the runtime calls.",
+    ),
+    Key::new(
+        "pull",
+        |e| plain(&mut e.settings.pull),
+        "missing, always or never.",
+    ),
+    Key::new(
+        "network",
+        |e| plain(&mut e.settings.network),
+        "none or bridge.",
+    ),
+    Key::new(
+        "health",
+        |e| plain(&mut e.settings.health),
+        "Path that answers once ready.",
+    ),
+    Key::new(
+        "port",
+        |e| plain(&mut e.settings.port),
+        "Port on which a container answers.",
+    ),
+    Key::new(
+        "image-user",
+        |e| plain(&mut e.settings.image_user),
+        "Run as the image's user.",
+    ),
+    Key::new(
+        "read-write",
+        |e| plain(&mut e.settings.read_write),
+        "A root that may be written to, within a bound.",
+    ),
+    Key::new(
+        "no-check",
+        |e| plain(&mut e.settings.no_check),
+        "Start no instance to see whether it runs.",
+    ),
+    Key::new(
+        "scope",
+        |e| plain(&mut e.settings.scope),
+        "Who knows of it: node, zone or federation.",
+    ),
+    Key::new(
+        "replicas",
+        |e| plain(&mut e.settings.replicas),
+        "Members that keep its code, this one included.",
+    ),
+    Key::new(
+        "prefetch",
+        |e| plain(&mut e.settings.prefetch),
+        "Whether all who can run it bring it to them at once.",
+    ),
+    Key::new(
+        "durable",
+        |e| plain(&mut e.settings.durable),
+        "Peers that keep each asynchronous call before it is accepted, 0 to 2.",
+    ),
+    Key::new(
+        "durable-best-effort",
+        |e| plain(&mut e.settings.durable_best_effort),
+        "Whether a call is accepted though fewer peers can keep it.",
+    ),
+    Key::new(
+        "namespace",
+        |e| plain(&mut e.settings.namespace),
+        "The tenant.",
+    ),
+    Key::new(
+        "protocol",
+        |e| plain(&mut e.settings.protocol),
+        "stdio, cgi, http, openwhisk, serverledge or lambda.",
+    ),
+    Key::new(
+        "memory",
+        |e| plain(&mut e.settings.memory),
+        "Limit of memory.",
+    ),
+    Key::new(
+        "cpu",
+        |e| plain(&mut e.settings.cpu),
+        "Share of processors.",
+    ),
+    Key::new(
+        "timeout",
+        |e| plain(&mut e.settings.timeout),
+        "Longest run of one call.",
+    ),
+    Key::new(
+        "concurrency",
+        |e| plain(&mut e.settings.concurrency),
+        "Calls at once.",
+    ),
+    Key::new(
+        "min",
+        |e| plain(&mut e.settings.min),
+        "Instances kept warm.",
+    ),
+    Key::new(
+        "max",
+        |e| plain(&mut e.settings.max),
+        "Most instances at once.",
+    ),
+    Key::new(
+        "keep-alive",
+        |e| plain(&mut e.settings.keep_alive),
+        "Stay when idle.",
+    ),
+    Key::new(
+        "idempotent",
+        |e| plain(&mut e.settings.idempotent),
+        "May run twice.",
+    ),
+    Key::new(
+        "env",
+        |e| plain(&mut e.settings.env),
+        "Environment of the code.",
+    ),
+    Key::new("labels", |e| plain(&mut e.settings.labels), "Labels."),
+    Key::new(
+        "annotations",
+        |e| plain(&mut e.settings.annotations),
+        "Annotations.",
+    ),
+    Key::new(
+        "secrets",
+        |e| plain(&mut e.settings.secrets),
+        "Secrets it may read.",
+    ),
+    Key::new(
+        "allow-outbound",
+        |e| plain(&mut e.settings.allow_outbound),
+        "Targets.",
+    ),
+    Key::new(
+        "qos",
+        |e| plain(&mut e.settings.qos),
+        "QoS classes callers may name.",
+    ),
 ];
 
 /// One function of a `stack.yaml` while it is read.
@@ -316,76 +308,68 @@ struct StackEntry {
 
 /// The keys of a function in `stack.yaml`.
 static STACK_KEYS: &[Key<StackEntry>] = &[
-    Key {
-        path: "handler",
-        field: |e| &mut e.handler,
-        help: "The code, when it is a .wasm file.",
-    },
-    Key {
-        path: "image",
-        field: |e| &mut e.image,
-        help: "Digest or .wasm file.",
-    },
-    Key {
-        path: "lang",
-        field: |e| &mut e.building,
-        help: "Not used: code comes built.",
-    },
-    Key {
-        path: "namespace",
-        field: |e| &mut e.settings.namespace,
-        help: "The tenant.",
-    },
-    Key {
-        path: "environment",
-        field: |e| &mut e.settings.env,
-        help: "Environment of the code.",
-    },
-    Key {
-        path: "environment_file",
-        field: |e| &mut e.environment_file,
-        help: "Files with more of it.",
-    },
-    Key {
-        path: "labels",
-        field: |e| &mut e.settings.labels,
-        help: "Labels.",
-    },
-    Key {
-        path: "annotations",
-        field: |e| &mut e.settings.annotations,
-        help: "Annotations.",
-    },
-    Key {
-        path: "secrets",
-        field: |e| &mut e.settings.secrets,
-        help: "Secrets it may read.",
-    },
-    Key {
-        path: "limits",
-        field: |e| &mut e.settings.limits,
-        help: "Memory, processors, ...",
-    },
-    Key {
-        path: "requests",
-        field: |e| &mut e.settings.requests,
-        help: "The same, wished for.",
-    },
-    Key {
-        path: "constraints",
-        field: |e| &mut e.settings.constraints,
-        help: "Placement.",
-    },
-    Key {
-        path: "readonly_root_filesystem",
-        field: |e| &mut e.read_only_root_filesystem,
-        help: "Whether the root file system is read-only.",
-    },
-    Key {
-        path: "fprocess",
-        field: |e| &mut e.settings.env_process,
-        help: "Watchdog command.",
-    },
+    Key::new(
+        "handler",
+        |e| plain(&mut e.handler),
+        "The code, when it is a .wasm file.",
+    ),
+    Key::new("image", |e| plain(&mut e.image), "Digest or .wasm file."),
+    Key::new(
+        "lang",
+        |e| plain(&mut e.building),
+        "Not used: code comes built.",
+    ),
+    Key::new(
+        "namespace",
+        |e| plain(&mut e.settings.namespace),
+        "The tenant.",
+    ),
+    Key::new(
+        "environment",
+        |e| plain(&mut e.settings.env),
+        "Environment of the code.",
+    ),
+    Key::new(
+        "environment_file",
+        |e| plain(&mut e.environment_file),
+        "Files with more of it.",
+    ),
+    Key::new("labels", |e| plain(&mut e.settings.labels), "Labels."),
+    Key::new(
+        "annotations",
+        |e| plain(&mut e.settings.annotations),
+        "Annotations.",
+    ),
+    Key::new(
+        "secrets",
+        |e| plain(&mut e.settings.secrets),
+        "Secrets it may read.",
+    ),
+    Key::new(
+        "limits",
+        |e| plain(&mut e.settings.limits),
+        "Memory, processors, ...",
+    ),
+    Key::new(
+        "requests",
+        |e| plain(&mut e.settings.requests),
+        "The same, wished for.",
+    ),
+    Key::new(
+        "constraints",
+        |e| plain(&mut e.settings.constraints),
+        "Placement.",
+    ),
+    Key::new(
+        "readonly_root_filesystem",
+        |e| plain(&mut e.read_only_root_filesystem),
+        "Whether the root file system is read-only.",
+    ),
+    Key::new(
+        "fprocess",
+        |e| plain(&mut e.settings.env_process),
+        "Watchdog command.",
+    ),
 ];
 
 /// Keys of a function in `stack.yaml` that tell faas-cli how to build an

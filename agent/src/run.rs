@@ -19,11 +19,11 @@ use weir_node::clock::Moment as _;
 use weir_node::{panics, private};
 
 use crate::auth::Credentials;
-use crate::config::{Config, FederationConfig};
+use crate::config::Config;
 use crate::door::Door;
 use crate::door::guests::Guests;
 use crate::http::{Greeting, Limits, Listeners, Server, Transport, is_free, thread_count};
-use crate::setting::{Auto, PolicyName};
+use crate::setting::PolicyName;
 use crate::shutdown::{Asked, Signals};
 use crate::tls::Certificates;
 use crate::{local, problems, telemetry};
@@ -39,7 +39,7 @@ const TOKEN_CHARACTERS: usize = 16;
 /// the grace period leaves, and at least this.
 const WRITE_TIME: Duration = Duration::from_secs(1);
 
-/// How long a farewell may take to be written.
+/// Shortest `federation.takeover`: a node that is only late is not gone.
 const LEAST_TAKEOVER: Duration = Duration::from_secs(1);
 
 /// How long its last words have to leave.
@@ -201,20 +201,18 @@ async fn engine(node: &RunningNode) -> Option<String> {
 
 /// Starts a node and its doors; they run until [`RunningNode::shutdown`].
 pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
-    check_exposure(&config)?;
+    config.check().map_err(anyhow::Error::msg)?;
     let http = &config.http;
     let certificates = match (&http.tls_certificate, &http.tls_key) {
         (Some(certificate), Some(key)) => Some(Certificates::read(certificate, key)?),
-        (None, None) => None,
-        (Some(_), None) | (None, Some(_)) => {
-            bail!("http.tls-certificate and http.tls-key belong together: give both or none")
-        }
+        // Both or none: checked.
+        (None | Some(_), None) | (None, Some(_)) => None,
     };
     // First, because it is the quickest to fail and the cheapest to undo.
     let threads = thread_count(http.threads);
     let listeners = Listeners::bind(http.listen, threads, "--http, http.listen")?;
     let rules = rules(&config)?;
-    let wanted = config.federation.is_wanted();
+    let wanted = config.is_federated();
     let member_listeners = match member_address(&config.federation).filter(|_| wanted) {
         Some(address) => {
             let setting = "--peer-listen, federation.peer-listen";
@@ -318,15 +316,15 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
 }
 
 /// Where calls of members are taken; `None` where nobody could dial it.
-fn member_address(federation: &FederationConfig) -> Option<SocketAddr> {
+fn member_address(federation: &Settings) -> Option<SocketAddr> {
     match federation.relayed {
-        true => federation.peer_listen.map(|address| address.0),
-        false => Some(federation.peer_listen.map_or(CALLS, |address| address.0)),
+        true => federation.peer_listen,
+        false => Some(federation.peer_listen.unwrap_or(CALLS)),
     }
 }
 
 /// Where members link to it.
-fn overlay_addresses(federation: &FederationConfig) -> Vec<Multiaddr> {
+fn overlay_addresses(federation: &Settings) -> Vec<Multiaddr> {
     if !federation.listen.is_empty() {
         return federation.listen.clone();
     }
@@ -352,38 +350,21 @@ fn socket_of(address: &Multiaddr) -> Option<(Transport, SocketAddr)> {
     (port != 0).then(|| (transport, SocketAddr::new(ip, port)))
 }
 
+/// What the configuration says of the federation, and what follows for it from
+/// the rest.
 fn federation_settings(config: &Config, bound: Option<SocketAddr>) -> Settings {
     let federation = &config.federation;
+    let named = federation.regions.iter();
+    let named = named.filter(|region| *region != NO_REGION);
     Settings {
         folder: config.node.data_dir.join("federation"),
         listen: overlay_addresses(federation),
         peer_listen: bound,
-        advertise: federation.advertise.clone(),
-        peer_advertise: federation.peer_advertise.clone(),
-        join: federation.join.clone(),
-        peers: federation.peers.clone(),
-        role: match federation.role {
-            Auto::Auto => None,
-            Auto::Given(role) => Some(role),
-        },
-        zone: federation.zone.clone(),
-        regions: federation
-            .regions
-            .iter()
-            .filter(|region| *region != NO_REGION)
-            .cloned()
-            .collect(),
+        regions: named.cloned().collect(),
         follows_regions: federation.regions.is_empty(),
-        labels: federation.labels.clone(),
-        mdns: federation.mdns,
-        relayed: federation.relayed,
-        certificate_life: federation.certificate_life,
-        guests: f64::from(federation.guests.min(100)) / 100.0,
-        fetch_rate: federation.fetch_rate,
         takeover: federation.takeover.max(LEAST_TAKEOVER),
         call_bytes: config.http.async_body_bytes,
-        registry: federation.registry,
-        etcd: federation.etcd.clone(),
+        ..federation.clone()
     }
 }
 
@@ -400,7 +381,7 @@ fn rules(config: &Config) -> anyhow::Result<Rules> {
         }
     }
     Ok(Rules {
-        default: config.federation.policy.0,
+        default: config.policy.0,
         by_class,
     })
 }
@@ -507,22 +488,6 @@ pub fn run(config: Config, reload: &dyn Fn() -> anyhow::Result<Config>) -> anyho
     result
 }
 
-/// Refuses to be reachable from other machines unless somebody chose the
-/// credentials of management requests, or said that it is meant. Calls of
-/// functions are open there, as OpenFaaS has them, unless `auth.functions`.
-fn check_exposure(config: &Config) -> anyhow::Result<()> {
-    let (http, auth) = (&config.http, &config.auth);
-    let chosen = auth.token_file.is_some() || auth.user.is_some();
-    if http.listen.ip().is_loopback() || chosen || http.insecure {
-        return Ok(());
-    }
-    bail!(
-        "{} can be reached from other machines, and nobody chose credentials: give \
-         auth.token-file, or auth.user and auth.password-file, or allow it with --insecure",
-        http.listen
-    )
-}
-
 /// What management requests must prove: the token, made at the first start,
 /// and user and password if there are any.
 fn credentials(config: &Config) -> anyhow::Result<Credentials> {
@@ -543,10 +508,8 @@ fn credentials(config: &Config) -> anyhow::Result<Credentials> {
                 password.with_context(|| format!("read the password at {}", path.display()))?;
             Some((user.clone(), password))
         }
-        (None, None) => None,
-        (Some(_), None) | (None, Some(_)) => {
-            bail!("auth.user and auth.password-file belong together: give both or none")
-        }
+        // Both or none: checked.
+        (None | Some(_), None) | (None, Some(_)) => None,
     };
     Ok(Credentials { token, basic })
 }
@@ -607,13 +570,13 @@ mod tests {
     #[test]
     fn open_address_needs_credentials_that_somebody_chose() {
         let mut config = config(Path::new("/nowhere"));
-        assert!(check_exposure(&config).is_ok());
+        assert!(config.check().is_ok());
         config.http.listen = "0.0.0.0:80".parse().expect("an address");
-        assert!(check_exposure(&config).is_err());
+        assert!(config.check().is_err());
         config.auth.token_file = Some("/token".into());
-        assert!(check_exposure(&config).is_ok());
+        assert!(config.check().is_ok());
         config.auth.token_file = None;
         config.http.insecure = true;
-        assert!(check_exposure(&config).is_ok());
+        assert!(config.check().is_ok());
     }
 }

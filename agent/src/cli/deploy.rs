@@ -18,7 +18,7 @@ use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull, Scope};
 use weir_node::id::{Digest, FunctionName};
 use weir_node::resources::{Cpu, Memory};
 
-use super::{Global, image, key_value, source};
+use super::{Global, image, source};
 use crate::client::Client;
 use crate::output::{self, Progress};
 use crate::project::{self, Code, Deployment, Outside, PROJECT_BYTES, Settings, WireDeployment};
@@ -100,13 +100,13 @@ struct SettingsArguments {
     #[arg(long)]
     idempotent: bool,
     /// Environment of the code
-    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    #[arg(long, value_name = "K=V", value_parser = crate::setting::pair)]
     env: Vec<(String, String)>,
     /// Label
-    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    #[arg(long, value_name = "K=V", value_parser = crate::setting::pair)]
     label: Vec<(String, String)>,
     /// Label that a node must have to run it
-    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    #[arg(long, value_name = "K=V", value_parser = crate::setting::pair)]
     constraint: Vec<(String, String)>,
     /// Policy that places its calls in a federation
     #[arg(long, value_name = "POLICY")]
@@ -127,7 +127,7 @@ struct SettingsArguments {
     #[arg(long)]
     durable_best_effort: bool,
     /// Annotation
-    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    #[arg(long, value_name = "K=V", value_parser = crate::setting::pair)]
     annotation: Vec<(String, String)>,
     /// Secret that the code may read
     #[arg(long, value_name = "NAME")]

@@ -18,7 +18,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 use weir_node::id::Receipt;
 
-use super::{Global, key_value};
+use super::Global;
 use crate::client::{Client, call_id};
 use crate::door::headers::EXPLAIN;
 use crate::output;
@@ -71,7 +71,7 @@ pub(super) struct InvokeArguments {
     #[arg(long, default_value = "")]
     path: String,
     /// Query parameter
-    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    #[arg(long, value_name = "K=V", value_parser = crate::setting::pair)]
     query: Vec<(String, String)>,
     /// Send the credentials too, to a node that protects its functions; the
     /// function never needs them

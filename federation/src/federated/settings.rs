@@ -62,6 +62,39 @@ pub struct Settings {
     pub etcd: EtcdSettings,
 }
 
+impl Default for Settings {
+    /// What holds where nobody says otherwise: an edge node of the zone
+    /// `default` that listens nowhere and joins nobody.
+    fn default() -> Self {
+        Settings {
+            folder: PathBuf::new(),
+            listen: Vec::new(),
+            peer_listen: None,
+            advertise: Vec::new(),
+            peer_advertise: Vec::new(),
+            join: None,
+            peers: Vec::new(),
+            role: None,
+            zone: "default".to_owned(),
+            regions: Vec::new(),
+            follows_regions: true,
+            labels: BTreeMap::new(),
+            mdns: false,
+            relayed: false,
+            certificate_life: Duration::from_secs(30 * 24 * 3600),
+            guests: 0.8,
+            fetch_rate: None,
+            takeover: Duration::from_secs(30),
+            call_bytes: 16 << 20,
+            registry: Registry::default(),
+            etcd: EtcdSettings {
+                prefix: "/weir".to_owned(),
+                ..EtcdSettings::default()
+            },
+        }
+    }
+}
+
 impl Settings {
     /// A cloud node's own region.
     pub(crate) fn own_region(&self) -> Option<String> {
