@@ -7,9 +7,10 @@
 //! that nobody wrote to holds no memory.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::broadcast;
 
 use crate::clock;
@@ -116,7 +117,7 @@ impl FunctionLog {
     fn lock(&self) -> MutexGuard<'_, Option<Box<Ring>>> {
         // A ring is whole between any two steps, so a panic elsewhere left
         // nothing half done that would matter to a reader.
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ring.lock()
     }
 
     fn ring<'a>(&self, slot: &'a mut Option<Box<Ring>>, now: Timestamp) -> &'a mut Ring {

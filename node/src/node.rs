@@ -8,12 +8,18 @@
 
 mod answering;
 mod backlog;
+mod code;
 mod copies;
 mod functions;
 mod housekeeping;
 mod instances;
 mod invoke;
+mod namespaces;
 mod rollout;
+mod route;
+mod secrets;
+mod status;
+mod submission;
 mod timers;
 mod trial;
 mod usage;
@@ -21,14 +27,12 @@ mod version;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use futures_util::future::BoxFuture;
-use http::{HeaderMap, StatusCode};
-use libp2p_identity::{Keypair, PeerId};
-use serde::Serialize;
+use libp2p_identity::Keypair;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,87 +41,31 @@ use self::backlog::Backlog;
 use self::functions::Function;
 use self::instances::{Live, Waiter};
 pub use self::invoke::{Declined, Moves, Outlook};
+pub use self::namespaces::NamespaceInfo;
 pub use self::rollout::{RolledBack, RolledOut, Rollout};
+pub use self::route::{Copied, Router};
+pub use self::status::{
+    Capability, ClassStatus, FunctionCapability, FunctionState, FunctionStatus, NextStatus,
+    NodeStatus,
+};
+pub use self::submission::{CallResult, CallState, Submission, SubmitError};
 use self::timers::{Locked, Timers};
 use self::usage::Watching;
-use crate::admission::{FunctionKey, InstanceId, Places};
-use crate::artifact::{Artifacts, Put, PutError};
-use crate::callback::{BadCallback, Callbacks};
+use crate::admission::{FunctionKey, InstanceId};
+use crate::artifact::Artifacts;
+use crate::callback::Callbacks;
 use crate::clock::Clock;
 use crate::config::NodeConfig;
-use crate::estimate::Estimate;
-use crate::executor::{self, Body, Executor};
-use crate::function::{ArtifactKind, FunctionSpec};
-use crate::id::{CallId, Digest, FunctionName, Namespace, Receipt, SecretName};
+use crate::executor::{self, Executor};
+use crate::function::FunctionSpec;
+use crate::id::{FunctionName, Namespace};
 use crate::identity::{self, IdentityError};
-use crate::invocation::{Answer, Invocation, InvokeError, Outcome, Refusal};
-use crate::layers::{self, Layer};
+use crate::invocation::{InvokeError, Outcome, Refusal};
 use crate::logs::FunctionLog;
 use crate::resolve::Resolver;
-use crate::resources::{Cpu, Resources};
 use crate::scheduler::Scheduler;
 use crate::secret::SecretFolders;
-use crate::store::{
-    CallRecord, KeepBodyError, NamespaceRecord, OpenError, SecretValue, Store, StoreConfig,
-    StoreError,
-};
-
-/// Where a deployed function's code stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FunctionState {
-    /// Its code is being made ready; calls wait.
-    Preparing,
-    /// The node cannot start it now, for a reason of its own; says what is
-    /// missing. It is tried again, by itself and for each call.
-    Waiting(String),
-    /// It can be called.
-    Ready,
-    /// Its code cannot be made ready; calls get a 503 with this reason.
-    Failed(String),
-}
-
-/// A deployed function, as listings show it.
-#[derive(Debug, Clone, Serialize)]
-pub struct FunctionStatus {
-    /// As deployed.
-    pub spec: Arc<FunctionSpec>,
-    /// Counts up with each deployment of the name.
-    pub version: u64,
-    /// When this version was deployed.
-    pub created_at: jiff::Timestamp,
-    /// Where its code stands.
-    pub state: FunctionState,
-    /// A newer version, until it is in place.
-    pub next: Option<NextStatus>,
-    /// The version that served before.
-    pub previous: Option<u64>,
-    /// Calls answered since the node started.
-    pub invocations: u64,
-    /// Instances that are wanted or there.
-    pub replicas: u32,
-    /// Instances that can take calls.
-    pub available_replicas: u32,
-    /// Calls running now.
-    pub running: u32,
-    /// Calls waiting now.
-    pub waiting: u32,
-    /// What a call holds of processors: what was declared, learned or guessed.
-    pub call_cpu: Cpu,
-    /// Processor time used since the node started, as far as the executor measures it.
-    pub cpu: Duration,
-}
-
-/// A version that is not in place yet, as listings show it.
-#[derive(Debug, Clone, Serialize)]
-pub struct NextStatus {
-    /// As deployed.
-    pub spec: Arc<FunctionSpec>,
-    /// Its number.
-    pub version: u64,
-    /// Where its code stands.
-    pub state: FunctionState,
-}
+use crate::store::{OpenError, Store, StoreConfig, StoreError};
 
 /// Whether a deployment may replace, must replace, or must not replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,145 +102,6 @@ pub enum ChangeError {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-}
-
-/// An asynchronous call as the door hands it in.
-pub struct Submission {
-    /// The call. Its body is read, and on disk, before it is accepted.
-    pub invocation: Invocation,
-    /// Most bytes of body to accept.
-    pub body_bytes: u64,
-    /// Where to deliver the result.
-    pub callback: Option<String>,
-    /// The caller's own id of the call, only passed on.
-    pub caller_id: Option<String>,
-}
-
-/// Why an asynchronous call was not accepted.
-#[derive(Debug, thiserror::Error)]
-pub enum SubmitError {
-    /// As for calls that are waited for.
-    #[error(transparent)]
-    Invoke(#[from] InvokeError),
-    /// The callback is not a URL that this node may call (400).
-    #[error(transparent)]
-    Callback(BadCallback),
-    /// The body is longer than it may be (413).
-    #[error("the body of an asynchronous call may have at most {limit} bytes")]
-    TooLarge {
-        /// The bound.
-        limit: u64,
-    },
-    /// The caller's body broke off.
-    #[error("the request body ended early")]
-    Body(#[source] executor::BodyError),
-    /// Too few peers can keep a copy of it (503).
-    #[error(
-        "{kept} of the {wanted} peers that are to keep a copy of each call of this function could: \
-         try again, or deploy it with fewer (--durable) or with --durable-best-effort"
-    )]
-    NoCopies {
-        /// How many should.
-        wanted: u8,
-        /// How many did; they let go of it.
-        kept: usize,
-    },
-    /// The call could not be put on disk (507 when the disk is full, else 500).
-    #[error("the call could not be stored, and was not accepted")]
-    Store(#[source] StoreError),
-}
-
-impl From<KeepBodyError> for SubmitError {
-    fn from(error: KeepBodyError) -> Self {
-        match error {
-            KeepBodyError::TooLarge { limit } => SubmitError::TooLarge { limit },
-            KeepBodyError::Body(error) => SubmitError::Body(error),
-            KeepBodyError::Store(error) => SubmitError::Store(error),
-        }
-    }
-}
-
-/// What became of an asynchronous call.
-pub enum CallState {
-    /// Accepted, not done.
-    Pending,
-    /// Done.
-    Done(CallResult),
-}
-
-/// The result of an asynchronous call.
-pub struct CallResult {
-    /// The status that a waiting caller would have got.
-    pub status: StatusCode,
-    /// The answer's headers.
-    pub headers: HeaderMap,
-    /// The answer's body.
-    pub body: Body,
-    /// Its length in bytes.
-    pub body_bytes: u64,
-    /// The word of `X-Weir-Error` when the answer is the node's, not the function's.
-    pub error: Option<String>,
-    /// When the call ended.
-    pub ended_at: jiff::Timestamp,
-    /// How often it was begun.
-    pub attempts: u32,
-    /// The caller's own id of it.
-    pub caller_id: Option<String>,
-}
-
-/// A namespace with what was said of it.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct NamespaceInfo {
-    /// Annotations.
-    pub annotations: BTreeMap<String, String>,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-}
-
-/// One QoS class, as `weir status` shows it.
-#[derive(Debug, Clone, Serialize)]
-pub struct ClassStatus {
-    /// Its name.
-    pub name: String,
-    /// Calls waiting now.
-    pub waiting: usize,
-    /// Most calls that may wait.
-    pub bound: usize,
-}
-
-/// The whole node at one moment.
-#[derive(Debug, Clone, Serialize)]
-pub struct NodeStatus {
-    /// Its id.
-    pub node: String,
-    /// Version of the program.
-    pub version: &'static str,
-    /// Processor architecture of its executors.
-    pub architecture: &'static str,
-    /// What functions may hold together.
-    pub capacity: Resources,
-    /// What they hold now.
-    pub held: Resources,
-    /// Calls running now.
-    pub running: usize,
-    /// Most calls running or waiting.
-    pub max_calls: usize,
-    /// Queues by class.
-    pub classes: Vec<ClassStatus>,
-    /// Functions deployed.
-    pub functions: usize,
-    /// Asynchronous calls accepted and not done.
-    pub backlog: usize,
-    /// Most of them.
-    pub max_backlog: usize,
-    /// Results kept.
-    pub results: usize,
-    /// Bytes of artifacts on disk.
-    pub artifact_bytes: u64,
-    /// Each executor's own words.
-    pub executors: BTreeMap<&'static str, serde_json::Value>,
-    /// Whether the node is shutting down.
-    pub draining: bool,
 }
 
 /// How long an executor may take to end what it started.
@@ -355,87 +164,6 @@ struct Inner {
     runtime: tokio::runtime::Handle,
     observer: OnceLock<Observer>,
     router: OnceLock<Arc<dyn Router>>,
-}
-
-/// Decides where asynchronous calls run; without one they run here.
-pub trait Router: Send + Sync {
-    /// Runs a call somewhere, and waits for the answer.
-    fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Result<Answer, InvokeError>>;
-
-    /// Whether a function that is not deployed here can be called all the same.
-    fn knows(&self, function: &FunctionName) -> bool;
-
-    /// Has as many peers keep a copy of a call as its function asks for. They
-    /// run it should this node be gone, until [`Router::ended`].
-    fn copy<'a>(&'a self, call: &'a CallRecord) -> BoxFuture<'a, Result<Copied, SubmitError>>;
-
-    /// A call has ended, or was not accepted after all.
-    fn ended(&self, call: CallId, accepted: bool);
-}
-
-/// Where copies of a call are.
-#[derive(Debug, Clone, Default)]
-pub struct Copied {
-    /// How many its function asks for.
-    pub wanted: u8,
-    /// Who has one.
-    pub peers: Vec<PeerId>,
-}
-
-impl Copied {
-    /// What there is of copies on a node without peers.
-    ///
-    /// # Errors
-    /// When the function's calls are not to be accepted without.
-    pub fn alone(spec: Option<&FunctionSpec>) -> Result<Copied, SubmitError> {
-        let asked = spec.map(|spec| spec.durability).unwrap_or_default();
-        if asked.copies > 0 && !asked.best_effort {
-            return Err(SubmitError::NoCopies {
-                wanted: asked.copies,
-                kept: 0,
-            });
-        }
-        Ok(Copied {
-            wanted: asked.copies,
-            peers: Vec::new(),
-        })
-    }
-}
-
-/// What a node can do now, for those who decide where calls run.
-#[derive(Debug, Clone, Copy)]
-pub struct Capability {
-    /// What functions may hold together.
-    pub capacity: Resources,
-    /// What they hold.
-    pub held: Resources,
-    /// Calls that run.
-    pub running: usize,
-    /// Calls that wait.
-    pub waiting: usize,
-    /// Queues of functions that lack resources which others hold; not those
-    /// that wait for their own function's maximum or for a start.
-    pub contending: usize,
-}
-
-/// The same for one function.
-#[derive(Debug, Clone)]
-pub struct FunctionCapability {
-    /// As deployed.
-    pub spec: Arc<FunctionSpec>,
-    /// Room for calls.
-    pub places: Places,
-    /// Calls that run.
-    pub running: u32,
-    /// How long a call runs.
-    pub service: Estimate,
-    /// Whether every instance that it may have is there, and none has a free
-    /// place.
-    pub full: bool,
-    /// How long a start takes, smoothed; zero before the first.
-    pub start: Duration,
-    /// Calls answered since the node started.
-    pub invocations: u64,
 }
 
 /// Whoever counts how asynchronous calls end.
@@ -553,17 +281,6 @@ impl Node {
         &self.inner.config
     }
 
-    /// Accepts a call to be run later; it is on disk when this returns, here and
-    /// at as many peers as its function asks for.
-    pub async fn submit(&self, submission: Submission) -> Result<Receipt, SubmitError> {
-        self.inner.submit(submission).await
-    }
-
-    /// What became of an accepted call; `None` when unknown or expired.
-    pub async fn call(&self, id: CallId) -> Result<Option<CallState>, ChangeError> {
-        self.inner.call_state(id).await
-    }
-
     /// A function's log.
     pub fn log(&self, name: &FunctionName) -> Option<Arc<FunctionLog>> {
         Some(self.inner.functions.get(name)?.log.clone())
@@ -573,11 +290,6 @@ impl Node {
     /// waits for. The first observer stays.
     pub fn observe(&self, observer: impl Fn(&Outcome) + Send + Sync + 'static) {
         let _ = self.inner.observer.set(Box::new(observer));
-    }
-
-    /// Has `router` decide where asynchronous calls run. The first one stays.
-    pub fn route(&self, router: Arc<dyn Router>) {
-        let _ = self.inner.router.set(router);
     }
 
     /// The key that the node's id is of.
@@ -601,42 +313,6 @@ impl Node {
         Some(function.current.load().spec.clone())
     }
 
-    /// Calls of a function that were answered since the node started; `None` when
-    /// it is not deployed here.
-    pub fn calls_of(&self, name: &FunctionName) -> Option<u64> {
-        let function = self.inner.functions.get(name)?;
-        Some(function.invocations.load(Ordering::Relaxed))
-    }
-
-    /// How full it is of functions, or of their code, whichever is more: 1 when
-    /// it takes no more.
-    pub fn fullness(&self) -> f64 {
-        let inner = &self.inner;
-        let part = |of: u64, most: u64| of as f64 / most.max(1) as f64;
-        let functions = part(
-            inner.functions.len() as u64,
-            inner.config.max_functions as u64,
-        );
-        let code = part(
-            inner.artifacts.stored_bytes(),
-            inner.config.artifacts.disk_bytes,
-        );
-        functions.max(code)
-    }
-
-    /// What it can do now.
-    pub fn capability(&self) -> Capability {
-        let scheduler = self.inner.scheduler();
-        let admission = scheduler.admission();
-        Capability {
-            capacity: admission.capacity(),
-            held: admission.held(),
-            running: admission.running(),
-            waiting: admission.waiting(),
-            contending: admission.contending(),
-        }
-    }
-
     /// Waits until what it can do may have changed since this was last waited
     /// for. One at a time.
     pub async fn changed(&self) {
@@ -655,378 +331,10 @@ impl Node {
         self.inner.ability_changes.load(Ordering::Relaxed)
     }
 
-    /// Bytes of code that it may still keep.
-    pub fn code_room(&self) -> u64 {
-        let artifacts = &self.inner.artifacts;
-        let most = self.inner.config.artifacts.disk_bytes;
-        most.saturating_sub(artifacts.stored_bytes())
-    }
-
     /// A refusal of a call, and when to come again: after what it would have had
     /// to wait for; zero when nobody knows.
     pub fn refused(&self, reason: Refusal, expected: Duration) -> InvokeError {
         invoke::refused(reason, expected)
-    }
-
-    /// Names of its executors that work.
-    pub fn executors(&self) -> Vec<&'static str> {
-        let executors = self.inner.executors.iter();
-        let working = executors.filter(|executor| executor.works());
-        working.map(|executor| executor.name()).collect()
-    }
-
-    /// Functions of which there is something to tell: they have instances or
-    /// calls here, or no place left. At most `most`, those called most.
-    pub fn function_capabilities(&self, most: usize) -> Vec<FunctionCapability> {
-        let busy: Vec<FunctionKey> = {
-            let scheduler = self.inner.scheduler();
-            scheduler.admission().busy_functions().collect()
-        };
-        let busy = busy.iter().filter_map(|key| self.inner.by_key.get(key));
-        let busy = busy.filter(|function| !function.is_trial);
-        let mut functions: Vec<Arc<Function>> = busy.map(|f| f.value().clone()).collect();
-        if functions.len() > most {
-            functions.sort_by_key(|f| std::cmp::Reverse(f.invocations.load(Ordering::Relaxed)));
-            functions.truncate(most);
-        }
-        let mut able: Vec<FunctionCapability> = Vec::with_capacity(functions.len());
-        able.extend(functions.iter().filter_map(|function| {
-            let version = function.current.load();
-            if version.state() != FunctionState::Ready || !version.executor.works() {
-                return None;
-            }
-            let (places, gauges, full) = {
-                let scheduler = self.inner.scheduler();
-                let admission = scheduler.admission();
-                let places = admission.places(function.key)?;
-                let full = admission.is_full(function.key);
-                (places, admission.gauges(function.key)?, full)
-            };
-            Some(FunctionCapability {
-                spec: version.spec.clone(),
-                places,
-                running: gauges.running,
-                service: function.known.service(),
-                full,
-                start: function.known.start(),
-                invocations: function.invocations.load(Ordering::Relaxed),
-            })
-        }));
-        able.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
-        able
-    }
-
-    /// For how many calls of a function there is room; `None` when it is not
-    /// deployed here.
-    pub fn places(&self, name: &FunctionName) -> Option<Places> {
-        let key = self.inner.functions.get(name)?.key;
-        self.inner.scheduler().admission().places(key)
-    }
-
-    /// How long calls of a function run here; `None` when it is not deployed
-    /// here. Takes no lock.
-    pub fn service(&self, name: &FunctionName) -> Option<Estimate> {
-        let function = self.inner.functions.get(name)?;
-        Some(function.known.service())
-    }
-
-    /// How long a start of a function takes here; `None` before one was measured.
-    /// Takes no lock.
-    pub fn start_time(&self, name: &FunctionName) -> Option<Duration> {
-        let expected = self.inner.functions.get(name)?.known.start();
-        (!expected.is_zero()).then_some(expected)
-    }
-
-    /// Whether any call waits for a place.
-    pub fn has_waiting(&self) -> bool {
-        self.inner.scheduler().admission().waiting() > 0
-    }
-
-    /// Whether a function has every instance here that it may have, and none
-    /// has a free place; `None` when it is not deployed here.
-    pub fn function_full(&self, name: &FunctionName) -> Option<bool> {
-        let key = self.inner.functions.get(name)?.key;
-        Some(self.inner.scheduler().admission().is_full(key))
-    }
-
-    /// The default deadline of a class: the one of that name, or the first.
-    pub fn class_deadline(&self, class: Option<&str>) -> Option<Duration> {
-        let mut classes = self.inner.config.classes.iter();
-        let found = match class {
-            Some(name) => classes.find(|class| class.name == name),
-            None => classes.next(),
-        };
-        found?.deadline
-    }
-
-    /// The same for a call of a function, whose first class is meant when none
-    /// is named; `None` also when it is not deployed here.
-    pub fn default_deadline(&self, name: &FunctionName, class: Option<&str>) -> Option<Duration> {
-        if class.is_some() {
-            return self.class_deadline(class);
-        }
-        let function = self.inner.functions.get(name)?;
-        let first = function.current.load().classes[0];
-        self.inner.config.classes[first].deadline
-    }
-
-    /// The size in bytes of an artifact that the node has.
-    pub fn artifact(&self, digest: &Digest) -> Option<u64> {
-        self.inner.artifacts.size(digest)
-    }
-
-    /// Where the bytes of an artifact lie; `None` when it is not here.
-    pub fn artifact_path(&self, digest: &Digest) -> Option<std::path::PathBuf> {
-        let artifacts = &self.inner.artifacts;
-        artifacts.has(digest).then(|| artifacts.path(digest))
-    }
-
-    /// What lies where in an image archive that is here.
-    pub async fn layers(&self, digest: &Digest) -> Vec<Layer> {
-        let (artifacts, digest) = (self.inner.artifacts.clone(), *digest);
-        let read = tokio::task::spawn_blocking(move || layers::layers(&artifacts, &digest));
-        let read = read.await.ok().flatten();
-        read.map(|holder| holder.layers).unwrap_or_default()
-    }
-
-    /// Those of some layers that lie in other artifacts of this node, and the
-    /// rest.
-    pub async fn find_layers(&self, mut wanted: Vec<Layer>) -> (Vec<layers::Found>, Vec<Layer>) {
-        let artifacts = self.inner.artifacts.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let found = layers::find(&artifacts, &mut wanted);
-            (found, wanted)
-        });
-        looked.await.unwrap_or_default()
-    }
-
-    /// Those of some layers that executors have. Each is written to disk first,
-    /// so that this takes a while: about as long as it takes to copy them twice.
-    pub async fn export_layers(&self, mut wanted: Vec<Layer>) -> Vec<layers::Found> {
-        let inner = &self.inner;
-        layers::export(&inner.artifacts, &inner.executors, &mut wanted).await
-    }
-
-    /// Whether an executor that works here runs such functions.
-    pub fn has_executor_for(&self, spec: &FunctionSpec) -> bool {
-        let executor = self.inner.executor_for(spec);
-        executor.is_ok_and(|executor| executor.works())
-    }
-
-    /// What an artifact is, from its first bytes; `None` when the node does not
-    /// have it, or it is nothing that Weir knows.
-    pub async fn artifact_kind(&self, digest: &Digest) -> Option<ArtifactKind> {
-        let (artifacts, digest) = (self.inner.artifacts.clone(), *digest);
-        let read = tokio::task::spawn_blocking(move || artifacts.kind(&digest));
-        read.await.ok()?.ok()?
-    }
-
-    /// Keeps an artifact though no function of this node has it, until
-    /// [`Node::unpin_artifact`]; `false` when it is not here.
-    pub fn pin_artifact(&self, digest: &Digest) -> bool {
-        self.inner.artifacts.retain(digest)
-    }
-
-    /// Ends that.
-    pub fn unpin_artifact(&self, digest: &Digest) {
-        let now = std::time::SystemTime::now();
-        self.inner.artifacts.release(digest, now);
-    }
-
-    /// Removes an artifact that nothing refers to, at once.
-    pub async fn discard_artifact(&self, digest: Digest) {
-        let inner = self.inner.clone();
-        let discarding = move || {
-            if inner.artifacts.discard(&digest) {
-                for executor in &inner.executors {
-                    executor.forget(&digest);
-                }
-            }
-        };
-        // What stays is swept in time.
-        let _ = tokio::task::spawn_blocking(discarding).await;
-    }
-
-    /// Takes in an artifact; `true` when it was new.
-    pub async fn put_artifact(
-        &self,
-        digest: Digest,
-        length: Option<u64>,
-        body: Body,
-    ) -> Result<bool, PutError> {
-        let put = self.inner.artifacts.put(digest, length, body).await?;
-        Ok(match put {
-            Put::Created => true,
-            Put::Existed => false,
-        })
-    }
-
-    /// Namespaces by name: the default one, those made on purpose, and those
-    /// that functions are in.
-    pub fn namespaces(&self) -> BTreeMap<Namespace, NamespaceInfo> {
-        let mut all = self.inner.namespaces().clone();
-        all.entry(Namespace::default()).or_default();
-        for function in &self.inner.functions {
-            all.entry(function.key().namespace.clone()).or_default();
-        }
-        all
-    }
-
-    /// Makes a namespace.
-    pub async fn create_namespace(
-        &self,
-        name: Namespace,
-        info: NamespaceInfo,
-    ) -> Result<(), ChangeError> {
-        if self.namespaces().contains_key(&name) {
-            return Err(ChangeError::Exists(format!(
-                "namespace {name} exists already"
-            )));
-        }
-        self.inner.put_namespace(name, info).await
-    }
-
-    /// Changes what is said of a namespace.
-    pub async fn update_namespace(
-        &self,
-        name: Namespace,
-        info: NamespaceInfo,
-    ) -> Result<(), ChangeError> {
-        if !self.namespaces().contains_key(&name) {
-            return Err(ChangeError::NotFound(format!(
-                "namespace {name} does not exist"
-            )));
-        }
-        self.inner.put_namespace(name, info).await
-    }
-
-    /// Removes an empty namespace.
-    pub async fn remove_namespace(&self, name: &Namespace) -> Result<(), ChangeError> {
-        if !self.namespaces().contains_key(name) {
-            return Err(ChangeError::NotFound(format!(
-                "namespace {name} does not exist"
-            )));
-        }
-        if *name == Namespace::default() {
-            return Err(ChangeError::Invalid(
-                "the default namespace cannot be removed".to_owned(),
-            ));
-        }
-        let secrets = self.secrets(name).await?.len();
-        let functions = self.functions(Some(name)).len();
-        if functions + secrets > 0 {
-            return Err(ChangeError::Exists(format!(
-                "namespace {name} still holds {functions} functions and {secrets} secrets: remove \
-                 them first"
-            )));
-        }
-        let removed = self.inner.store.remove_namespace(name).await;
-        removed.map_err(|source| stored("remove the namespace", source))?;
-        self.inner.namespaces().remove(name);
-        Ok(())
-    }
-
-    /// Names of secrets, never values.
-    pub async fn secrets(&self, namespace: &Namespace) -> Result<Vec<SecretName>, ChangeError> {
-        let secrets = self.inner.store.secrets(namespace).await;
-        secrets.map_err(|source| stored("list secrets", source))
-    }
-
-    /// Makes a secret that is not there yet.
-    pub async fn create_secret(
-        &self,
-        namespace: Namespace,
-        name: SecretName,
-        value: Vec<u8>,
-    ) -> Result<(), ChangeError> {
-        let _change = self.inner.change.lock().await;
-        if self.secrets(&namespace).await?.contains(&name) {
-            let text = format!("secret {name} exists already: replace it with PUT");
-            return Err(ChangeError::Exists(text));
-        }
-        self.inner.put_secret(namespace, name, value).await?;
-        self.inner.abilities_changed();
-        Ok(())
-    }
-
-    /// Replaces a secret's value. Functions that name it get new instances;
-    /// calls that run end with the old value.
-    pub async fn replace_secret(
-        &self,
-        namespace: Namespace,
-        name: SecretName,
-        value: Vec<u8>,
-    ) -> Result<(), ChangeError> {
-        let _change = self.inner.change.lock().await;
-        if !self.secrets(&namespace).await?.contains(&name) {
-            return Err(no_secret(&namespace, &name));
-        }
-        self.inner
-            .put_secret(namespace.clone(), name.clone(), value)
-            .await?;
-        self.inner.renew_instances(&namespace, &name);
-        self.inner.abilities_changed();
-        Ok(())
-    }
-
-    /// Removes a secret. Functions that name it cannot be started any more.
-    pub async fn remove_secret(
-        &self,
-        namespace: &Namespace,
-        name: &SecretName,
-    ) -> Result<(), ChangeError> {
-        let _change = self.inner.change.lock().await;
-        let removed = self.inner.store.remove_secret(namespace, name).await;
-        match removed.map_err(|source| stored("remove the secret", source))? {
-            true => {
-                // Instances that are there have its value: they take no new calls.
-                self.inner.renew_instances(namespace, name);
-                self.inner.abilities_changed();
-                Ok(())
-            }
-            false => Err(no_secret(namespace, name)),
-        }
-    }
-
-    /// The node at this moment.
-    pub fn status(&self) -> NodeStatus {
-        let inner = &self.inner;
-        let (held, running, waiting) = {
-            let scheduler = inner.scheduler();
-            let admission = scheduler.admission();
-            let classes = inner
-                .config
-                .classes
-                .iter()
-                .enumerate()
-                .map(|(at, class)| ClassStatus {
-                    name: class.name.clone(),
-                    waiting: admission.class_waiting(at),
-                    bound: class.queue,
-                });
-            (admission.held(), admission.running(), classes.collect())
-        };
-        NodeStatus {
-            node: inner.id.clone(),
-            version: env!("CARGO_PKG_VERSION"),
-            architecture: std::env::consts::ARCH,
-            capacity: inner.config.capacity,
-            held,
-            running,
-            max_calls: inner.config.max_calls,
-            classes: waiting,
-            functions: inner.functions.len(),
-            backlog: inner.backlog.len(),
-            max_backlog: inner.config.asynchronous.backlog,
-            results: inner.backlog.results(),
-            artifact_bytes: inner.artifacts.stored_bytes(),
-            executors: inner
-                .executors
-                .iter()
-                .map(|e| (e.name(), e.describe()))
-                .collect(),
-            draining: inner.stop.is_cancelled(),
-        }
     }
 
     /// Refuses new work and waits, at most `grace`, for what runs. Accepted
@@ -1071,44 +379,12 @@ impl Inner {
     fn scheduler(&self) -> Locked<'_, Waiter> {
         // A panic inside would be a broken promise of the core; each of its
         // changes leaves sound numbers behind, so serving on is better.
-        let scheduler = self.scheduler.lock();
-        let scheduler = scheduler.unwrap_or_else(PoisonError::into_inner);
-        Locked::new(scheduler, &self.timers)
-    }
-
-    fn namespaces(&self) -> MutexGuard<'_, BTreeMap<Namespace, NamespaceInfo>> {
-        self.namespaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        Locked::new(self.scheduler.lock(), &self.timers)
     }
 
     fn abilities_changed(&self) {
         self.ability_changes.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_one();
-    }
-
-    async fn put_namespace(&self, name: Namespace, info: NamespaceInfo) -> Result<(), ChangeError> {
-        let record = NamespaceRecord {
-            annotations: info.annotations.clone(),
-            labels: info.labels.clone(),
-        };
-        let kept = self.store.put_namespace(&name, &record).await;
-        kept.map_err(|source| stored("keep the namespace", source))?;
-        self.namespaces().insert(name, info);
-        Ok(())
-    }
-
-    async fn put_secret(
-        &self,
-        namespace: Namespace,
-        name: SecretName,
-        value: Vec<u8>,
-    ) -> Result<(), ChangeError> {
-        let kept = self
-            .store
-            .put_secret(&namespace, &name, &SecretValue::new(value))
-            .await;
-        kept.map_err(|source| stored("keep the secret", source))
     }
 }
 
@@ -1118,12 +394,6 @@ fn starts_max() -> usize {
     std::thread::available_parallelism()
         .map_or(1, usize::from)
         .max(2)
-}
-
-fn no_secret(namespace: &Namespace, name: &SecretName) -> ChangeError {
-    ChangeError::NotFound(format!(
-        "secret {name} does not exist in namespace {namespace}"
-    ))
 }
 
 /// A failed write as an answer: a full disk and a bad value are the caller's

@@ -1,14 +1,15 @@
 //! A request that may have to be sent again.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::executor::{Body, BodyError};
 
@@ -126,7 +127,7 @@ impl Drop for Source {
 }
 
 fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
-    source.lock().unwrap_or_else(PoisonError::into_inner)
+    source.lock()
 }
 
 struct Reader {

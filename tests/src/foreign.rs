@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -31,6 +31,7 @@ use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, Transport as _, identify, noise, tcp, yamux,
 };
 use libp2p_stream::{Control, IncomingStreams};
+use parking_lot::Mutex;
 use serde_cbor::Value;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -136,8 +137,8 @@ pub struct Message {
     pub envelope: Vec<u8>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
+    mutex.lock()
 }
 
 /// A map of CBOR.

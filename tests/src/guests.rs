@@ -19,9 +19,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{LazyLock, Mutex};
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, bail, ensure};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use wit_parser::Resolve;
 
@@ -98,9 +99,7 @@ pub fn names() -> Vec<String> {
 /// order `.c`, `.rs`, `.py`, `.wat`.
 pub fn guest(name: &str) -> Guest {
     static BUILT: LazyLock<Mutex<BTreeMap<String, Guest>>> = LazyLock::new(Mutex::default);
-    let mut built = BUILT
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut built = BUILT.lock();
     if let Some(guest) = built.get(name) {
         return guest.clone();
     }

@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use weir_node::id::FunctionName;
 use weir_node::invocation::{Start, Timing};
 
@@ -223,7 +224,7 @@ impl Board {
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<FunctionName, Arc<Series>>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 
     /// The function that `text` spells, if this thread has met it.

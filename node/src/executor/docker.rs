@@ -3,26 +3,26 @@
 //! An instance is a started container. What a function needs of memory it
 //! holds while it lives; its share of the processors only while it runs a call.
 
+mod container;
 mod fetched;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
-use weir_docker::{Action, Engine, EngineConfig, ImageError, ImageSource, LogSink, Settings};
+use parking_lot::{Mutex, MutexGuard};
+use weir_docker::{Action, Engine, EngineConfig, ImageError, ImageSource, Settings};
 
+use self::container::{Container, Sink};
 use self::fetched::Fetched;
-use super::{
-    AnswerBody, Call, CallError, Code, Executor, Instance, Profile, Setup, StartError, Unfit, Usage,
-};
+use super::{Code, Executor, Instance, Profile, Setup, StartError, Unfit};
 use crate::clock;
 use crate::config::{DockerConfig, NodeConfig};
 use crate::function::{ArtifactKind, CodeSource, FunctionSpec, Network, Protocol, Pull};
-use crate::id::{CallId, Digest, ImageName};
+use crate::id::{Digest, ImageName};
 use crate::layers::{Holder, Layer};
-use crate::logs::FunctionLog;
 use crate::resources::{Cpu, Memory, Resources};
 
 /// Where a container finds its secrets.
@@ -88,7 +88,7 @@ impl Docker {
     }
 
     fn images(&self) -> MutexGuard<'_, HashMap<CodeKey, String>> {
-        self.images.lock().unwrap_or_else(PoisonError::into_inner)
+        self.images.lock()
     }
 
     /// Has the engine get the function's image; returns its id.
@@ -549,77 +549,6 @@ fn folder_bytes(folder: &Path) -> u64 {
         Err(_) => 0,
     });
     bytes.sum()
-}
-
-/// A started container.
-struct Container(weir_docker::Instance);
-
-impl Instance for Container {
-    fn invoke(
-        &self,
-        call: Call,
-    ) -> BoxFuture<'static, Result<http::Response<AnswerBody>, CallError>> {
-        let answer = self.0.invoke(weir_docker::Call {
-            request: call.request,
-            id: call.id.as_u128(),
-            until: call.until,
-        });
-        Box::pin(async move {
-            let response = answer.await.map_err(|error| match error {
-                weir_docker::CallError::TimedOut => CallError::TimedOut,
-                weir_docker::CallError::Failed(reason) => CallError::Failed(reason),
-                weir_docker::CallError::Lost(reason) => CallError::Lost(reason),
-                weir_docker::CallError::Body(error) => CallError::Body(error),
-                weir_docker::CallError::Unfit(reason) => CallError::Unfit(reason),
-                weir_docker::CallError::NotStarted { reason, request } => {
-                    CallError::NotStarted { reason, request }
-                }
-            })?;
-            Ok(response.map(|body| match body {
-                weir_docker::AnswerBody::Whole(bytes) => AnswerBody::Whole(bytes),
-                weir_docker::AnswerBody::Stream(body) => AnswerBody::Stream(body),
-            }))
-        })
-    }
-
-    fn lingers(&self) -> bool {
-        true
-    }
-
-    fn usage(&self) -> BoxFuture<'_, Option<Usage>> {
-        Box::pin(async {
-            let weir_docker::Usage { cpu, waited } = self.0.usage().await?;
-            Some(Usage { cpu, waited })
-        })
-    }
-
-    fn ended(&self) -> Option<BoxFuture<'static, String>> {
-        Some(Box::pin(self.0.ended()))
-    }
-
-    fn stop(&self) -> BoxFuture<'_, ()> {
-        self.0.stop();
-        Box::pin(async {})
-    }
-}
-
-/// A function's log, as one container writes to it.
-struct Sink {
-    log: Arc<FunctionLog>,
-    /// Stands for the calls, which share the container's output.
-    writer: CallId,
-}
-
-impl LogSink for Sink {
-    fn write(&self, bytes: &[u8]) {
-        self.log.write(self.writer, bytes);
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        self.log.flush(self.writer);
-    }
 }
 
 #[cfg(test)]

@@ -14,12 +14,13 @@
 //! Functions that name one processor share it. See [`computer`](weir_node_core::computer) for the model.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use tokio::sync::{Notify, oneshot};
 use weir_node_core::computer::{Computer, ComputerError, ContainerId, Model, Output, TaskId};
@@ -58,7 +59,7 @@ struct State {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change of the computer is whole before it may panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -2,8 +2,8 @@
 //! result, their results kept and delivered.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Full};
 use jiff::{SignedDuration, Timestamp};
 use libp2p_identity::PeerId;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, Semaphore};
 
 use super::invoke::refused;
@@ -86,19 +87,19 @@ impl Backlog {
     }
 
     pub(super) fn waiting(&self) -> MutexGuard<'_, VecDeque<CallId>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     pub(super) fn held(&self) -> MutexGuard<'_, Vec<PendingCall>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 
     pub(super) fn set_copies(&self, copies: Vec<CopyNote>) {
-        *self.copies.lock().unwrap_or_else(PoisonError::into_inner) = copies;
+        *self.copies.lock() = copies;
     }
 
     pub(super) fn take_copies(&self) -> Vec<CopyNote> {
-        std::mem::take(&mut self.copies.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.copies.lock())
     }
 
     /// Counts a call that is in no queue any more and will not be run.

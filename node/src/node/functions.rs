@@ -1,10 +1,11 @@
 //! Deployed functions: what is known of each, scale, remove, list.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::rollout::Beside;
 use super::version::Version;
@@ -33,7 +34,7 @@ pub(super) struct Function {
 
 impl Function {
     pub(super) fn beside(&self) -> MutexGuard<'_, Beside> {
-        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
+        self.beside.lock()
     }
 
     /// What was deployed, of each version that is kept.

@@ -1,9 +1,9 @@
 //! When the scheduler has something to do by time alone, and whoever waits for that.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::MutexGuard;
 use tokio::sync::Notify;
 
 use crate::scheduler::Scheduler;
@@ -94,10 +94,10 @@ impl<T> Drop for Locked<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, PoisonError};
     use std::time::Duration;
 
     use futures_util::FutureExt as _;
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::config::ClassConfig;
@@ -112,9 +112,7 @@ mod tests {
 
     impl Shell {
         fn lock(&self) -> Locked<'_, ()> {
-            let scheduler = self.scheduler.lock();
-            let scheduler = scheduler.unwrap_or_else(PoisonError::into_inner);
-            Locked::new(scheduler, &self.timers)
+            Locked::new(self.scheduler.lock(), &self.timers)
         }
 
         fn is_woken(&self) -> bool {

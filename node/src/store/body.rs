@@ -8,13 +8,14 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
+use parking_lot::Mutex;
 use tokio_util::io::ReaderStream;
 
 use super::StoreError;
@@ -122,8 +123,8 @@ impl BodyFiles {
         Ok(swept)
     }
 
-    fn live(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn live(&self) -> parking_lot::MutexGuard<'_, HashSet<String>> {
+        self.live.lock()
     }
 }
 

@@ -9,12 +9,13 @@ use redb::ReadableTable as _;
 use redb::ReadableTableMetadata as _;
 
 use super::body::{BodyFiles, BodyPart, WrittenBody};
+use super::calls::{EXPIRE_BATCH, insert_result, take_call};
 use super::engine::{CALLBACKS, CALLS, COPIES, ENDED, ENDINGS, PENDING, RESULTS, Tables};
 use super::record::{
     CallRecord, CallStanding, CallbackState, CopyNote, PendingCall, ResultRecord, decode, encode,
 };
 use super::writer::Fault;
-use super::{Store, StoreError, insert_result, micros, number, readable, recognised, take_call};
+use super::{Store, StoreError, micros, number, readable, recognised};
 use crate::id::CallId;
 
 /// Marks of ended calls that are kept at most; the oldest go first.
@@ -228,7 +229,7 @@ impl Store {
             return Ok(());
         }
         self.write(move |tables| {
-            for _ in 0..super::EXPIRE_BATCH {
+            for _ in 0..EXPIRE_BATCH {
                 if !remove_oldest_mark(tables, Some(before))? {
                     break;
                 }

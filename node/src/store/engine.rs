@@ -7,8 +7,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Once, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Once};
 
+use parking_lot::{RwLock, RwLockWriteGuard};
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, StorageBackend, Table,
     TableDefinition, WriteTransaction,
@@ -203,10 +204,10 @@ impl Engine {
         &self,
         work: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let mut slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.slot.read();
         if slot.database.is_none() {
             drop(slot);
-            let mut writing = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+            let mut writing = self.slot.write();
             if writing.database.is_none() {
                 writing.database = Some(self.reopen()?);
                 writing.generation += 1;
@@ -237,7 +238,7 @@ impl Engine {
     }
 
     fn close(&self, generation: u64) {
-        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.slot.write();
         if slot.generation == generation
             && let Some(database) = slot.database.take()
         {

@@ -6,11 +6,13 @@ use std::process::{Command, Stdio};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, Full};
+use libp2p_identity::PeerId;
 use tempfile::TempDir;
 
-use super::engine::{COPIES, ENDED, ENDINGS};
+use super::engine::{COPIES, ENDED, ENDINGS, FORMAT};
 use super::*;
 use crate::clock;
+use crate::executor::Body;
 use crate::function::{ArtifactKind, FunctionSpec, Protocol};
 use crate::id::Digest;
 

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use http::Response;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
@@ -62,9 +63,7 @@ impl Exchange {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that is done under this lock can panic half-way.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Whether the guest has used a whole tick of its caller's thread.

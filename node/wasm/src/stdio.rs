@@ -5,7 +5,9 @@ use crate::{Body, LogSink};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
@@ -38,7 +40,7 @@ impl StdinStream for Stdin {
     }
 
     fn p2_stream(&self) -> Box<dyn InputStream> {
-        let reader = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reader = self.0.lock().take();
         match reader {
             Some(reader) => Box::new(reader),
             // Opened a second time: whoever came first has it.

@@ -2,10 +2,11 @@
 //! and clients that come back as soon as they were.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use crate::bench::load::Connection;
@@ -60,10 +61,10 @@ pub async fn open_loop(
             crate::pass((start + due).saturating_duration_since(Instant::now())).await;
             let (request, idle) = (Arc::clone(&request), Arc::clone(&idle));
             calls.spawn(async move {
-                let kept = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let kept = idle.lock().pop();
                 let mut connection = kept;
                 let answered = call(&mut connection, address, &request, start, due).await;
-                let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut idle = idle.lock();
                 idle.extend(connection);
                 (number, answered)
             });

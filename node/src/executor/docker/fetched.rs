@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use weir_docker::Image;
 
@@ -44,7 +44,7 @@ impl Fetched {
     }
 
     fn images(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
-        self.images.lock().unwrap_or_else(PoisonError::into_inner)
+        self.images.lock()
     }
 
     /// How many there are.
