@@ -1,6 +1,9 @@
 //! The way from a command to a node: one HTTP client with its credentials,
 //! and errors that say what to do next.
 
+mod credentials;
+mod trust;
+
 use std::error::Error as _;
 use std::io;
 use std::net::IpAddr;
@@ -8,17 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::{RequestBuilder, Response, Url};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 use weir_node::resolve::Resolver;
+
+pub use self::credentials::{CredentialSources, Credentials};
+use self::trust::{tls, tls_reason};
 
 /// How long a node may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,9 +28,6 @@ const ANSWER_BYTES: usize = 64 << 20;
 
 /// Longest error text that is shown.
 const MESSAGE_BYTES: usize = 4096;
-
-/// Largest token or password file that is read.
-const SECRET_BYTES: u64 = 4096;
 
 /// What kept a command from its answer.
 #[derive(Debug, thiserror::Error)]
@@ -125,100 +121,6 @@ fn said(message: &str) -> String {
     } else {
         format!(": {message}")
     }
-}
-
-/// Proof of who asks.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Credentials {
-    /// None.
-    Anonymous,
-    /// A bearer token.
-    Token(String),
-    /// User and password.
-    Basic {
-        /// The user.
-        user: String,
-        /// The password.
-        password: String,
-    },
-}
-
-/// Which credentials the user asked for, before any file is read.
-#[derive(Debug, Default, Clone)]
-pub struct CredentialSources {
-    /// `--user` and `--password-file`.
-    pub user: Option<(String, PathBuf)>,
-    /// `--token-file`.
-    pub token_file: Option<PathBuf>,
-    /// `WEIR_TOKEN`.
-    pub token: Option<String>,
-    /// The token that a node of this machine made; used on loopback only, and
-    /// passed over when it cannot be read.
-    pub local_token_file: Option<PathBuf>,
-}
-
-impl Credentials {
-    /// Picks the credentials for `node`: flags before `WEIR_TOKEN` before the
-    /// token of a node on this machine.
-    pub fn resolve(sources: &CredentialSources, node: &Url) -> Result<Self, ClientError> {
-        if let Some((user, path)) = &sources.user {
-            let password = read_secret("the password", path)?;
-            return Ok(Credentials::Basic {
-                user: user.clone(),
-                password,
-            });
-        }
-        if let Some(path) = &sources.token_file {
-            return Ok(Credentials::Token(read_secret("the token", path)?));
-        }
-        if let Some(token) = sources.token.as_ref().filter(|token| !token.is_empty()) {
-            return Ok(Credentials::Token(token.clone()));
-        }
-        let local = sources
-            .local_token_file
-            .as_ref()
-            .filter(|_| is_loopback(node));
-        let token = local.and_then(|path| read_secret("the token", path).ok());
-        Ok(token.map_or(Credentials::Anonymous, Credentials::Token))
-    }
-
-    fn header(&self) -> Result<Option<HeaderValue>, ClientError> {
-        let (what, text) = match self {
-            Credentials::Anonymous => return Ok(None),
-            Credentials::Token(token) => ("token", format!("Bearer {token}")),
-            Credentials::Basic { user, password } => {
-                let pair =
-                    base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-                ("password", format!("Basic {pair}"))
-            }
-        };
-        let mut value = HeaderValue::try_from(text).map_err(|_| ClientError::Credentials(what))?;
-        value.set_sensitive(true);
-        Ok(Some(value))
-    }
-}
-
-fn read_secret(what: &'static str, path: &Path) -> Result<String, ClientError> {
-    use std::io::Read as _;
-    let read = || {
-        let mut text = String::new();
-        std::fs::File::open(path)?
-            .take(SECRET_BYTES)
-            .read_to_string(&mut text)?;
-        let text = text.trim_end_matches(['\r', '\n']);
-        if text.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the file is empty",
-            ));
-        }
-        Ok(text.to_owned())
-    };
-    read().map_err(|source| ClientError::Secret {
-        what,
-        path: path.to_owned(),
-        source,
-    })
 }
 
 /// Whether `node` is on this machine by its address or by the name localhost.
@@ -463,113 +365,6 @@ fn hyper_error(error: &reqwest::Error) -> Option<&hyper::Error> {
     None
 }
 
-/// Why TLS did not come about, and the remedy.
-fn tls_reason(error: &rustls::Error, node: &str) -> String {
-    let host = node.split("://").nth(1).unwrap_or(node);
-    match error {
-        rustls::Error::InvalidMessage(_) => {
-            "what answers there speaks no TLS: write http://".to_owned()
-        }
-        rustls::Error::InvalidCertificate(wrong) => match wrong {
-            CertificateError::UnknownIssuer => {
-                "its certificate is signed by nobody that is trusted here: give the certificate, or \
-                 its authority's, with --ca FILE"
-                    .to_owned()
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "its certificate has expired: have it renewed".to_owned()
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "its certificate is not good yet: check the clocks".to_owned()
-            }
-            CertificateError::NotValidForName => format!(
-                "its certificate is not for {host:?}: name the node as the certificate does"
-            ),
-            CertificateError::NotValidForNameContext { presented, .. } => format!(
-                "its certificate is not for {host:?} but for {}: name the node so",
-                presented.join(", ")
-            ),
-            CertificateError::Other(_) if is_authority(wrong) => {
-                "its certificate is an authority's own: trust that very one with --ca FILE"
-                    .to_owned()
-            }
-            _ => "its certificate cannot be used: give the right one with --ca FILE, or have it \
-                  made anew"
-                .to_owned(),
-        },
-        _ => "the TLS handshake failed: check that it is a node, and http:// or https://".to_owned(),
-    }
-}
-
-/// Whether a certificate is refused only because it may sign others, as the usual
-/// `openssl req -x509` makes them.
-fn is_authority(error: &CertificateError) -> bool {
-    // The library that finds it out is rustls's own, and not ours to name.
-    matches!(error, CertificateError::Other(other)
-        if format!("{other:?}").contains("CaUsedAsEndEntity"))
-}
-
-/// Checks a node's certificate as usual, and lets one be its own authority where
-/// the user trusts that very certificate.
-#[derive(Debug)]
-struct Trusting {
-    usual: Arc<WebPkiServerVerifier>,
-    /// What the user trusts.
-    own: Vec<CertificateDer<'static>>,
-}
-
-impl ServerCertVerifier for Trusting {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let usual = self.usual.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        );
-        match usual {
-            // Its times were looked at before; what is left is whose it is.
-            Err(rustls::Error::InvalidCertificate(error))
-                if is_authority(&error) && self.own.contains(end_entity) =>
-            {
-                let parsed = ParsedCertificate::try_from(end_entity)?;
-                verify_server_name(&parsed, server_name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            usual => usual,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual.verify_tls12_signature(message, cert, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual.verify_tls13_signature(message, cert, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.usual.supported_verify_schemes()
-    }
-}
-
 /// The call id that the answer to an accepted asynchronous call carries.
 pub fn call_id(headers: &HeaderMap) -> Option<String> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -577,159 +372,5 @@ pub fn call_id(headers: &HeaderMap) -> Option<String> {
     location.or_else(|| text("x-call-id")).map(str::to_owned)
 }
 
-fn tls(ca: Option<&Path>) -> Result<rustls::ClientConfig, ClientError> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    let mut own = Vec::new();
-    if let Some(path) = ca {
-        let wrong = |reason: String| ClientError::Certificates {
-            path: path.to_owned(),
-            reason,
-        };
-        let certificates =
-            CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots
-                .add(certificate.clone())
-                .map_err(|_| wrong("it holds what is no certificate of TLS".to_owned()))?;
-            own.push(certificate);
-        }
-        if own.is_empty() {
-            return Err(wrong("there is none in it".to_owned()));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-    let usual = usual.build().expect("there are bundled roots");
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Trusting { usual, own }))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
-}
-
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    fn url(text: &str) -> Url {
-        node_address(text).expect("valid")
-    }
-
-    fn file(text: &str) -> tempfile::NamedTempFile {
-        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-        file.write_all(text.as_bytes()).expect("written");
-        file
-    }
-
-    #[test]
-    fn node_is_an_http_address() {
-        for fine in [
-            "http://127.0.0.1:8080",
-            "https://weir.example/base/",
-            "http://[::1]:1",
-            "127.0.0.1:8080",
-            "localhost:8080",
-            "[::1]:8080",
-            ":8080",
-            "8080",
-        ] {
-            assert!(node_address(fine).is_ok(), "{fine}");
-        }
-        for bad in [
-            "",
-            "localhost",
-            "99999",
-            "ftp://x",
-            "http://",
-            "http://u:p@x",
-            "http://x?y",
-        ] {
-            assert!(node_address(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn flags_come_before_the_environment_before_the_local_token() {
-        let (token, password, local) = (file("flag\n"), file("secret\n"), file("local"));
-        let mut sources = CredentialSources {
-            user: Some(("admin".to_owned(), password.path().to_owned())),
-            token_file: Some(token.path().to_owned()),
-            token: Some("environment".to_owned()),
-            local_token_file: Some(local.path().to_owned()),
-        };
-        let node = url("http://127.0.0.1:8080");
-        let resolve = |sources: &CredentialSources| match Credentials::resolve(sources, &node)
-            .expect("readable")
-        {
-            Credentials::Anonymous => "anonymous".to_owned(),
-            Credentials::Token(token) => token,
-            Credentials::Basic { user, password } => format!("{user}:{password}"),
-        };
-        assert_eq!(resolve(&sources), "admin:secret");
-        sources.user = None;
-        assert_eq!(resolve(&sources), "flag");
-        sources.token_file = None;
-        assert_eq!(resolve(&sources), "environment");
-        sources.token = Some(String::new());
-        assert_eq!(resolve(&sources), "local");
-        sources.local_token_file = Some("/nonexistent/token".into());
-        assert_eq!(resolve(&sources), "anonymous");
-    }
-
-    #[test]
-    fn local_token_never_leaves_the_machine() {
-        let local = file("local");
-        let sources = CredentialSources {
-            local_token_file: Some(local.path().to_owned()),
-            ..CredentialSources::default()
-        };
-        let check = |node: &str, sent: bool| {
-            let credentials = Credentials::resolve(&sources, &url(node)).expect("fine");
-            assert_eq!(credentials != Credentials::Anonymous, sent, "{node}");
-        };
-        check("http://localhost:8080", true);
-        check("http://[::1]:8080", true);
-        check("http://192.0.2.1:8080", false);
-        check("http://localhost.example:8080", false);
-    }
-
-    #[test]
-    fn missing_token_file_is_an_error_when_asked_for() {
-        let sources = CredentialSources {
-            token_file: Some("/nonexistent/token".into()),
-            ..CredentialSources::default()
-        };
-        assert!(Credentials::resolve(&sources, &url("http://127.0.0.1")).is_err());
-    }
-
-    #[test]
-    fn call_id_is_the_end_of_the_location() {
-        let mut headers = HeaderMap::new();
-        headers.insert("x-call-id", HeaderValue::from_static("theirs"));
-        assert_eq!(call_id(&headers).as_deref(), Some("theirs"));
-        headers.insert("location", HeaderValue::from_static("/weir/v1/calls/ours"));
-        assert_eq!(call_id(&headers).as_deref(), Some("ours"));
-    }
-
-    #[tokio::test]
-    async fn refused_connection_is_told_in_one_line() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let node = format!("http://{}", listener.local_addr().expect("bound"));
-        drop(listener);
-        let client = Client::new(&url(&node), &Credentials::Anonymous, None).expect("a client");
-        let error = client
-            .send(client.request(Method::GET, "/"))
-            .await
-            .expect_err("nobody listens");
-        let expected =
-            format!("cannot reach the node at {node}: connection refused; is `weir run` running?");
-        assert_eq!(error.to_string(), expected);
-    }
-}
+mod tests;

@@ -4,17 +4,19 @@
 //! everything is put together when somebody asks.
 
 mod federation;
+mod node;
 pub mod series;
 pub mod text;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_federation::dispatch::Dispatch;
 use weir_node::Node;
-use weir_node::node::FunctionState;
-use weir_node::panics;
+use weir_node::id::FunctionName;
+use weir_node::node::{FunctionStatus, NodeStatus};
 
-use self::series::{BOUNDS, Board};
+use self::series::{Board, Series};
 use self::text::{Format, Kind, Page};
 use crate::http::Traffic;
 
@@ -78,7 +80,6 @@ impl Metrics {
         dispatch: Option<&Dispatch>,
         format: Format,
     ) -> String {
-        let status = node.status();
         let mut functions = node.functions(None);
         functions.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
         // A function may go in ways that the door does not see.
@@ -87,225 +88,36 @@ impl Metrics {
                 .binary_search_by(|function| function.spec.name.cmp(name))
                 .is_err()
         });
+        let seen = Seen {
+            metrics: self,
+            series: self.board.list(),
+            status: node.status(),
+            functions,
+            traffic,
+        };
         let mut page = Page::new(format);
-        page.family("weir_build_info", Kind::Gauge, "The program; always 1.");
-        page.sample(
-            &[
-                ("version", status.version),
-                ("architecture", status.architecture),
-            ],
-            1,
-        );
-        self.calls(&mut page);
+        page.families(&node::calls(), &seen);
         if let Some(dispatch) = dispatch {
             federation::write(&mut page, dispatch);
         }
-        page.family(
-            "weir_refusals",
-            Kind::Counter,
-            "Calls answered by the node, not the function.",
-        );
-        for (reason, count) in REASONS.iter().zip(&self.refusals) {
-            page.sample(&[("reason", reason)], count.load(Ordering::Relaxed));
-        }
-        let mut states = [("preparing", 0), ("ready", 0), ("failed", 0)];
-        for function in &functions {
-            states[match function.state {
-                FunctionState::Preparing | FunctionState::Waiting(_) => 0,
-                FunctionState::Ready => 1,
-                FunctionState::Failed(_) => 2,
-            }]
-            .1 += 1;
-        }
-        page.family(
-            "weir_functions",
-            Kind::Gauge,
-            "Functions deployed, by state of their code.",
-        );
-        for (state, count) in states {
-            page.sample(&[("state", state)], count);
-        }
-        page.family(
-            "weir_instances",
-            Kind::Gauge,
-            "Instances that can take calls.",
-        );
-        for function in &functions {
-            let name = &function.spec.name;
-            let labels = [
-                ("function", name.name()),
-                ("namespace", name.namespace.as_str()),
-            ];
-            page.sample(&labels, function.available_replicas);
-        }
-        page.family("weir_running_calls", Kind::Gauge, "Calls that run now.");
-        page.sample(&[], status.running);
-        page.family(
-            "weir_queue_calls",
-            Kind::Gauge,
-            "Calls that wait for a place, by QoS class.",
-        );
-        for class in &status.classes {
-            page.sample(&[("class", &class.name)], class.waiting);
-        }
-        page.family(
-            "weir_backlog_calls",
-            Kind::Gauge,
-            "Asynchronous calls that are not done.",
-        );
-        page.sample(&[], status.backlog);
-        page.family(
-            "weir_results",
-            Kind::Gauge,
-            "Results of asynchronous calls that are kept.",
-        );
-        page.sample(&[], status.results);
-        page.family("weir_artifact_bytes", Kind::Gauge, "Artifacts on disk.");
-        page.sample(&[], status.artifact_bytes);
-        page.family(
-            "weir_resources_cpu_cores",
-            Kind::Gauge,
-            "Processors for functions.",
-        );
-        page.sample(&[("state", "capacity")], status.capacity.cpu.as_cores());
-        page.sample(&[("state", "held")], status.held.cpu.as_cores());
-        page.family(
-            "weir_resources_memory_bytes",
-            Kind::Gauge,
-            "Memory for functions.",
-        );
-        page.sample(&[("state", "capacity")], status.capacity.memory.as_bytes());
-        page.sample(&[("state", "held")], status.held.memory.as_bytes());
-        page.family(
-            "weir_connections",
-            Kind::Gauge,
-            "HTTP connections open now.",
-        );
-        page.sample(&[], traffic.open());
-        page.family(
-            "weir_connections_accepted",
-            Kind::Counter,
-            "HTTP connections taken.",
-        );
-        page.sample(&[], traffic.accepted());
-        page.family(
-            "weir_connections_refused",
-            Kind::Counter,
-            "HTTP connections beyond the bound.",
-        );
-        page.sample(&[], traffic.refused());
-        page.family(
-            "weir_panics",
-            Kind::Counter,
-            "Failures of the program itself; each ended what met it.",
-        );
-        page.sample(&[], panics::count());
+        page.families(&node::state(), &seen);
         process(&mut page);
         if self.compatible {
-            self.openfaas(&mut page, &functions);
+            page.families(&node::openfaas(), &seen);
         }
         page.finish()
     }
+}
 
-    fn calls(&self, page: &mut Page) {
-        let all = self.board.list();
-        page.family(
-            "weir_invocations",
-            Kind::Counter,
-            "Calls of functions, by status.",
-        );
-        for (name, series) in &all {
-            for (code, count) in series.codes() {
-                let place = [
-                    ("function", name.name()),
-                    ("namespace", name.namespace.as_str()),
-                ];
-                page.sample(&[place[0], place[1], ("code", &code)], count);
-            }
-        }
-        page.family(
-            "weir_cold_starts",
-            Kind::Counter,
-            "Calls that waited for a start.",
-        );
-        for (name, series) in &all {
-            let place = [
-                ("function", name.name()),
-                ("namespace", name.namespace.as_str()),
-            ];
-            page.sample(&place, series.cold_starts());
-        }
-        page.family(
-            "weir_invocation_duration_seconds",
-            Kind::Histogram,
-            "Time of calls that ran: waiting for a place, for a start (cold calls), in the code.",
-        );
-        for (name, series) in &all {
-            let phases = [
-                ("queue", &series.queue),
-                ("start", &series.start),
-                ("run", &series.run),
-            ];
-            for (phase, histogram) in phases {
-                let place = [
-                    ("function", name.name()),
-                    ("namespace", name.namespace.as_str()),
-                ];
-                let labels = [place[0], place[1], ("phase", phase)];
-                page.histogram(&labels, &BOUNDS, &histogram.buckets(), histogram.seconds());
-            }
-        }
-    }
-
-    /// The names that OpenFaaS dashboards read; two break the rules of naming.
-    fn openfaas(&self, page: &mut Page, functions: &[weir_node::node::FunctionStatus]) {
-        let all = self.board.list();
-        page.family(
-            "gateway_function_invocation",
-            Kind::Counter,
-            "Calls of functions, by status.",
-        );
-        for (name, series) in &all {
-            for (code, count) in series.codes() {
-                page.sample(
-                    &[("function_name", &name.qualified()), ("code", &code)],
-                    count,
-                );
-            }
-        }
-        page.family(
-            "gateway_functions_seconds",
-            Kind::Histogram,
-            "Time of calls, by status.",
-        );
-        for (name, series) in &all {
-            for (code, histogram) in series.by_code() {
-                let labels = [("function_name", &*name.qualified()), ("code", &code)];
-                page.histogram(&labels, &BOUNDS, &histogram.buckets(), histogram.seconds());
-            }
-        }
-        page.family(
-            "gateway_function_invocation_started",
-            Kind::Unknown,
-            "Calls that began.",
-        );
-        for function in functions {
-            let name = &function.spec.name;
-            let ended = all.binary_search_by(|(other, _)| other.cmp(name)).ok();
-            let ended = ended.map_or(0, |at| all[at].1.codes().map(|(_, count)| count).sum());
-            let open = u64::from(function.running) + u64::from(function.waiting);
-            page.sample(&[("function_name", &name.qualified())], ended + open);
-        }
-        page.family(
-            "gateway_service_count",
-            Kind::Unknown,
-            "Replicas of functions.",
-        );
-        for function in functions {
-            let name = function.spec.name.qualified();
-            page.sample(&[("function_name", &name)], function.replicas);
-        }
-    }
+/// What a page is made of.
+struct Seen<'a> {
+    metrics: &'a Metrics,
+    /// What was counted by function.
+    series: Vec<(FunctionName, Arc<Series>)>,
+    status: NodeStatus,
+    /// By name.
+    functions: Vec<FunctionStatus>,
+    traffic: &'a Traffic,
 }
 
 /// The process itself, from `/proc`; what cannot be read is left out.

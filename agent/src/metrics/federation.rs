@@ -1,196 +1,259 @@
-//! The part of `/metrics` that is about other nodes.
+//! The families of metrics that are about other nodes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use weir_federation::dispatch::Dispatch;
 
-use super::text::{Kind, Page};
+use super::text::{Family, Kind, Page};
 
 /// Writes everything that is counted of peers and of calls between nodes.
 pub(super) fn write(page: &mut Page, dispatch: &Dispatch) {
-    let federated = dispatch.federated();
-    let (calls, peers) = (dispatch.counters(), federated.counters());
-    let (overlay, copies) = (federated.overlay_counters(), dispatch.copy_counters());
-    let code = dispatch.code_counters();
-    page.family(
-        "weir_offloads",
-        Kind::Counter,
-        "Calls sent to a peer, by how that ended and why.",
-    );
-    let offloads = calls.offloads.iter();
-    let offloads = offloads.map(|entry| {
-        let (peer, outcome, reason) = *entry.key();
-        ((peer.to_string(), outcome, reason), *entry.value())
-    });
-    for ((peer, outcome, reason), count) in offloads.collect::<BTreeMap<_, _>>() {
-        let labels = [
-            ("peer", peer.as_str()),
-            ("outcome", outcome),
-            ("reason", reason),
-        ];
-        page.sample(&labels, count);
+    page.families(&calls(), dispatch);
+    page.families(&counts(), dispatch);
+    if dispatch.federated().registry().is_some() {
+        page.families(&registry(), dispatch);
     }
-    page.family(
-        "weir_decisions",
-        Kind::Counter,
-        "Decisions about calls, by what was chosen and what this node could do itself.",
-    );
-    let decisions = calls.decisions.iter();
-    let decisions = decisions.map(|entry| (*entry.key(), *entry.value()));
-    for ((choice, reason), count) in decisions.collect::<BTreeMap<_, _>>() {
-        page.sample(&[("choice", choice), ("reason", reason)], count);
+    page.families(&state(), dispatch);
+}
+
+/// One sample, of a counter that is there.
+fn count(page: &mut Page, counted: &AtomicU64) {
+    page.sample(&[], counted.load(Ordering::Relaxed));
+}
+
+/// One sample for each word.
+fn by_word(page: &mut Page, label: &str, counted: &DashMap<&'static str, u64>) {
+    let counted = counted.iter().map(|entry| (*entry.key(), *entry.value()));
+    for (word, count) in counted.collect::<BTreeMap<_, _>>() {
+        page.sample(&[(label, word)], count);
     }
-    let mut by_word = |name, label, help, counted: &DashMap<&'static str, u64>| {
-        page.family(name, Kind::Counter, help);
-        let counted = counted.iter().map(|entry| (*entry.key(), *entry.value()));
-        for (word, count) in counted.collect::<BTreeMap<_, _>>() {
-            page.sample(&[(label, word)], count);
-        }
-    };
-    by_word(
-        "weir_guest_calls",
-        "outcome",
-        "Calls that peers sent, by how they ended.",
-        &calls.guests,
-    );
-    by_word(
-        "weir_carried_calls",
-        "carriage",
-        "Calls sent to peers, by what carried them.",
-        &calls.carried,
-    );
-    by_word(
-        "weir_rejected_messages",
-        "reason",
-        "Messages of peers that were not believed.",
-        &peers.rejected,
-    );
-    by_word(
-        "weir_refused_connections",
-        "reason",
-        "Connections that did not become a member's.",
-        &peers.refused,
-    );
-    let numbers = [
-        (
-            "weir_retries",
-            "Calls that were decided about again.",
-            &calls.retries,
-        ),
-        (
-            "weir_suspicions",
-            "Peers that this node suspected.",
-            &peers.suspicions,
-        ),
-        (
-            "weir_refutations",
-            "Suspicions of itself that this node refuted.",
-            &peers.refuted,
-        ),
-        (
-            "weir_peer_deaths",
-            "Peers that were taken for dead.",
-            &peers.deaths,
-        ),
-        (
-            "weir_reports",
-            "Reports that this node sent.",
-            &peers.reports,
-        ),
-        (
-            "weir_code_fetched_bytes",
-            "Bytes of functions' code that members sent to this node.",
-            &code.fetched,
-        ),
-        (
-            "weir_code_reused_bytes",
-            "Bytes of functions' code that were not sent, since this machine had them.",
-            &code.reused,
-        ),
-        (
-            "weir_call_copies",
-            "Copies of asynchronous calls that peers kept for this node.",
-            &copies.made,
-        ),
-        (
-            "weir_uncopied_calls",
-            "Asynchronous calls refused because too few peers could keep a copy.",
-            &copies.refused,
-        ),
-        (
-            "weir_calls_taken_over",
-            "Asynchronous calls of nodes that are gone that this one took over.",
-            &copies.taken_over,
-        ),
-        (
-            "weir_calls_handed_over",
-            "Asynchronous calls that this node handed to others.",
-            &copies.handed,
-        ),
-        (
-            "weir_identity_conflicts",
-            "Signs of a node with the same identity.",
-            &peers.twins,
-        ),
-        (
-            "weir_gossip_published_bytes",
-            "Bytes of gossip that this node said first.",
-            &overlay.published_bytes,
-        ),
-        (
-            "weir_gossip_heard_bytes",
-            "Bytes of gossip that were news.",
-            &overlay.heard_bytes,
-        ),
-        (
-            "weir_gossip_hurried",
-            "Messages beyond the rate of a link.",
-            &overlay.hurried,
-        ),
-    ];
-    let registry = federated.registry();
-    let registry = registry.map(|registry| {
-        [
-            (
-                "weir_registry_writes",
-                "Functions that this node wrote to etcd.",
-                &registry.writes,
-            ),
-            (
-                "weir_registry_failures",
-                "Sessions with etcd that ended or never began.",
-                &registry.failures,
-            ),
-        ]
-    });
-    for (name, help, count) in numbers.into_iter().chain(registry.into_iter().flatten()) {
-        page.family(name, Kind::Counter, help);
-        page.sample(&[], count.load(Ordering::Relaxed));
-    }
-    page.family(
-        "weir_call_copies_kept",
-        Kind::Gauge,
-        "Copies of other nodes' asynchronous calls that this node keeps.",
-    );
-    page.sample(&[], dispatch.copies_kept() as u64);
-    page.family(
-        "weir_links",
-        Kind::Gauge,
-        "Members that this node is linked to.",
-    );
-    page.sample(&[], overlay.links.load(Ordering::Relaxed));
-    page.family(
-        "weir_peers",
-        Kind::Gauge,
-        "Members that are known, by state.",
-    );
-    let mut states = BTreeMap::<String, u64>::new();
-    for peer in federated.peers() {
-        *states.entry(peer.state).or_default() += 1;
-    }
-    for (state, count) in states {
-        page.sample(&[("state", state.as_str())], count);
-    }
+}
+
+/// Calls and messages, by what became of them.
+fn calls() -> [Family<Dispatch>; 6] {
+    [
+        Family {
+            name: "weir_offloads",
+            kind: Kind::Counter,
+            help: "Calls sent to a peer, by how that ended and why.",
+            samples: |dispatch, page| {
+                let offloads = dispatch.counters().offloads.iter();
+                let offloads = offloads.map(|entry| {
+                    let (peer, outcome, reason) = *entry.key();
+                    ((peer.to_string(), outcome, reason), *entry.value())
+                });
+                for ((peer, outcome, reason), count) in offloads.collect::<BTreeMap<_, _>>() {
+                    let peer = ("peer", peer.as_str());
+                    page.sample(&[peer, ("outcome", outcome), ("reason", reason)], count);
+                }
+            },
+        },
+        Family {
+            name: "weir_decisions",
+            kind: Kind::Counter,
+            help: "Decisions about calls, by what was chosen and what this node could do itself.",
+            samples: |dispatch, page| {
+                let decisions = dispatch.counters().decisions.iter();
+                let decisions = decisions.map(|entry| (*entry.key(), *entry.value()));
+                for ((choice, reason), count) in decisions.collect::<BTreeMap<_, _>>() {
+                    page.sample(&[("choice", choice), ("reason", reason)], count);
+                }
+            },
+        },
+        Family {
+            name: "weir_guest_calls",
+            kind: Kind::Counter,
+            help: "Calls that peers sent, by how they ended.",
+            samples: |dispatch, page| {
+                by_word(page, "outcome", &dispatch.counters().guests);
+            },
+        },
+        Family {
+            name: "weir_carried_calls",
+            kind: Kind::Counter,
+            help: "Calls sent to peers, by what carried them.",
+            samples: |dispatch, page| {
+                by_word(page, "carriage", &dispatch.counters().carried);
+            },
+        },
+        Family {
+            name: "weir_rejected_messages",
+            kind: Kind::Counter,
+            help: "Messages of peers that were not believed.",
+            samples: |dispatch, page| {
+                by_word(page, "reason", &dispatch.federated().counters().rejected);
+            },
+        },
+        Family {
+            name: "weir_refused_connections",
+            kind: Kind::Counter,
+            help: "Connections that did not become a member's.",
+            samples: |dispatch, page| {
+                by_word(page, "reason", &dispatch.federated().counters().refused);
+            },
+        },
+    ]
+}
+
+/// What is one number.
+fn counts() -> [Family<Dispatch>; 15] {
+    [
+        Family {
+            name: "weir_retries",
+            kind: Kind::Counter,
+            help: "Calls that were decided about again.",
+            samples: |dispatch, page| count(page, &dispatch.counters().retries),
+        },
+        Family {
+            name: "weir_suspicions",
+            kind: Kind::Counter,
+            help: "Peers that this node suspected.",
+            samples: |dispatch, page| count(page, &dispatch.federated().counters().suspicions),
+        },
+        Family {
+            name: "weir_refutations",
+            kind: Kind::Counter,
+            help: "Suspicions of itself that this node refuted.",
+            samples: |dispatch, page| count(page, &dispatch.federated().counters().refuted),
+        },
+        Family {
+            name: "weir_peer_deaths",
+            kind: Kind::Counter,
+            help: "Peers that were taken for dead.",
+            samples: |dispatch, page| count(page, &dispatch.federated().counters().deaths),
+        },
+        Family {
+            name: "weir_reports",
+            kind: Kind::Counter,
+            help: "Reports that this node sent.",
+            samples: |dispatch, page| count(page, &dispatch.federated().counters().reports),
+        },
+        Family {
+            name: "weir_code_fetched_bytes",
+            kind: Kind::Counter,
+            help: "Bytes of functions' code that members sent to this node.",
+            samples: |dispatch, page| count(page, &dispatch.code_counters().fetched),
+        },
+        Family {
+            name: "weir_code_reused_bytes",
+            kind: Kind::Counter,
+            help: "Bytes of functions' code that were not sent, since this machine had them.",
+            samples: |dispatch, page| count(page, &dispatch.code_counters().reused),
+        },
+        Family {
+            name: "weir_call_copies",
+            kind: Kind::Counter,
+            help: "Copies of asynchronous calls that peers kept for this node.",
+            samples: |dispatch, page| count(page, &dispatch.copy_counters().made),
+        },
+        Family {
+            name: "weir_uncopied_calls",
+            kind: Kind::Counter,
+            help: "Asynchronous calls refused because too few peers could keep a copy.",
+            samples: |dispatch, page| count(page, &dispatch.copy_counters().refused),
+        },
+        Family {
+            name: "weir_calls_taken_over",
+            kind: Kind::Counter,
+            help: "Asynchronous calls of nodes that are gone that this one took over.",
+            samples: |dispatch, page| count(page, &dispatch.copy_counters().taken_over),
+        },
+        Family {
+            name: "weir_calls_handed_over",
+            kind: Kind::Counter,
+            help: "Asynchronous calls that this node handed to others.",
+            samples: |dispatch, page| count(page, &dispatch.copy_counters().handed),
+        },
+        Family {
+            name: "weir_identity_conflicts",
+            kind: Kind::Counter,
+            help: "Signs of a node with the same identity.",
+            samples: |dispatch, page| count(page, &dispatch.federated().counters().twins),
+        },
+        Family {
+            name: "weir_gossip_published_bytes",
+            kind: Kind::Counter,
+            help: "Bytes of gossip that this node said first.",
+            samples: |dispatch, page| {
+                count(
+                    page,
+                    &dispatch.federated().overlay_counters().published_bytes,
+                )
+            },
+        },
+        Family {
+            name: "weir_gossip_heard_bytes",
+            kind: Kind::Counter,
+            help: "Bytes of gossip that were news.",
+            samples: |dispatch, page| {
+                count(page, &dispatch.federated().overlay_counters().heard_bytes)
+            },
+        },
+        Family {
+            name: "weir_gossip_hurried",
+            kind: Kind::Counter,
+            help: "Messages beyond the rate of a link.",
+            samples: |dispatch, page| count(page, &dispatch.federated().overlay_counters().hurried),
+        },
+    ]
+}
+
+/// What is counted where etcd is a registry.
+fn registry() -> [Family<Dispatch>; 2] {
+    [
+        Family {
+            name: "weir_registry_writes",
+            kind: Kind::Counter,
+            help: "Functions that this node wrote to etcd.",
+            samples: |dispatch, page| {
+                if let Some(registry) = dispatch.federated().registry() {
+                    count(page, &registry.writes);
+                }
+            },
+        },
+        Family {
+            name: "weir_registry_failures",
+            kind: Kind::Counter,
+            help: "Sessions with etcd that ended or never began.",
+            samples: |dispatch, page| {
+                if let Some(registry) = dispatch.federated().registry() {
+                    count(page, &registry.failures);
+                }
+            },
+        },
+    ]
+}
+
+/// The federation as this node sees it.
+fn state() -> [Family<Dispatch>; 3] {
+    [
+        Family {
+            name: "weir_call_copies_kept",
+            kind: Kind::Gauge,
+            help: "Copies of other nodes' asynchronous calls that this node keeps.",
+            samples: |dispatch, page| page.sample(&[], dispatch.copies_kept()),
+        },
+        Family {
+            name: "weir_links",
+            kind: Kind::Gauge,
+            help: "Members that this node is linked to.",
+            samples: |dispatch, page| count(page, &dispatch.federated().overlay_counters().links),
+        },
+        Family {
+            name: "weir_peers",
+            kind: Kind::Gauge,
+            help: "Members that are known, by state.",
+            samples: |dispatch, page| {
+                let mut states = BTreeMap::<String, u64>::new();
+                for peer in dispatch.federated().peers() {
+                    *states.entry(peer.state).or_default() += 1;
+                }
+                for (state, count) in states {
+                    page.sample(&[("state", state.as_str())], count);
+                }
+            },
+        },
+    ]
 }

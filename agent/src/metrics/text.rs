@@ -69,6 +69,18 @@ pub enum Kind {
 /// Labels of a sample.
 pub type Labels<'a> = &'a [(&'a str, &'a str)];
 
+/// A family of metrics, whose samples are taken from an `S`.
+pub struct Family<S> {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// What it counts.
+    pub help: &'static str,
+    /// Writes its samples.
+    pub samples: fn(&S, &mut Page),
+}
+
 /// A page of metrics being written.
 #[derive(Debug)]
 pub struct Page {
@@ -86,6 +98,14 @@ impl Page {
             text: String::with_capacity(16 << 10),
             name: "",
             kind: Kind::Unknown,
+        }
+    }
+
+    /// Writes families one after the other.
+    pub fn families<S>(&mut self, families: &[Family<S>], source: &S) {
+        for family in families {
+            self.family(family.name, family.kind, family.help);
+            (family.samples)(source, self);
         }
     }
 
