@@ -5,7 +5,7 @@ mod config;
 mod demo;
 mod deploy;
 mod federation;
-mod flags;
+pub(crate) mod flags;
 mod functions;
 mod health;
 mod image;

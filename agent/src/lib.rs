@@ -1,7 +1,8 @@
 //! The program `weir`: command line, configuration and doors of a node.
 //!
 //! * [`cli`]: one file per command; [`output`] is what they print,
-//!   [`client`] their way to a node, [`project`] what they deploy.
+//!   [`client`] their way to a node, [`deployment`] what they deploy and
+//!   [`project`] the files that say so.
 //! * [`config`]: the one list of settings, over [`setting`] and [`document`].
 //! * [`run`]: a node and its doors, from a [`config::Config`].
 //! * [`http`] serves connections, [`door`] finds the [`dialect`] that answers
@@ -17,6 +18,7 @@ pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod deployment;
 pub mod dialect;
 pub mod document;
 pub mod door;

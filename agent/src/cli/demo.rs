@@ -15,15 +15,13 @@ use http::{Method, StatusCode};
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use weir_node::config::ClassConfig;
-use weir_node::function::Protocol;
 use weir_node::id::{Digest, FunctionName};
-use weir_node::resources::Memory;
 
 use super::{Global, deploy, invoke};
 use crate::client::{self, Client, CredentialSources, Credentials};
 use crate::config::{self, Config};
+use crate::deployment::{Code, Deployment, Settings, WireDeployment};
 use crate::output;
-use crate::project::{Code, Deployment, Settings, WireDeployment};
 
 /// Longest that one sample may take to be ready: compiling these takes
 /// milliseconds, on a busy machine a little longer.
@@ -62,10 +60,7 @@ const SAMPLES: [Sample; 5] = [
     Sample {
         name: "hello",
         code: include_str!("../samples/hello.wat"),
-        settings: || Settings {
-            protocol: Some(Protocol::Cgi),
-            ..Settings::default()
-        },
+        settings: || Settings::default().with("protocol", "cgi"),
     },
     Sample {
         name: "echo",
@@ -75,27 +70,21 @@ const SAMPLES: [Sample; 5] = [
     Sample {
         name: "spin",
         code: include_str!("../samples/spin.wat"),
-        settings: || Settings {
-            timeout: Some(Duration::from_millis(300)),
-            ..Settings::default()
-        },
+        settings: || Settings::default().with("timeout", "300ms"),
     },
     Sample {
         name: "hog",
         code: include_str!("../samples/hog.wat"),
-        settings: || Settings {
-            memory: Some(Memory::mebibytes(16)),
-            ..Settings::default()
-        },
+        settings: || Settings::default().with("memory", "16MiB"),
     },
     Sample {
         name: "busy",
         code: include_str!("../samples/spin.wat"),
-        settings: || Settings {
-            timeout: Some(Duration::from_millis(500)),
-            max: Some(1),
-            qos: vec![NARROW.to_owned()],
-            ..Settings::default()
+        settings: || {
+            Settings::default()
+                .with("timeout", "500ms")
+                .with("max", "1")
+                .with("qos", NARROW)
         },
     },
 ];

@@ -1,6 +1,5 @@
 //! `weir deploy`: code up, function in place, and a wait until it can be called.
 
-use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,17 +12,16 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 use tokio::io::AsyncReadExt as _;
-use weir_federation::dispatch::POLICY_LABEL;
-use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull, Scope};
+use weir_node::function::CodeSource;
 use weir_node::id::{Digest, FunctionName};
-use weir_node::resources::{Cpu, Memory};
 
+use super::flags::{OPTIONS_GROUP, OptionFlags};
 use super::{Global, image, source};
 use crate::client::Client;
+use crate::deployment::{Code, Deployment, WireDeployment};
 use crate::output::{self, Progress};
-use crate::project::{self, Code, Deployment, Outside, PROJECT_BYTES, Settings, WireDeployment};
+use crate::project::{self, Outside, PROJECT_BYTES};
 use crate::setting::duration;
-use crate::setting::{PolicyName, Port};
 
 /// Bytes of code that are read and sent at a time.
 const PIECE_BYTES: usize = 64 << 10;
@@ -57,160 +55,16 @@ pub(super) struct DeployArguments {
     #[arg(long, value_name = "PATH", conflicts_with = "file")]
     src: Option<PathBuf>,
     /// Deploy the functions of a project file (weir.toml) or OpenFaaS stack.yaml
-    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "settings")]
+    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = OPTIONS_GROUP)]
     file: Option<PathBuf>,
     #[command(flatten)]
-    settings: SettingsArguments,
+    options: OptionFlags,
     /// Return once the node accepted the function, before it is ready
     #[arg(long)]
     no_wait: bool,
     /// Longest wait for the function to be ready
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     wait_timeout: Duration,
-}
-
-#[derive(Debug, Args)]
-#[group(id = "settings", multiple = true)]
-struct SettingsArguments {
-    /// How the code is spoken to: stdio, cgi, http, openwhisk, serverledge or lambda
-    #[arg(long)]
-    protocol: Option<Protocol>,
-    /// Limit of memory, for example 128MiB
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<Memory>,
-    /// Share of processors: cores (0.5) or millicores (500m)
-    #[arg(long, value_name = "CORES")]
-    cpu: Option<Cpu>,
-    /// Longest run of one call
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    timeout: Option<Duration>,
-    /// Calls that one instance runs at once
-    #[arg(long, value_name = "N")]
-    concurrency: Option<u32>,
-    /// Instances kept warm
-    #[arg(long, value_name = "N")]
-    min: Option<u32>,
-    /// Most instances at once on each node that runs it
-    #[arg(long, value_name = "N")]
-    max: Option<u32>,
-    /// How long an idle instance stays warm
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    keep_alive: Option<Duration>,
-    /// A call may be run again after it may have started
-    #[arg(long)]
-    idempotent: bool,
-    /// Environment of the code
-    #[arg(long, value_name = "K=V", value_parser = crate::setting::pair)]
-    env: Vec<(String, String)>,
-    /// Label
-    #[arg(long, value_name = "K=V", value_parser = crate::setting::pair)]
-    label: Vec<(String, String)>,
-    /// Label that a node must have to run it
-    #[arg(long, value_name = "K=V", value_parser = crate::setting::pair)]
-    constraint: Vec<(String, String)>,
-    /// Policy that places its calls in a federation
-    #[arg(long, value_name = "POLICY")]
-    policy: Option<PolicyName>,
-    /// Who knows of it and may run it: node, zone or federation
-    #[arg(long, value_name = "SCOPE")]
-    scope: Option<Scope>,
-    /// Members that keep its code, this one included [default: 2]
-    #[arg(long, value_name = "N")]
-    replicas: Option<u64>,
-    /// Have all who can run it bring it to them at once
-    #[arg(long)]
-    prefetch: bool,
-    /// Peers that keep each asynchronous call before it is accepted, 0 to 2 [default: 0]
-    #[arg(long, value_name = "N")]
-    durable: Option<u64>,
-    /// Accept asynchronous calls though fewer peers than --durable can keep them
-    #[arg(long)]
-    durable_best_effort: bool,
-    /// Annotation
-    #[arg(long, value_name = "K=V", value_parser = crate::setting::pair)]
-    annotation: Vec<(String, String)>,
-    /// Secret that the code may read
-    #[arg(long, value_name = "NAME")]
-    secret: Vec<String>,
-    /// Where the code may connect to
-    #[arg(long, value_name = "HOST:PORT")]
-    allow_outbound: Vec<Outbound>,
-    /// QoS class that callers may name; the first is the default
-    #[arg(long, value_name = "CLASS")]
-    qos: Vec<String>,
-    /// What runs source code: python
-    #[arg(long, value_name = "NAME")]
-    runtime: Option<String>,
-    /// What the runtime calls
-    #[arg(long, value_name = "MODULE.FUNCTION")]
-    handler: Option<String>,
-    /// When an image is fetched: missing, always or never
-    #[arg(long, value_name = "WHEN")]
-    pull: Option<Pull>,
-    /// What a container can reach: none or bridge
-    #[arg(long, value_name = "NETWORK")]
-    network: Option<Network>,
-    /// Path that answers 2xx once a container is ready
-    #[arg(long, value_name = "PATH")]
-    health: Option<String>,
-    /// Port on which a container answers [default: the one that its image exposes, or 8080]
-    #[arg(long, value_name = "PORT")]
-    port: Option<Port>,
-    /// Run a container as the user that its image names, be it root
-    #[arg(long)]
-    image_user: bool,
-    /// Let a container write to its root, where the engine can bound that
-    #[arg(long)]
-    read_write: bool,
-    /// Start no container to see whether it runs: ready once its image is there
-    #[arg(long)]
-    no_check: bool,
-}
-
-impl SettingsArguments {
-    fn settings(&self) -> Settings {
-        let map =
-            |pairs: &[(String, String)]| -> BTreeMap<_, _> { pairs.iter().cloned().collect() };
-        let mut labels = map(&self.label);
-        if let Some(policy) = self.policy {
-            labels.insert(POLICY_LABEL.to_owned(), policy.to_string());
-        }
-        let constraints = self.constraint.iter();
-        let constraints = constraints.map(|(key, value)| format!("{key}={value}"));
-        Settings {
-            protocol: self.protocol,
-            memory: self.memory,
-            cpu: self.cpu,
-            timeout: self.timeout,
-            concurrency: self.concurrency,
-            min: self.min,
-            max: self.max,
-            keep_alive: self.keep_alive,
-            idempotent: self.idempotent,
-            env: map(&self.env),
-            labels,
-            constraints: constraints.collect(),
-            annotations: map(&self.annotation),
-            secrets: self.secret.clone(),
-            allow_outbound: self.allow_outbound.clone(),
-            qos: self.qos.clone(),
-            runtime: self.runtime.clone(),
-            handler: self.handler.clone(),
-            pull: self.pull,
-            network: self.network,
-            health: self.health.clone(),
-            port: self.port,
-            image_user: self.image_user,
-            read_write: self.read_write,
-            no_check: self.no_check,
-            scope: self.scope,
-            replicas: self.replicas,
-            prefetch: self.prefetch,
-            durable: self.durable,
-            durable_best_effort: self.durable_best_effort,
-            ..Settings::default()
-        }
-    }
 }
 
 pub(super) async fn deploy(global: &Global, arguments: &DeployArguments) -> anyhow::Result<()> {
@@ -269,10 +123,8 @@ fn deployments(global: &Global, arguments: &DeployArguments) -> anyhow::Result<V
         return Ok(deployments);
     }
     let name = global.function(arguments.name.as_deref().unwrap_or_default())?;
-    let mut settings = Settings {
-        namespace: Some(name.namespace.to_string()),
-        ..arguments.settings.settings()
-    };
+    let mut settings = arguments.options.settings()?;
+    settings.namespace = Some(name.namespace.to_string());
     let sources = [
         arguments.wasm.clone().map(Code::File),
         arguments.image_archive.clone().map(Code::Image),

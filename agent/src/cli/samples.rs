@@ -8,12 +8,11 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use weir_node::id::FunctionName;
-use weir_node::resources::Memory;
 
 use super::{Global, deploy};
 use crate::client::Client;
+use crate::deployment::{Code, Deployment, Settings};
 use crate::output;
-use crate::project::{Code, Deployment, Settings};
 
 /// Longest wait for one sample to be compiled.
 const READY: Duration = Duration::from_secs(120);
@@ -42,57 +41,75 @@ struct Sample {
     about: &'static str,
     /// A body to try it with, as curl's --data-binary takes it.
     body: &'static str,
-    memory: Memory,
-    timeout: Duration,
+    memory: &'static str,
+    timeout: &'static str,
 }
 
 macro_rules! sample {
-    ($name:literal, $about:literal, $body:literal, $mebibytes:literal, $seconds:literal) => {
+    ($name:literal, $about:literal, $body:literal, $memory:literal, $timeout:literal) => {
         Sample {
             name: $name,
             code: include_bytes!(concat!("../../../images/samples/", $name, ".wasm")),
             about: $about,
             body: $body,
-            memory: Memory::mebibytes($mebibytes),
-            timeout: Duration::from_secs($seconds),
+            memory: $memory,
+            timeout: $timeout,
         }
     };
 }
 
 /// The list; adding one touches its source and this.
 const SAMPLES: [Sample; 8] = [
-    sample!("banner", "The body in large letters.", "Weir", 16, 10),
-    sample!("hash", "SHA-256 of the body.", "@FILE", 64, 30),
+    sample!(
+        "banner",
+        "The body in large letters.",
+        "Weir",
+        "16MiB",
+        "10s"
+    ),
+    sample!("hash", "SHA-256 of the body.", "@FILE", "64MiB", "30s"),
     sample!(
         "sieve",
         "Counts the primes up to a number.",
         "1000000",
-        64,
-        30
+        "64MiB",
+        "30s"
     ),
     sample!(
         "fibonacci",
         "A Fibonacci number, the slow way.",
         "30",
-        16,
-        60
+        "16MiB",
+        "60s"
     ),
-    sample!("matrix", "Multiplies two square matrices.", "200", 32, 60),
+    sample!(
+        "matrix",
+        "Multiplies two square matrices.",
+        "200",
+        "32MiB",
+        "60s"
+    ),
     sample!(
         "thumbnail",
         "Makes a PPM or BMP picture small.",
         "@PICTURE",
-        256,
-        30
+        "256MiB",
+        "30s"
     ),
     sample!(
         "wordcount",
         "Lines, words and bytes of the body.",
         "@TEXT",
-        64,
-        30
+        "64MiB",
+        "30s"
     ),
-    sample!("sleep", "Waits for some milliseconds.", "250", 16, 600),
+    sample!(
+        "sleep",
+        "Waits for some milliseconds.",
+        "250",
+        "16MiB",
+        "600s"
+    ),
 ];
 
 pub(super) async fn samples(global: &Global, arguments: &SamplesArguments) -> anyhow::Result<()> {
@@ -127,22 +144,17 @@ pub(super) async fn deploy_with_share(
 ) -> anyhow::Result<()> {
     let sample = SAMPLES.iter().find(|sample| sample.name == name);
     let sample = sample.with_context(|| format!("there is no sample {name:?}"))?;
-    let settings = Settings {
-        cpu: Some(share.parse()?),
-        ..sample.settings()
-    };
+    let settings = sample.settings().with("cpu", share);
     sample.deploy(client, settings, None).await.map(drop)
 }
 
 impl Sample {
     fn settings(&self) -> Settings {
-        Settings {
-            memory: Some(self.memory),
-            timeout: Some(self.timeout),
+        Settings::default()
+            .with("memory", self.memory)
+            .with("timeout", self.timeout)
             // Each answers the same question with the same answer.
-            idempotent: true,
-            ..Settings::default()
-        }
+            .with("idempotent", "true")
     }
 
     /// Deploys it and waits until it can be called.
