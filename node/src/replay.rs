@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::executor::{Body, BodyError};
 
@@ -83,12 +83,12 @@ impl Replay {
 
     /// The request from its beginning; `None` when that is gone.
     pub fn request(&self) -> Option<Request<Body>> {
-        lock(&self.source).kept.as_ref()?;
+        self.source.lock().kept.as_ref()?;
         Some(self.head.clone().map(|()| self.body()))
     }
 
     fn body(&self) -> Body {
-        let mut source = lock(&self.source);
+        let mut source = self.source.lock();
         source.reader += 1;
         let reader = Reader {
             source: self.source.clone(),
@@ -126,10 +126,6 @@ impl Drop for Source {
     }
 }
 
-fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
-    source.lock()
-}
-
 struct Reader {
     source: Arc<Mutex<Source>>,
     number: u32,
@@ -146,7 +142,7 @@ impl http_body::Body for Reader {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let mut source = lock(&this.source);
+        let mut source = this.source.lock();
         if source.reader != this.number {
             return Poll::Ready(Some(Err("the call was begun again".into())));
         }
@@ -173,13 +169,13 @@ impl http_body::Body for Reader {
     }
 
     fn is_end_stream(&self) -> bool {
-        let source = lock(&self.source);
+        let source = self.source.lock();
         let kept = source.kept.as_ref().map_or(0, Vec::len);
         source.ended && self.told >= kept
     }
 
     fn size_hint(&self) -> SizeHint {
-        let source = lock(&self.source);
+        let source = self.source.lock();
         let untold = source.kept.iter().flatten().skip(self.told);
         let untold: u64 = untold.map(|piece| piece.len() as u64).sum();
         let rest = source.rest.size_hint();
