@@ -174,7 +174,7 @@ impl Door {
     pub fn count(&self, outcome: &Outcome) {
         if self.node.function(&outcome.function).is_some() {
             let series = self.metrics.board.series(&outcome.function);
-            series.record(Ended {
+            series.here().record(Ended {
                 status: outcome.status,
                 ran: outcome.ran,
                 took: outcome.took,

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
@@ -41,6 +42,7 @@ use crate::peers::PEERS;
 use crate::policy::{self, Decision, Origin, Policy, Reach, Reason};
 use crate::replication::Replication;
 use crate::snapshot::Here;
+use crate::tally::Tally;
 use weir_federation_core::placement::HOPS_MAX;
 pub(crate) use weir_federation_core::wanted::asks_for_grants;
 use weir_federation_core::wanted::{Machine, Wanted};
@@ -59,7 +61,7 @@ pub fn unmet_here(spec: &FunctionSpec, labels: &BTreeMap<String, String>) -> Opt
     weir_federation_core::wanted::unmet(spec, &this_machine(labels))
 }
 
-/// Peers and outcomes that are counted apart; members come and go, and each
+/// Peers and outcomes that a thread counts apart; members come and go, and each
 /// would leave its series behind.
 const OFFLOAD_SERIES: usize = 8 * PEERS;
 
@@ -79,15 +81,15 @@ pub struct Rules {
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Calls sent to a peer, by peer, how that ended, and why.
-    pub offloads: DashMap<(PeerId, &'static str, &'static str), u64>,
+    pub offloads: Tally<(PeerId, &'static str, &'static str)>,
     /// Decisions, by what was chosen and why.
-    pub decisions: DashMap<(&'static str, &'static str), u64>,
+    pub decisions: Tally<(&'static str, &'static str)>,
     /// Calls that were decided about again.
     pub retries: AtomicU64,
     /// Calls of peers, by how they ended.
-    pub guests: DashMap<&'static str, u64>,
+    pub guests: Tally<&'static str>,
     /// Calls carried, by what carried them.
-    pub carried: DashMap<&'static str, u64>,
+    pub carried: Tally<&'static str>,
 }
 
 struct Inner {
@@ -100,7 +102,7 @@ struct Inner {
     /// Whether there is any evidence: looked at by every call.
     has_evidence: std::sync::atomic::AtomicBool,
     /// The peer that was chosen last.
-    remembered: Mutex<Option<PeerId>>,
+    remembered: ArcSwapOption<PeerId>,
     replication: Arc<Replication>,
     copies: Arc<Copies>,
     waiters: Waiters,
@@ -159,7 +161,7 @@ impl Dispatch {
                 explained: Mutex::default(),
                 evidence: Mutex::default(),
                 has_evidence: false.into(),
-                remembered: Mutex::default(),
+                remembered: ArcSwapOption::empty(),
                 replication,
                 copies,
                 waiters: Waiters::default(),
@@ -402,16 +404,12 @@ impl Inner {
     }
 
     fn count_guest(&self, how: &'static str) {
-        *self.counters.guests.entry(how).or_default() += 1;
+        self.counters.guests.count(how);
     }
 
     fn count_offload(&self, peer: PeerId, how: &'static str, why: &'static str) {
-        let offloads = &self.counters.offloads;
-        if let Some(mut count) = offloads.get_mut(&(peer, how, why)) {
-            *count += 1;
-        } else if offloads.len() < OFFLOAD_SERIES {
-            *offloads.entry((peer, how, why)).or_default() += 1;
-        }
+        let what = (peer, how, why);
+        self.counters.offloads.count_within(what, OFFLOAD_SERIES);
     }
 
     fn count_decision(&self, decision: Decision, here: Here) {
@@ -441,7 +439,7 @@ impl Inner {
             (_, Here::Full) => "full",
             (_, Here::Unable) => "unable",
         };
-        *self.counters.decisions.entry((word, why)).or_default() += 1;
+        self.counters.decisions.count((word, why));
     }
 
     fn policy(&self, spec: Option<&FunctionSpec>, class: Option<&str>) -> &'static dyn Policy {

@@ -35,6 +35,7 @@ pub mod protocol;
 #[cfg(feature = "etcd")]
 mod registry;
 pub mod replication;
+pub mod tally;
 pub mod wire;
 
 pub use weir_federation_core::{

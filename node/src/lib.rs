@@ -20,6 +20,7 @@ pub mod private;
 pub mod replay;
 pub mod resolve;
 pub mod secret;
+pub mod sharded;
 pub mod store;
 
 pub use node::Node;

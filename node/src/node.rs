@@ -18,6 +18,7 @@ mod namespaces;
 mod rollout;
 mod route;
 mod secrets;
+mod signal;
 mod status;
 mod submission;
 mod timers;
@@ -44,6 +45,7 @@ pub use self::invoke::{Declined, Moves, Outlook};
 pub use self::namespaces::NamespaceInfo;
 pub use self::rollout::{RolledBack, RolledOut, Rollout};
 pub use self::route::{Copied, Router};
+use self::signal::{Signal, WantedSignal};
 pub use self::status::{
     Capability, ClassStatus, FunctionCapability, FunctionState, FunctionStatus, NextStatus,
     NodeStatus,
@@ -140,9 +142,9 @@ struct Inner {
     callbacks: Callbacks,
     backlog: Backlog,
     /// What the node can do has changed since somebody looked.
-    changed: Notify,
+    changed: Signal,
     /// A call has ended, or resources have become free otherwise.
-    freed: Notify,
+    freed: WantedSignal,
     /// Changes of what functions may need beside room: secrets.
     ability_changes: AtomicU64,
     /// Held while the registry of functions changes, so that store, scheduler
@@ -248,8 +250,8 @@ impl Node {
             secrets,
             callbacks: Callbacks::new(resolver, &config.asynchronous),
             backlog: Backlog::default(),
-            changed: Notify::new(),
-            freed: Notify::new(),
+            changed: Signal::default(),
+            freed: WantedSignal::default(),
             ability_changes: AtomicU64::new(0),
             change: tokio::sync::Mutex::new(()),
             kept: crate::replay::Budget::default(),
@@ -316,13 +318,24 @@ impl Node {
     /// Waits until what it can do may have changed since this was last waited
     /// for. One at a time.
     pub async fn changed(&self) {
-        self.inner.changed.notified().await;
+        self.inner.changed.wait().await;
     }
 
-    /// Waits until a call has ended here since this was last waited for. One at
-    /// a time.
+    /// Waits until a call has ended here since this was last waited for, while
+    /// that [is wanted](Node::want_freed). One at a time.
     pub async fn freed(&self) {
-        self.inner.freed.notified().await;
+        self.inner.freed.wait().await;
+    }
+
+    /// Somebody waits for calls to end here, until [`Node::want_freed_no_more`]:
+    /// what has ended before is to be looked at after this.
+    pub fn want_freed(&self) {
+        self.inner.freed.want();
+    }
+
+    /// Takes one [`Node::want_freed`] back.
+    pub fn want_freed_no_more(&self) {
+        self.inner.freed.want_no_more();
     }
 
     /// Counts changes of what functions may need beside room and executors: a
@@ -384,7 +397,7 @@ impl Inner {
 
     fn abilities_changed(&self) {
         self.ability_changes.fetch_add(1, Ordering::Relaxed);
-        self.changed.notify_one();
+        self.changed.tell();
     }
 }
 

@@ -38,7 +38,7 @@ use crate::http::Connection;
 use crate::http::body::{self, BodyFault, BodyLimits, Taken, Verdict};
 use crate::http::gate::Open;
 use crate::http::reply::Reply;
-use crate::metrics::series::{CLIENT_GONE, Ended, Series};
+use crate::metrics::series::{CLIENT_GONE, Counts, Ended};
 
 /// The longest deadline that means anything; a longer one is as good as none.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -91,7 +91,7 @@ impl<'a> Target<'a> {
 /// Everything about a call that outlives its request.
 struct Caller {
     name: FunctionName,
-    series: Option<Arc<Series>>,
+    counts: Option<Arc<Counts>>,
     id: CallId,
     node_id: HeaderValue,
     /// The caller's own, or the node's.
@@ -116,7 +116,7 @@ fn prepare(
     let target = Target::parse(uri.path(), prefix)?;
     let headers = &mut parts.headers;
     credentials(door, headers)?;
-    let (name, series) = resolve(door, target.spelled)?;
+    let (name, counts) = resolve(door, target.spelled)?;
     parts.uri = target.uri(uri.query())?;
     // Functions see one protocol, whichever the client speaks.
     parts.version = Version::HTTP_11;
@@ -163,7 +163,7 @@ fn prepare(
     }
     Ok(Caller {
         name,
-        series,
+        counts,
         id,
         node_id,
         shown_id,
@@ -197,9 +197,9 @@ fn credentials(door: &Door, headers: &mut HeaderMap) -> Result<(), Problem> {
 }
 
 /// The function that `spelled` names, and its series when it is deployed.
-fn resolve(door: &Door, spelled: &str) -> Result<(FunctionName, Option<Arc<Series>>), Problem> {
+fn resolve(door: &Door, spelled: &str) -> Result<(FunctionName, Option<Arc<Counts>>), Problem> {
     if let Some(known) = door.metrics.board.recall(spelled) {
-        return Ok((known.name, Some(known.series)));
+        return Ok((known.name, Some(known.counts)));
     }
     let name: FunctionName = spelled
         .parse()
@@ -207,8 +207,8 @@ fn resolve(door: &Door, spelled: &str) -> Result<(FunctionName, Option<Arc<Serie
     // Nobody makes series by calling what is not there.
     let elsewhere = |dispatch: &Dispatch| dispatch.is_known(&name);
     let deployed = door.node.spec(&name).is_some() || door.dispatch.as_ref().is_some_and(elsewhere);
-    let series = deployed.then(|| door.metrics.board.learn(spelled, &name).series);
-    Ok((name, series))
+    let counts = deployed.then(|| door.metrics.board.learn(spelled, &name).counts);
+    Ok((name, counts))
 }
 
 fn class(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -300,7 +300,7 @@ pub async fn wait(
     let watch = Watch {
         name: caller.name.clone(),
         id: caller.id,
-        series: caller.series,
+        counts: caller.counts,
         arrived,
         ended: Some(Ended {
             status: CLIENT_GONE,
@@ -623,7 +623,7 @@ fn server_timing(timing: Timing) -> HeaderValue {
 struct Watch {
     name: FunctionName,
     id: CallId,
-    series: Option<Arc<Series>>,
+    counts: Option<Arc<Counts>>,
     arrived: Instant,
     /// What to count when nothing else happens; `None` once counted.
     ended: Option<Ended>,
@@ -658,8 +658,8 @@ impl Watch {
         if self.ended.take().is_none() {
             return;
         }
-        if let Some(series) = &self.series {
-            series.record(ended);
+        if let Some(counts) = &self.counts {
+            counts.record(ended);
         }
         debug!(
             function = %self.name,
@@ -841,6 +841,7 @@ mod tests {
     use http_body_util::BodyExt as _;
 
     use super::*;
+    use crate::metrics::series::Series;
 
     #[test]
     fn path_and_query_reach_the_function_unchanged() {
@@ -907,7 +908,7 @@ mod tests {
         Watch {
             name: "f".parse().expect("valid"),
             id: CallId::new([0; 16]),
-            series: Some(Arc::clone(series)),
+            counts: Some(series.here()),
             arrived: Instant::now(),
             ended: Some(Ended {
                 status: CLIENT_GONE,
@@ -919,7 +920,7 @@ mod tests {
 
     fn series() -> Arc<Series> {
         let board = crate::metrics::series::Board::new(false);
-        board.learn("f", &"f".parse().expect("valid")).series
+        board.series(&"f".parse().expect("valid"))
     }
 
     fn counted(series: &Series) -> Vec<(String, u64)> {

@@ -291,10 +291,18 @@ pub async fn take(
         });
     }
     let shared = Shared::new(incoming, Some(gate));
-    let mut within = None;
+    let (mut asked, mut within) = (false, None);
     let whole = poll_fn(|context| match shared.gather(context, limits.bytes) {
         Gathered::Whole => Poll::Ready(true),
         Gathered::TooMuch => Poll::Ready(false),
+        // hyper reads a body once it is asked for. Most have come with their heads,
+        // and are there at the next look: a timer for each of them would be due
+        // before any other, for which the runtime wakes itself.
+        Gathered::Pending if !asked => {
+            asked = true;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
         Gathered::Pending => {
             let within = within.get_or_insert_with(|| Box::pin(tokio::time::sleep(WHOLE_WITHIN)));
             within.as_mut().poll(context).map(|()| false)

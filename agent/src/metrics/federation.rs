@@ -24,11 +24,18 @@ fn count(page: &mut Page, counted: &AtomicU64) {
 }
 
 /// One sample for each word.
-fn by_word(page: &mut Page, label: &str, counted: &DashMap<&'static str, u64>) {
-    let counted = counted.iter().map(|entry| (*entry.key(), *entry.value()));
-    for (word, count) in counted.collect::<BTreeMap<_, _>>() {
+fn by_word(page: &mut Page, label: &str, counted: BTreeMap<&'static str, u64>) {
+    for (word, count) in counted {
         page.sample(&[(label, word)], count);
     }
+}
+
+/// What was counted by a word.
+fn counts_of(counted: &DashMap<&'static str, u64>) -> BTreeMap<&'static str, u64> {
+    let counted = counted.iter();
+    counted
+        .map(|entry| (*entry.key(), *entry.value()))
+        .collect()
 }
 
 /// Calls and messages, by what became of them.
@@ -39,10 +46,9 @@ fn calls() -> [Family<Dispatch>; 6] {
             kind: Kind::Counter,
             help: "Calls sent to a peer, by how that ended and why.",
             samples: |dispatch, page| {
-                let offloads = dispatch.counters().offloads.iter();
-                let offloads = offloads.map(|entry| {
-                    let (peer, outcome, reason) = *entry.key();
-                    ((peer.to_string(), outcome, reason), *entry.value())
+                let offloads = dispatch.counters().offloads.sums().into_iter();
+                let offloads = offloads.map(|((peer, outcome, reason), count)| {
+                    ((peer.to_string(), outcome, reason), count)
                 });
                 for ((peer, outcome, reason), count) in offloads.collect::<BTreeMap<_, _>>() {
                     let peer = ("peer", peer.as_str());
@@ -55,9 +61,7 @@ fn calls() -> [Family<Dispatch>; 6] {
             kind: Kind::Counter,
             help: "Decisions about calls, by what was chosen and what this node could do itself.",
             samples: |dispatch, page| {
-                let decisions = dispatch.counters().decisions.iter();
-                let decisions = decisions.map(|entry| (*entry.key(), *entry.value()));
-                for ((choice, reason), count) in decisions.collect::<BTreeMap<_, _>>() {
+                for ((choice, reason), count) in dispatch.counters().decisions.sums() {
                     page.sample(&[("choice", choice), ("reason", reason)], count);
                 }
             },
@@ -67,7 +71,7 @@ fn calls() -> [Family<Dispatch>; 6] {
             kind: Kind::Counter,
             help: "Calls that peers sent, by how they ended.",
             samples: |dispatch, page| {
-                by_word(page, "outcome", &dispatch.counters().guests);
+                by_word(page, "outcome", dispatch.counters().guests.sums());
             },
         },
         Family {
@@ -75,7 +79,7 @@ fn calls() -> [Family<Dispatch>; 6] {
             kind: Kind::Counter,
             help: "Calls sent to peers, by what carried them.",
             samples: |dispatch, page| {
-                by_word(page, "carriage", &dispatch.counters().carried);
+                by_word(page, "carriage", dispatch.counters().carried.sums());
             },
         },
         Family {
@@ -83,7 +87,8 @@ fn calls() -> [Family<Dispatch>; 6] {
             kind: Kind::Counter,
             help: "Messages of peers that were not believed.",
             samples: |dispatch, page| {
-                by_word(page, "reason", &dispatch.federated().counters().rejected);
+                let rejected = &dispatch.federated().counters().rejected;
+                by_word(page, "reason", counts_of(rejected));
             },
         },
         Family {
@@ -91,7 +96,8 @@ fn calls() -> [Family<Dispatch>; 6] {
             kind: Kind::Counter,
             help: "Connections that did not become a member's.",
             samples: |dispatch, page| {
-                by_word(page, "reason", &dispatch.federated().counters().refused);
+                let refused = &dispatch.federated().counters().refused;
+                by_word(page, "reason", counts_of(refused));
             },
         },
     ]

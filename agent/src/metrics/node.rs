@@ -60,13 +60,12 @@ pub(super) fn calls<'a>() -> [Family<Seen<'a>>; 4] {
                 for (name, series) in &seen.series {
                     let [function, namespace] = labels(name);
                     for (phase, histogram) in [
-                        ("queue", &series.queue),
-                        ("start", &series.start),
-                        ("run", &series.run),
+                        ("queue", series.queue()),
+                        ("start", series.start()),
+                        ("run", series.run()),
                     ] {
                         let labels = [function, namespace, ("phase", phase)];
-                        let buckets = histogram.buckets();
-                        page.histogram(&labels, &BOUNDS, &buckets, histogram.seconds());
+                        page.histogram(&labels, &BOUNDS, &histogram.buckets, histogram.seconds());
                     }
                 }
             },
@@ -222,8 +221,7 @@ pub(super) fn openfaas<'a>() -> [Family<Seen<'a>>; 4] {
                     let function = ("function_name", &*name.qualified());
                     for (code, histogram) in series.by_code() {
                         let labels = [function, ("code", &code)];
-                        let buckets = histogram.buckets();
-                        page.histogram(&labels, &BOUNDS, &buckets, histogram.seconds());
+                        page.histogram(&labels, &BOUNDS, &histogram.buckets, histogram.seconds());
                     }
                 }
             },

@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use weir_node::id::FunctionName;
 use weir_node::invocation::{Start, Timing};
+use weir_node::sharded::Sharded;
 
 /// Upper bounds of the histograms, in seconds. The lower ones are for warm
 /// WebAssembly, the upper ones for cold starts of what must be compiled.
@@ -62,37 +63,40 @@ fn code_text(slot: usize) -> String {
 }
 
 /// Counts of durations by upper bound.
-#[derive(Debug)]
-pub struct Histogram {
-    buckets: [AtomicU64; BOUNDS.len() + 1],
+#[derive(Debug, Default)]
+struct Buckets {
+    counts: [AtomicU64; BOUNDS.len() + 1],
     nanos: AtomicU64,
 }
 
-impl Default for Histogram {
-    fn default() -> Self {
-        Histogram {
-            buckets: std::array::from_fn(|_| AtomicU64::new(0)),
-            nanos: AtomicU64::new(0),
-        }
-    }
-}
-
-impl Histogram {
+impl Buckets {
     fn record(&self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let bucket = BOUND_NANOS.partition_point(|bound| *bound < nanos);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
     }
+}
 
+/// What was counted of durations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Histogram {
     /// The count in each bucket.
-    pub fn buckets(&self) -> [u64; BOUNDS.len() + 1] {
-        std::array::from_fn(|index| self.buckets[index].load(Ordering::Relaxed))
+    pub buckets: [u64; BOUNDS.len() + 1],
+    nanos: u64,
+}
+
+impl Histogram {
+    fn add(&mut self, part: &Buckets) {
+        for (sum, count) in self.buckets.iter_mut().zip(&part.counts) {
+            *sum += count.load(Ordering::Relaxed);
+        }
+        self.nanos += part.nanos.load(Ordering::Relaxed);
     }
 
     /// The sum of all durations, in seconds.
     pub fn seconds(&self) -> f64 {
-        self.nanos.load(Ordering::Relaxed) as f64 / 1e9
+        self.nanos as f64 / 1e9
     }
 }
 
@@ -107,29 +111,25 @@ pub struct Ended {
     pub took: Duration,
 }
 
-/// What is counted of one function.
+/// What some threads count of one function.
 #[derive(Debug)]
-pub struct Series {
+pub struct Counts {
     codes: [AtomicU64; SLOTS],
     cold_starts: AtomicU64,
-    /// Waiting for a place.
-    pub queue: Histogram,
-    /// Waiting for a start; cold calls only.
-    pub start: Histogram,
-    /// In the code.
-    pub run: Histogram,
-    /// Durations by code, as OpenFaaS dashboards want them.
-    by_code: Option<Box<[OnceLock<Box<Histogram>>; SLOTS]>>,
+    queue: Buckets,
+    start: Buckets,
+    run: Buckets,
+    by_code: Option<Box<[OnceLock<Box<Buckets>>; SLOTS]>>,
 }
 
-impl Series {
+impl Counts {
     fn new(compatible: bool) -> Self {
-        Series {
+        Counts {
             codes: std::array::from_fn(|_| AtomicU64::new(0)),
             cold_starts: AtomicU64::new(0),
-            queue: Histogram::default(),
-            start: Histogram::default(),
-            run: Histogram::default(),
+            queue: Buckets::default(),
+            start: Buckets::default(),
+            run: Buckets::default(),
             by_code: compatible.then(|| Box::new(std::array::from_fn(|_| OnceLock::new()))),
         }
     }
@@ -150,28 +150,81 @@ impl Series {
             by_code[slot].get_or_init(Box::default).record(ended.took);
         }
     }
+}
+
+/// What is counted of one function. Each thread counts on its own.
+#[derive(Debug)]
+pub struct Series {
+    /// Whether durations are counted by code too, as OpenFaaS dashboards want them.
+    compatible: bool,
+    parts: Sharded<Arc<Counts>>,
+}
+
+impl Series {
+    fn new(compatible: bool) -> Self {
+        Series {
+            compatible,
+            parts: Sharded::default(),
+        }
+    }
+
+    /// Where this thread counts.
+    pub fn here(&self) -> Arc<Counts> {
+        let made = || Arc::new(Counts::new(self.compatible));
+        self.parts.here_or(made).clone()
+    }
+
+    fn sum(&self, of: impl Fn(&Counts) -> &AtomicU64) -> u64 {
+        let parts = self.parts.parts();
+        parts.map(|part| of(part).load(Ordering::Relaxed)).sum()
+    }
+
+    fn histogram(&self, of: impl Fn(&Counts) -> &Buckets) -> Histogram {
+        let mut all = Histogram::default();
+        self.parts.parts().for_each(|part| all.add(of(part)));
+        all
+    }
 
     /// Calls by status, those that occurred.
     pub fn codes(&self) -> impl Iterator<Item = (String, u64)> {
-        let counts = self
-            .codes
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed))
-            .enumerate();
+        let counts = (0..SLOTS).map(|slot| (slot, self.sum(|part| &part.codes[slot])));
         counts
             .filter(|(_, count)| *count > 0)
             .map(|(slot, count)| (code_text(slot), count))
     }
 
     /// Durations by status, where they are kept.
-    pub fn by_code(&self) -> impl Iterator<Item = (String, &Histogram)> {
-        let all = self.by_code.iter().flat_map(|all| all.iter().enumerate());
-        all.filter_map(|(slot, histogram)| Some((code_text(slot), &**histogram.get()?)))
+    pub fn by_code(&self) -> impl Iterator<Item = (String, Histogram)> {
+        (0..SLOTS).filter_map(|slot| {
+            let mut all = None::<Histogram>;
+            for part in self.parts.parts() {
+                let by_code = part.by_code.as_ref();
+                if let Some(part) = by_code.and_then(|by_code| by_code[slot].get()) {
+                    all.get_or_insert_default().add(part);
+                }
+            }
+            Some((code_text(slot), all?))
+        })
+    }
+
+    /// Waiting for a place.
+    pub fn queue(&self) -> Histogram {
+        self.histogram(|part| &part.queue)
+    }
+
+    /// Waiting for a start; cold calls only.
+    pub fn start(&self) -> Histogram {
+        self.histogram(|part| &part.start)
+    }
+
+    /// In the code.
+    pub fn run(&self) -> Histogram {
+        self.histogram(|part| &part.run)
     }
 
     /// Calls that waited for a start.
     pub fn cold_starts(&self) -> u64 {
-        self.cold_starts.load(Ordering::Relaxed)
+        self.sum(|part| &part.cold_starts)
     }
 }
 
@@ -180,8 +233,8 @@ impl Series {
 pub struct Known {
     /// Its name.
     pub name: FunctionName,
-    /// What is counted of it.
-    pub series: Arc<Series>,
+    /// Where this thread counts.
+    pub counts: Arc<Counts>,
 }
 
 /// Spellings that one thread remembers; functions have two at most, so this
@@ -253,7 +306,7 @@ impl Board {
         let series = self.series(name);
         let known = Known {
             name: name.clone(),
-            series,
+            counts: series.here(),
         };
         MEMORY.with_borrow_mut(|memory| {
             if memory.epoch != epoch || memory.known.len() >= REMEMBERED {
@@ -312,7 +365,7 @@ mod tests {
     fn unusual_status_is_counted_by_class() {
         let series = Series::new(false);
         for status in [200, 200, 418, 299, 599, 999, 499] {
-            series.record(ended(status));
+            series.here().record(ended(status));
         }
         let codes: BTreeMap<_, _> = series.codes().collect();
         let expected = [("200", 2), ("2xx", 1), ("499", 1), ("4xx", 1), ("5xx", 2)];
@@ -326,11 +379,13 @@ mod tests {
 
     #[test]
     fn duration_falls_into_the_bucket_that_bounds_it() {
-        let histogram = Histogram::default();
+        let parts = [Buckets::default(), Buckets::default()];
         for micros in [0, 100, 101, 250, 59_000_000, 61_000_000] {
-            histogram.record(Duration::from_micros(micros));
+            parts[usize::from(micros == 0)].record(Duration::from_micros(micros));
         }
-        let buckets = histogram.buckets();
+        let mut histogram = Histogram::default();
+        parts.iter().for_each(|part| histogram.add(part));
+        let buckets = histogram.buckets;
         assert_eq!((buckets[0], buckets[1]), (2, 2));
         assert_eq!((buckets[BOUNDS.len() - 1], buckets[BOUNDS.len()]), (1, 1));
         assert!((histogram.seconds() - 120.000451).abs() < 1e-9);
@@ -339,9 +394,9 @@ mod tests {
     #[test]
     fn warm_call_adds_nothing_to_the_starts() {
         let series = Series::new(false);
-        series.record(ended(200));
+        series.here().record(ended(200));
         assert_eq!(
-            (series.cold_starts(), series.start.buckets().iter().sum()),
+            (series.cold_starts(), series.start().buckets.iter().sum()),
             (0, 0)
         );
     }
@@ -349,11 +404,11 @@ mod tests {
     #[test]
     fn durations_by_code_are_kept_on_demand() {
         let series = Series::new(true);
-        series.record(ended(503));
+        series.here().record(ended(503));
         let by_code: Vec<_> = series.by_code().map(|(code, _)| code).collect();
         assert_eq!(by_code, ["503"]);
         let plain = Series::new(false);
-        plain.record(ended(503));
+        plain.here().record(ended(503));
         assert_eq!(plain.by_code().count(), 0);
     }
 
@@ -362,13 +417,16 @@ mod tests {
         let board = Board::new(false);
         let name: FunctionName = "f".parse().expect("valid");
         assert!(board.recall("f").is_none());
-        board.learn("f", &name).series.record(ended(200));
+        board.learn("f", &name).counts.record(ended(200));
         let alias = board.learn("f.openfaas-fn", &name);
-        assert_eq!(alias.series.codes().count(), 1);
+        alias.counts.record(ended(200));
+        let counted: Vec<_> = board.series(&name).codes().collect();
+        assert_eq!(counted, [("200".to_owned(), 2)]);
         assert!(board.recall("f").is_some());
         board.forget(|gone| *gone == name);
         assert!(board.recall("f").is_none() && board.list().is_empty());
-        assert_eq!(board.learn("f", &name).series.codes().count(), 0);
+        board.learn("f", &name);
+        assert_eq!(board.series(&name).codes().count(), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Request;
@@ -207,7 +207,7 @@ impl<'a> Course<'a> {
     ) -> Result<Todo, InvokeError> {
         let inner = self.inner;
         let window = self.window(invocation)?;
-        let view = inner.federated.shared.view.load_full();
+        let view = inner.federated.shared.view.load();
         let decided = self.decide(&window, &view, invocation, explain);
         self.placement.take(decided.step);
         if decided.step != Step::End(End::Unknown) {
@@ -222,9 +222,8 @@ impl<'a> Course<'a> {
             Step::Offer { to, .. } => {
                 let peer = &view.peers[to];
                 let seized = inner.seize(peer, &invocation.function, self.wanted());
-                if seized.is_some() {
-                    let remembered = inner.remembered.lock();
-                    *remembered.unwrap_or_else(PoisonError::into_inner) = Some(peer.id);
+                if seized.is_some() && inner.remembered.load().as_deref() != Some(&peer.id) {
+                    inner.remembered.store(Some(Arc::new(peer.id)));
                 }
                 Todo::Go(seized.map(Box::new))
             }
@@ -264,7 +263,7 @@ impl<'a> Course<'a> {
             ),
         };
         let regions = inner.federated.shared.regions.load();
-        let remembered = inner.remembered.lock();
+        let remembered = inner.remembered.load();
         let snapshot = Snapshot {
             local: Local {
                 here: window.here,
@@ -277,7 +276,7 @@ impl<'a> Course<'a> {
             },
             view,
             abilities: &abilities,
-            remembered: *remembered.unwrap_or_else(PoisonError::into_inner),
+            remembered: remembered.as_deref().copied(),
             now: self.now(),
             chance: rand::random(),
         };
@@ -495,8 +494,7 @@ impl<'a> Course<'a> {
             Reach::Horizontal => "horizontal",
             Reach::Vertical => "vertical",
         };
-        let decisions = &self.inner.counters.decisions;
-        *decisions.entry((word, "waited")).or_default() += 1;
+        self.inner.counters.decisions.count((word, "waited"));
     }
 
     /// Keeps the request of a call, should it be sent again; once.

@@ -244,7 +244,7 @@ impl Inner {
                 return (Offered::Failed(late), None);
             }
         };
-        *self.counters.carried.entry(kind.as_str()).or_default() += 1;
+        self.counters.carried.count(kind.as_str());
         let returns = Returns {
             inner: self.clone(),
             peer,

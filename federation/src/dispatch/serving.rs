@@ -657,7 +657,7 @@ impl Inner {
             told,
         };
         self.serving.takers.insert(turn, taker);
-        let _left = Left { inner: self, turn };
+        let _left = Left::new(self, turn);
         // A place may have become free meanwhile.
         self.serve_turns(None);
         matches!(tokio::time::timeout(wait, promised).await, Ok(Ok(())))
@@ -726,8 +726,17 @@ struct Left<'a> {
     turn: Turn,
 }
 
+impl<'a> Left<'a> {
+    /// Begins one; from now on whoever watches places is told of those that free.
+    fn new(inner: &'a Inner, turn: Turn) -> Left<'a> {
+        inner.node.want_freed();
+        Left { inner, turn }
+    }
+}
+
 impl Drop for Left<'_> {
     fn drop(&mut self) {
+        self.inner.node.want_freed_no_more();
         let now = self.inner.node.clock().now();
         self.inner.federated.turns().leave(self.turn, now);
         self.inner.serving.takers.remove(&self.turn);

@@ -592,6 +592,8 @@ fn hint(socket: &Path, error: &io::Error) -> String {
 #[derive(Debug, Default)]
 pub(crate) struct Death {
     out_of_memory: AtomicBool,
+    /// Whether there is a reason: each call asks.
+    is_over: AtomicBool,
     reason: watch::Sender<Option<String>>,
 }
 
@@ -610,9 +612,15 @@ impl Death {
             let first = known.is_none();
             if first {
                 *known = Some(reason);
+                self.is_over.store(true, Ordering::Release);
             }
             first
         });
+    }
+
+    /// Whether it ended. Takes no lock.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
     }
 
     /// Why it ended; `None` while it lives.

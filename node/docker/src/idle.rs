@@ -1,6 +1,7 @@
 //! How long a server keeps a connection on which nothing is under way. One that
 //! is used just when its server closes it costs the call.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -17,20 +18,35 @@ const USED_TENTHS: u32 = 8;
 const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// A connection that is closed sooner was not closed for being idle: servers also
-/// close after an answer, or after so many.
+/// close after an answer, or after so many. Until one did, what was used within
+/// this time is taken to live.
 const IDLE_LEAST: Duration = Duration::from_millis(20);
 
-/// What is known of a server's idle time.
-#[derive(Debug, Default)]
+/// The idle time of a server that has closed nothing yet, in nanoseconds.
+const UNLIMITED: u64 = u64::MAX;
+
+/// What is known of a server's idle time. Read by each call and written seldom,
+/// so it is in no lock.
+#[derive(Debug)]
 pub(crate) struct IdleTime {
-    /// The shorter of what it announced and what was seen; `None` when it has
-    /// closed nothing yet.
-    limit: Option<Duration>,
+    /// The shorter of what it announced and what was seen, in nanoseconds.
+    limit: AtomicU64,
+    /// Whether it closed a connection within [`IDLE_LEAST`] of its last use.
+    closes_soon: AtomicBool,
+}
+
+impl Default for IdleTime {
+    fn default() -> Self {
+        IdleTime {
+            limit: AtomicU64::new(UNLIMITED),
+            closes_soon: AtomicBool::new(false),
+        }
+    }
 }
 
 impl IdleTime {
     /// Reads what an answer says: `Keep-Alive: timeout=5, max=100`, in seconds.
-    pub(crate) fn announced(&mut self, headers: &HeaderMap) {
+    pub(crate) fn announced(&self, headers: &HeaderMap) {
         let values = headers.get_all(KEEP_ALIVE).iter();
         let values = values.filter_map(|value| value.to_str().ok());
         let mut words = values.flat_map(|value| value.split(','));
@@ -45,14 +61,16 @@ impl IdleTime {
     }
 
     /// A connection was found closed when nobody had used it for `idle`.
-    pub(crate) fn closed(&mut self, idle: Duration) {
+    pub(crate) fn closed(&self, idle: Duration) {
         if idle >= IDLE_LEAST {
             self.shorten(idle);
+        } else {
+            self.closes_soon.store(true, Ordering::Relaxed);
         }
     }
 
     /// A request was sent after `idle`, and the connection broke `after` that.
-    pub(crate) fn broke(&mut self, idle: Duration, after: Duration) {
+    pub(crate) fn broke(&self, idle: Duration, after: Duration) {
         if after <= AT_ONCE {
             self.closed(idle);
         }
@@ -60,12 +78,20 @@ impl IdleTime {
 
     /// Whether a connection may be used that nobody used for `idle`.
     pub(crate) fn allows(&self, idle: Duration) -> bool {
-        let used = |limit: Duration| limit.saturating_mul(USED_TENTHS) / 10;
-        self.limit.is_none_or(|limit| idle < used(limit))
+        let limit = self.limit.load(Ordering::Relaxed);
+        limit == UNLIMITED || idle < Duration::from_nanos(limit).saturating_mul(USED_TENTHS) / 10
     }
 
-    fn shorten(&mut self, to: Duration) {
-        self.limit = Some(self.limit.map_or(to, |limit| limit.min(to)));
+    /// Whether a connection that nobody used for `idle` is taken to live without
+    /// a look at it.
+    pub(crate) fn is_short(&self, idle: Duration) -> bool {
+        idle < IDLE_LEAST && !self.closes_soon.load(Ordering::Relaxed)
+    }
+
+    fn shorten(&self, to: Duration) {
+        // Centuries are as good as no limit.
+        let to = u64::try_from(to.as_nanos()).unwrap_or(UNLIMITED);
+        self.limit.fetch_min(to, Ordering::Relaxed);
     }
 }
 
@@ -85,7 +111,7 @@ mod tests {
     #[test]
     fn a_connection_is_used_within_four_fifths_of_what_was_announced() {
         let check = |value: &'static str, idle, allowed| {
-            let mut time = IdleTime::default();
+            let time = IdleTime::default();
             let mut headers = HeaderMap::new();
             headers.insert(KEEP_ALIVE, http::HeaderValue::from_static(value));
             time.announced(&headers);
@@ -102,7 +128,7 @@ mod tests {
 
     #[test]
     fn what_was_seen_counts_when_it_is_shorter() {
-        let mut time = IdleTime::default();
+        let time = IdleTime::default();
         time.closed(ms(1_000));
         assert!(time.allows(ms(799)) && !time.allows(ms(800)));
         time.broke(ms(200), ms(1));
@@ -115,9 +141,19 @@ mod tests {
 
     #[test]
     fn what_is_closed_after_an_answer_says_nothing_of_idleness() {
-        let mut time = IdleTime::default();
+        let time = IdleTime::default();
         time.closed(ms(0));
         time.broke(ms(19), ms(1));
         assert!(time.allows(ms(1 << 20)));
+    }
+
+    #[test]
+    fn what_was_used_a_moment_ago_is_taken_to_live_until_one_was_closed_so_soon() {
+        let time = IdleTime::default();
+        assert!(time.is_short(ms(19)) && !time.is_short(ms(20)));
+        time.closed(ms(20));
+        assert!(time.is_short(ms(19)));
+        time.closed(ms(19));
+        assert!(!time.is_short(ms(0)));
     }
 }

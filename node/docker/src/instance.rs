@@ -22,17 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::container::{Network, Settings};
 use crate::engine::{Death, Engine, Scrap, Unavailable};
-use crate::idle::{IdleTime, KEEP_ALIVE};
+use crate::idle::KEEP_ALIVE;
 use crate::lambda;
 use crate::link::{Broken, Driven, Link, Rest, Stream};
 use crate::protocol::{Conversation, Protocol, look};
+use crate::resting::{Resting, Thread};
 use crate::sandbox::{Folder, Sandbox, listen};
 use crate::usage::{Looks, Usage};
 use crate::{AnswerBody, Body, BodyError, Call, CallError, Sink, chain};
-
-/// How long a connection waits for its first call. Servers close those that ask
-/// nothing, some soon, and what was sent into the close may have begun.
-const UNUSED_IDLE_MAX: Duration = Duration::from_millis(100);
 
 /// The port on which images answer that name no other.
 const USUAL_PORT: u16 = 8080;
@@ -90,31 +87,18 @@ pub struct Instance {
 struct Inner {
     protocol: Protocol,
     conversation: Conversation,
-    links: Mutex<Links>,
+    /// Connections on which nothing is under way.
+    resting: Resting<Link>,
     access: Access,
     /// No more calls: it timed out, or a connection broke in a call.
     spent: watch::Sender<Option<String>>,
+    /// The same, without a lock: each call asks.
+    is_spent: AtomicBool,
     scrap: Mutex<Option<Scrap>>,
     looks: Mutex<Looks>,
     death: Arc<Death>,
     log: Sink,
     stopped: AtomicBool,
-}
-
-/// Connections on which nothing is under way.
-#[derive(Default)]
-struct Links {
-    /// The one used last on top.
-    resting: Vec<Resting>,
-    idle_time: IdleTime,
-}
-
-struct Resting {
-    link: Link,
-    /// When it was used last.
-    since: Instant,
-    /// Whether it carried a call.
-    used: bool,
 }
 
 /// How more connections are had.
@@ -245,24 +229,18 @@ impl Engine {
             },
             (None, None) => Access::Port(sandbox, port),
         };
-        let now = Instant::now();
-        let links = Links {
-            resting: links
-                .into_iter()
-                .map(|link| Resting {
-                    link,
-                    since: now,
-                    used: false,
-                })
-                .collect(),
-            idle_time: IdleTime::default(),
-        };
+        let resting = Resting::default();
+        let (here, now) = (Thread::here(), Instant::now());
+        for link in links {
+            resting.add_unused(link, here, now);
+        }
         let inner = Arc::new(Inner {
             conversation: Conversation::default(),
             protocol,
-            links: Mutex::new(links),
+            resting,
             access,
             spent: watch::Sender::new(None),
+            is_spent: AtomicBool::new(false),
             scrap: Mutex::new(Some(scrap)),
             looks: Mutex::default(),
             death,
@@ -428,7 +406,7 @@ impl Instance {
     /// Ends it, and whatever runs in it.
     pub fn stop(&self) {
         self.inner.stopped.store(true, Ordering::Relaxed);
-        self.inner.links().resting.clear();
+        self.inner.resting.clear();
         drop(self.inner.scrap().take());
     }
 }
@@ -442,8 +420,11 @@ impl Inner {
         self.scrap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn links(&self) -> MutexGuard<'_, Links> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether it takes no more calls. Takes no lock.
+    fn is_gone(&self) -> bool {
+        self.is_spent.load(Ordering::Acquire)
+            || self.stopped.load(Ordering::Relaxed)
+            || self.death.is_over()
     }
 
     fn gone(&self) -> Option<String> {
@@ -459,6 +440,7 @@ impl Inner {
             let first = known.is_none();
             if first {
                 *known = Some(reason.to_owned());
+                self.is_spent.store(true, Ordering::Release);
             }
             first
         });
@@ -479,7 +461,9 @@ impl Inner {
     async fn converse(self: Arc<Self>, call: Call) -> Result<Response<AnswerBody>, CallError> {
         let Call { request, id, until } = call;
         // Nobody may have noticed yet that it is to be replaced.
-        if let Some(reason) = self.gone() {
+        if self.is_gone()
+            && let Some(reason) = self.gone()
+        {
             let request = Some(Box::new(request));
             return Err(CallError::NotStarted { reason, request });
         }
@@ -530,7 +514,9 @@ impl Inner {
         mut request: http::Request<Body>,
     ) -> Result<Response<Driven>, CallError> {
         loop {
-            let (mut link, idle) = match self.idle_link() {
+            let began = Instant::now();
+            let may_dial = self.may_dial();
+            let (mut link, idle) = match self.resting.take(Thread::here(), began, may_dial) {
                 Some((link, idle)) => (link, Some(idle)),
                 None => match self.dial().await {
                     Ok(link) => (link, None),
@@ -540,11 +526,10 @@ impl Inner {
                     }
                 },
             };
-            let began = Instant::now();
             match link.exchange(request).await {
                 Ok(response) => {
                     if response.headers().contains_key(KEEP_ALIVE) {
-                        self.links().idle_time.announced(response.headers());
+                        self.resting.idle_time.announced(response.headers());
                     }
                     let rest = Box::new(Returns(self.clone()));
                     return Ok(response.map(|body| Driven::new(body, link, rest)));
@@ -552,7 +537,7 @@ impl Inner {
                 // It was closed while nobody used it.
                 Err(Broken::Unsent(_, Some(unsent))) if idle.is_some() && self.may_dial() => {
                     if let Some(idle) = idle {
-                        self.links().idle_time.closed(idle);
+                        self.resting.idle_time.closed(idle);
                     }
                     request = *unsent;
                 }
@@ -571,7 +556,7 @@ impl Inner {
                 }
                 Err(Broken::Sent(error)) => {
                     if let Some(idle) = idle {
-                        self.links().idle_time.broke(idle, began.elapsed());
+                        self.resting.idle_time.broke(idle, began.elapsed());
                     }
                     let reason = match error.is_parse() {
                         true if error.is_parse_too_large() => TOO_LARGE.to_owned(),
@@ -587,30 +572,9 @@ impl Inner {
         }
     }
 
-    /// A connection that may be used, and for how long nobody has.
-    fn idle_link(&self) -> Option<(Link, Duration)> {
-        let may_dial = self.may_dial();
-        let now = Instant::now();
-        let mut links = self.links();
-        while let Some(Resting { link, since, used }) = links.resting.pop() {
-            let idle = now.saturating_duration_since(since);
-            if !link.is_usable() {
-                if used {
-                    links.idle_time.closed(idle);
-                }
-                continue;
-            }
-            let may_be_used = links.idle_time.allows(idle) && (used || idle <= UNUSED_IDLE_MAX);
-            if !may_dial || may_be_used {
-                return Some((link, idle));
-            }
-        }
-        None
-    }
-
     fn may_dial(&self) -> bool {
         match self.access {
-            Access::Port(..) => self.gone().is_none(),
+            Access::Port(..) => !self.is_gone(),
             Access::Dialled { .. } | Access::Served { .. } => false,
         }
     }
@@ -644,8 +608,8 @@ impl Inner {
 }
 
 async fn whole(body: Driven) -> Result<Bytes, CallError> {
-    match body.collect().await {
-        Ok(whole) => Ok(whole.to_bytes()),
+    match body.whole().await {
+        Ok(whole) => Ok(whole),
         Err(error) => Err(CallError::Failed(format!("the answer broke off: {error}"))),
     }
 }
@@ -689,12 +653,10 @@ struct Returns(Arc<Inner>);
 impl Rest for Returns {
     fn ended(self: Box<Self>, link: Option<Link>) {
         match link {
-            Some(link) if self.0.gone().is_none() => {
-                self.0.links().resting.push(Resting {
-                    link,
-                    since: Instant::now(),
-                    used: true,
-                });
+            Some(link) if !self.0.is_gone() => {
+                self.0
+                    .resting
+                    .put_back(link, Thread::here(), Instant::now());
             }
             Some(_) => {}
             None if self.0.may_dial() => {}

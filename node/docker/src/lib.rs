@@ -9,6 +9,7 @@
 //! | `sandbox` | network namespaces without a network, and sockets in them |
 //! | `instance` | one started container: calls, death, the end |
 //! | `idle` | how long a server keeps a connection that nobody uses |
+//! | `resting` | connections on which nothing is under way, by the thread that used each last |
 //! | `link` | an HTTP/1.1 connection to an instance, driven by whoever uses it |
 //! | `protocol` | what is said over a link: plain HTTP, OpenWhisk, Serverledge |
 //! | `lambda` | the Lambda Runtime API, which a container dials |
@@ -30,6 +31,7 @@ mod instance;
 mod lambda;
 mod link;
 mod protocol;
+mod resting;
 mod sandbox;
 mod source;
 mod usage;

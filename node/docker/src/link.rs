@@ -10,10 +10,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper::rt::ReadBufCursor;
@@ -23,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
 
+use crate::resting::Connection;
 use crate::{Body, BodyError};
 
 /// Largest header block of an answer, in bytes.
@@ -239,6 +241,21 @@ fn broken(mut error: TrySendError<Request<Outgoing>>) -> Broken {
     }
 }
 
+impl Connection for Link {
+    fn is_open(&self) -> bool {
+        self.connection.is_some() && !self.sender.is_closed()
+    }
+
+    fn is_usable(&self) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let seen = rustix::net::recv(&self.window, &mut [0_u8], flags);
+        matches!(seen, Err(rustix::io::Errno::AGAIN))
+    }
+}
+
 impl Link {
     /// Begins HTTP on a stream; says nothing yet.
     pub(crate) async fn open(stream: Stream) -> io::Result<Link> {
@@ -257,17 +274,6 @@ impl Link {
             connection: Some(Box::pin(connection.with_upgrades())),
             window,
         })
-    }
-
-    /// Whether another call may be tried on it: the other side has neither
-    /// closed it nor said anything unasked.
-    pub(crate) fn is_usable(&self) -> bool {
-        if self.connection.is_none() || self.sender.is_closed() {
-            return false;
-        }
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let seen = rustix::net::recv(&self.window, &mut [0_u8], flags);
-        matches!(seen, Err(rustix::io::Errno::AGAIN))
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -361,6 +367,26 @@ impl Driven {
             .size_hint()
             .exact()
             .is_some_and(|bytes| bytes <= WHOLE_BYTES)
+    }
+
+    /// All of it, which is short. Most such bodies come in one piece, which is
+    /// not copied.
+    pub(crate) async fn whole(mut self) -> Result<Bytes, BodyError> {
+        let mut first = Bytes::new();
+        let mut more = BytesMut::new();
+        while let Some(frame) = self.frame().await {
+            let Ok(piece) = frame?.into_data() else {
+                continue;
+            };
+            match first.is_empty() {
+                true => first = piece,
+                false => more.extend_from_slice(&piece),
+            }
+        }
+        if more.is_empty() {
+            return Ok(first);
+        }
+        Ok([first, more.freeze()].concat().into())
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -169,7 +169,7 @@ impl Inner {
         failure: Option<&StartFailure<'_>>,
     ) {
         // Whatever asks for this has changed what the node can do.
-        self.changed.notify_one();
+        self.changed.tell();
         for action in actions {
             // Whoever stopped waiting has dropped the receiver; a place that
             // comes too late is given back by the drop of what was sent.
@@ -214,7 +214,7 @@ impl Inner {
             self.call_ended.notify_waiters();
         }
         self.perform(actions, None);
-        self.freed.notify_one();
+        self.freed.tell();
     }
 
     async fn prepare_instance(self: Arc<Self>, id: InstanceId, key: FunctionKey) {

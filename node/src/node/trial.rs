@@ -44,7 +44,7 @@ impl Inner {
                         continue;
                     }
                     let made = inner.make_one_ready(&version).await;
-                    inner.changed.notify_one();
+                    inner.changed.tell();
                     match made {
                         Ok(()) | Err(StartError::Code(_)) => {}
                         Err(StartError::Instance(reason)) => version.fails(&reason),
