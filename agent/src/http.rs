@@ -679,7 +679,9 @@ async fn serve<H: Handler>(
         let connection = Arc::clone(&connection);
         async move {
             // A panic here would end the connection, and with it all its calls.
-            let handled = panics::contain(H::handle(Arc::clone(&connection), request)).await;
+            // Boxed: what wraps it is moved a few times before it begins.
+            let handling = Box::pin(H::handle(Arc::clone(&connection), request));
+            let handled = panics::contain(handling).await;
             let response = handled.unwrap_or_else(|error| connection.handler.broken(error));
             Ok::<_, Infallible>(response.map(|reply| Tracked::new(reply, busy)))
         }

@@ -461,7 +461,8 @@ impl Running {
             }
         };
         let answered = match &verdict {
-            Some(verdict) => match verdict.look_out_during(call).await {
+            // Boxed, so that calls whose bodies are here do not carry its room.
+            Some(verdict) => match Box::pin(verdict.look_out_during(call)).await {
                 Ok(answered) => answered,
                 Err(fault) => Err(InvokeError::Body(fault.into())),
             },

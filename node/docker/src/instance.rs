@@ -353,8 +353,7 @@ impl Instance {
         &self,
         call: Call,
     ) -> impl Future<Output = Result<Response<AnswerBody>, CallError>> + Send + use<> {
-        let inner = self.inner.clone();
-        async move { inner.invoke(call).await }
+        self.inner.clone().invoke(call)
     }
 
     /// Why it takes no more calls; `None` while it does.
@@ -448,7 +447,10 @@ impl Inner {
 
     async fn invoke(self: Arc<Self>, call: Call) -> Result<Response<AnswerBody>, CallError> {
         let until = call.until;
-        match tokio::time::timeout_at(until.into(), self.clone().converse(call)).await {
+        // Boxed here, and what is rare in it once more: whatever holds it is moved
+        // a few times before it begins.
+        let conversing = Box::pin(self.clone().converse(call));
+        match tokio::time::timeout_at(until.into(), conversing).await {
             Ok(answered) => answered,
             Err(_) => {
                 // Nobody but the engine can stop code that does not stop.
@@ -468,14 +470,20 @@ impl Inner {
             return Err(CallError::NotStarted { reason, request });
         }
         let left = until.saturating_duration_since(Instant::now());
-        if let Some(first) = self.conversation.first(&self.protocol).await? {
-            let answer = self.exchange(first).await?;
-            self.conversation.begun(&self.protocol, answer).await?;
+        if let Some(first) = self.conversation.first(&self.protocol) {
+            Box::pin(async {
+                let answer = self.exchange(first).await?;
+                self.conversation.begun(&self.protocol, answer).await
+            })
+            .await?;
         }
         if let Access::Served { runtime, .. } = &self.access {
-            return runtime.call(request, id, left, &self.death).await;
+            return Box::pin(runtime.call(request, id, left, &self.death)).await;
         }
-        let request = self.protocol.request(request, id, left).await?;
+        let request = match self.protocol.wraps() {
+            true => Box::pin(self.protocol.wrapped(request, id, left)).await?,
+            false => self.protocol.request(request, left),
+        };
         let (head, body) = self.exchange(request).await?.into_parts();
         let framed = |name| head.headers.contains_key(name);
         if framed(CONTENT_LENGTH) && framed(TRANSFER_ENCODING) {
@@ -486,7 +494,7 @@ impl Inner {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // The connection leaves with the answer, in its extensions.
             if let Some(link) = body.into_link() {
-                link.give_away().await;
+                Box::pin(link.give_away()).await;
             }
             return Ok(Response::from_parts(
                 head,
@@ -505,7 +513,10 @@ impl Inner {
             ),
         };
         let answer = Response::from_parts(head, body);
-        self.protocol.answer(answer, &self.log).await
+        match self.protocol.wraps() {
+            true => Box::pin(self.protocol.unwrapped(answer, &self.log)).await,
+            false => Ok(answer),
+        }
     }
 
     /// Sends a request on a connection of its own.
@@ -518,7 +529,7 @@ impl Inner {
             let may_dial = self.may_dial();
             let (mut link, idle) = match self.resting.take(Thread::here(), began, may_dial) {
                 Some((link, idle)) => (link, Some(idle)),
-                None => match self.dial().await {
+                None => match Box::pin(self.dial()).await {
                     Ok(link) => (link, None),
                     Err(reason) => {
                         let request = Some(Box::new(request));
@@ -542,7 +553,7 @@ impl Inner {
                     request = *unsent;
                 }
                 Err(Broken::Unsent(error, request)) => {
-                    let reason = self.why(&chain(&error)).await;
+                    let reason = Box::pin(self.why(&chain(&error))).await;
                     self.spend(&reason);
                     return Err(CallError::NotStarted { reason, request });
                 }
@@ -561,7 +572,7 @@ impl Inner {
                     let reason = match error.is_parse() {
                         true if error.is_parse_too_large() => TOO_LARGE.to_owned(),
                         true => chain(&error),
-                        false => self.why(&chain(&error)).await,
+                        false => Box::pin(self.why(&chain(&error))).await,
                     };
                     if !self.may_dial() {
                         self.spend(&reason);

@@ -80,15 +80,12 @@ pub(crate) struct Conversation {
 
 impl Conversation {
     /// What must be said before the first call.
-    pub(crate) async fn first(
-        &self,
-        protocol: &Protocol,
-    ) -> Result<Option<Request<Body>>, CallError> {
+    pub(crate) fn first(&self, protocol: &Protocol) -> Option<Request<Body>> {
         let Protocol::OpenWhisk(action) = protocol else {
-            return Ok(None);
+            return None;
         };
         if self.initialised.load(Ordering::Relaxed) {
-            return Ok(None);
+            return None;
         }
         let env: Map<String, Value> = action
             .env
@@ -97,7 +94,7 @@ impl Conversation {
             .collect();
         let value = json!({ "name": action.name, "main": action.main, "code": action.code,
             "binary": action.is_binary, "env": env });
-        Ok(Some(post("/init", &json!({ "value": value }))))
+        Some(post("/init", &json!({ "value": value })))
     }
 
     /// Takes the answer to that.
@@ -204,28 +201,40 @@ impl Protocol {
         }
     }
 
-    /// The request as the container gets it.
-    pub(crate) async fn request(
+    /// Whether requests and answers are wrapped in objects of the protocol's own.
+    pub(crate) fn wraps(&self) -> bool {
+        match self {
+            Protocol::OpenWhisk(_) | Protocol::Serverledge { .. } => true,
+            Protocol::Http | Protocol::Runtime | Protocol::Lambda { .. } => false,
+        }
+    }
+
+    /// A request that is not wrapped, as the container gets it.
+    pub(crate) fn request(&self, mut request: Request<Body>, left: Duration) -> Request<Body> {
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        headers
+            .entry(HOST)
+            .or_insert(HeaderValue::from_static("localhost"));
+        if matches!(self, Protocol::Runtime) {
+            let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(DEADLINE, HeaderValue::from(left));
+        }
+        request
+    }
+
+    /// A request as the container gets it, wrapped where the protocol
+    /// [wraps](Protocol::wraps).
+    pub(crate) async fn wrapped(
         &self,
-        mut request: Request<Body>,
+        request: Request<Body>,
         id: u128,
         left: Duration,
     ) -> Result<Request<Body>, CallError> {
         match self {
-            Protocol::Http | Protocol::Runtime => {
-                *request.version_mut() = Version::HTTP_11;
-                let headers = request.headers_mut();
-                headers
-                    .entry(HOST)
-                    .or_insert(HeaderValue::from_static("localhost"));
-                if matches!(self, Protocol::Runtime) {
-                    let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-                    headers.insert(DEADLINE, HeaderValue::from(left));
-                }
-                Ok(request)
+            Protocol::Http | Protocol::Runtime | Protocol::Lambda { .. } => {
+                Ok(self.request(request, left))
             }
-            // It is not sent: the container asks for it.
-            Protocol::Lambda { .. } => Ok(request),
             Protocol::OpenWhisk(action) => {
                 let value = parameters(request).await?;
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -257,8 +266,8 @@ impl Protocol {
         }
     }
 
-    /// The answer as the caller gets it.
-    pub(crate) async fn answer(
+    /// The answer as the caller gets it, taken out of the protocol's own words.
+    pub(crate) async fn unwrapped(
         &self,
         answer: Response<AnswerBody>,
         log: &Sink,

@@ -321,7 +321,7 @@ impl Inner {
                 request: Some(unsent),
             }) => {
                 // Or the call would be placed there again.
-                self.take_out(instance, &gone).await;
+                Box::pin(self.take_out(instance, &gone)).await;
                 tries.reason = gone;
                 return Attempt::InVain(*unsent);
             }
