@@ -295,11 +295,8 @@ pub async fn take(
     let whole = poll_fn(|context| match shared.gather(context, limits.bytes) {
         Gathered::Whole => Poll::Ready(true),
         Gathered::TooMuch => Poll::Ready(false),
-        // hyper reads a body once it is asked for. Most have come with their heads,
-        // and are there at the next look: a timer for each of them would be due
-        // before any other, for which the runtime wakes itself.
-        Gathered::Pending if !asked => {
-            asked = true;
+        // Most come once they were asked for; a timer for each would wake the loop.
+        Gathered::Pending if !std::mem::replace(&mut asked, true) => {
             context.waker().wake_by_ref();
             Poll::Pending
         }
