@@ -23,6 +23,12 @@ pub trait Host: Send + Sync + 'static {
     /// Hears a message that was gossiped, or told by a neighbour on a link.
     fn hear(&self, message: &[u8]) -> Verdict;
 
+    /// What a member is told that asks how loaded this node is, in at most
+    /// [`crate::PROBE_BYTES_MAX`]; `None` for nothing now.
+    fn probed(&self, _from: PeerId) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Where a member may be linked to, for a stream that somebody needs.
     fn addresses(&self, of: PeerId) -> Vec<Multiaddr>;
 

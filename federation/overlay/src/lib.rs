@@ -12,6 +12,7 @@
 //! | `doorkeeper` | a bound on connections that have not proved anything yet |
 //! | `streams` | streams of our own on the connections of the swarm |
 //! | `beat` | heartbeats: round trips, and who has fallen silent |
+//! | `probe` | how loaded a peer is, when asked for that alone |
 //! | `swarm` | all of it on a thread of its own; the way in: [`Overlay`] |
 //! | `tls` | mutual TLS 1.3 with the same identities |
 //! | `carriage` | HTTP/2 to a peer, over TLS or over a stream of the swarm |
@@ -31,6 +32,7 @@ mod endpoint;
 mod finder;
 pub mod host;
 mod line;
+mod probe;
 pub mod proof;
 mod streams;
 mod swarm;
@@ -44,5 +46,6 @@ pub use libp2p::identity::Keypair;
 pub use libp2p::swarm::Stream;
 pub use libp2p::{Multiaddr, PeerId};
 pub use line::Line;
+pub use probe::PROBE_BYTES_MAX;
 pub use swarm::{CallStreams, Config, Counters, Overlay, StartError, Unreachable, chain};
 pub use traffic::Traffic;

@@ -30,18 +30,21 @@ const WAITING: usize = 256;
 pub(crate) enum Purpose {
     /// Heartbeats.
     Beat,
+    /// A question how loaded a peer is.
+    Probe,
     /// Messages that a newly linked peer may have missed.
     Sync,
     /// HTTP/2 with calls.
     Calls,
 }
 
-const PURPOSES: [Purpose; 3] = [Purpose::Beat, Purpose::Sync, Purpose::Calls];
+const PURPOSES: [Purpose; 4] = [Purpose::Beat, Purpose::Sync, Purpose::Calls, Purpose::Probe];
 
 impl AsRef<str> for Purpose {
     fn as_ref(&self) -> &str {
         match self {
             Purpose::Beat => "/weir/beat/1",
+            Purpose::Probe => "/weir/probe/1",
             Purpose::Sync => "/weir/sync/1",
             Purpose::Calls => "/weir/calls/1",
         }

@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 use crate::beat::{self, End};
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::host::{Event, Host, Verdict};
+use crate::probe;
 use crate::streams::{Opened, Purpose, Reply};
 use crate::traffic::Traffic;
 use crate::transport;
@@ -335,10 +336,25 @@ impl Overlay {
     /// # Errors
     /// Why there is none.
     pub async fn open(&self, peer: PeerId) -> Result<Stream, Unreachable> {
+        self.open_for(peer, Purpose::Calls).await
+    }
+
+    /// Asks a linked peer how loaded it is; what its host says
+    /// ([`Host::probed`]).
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn probe(&self, peer: PeerId) -> Result<Vec<u8>, Unreachable> {
+        let stream = self.open_for(peer, Purpose::Probe).await?;
+        let asked = probe::ask(stream).await;
+        asked.map_err(|error| Unreachable::Stream(error.to_string()))
+    }
+
+    async fn open_for(&self, peer: PeerId, purpose: Purpose) -> Result<Stream, Unreachable> {
         let (reply, opened) = oneshot::channel();
         let command = Command::Open {
             peer,
-            purpose: Purpose::Calls,
+            purpose,
             reply,
         };
         self.commands
@@ -859,6 +875,13 @@ impl Node {
                         if let End::Silent = beat::echo(stream, sign, learned).await {
                             host.happened(Event::Silent(peer));
                         }
+                    });
+                }
+                Purpose::Probe => {
+                    let host = self.host.clone();
+                    tokio::spawn(async move {
+                        // Whoever gets no answer asks elsewhere.
+                        let _ = probe::answer(stream, || host.probed(peer)).await;
                     });
                 }
                 Purpose::Sync => self.listen_to(peer, stream),
