@@ -98,6 +98,7 @@ impl RunningNode {
         let left = until.saturating_duration_since(tokio::time::Instant::now());
         let left = left.max(WRITE_TIME);
         if let Some(dispatch) = &self.door.dispatch {
+            dispatch.keep_what_was_learned().await;
             dispatch.told(left).await;
         }
         let members = async {
@@ -377,11 +378,11 @@ fn rules(config: &Config) -> anyhow::Result<Rules> {
                 .parse()
                 .map_err(anyhow::Error::msg)
                 .with_context(|| format!("read the policy of the class {}", class.name))?;
-            by_class.insert(class.name.clone(), policy.0);
+            by_class.insert(class.name.clone(), policy.0.build());
         }
     }
     Ok(Rules {
-        default: config.policy.0,
+        default: config.policy.0.build(),
         by_class,
     })
 }

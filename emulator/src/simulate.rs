@@ -62,7 +62,7 @@ mod travel;
 mod waiting;
 mod world;
 
-use weir_federation_core::policy::Policy;
+use weir_federation_core::policy::Choice;
 
 use self::engine::Engine;
 use self::report::Report;
@@ -70,11 +70,12 @@ use self::world::World;
 use crate::scenario::Scenario;
 
 /// Plays a scenario to its end. `policy` stands in for those that it names.
-pub fn simulate(scenario: &Scenario, seed: u64, policy: Option<&'static dyn Policy>) -> Report {
+pub fn simulate(scenario: &Scenario, seed: u64, policy: Option<&Choice>) -> Report {
     let world = World::new(scenario, policy);
     let mut engine = Engine::new(&world, scenario, seed);
     let events = engine.run();
-    Report::of(&engine, policy.map(Policy::name), events)
+    let policy = policy.map(Choice::to_string);
+    Report::of(&engine, policy.as_deref(), events)
 }
 
 #[cfg(test)]

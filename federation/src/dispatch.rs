@@ -5,6 +5,7 @@ mod bodies;
 mod course;
 mod explained;
 mod offer;
+mod policies;
 mod probing;
 mod serving;
 mod waiting;
@@ -33,13 +34,15 @@ use self::course::{Course, Turned};
 use self::explained::Explained;
 pub use self::explained::{Candidate, Explanation, Step};
 use self::offer::is_failure;
+use self::policies::Policies;
+pub use self::policies::Rules;
 use self::serving::{Guest, Serving};
 use self::waiting::Waiters;
 use crate::blame::{Evidence, Place};
 use crate::copies::{self, Copies, Found};
-use crate::federated::Federated;
+use crate::federated::{Federated, Placing};
 use crate::peers::PEERS;
-use crate::policy::{self, Decision, Origin, Policy, Reach, Reason};
+use crate::policy::{self, Decision, Origin, Reach, Reason};
 use crate::replication::Replication;
 use crate::snapshot::Here;
 use crate::tally::Tally;
@@ -68,15 +71,6 @@ const OFFLOAD_SERIES: usize = 8 * PEERS;
 /// The label by which a function chooses its policy.
 pub const POLICY_LABEL: &str = "weir.policy";
 
-/// How calls are placed.
-#[derive(Clone)]
-pub struct Rules {
-    /// Where nothing else is said.
-    pub default: &'static dyn Policy,
-    /// By QoS class.
-    pub by_class: BTreeMap<String, &'static dyn Policy>,
-}
-
 /// What was counted.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -95,7 +89,7 @@ pub struct Counters {
 struct Inner {
     node: Node,
     federated: Federated,
-    rules: Rules,
+    policies: Policies,
     counters: Counters,
     explained: Mutex<Explained>,
     evidence: Mutex<Evidence>,
@@ -152,11 +146,12 @@ impl Dispatch {
             }
         }
         let copies = Copies::start(node.clone(), federated.clone());
+        let policies = Policies::new(rules, &federated, node.clock().now());
         let dispatch = Dispatch {
             inner: Arc::new(Inner {
                 node,
                 federated,
-                rules,
+                policies,
                 counters: Counters::default(),
                 explained: Mutex::default(),
                 evidence: Mutex::default(),
@@ -172,6 +167,9 @@ impl Dispatch {
         tokio::spawn(Inner::look_around(Arc::downgrade(&dispatch.inner)));
         tokio::spawn(Inner::watch_places(Arc::downgrade(&dispatch.inner)));
         tokio::spawn(probing::ask_those_away(Arc::downgrade(&dispatch.inner)));
+        tokio::spawn(policies::drive(Arc::downgrade(&dispatch.inner)));
+        let placing: std::sync::Weak<dyn Placing> = Arc::<Inner>::downgrade(&dispatch.inner);
+        let _ = dispatch.inner.federated.shared.placing.set(placing);
         // Weakly, or node and dispatch would hold each other for ever.
         let router = Weak(Arc::downgrade(&dispatch.inner));
         dispatch.inner.node.route(Arc::new(router));
@@ -300,6 +298,29 @@ impl Dispatch {
     /// to others. What nobody takes stays.
     pub async fn hand_over(&self) {
         self.inner.copies.hand_over().await;
+    }
+
+    /// Keeps what policies learned, for the next life of this node.
+    pub async fn keep_what_was_learned(&self) {
+        self.inner.keep_what_was_learned().await;
+    }
+
+    /// Takes note that a peer, or the way to it, is congested for so long; `false`
+    /// where too many are.
+    pub fn notice_congestion(&self, peer: PeerId, lasts: Duration) -> bool {
+        let now = self.inner.node.clock().now();
+        self.inner
+            .policies
+            .congestion
+            .change(|congestion| congestion.notice(peer, now + lasts, now))
+    }
+
+    /// Takes that back; `false` when nobody had said so.
+    pub fn clear_congestion(&self, peer: &PeerId) -> bool {
+        self.inner
+            .policies
+            .congestion
+            .change(|congestion| congestion.clear(peer))
     }
 
     /// Waits, at most `limit`, until peers know which calls have ended here.
@@ -440,13 +461,6 @@ impl Inner {
             (_, Here::Unable) => "unable",
         };
         self.counters.decisions.count((word, why));
-    }
-
-    fn policy(&self, spec: Option<&FunctionSpec>, class: Option<&str>) -> &'static dyn Policy {
-        let chosen = spec.and_then(|spec| spec.labels.get(POLICY_LABEL));
-        let by_function = chosen.and_then(|name| policy::named(name));
-        let by_class = || class.and_then(|class| self.rules.by_class.get(class).copied());
-        by_function.or_else(by_class).unwrap_or(self.rules.default)
     }
 
     /// Takes note of how a call of this node's users ended where it ran.

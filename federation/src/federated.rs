@@ -6,6 +6,7 @@ mod forgetting;
 mod functions;
 mod hearing;
 mod keeper;
+mod noting;
 mod registering;
 mod settings;
 
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -35,6 +36,8 @@ use weir_overlay::{CallStreams, Endpoint, Event as Happening, Host, Multiaddr, O
 
 pub use self::forgetting::Forgot;
 use self::keeper::Keeper;
+use self::noting::Noting;
+pub(crate) use self::noting::{NoteHeard, Placing};
 pub use self::registering::RegistryState;
 pub use self::settings::{EtcdSettings, Registry, Settings};
 use self::settings::{check_registry, region_topic, topics, zone_topic};
@@ -304,6 +307,9 @@ pub(crate) struct Shared {
     /// This node must say how it is, at once.
     pub(crate) speak: Notify,
     pub(crate) draining: AtomicBool,
+    /// What places calls, once it does.
+    pub(crate) placing: OnceLock<Weak<dyn Placing>>,
+    noting: Mutex<Noting>,
     /// Calls of other nodes' users that run or wait here.
     pub(crate) guests: AtomicU32,
     /// Processors that they take, in thousandths of a core: short ones and long
@@ -441,6 +447,8 @@ impl Federated {
             stale: Notify::new(),
             speak: Notify::new(),
             draining: AtomicBool::new(false),
+            placing: OnceLock::new(),
+            noting: Mutex::default(),
             guests: AtomicU32::new(0),
             guest_cpu: [AtomicU32::new(0), AtomicU32::new(0)],
             settings: settings.clone(),

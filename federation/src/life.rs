@@ -30,7 +30,7 @@ use crate::policy;
 use crate::replication::Replication;
 use crate::report::{Load, Offer, Report};
 
-const MODEL: &str = r#"{"simulated": {
+pub(crate) const MODEL: &str = r#"{"simulated": {
     "processor": {"name": "any", "speed": 1e12, "cores": 4, "memory": 536870912},
     "workers": 4, "operations": {"offset": 1}, "memory": {}, "output": "copy-input"
 }}"#;
@@ -55,7 +55,7 @@ fn name() -> FunctionName {
     "shout".parse().expect("a name")
 }
 
-fn settings(folder: &std::path::Path) -> Settings {
+pub(crate) fn settings(folder: &std::path::Path) -> Settings {
     Settings {
         folder: folder.join("federation"),
         listen: vec!["/ip4/127.0.0.1/tcp/0".parse().expect("an address")],
@@ -82,7 +82,7 @@ fn settings(folder: &std::path::Path) -> Settings {
 }
 
 /// Lets `peer` into the federation of `federated`; its certificate.
-fn admitted(federated: &Federated, peer: PeerId, folder: &std::path::Path) -> Vec<u8> {
+pub(crate) fn admitted(federated: &Federated, peer: PeerId, folder: &std::path::Path) -> Vec<u8> {
     let own = federated.member();
     let rights = own.own_rights().expect("it founded one");
     let day = Duration::from_secs(86_400);
@@ -127,7 +127,7 @@ impl World {
         let started = Federated::start(&node, settings(folder.path()));
         let (federated, _) = started.expect("a federation of its own");
         let rules = Rules {
-            default: policy::named("spill").expect("the usual one"),
+            default: policy::Choice::default().build(),
             by_class: BTreeMap::new(),
         };
         let peer = Keypair::generate_ed25519();

@@ -7,10 +7,12 @@
 
 use libp2p_identity::{Keypair, PeerId, PublicKey};
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
 
 use crate::catalogue::Record;
 use crate::membership::Certificate;
+use crate::policy::NOTE_BYTES_MAX;
 use crate::report::{Implausible, REPORT_BYTES, Report};
 use crate::roster::Roster;
 
@@ -46,6 +48,8 @@ pub enum Message {
     Forget(Forget),
     /// Whom a linked member knows.
     Roster(Roster),
+    /// What a policy tells others like it.
+    Note(Note),
     /// What a later version of Weir knows: passed on, and not read.
     Unknown,
 }
@@ -107,6 +111,34 @@ pub struct Summary {
     pub ask: bool,
 }
 
+/// What a policy of a member tells policies of the same name and scope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The policy's name.
+    pub policy: String,
+    /// For which calls it is: empty for the node's, `class/NAME` or
+    /// `function/NAME`.
+    #[serde(default)]
+    pub scope: String,
+    /// In which life of the member it was written.
+    pub epoch: u64,
+    /// The how many-th note of that life.
+    pub sequence: u64,
+    /// What it says, in the policy's own words.
+    pub body: ByteBuf,
+}
+
+impl Note {
+    /// Whether an honest member may write it.
+    fn is_plausible(&self) -> bool {
+        let is_name = |text: &str| text.len() <= NOTE_NAME_BYTES_MAX;
+        is_name(&self.policy) && is_name(&self.scope) && self.body.len() <= NOTE_BYTES_MAX
+    }
+}
+
+/// Longest name of a policy, and longest scope, in a note, in bytes.
+const NOTE_NAME_BYTES_MAX: usize = 256;
+
 /// Kinds by their numbers on the wire.
 const REPORT: u8 = 1;
 const SUSPICION: u8 = 2;
@@ -118,6 +150,7 @@ const RECORD: u8 = 7;
 const SUMMARY: u8 = 8;
 const FORGET: u8 = 9;
 const ROSTER: u8 = 10;
+const NOTE: u8 = 11;
 
 #[derive(Serialize, Deserialize)]
 struct Envelope {
@@ -226,6 +259,10 @@ pub fn seal(message: &Message, key: &Keypair) -> Result<Vec<u8>, Invalid> {
         }
         Message::Forget(forget) => (FORGET, plain(cbor4ii::serde::to_vec(Vec::new(), forget))?),
         Message::Roster(roster) => (ROSTER, plain(cbor4ii::serde::to_vec(Vec::new(), roster))?),
+        Message::Note(note) if !note.is_plausible() => {
+            return Err(Invalid::Size(note.body.len()));
+        }
+        Message::Note(note) => (NOTE, plain(cbor4ii::serde::to_vec(Vec::new(), note))?),
         Message::Unknown => return Err(Invalid::Shape),
     };
     let signature = key.sign(&signed_bytes(kind, &payload));
@@ -274,6 +311,13 @@ pub fn open(bytes: &[u8]) -> Result<(PeerId, Message), Invalid> {
         SUMMARY => Message::Summary(payload(&envelope.payload)?),
         FORGET => Message::Forget(payload(&envelope.payload)?),
         ROSTER => Message::Roster(payload(&envelope.payload)?),
+        NOTE => {
+            let note: Note = payload(&envelope.payload)?;
+            if !note.is_plausible() {
+                return Err(Invalid::Size(note.body.len()));
+            }
+            Message::Note(note)
+        }
         _ => Message::Unknown,
     };
     Ok((from, message))
@@ -296,8 +340,6 @@ fn key_of(peer: &PeerId) -> Option<PublicKey> {
 mod tests {
     use proptest::prelude::*;
 
-    use serde_bytes::ByteBuf;
-
     use super::*;
     use weir_federation_core::samples::report;
 
@@ -310,7 +352,17 @@ mod tests {
         key(number).public().to_peer_id()
     }
 
-    fn messages() -> [Message; 10] {
+    fn note(body: Vec<u8>) -> Note {
+        Note {
+            policy: "prequal".to_owned(),
+            scope: "class/gold".to_owned(),
+            epoch: 3,
+            sequence: 4,
+            body: ByteBuf::from(body),
+        }
+    }
+
+    fn messages() -> [Message; 11] {
         [
             Message::Report(Box::new(report())),
             Message::Suspicion(Suspicion::new(id(9), 4)),
@@ -340,7 +392,32 @@ mod tests {
                 marks: Some(ByteBuf::from([7; 12])),
                 ask: true,
             }),
+            Message::Note(note(vec![1; NOTE_BYTES_MAX])),
         ]
+    }
+
+    #[test]
+    fn notes_are_bounded_for_whoever_writes_and_whoever_reads() {
+        let long = note(vec![1; NOTE_BYTES_MAX + 1]);
+        let unnamed = Note {
+            policy: "x".repeat(NOTE_NAME_BYTES_MAX + 1),
+            ..note(Vec::new())
+        };
+        for note in [long, unnamed] {
+            assert!(seal(&Message::Note(note.clone()), &key(1)).is_err());
+            let payload = serde_cbor::to_vec(&note).expect("it can be encoded");
+            let signature = key(1)
+                .sign(&signed_bytes(NOTE, &payload))
+                .expect("it signs");
+            let envelope = Envelope {
+                from: id(1).to_bytes(),
+                kind: NOTE,
+                payload,
+                signature,
+            };
+            let sealed = serde_cbor::to_vec(&envelope).expect("it can be encoded");
+            assert_eq!(open(&sealed).expect_err("long").reason(), "size");
+        }
     }
 
     #[test]
@@ -409,6 +486,23 @@ mod tests {
         #[test]
         fn nothing_that_arrives_ends_the_reader(bytes in prop::collection::vec(any::<u8>(), 0..900)) {
             let _ = open(&bytes);
+        }
+
+        #[test]
+        fn whatever_is_signed_as_a_note_ends_no_reader(
+            payload in prop::collection::vec(any::<u8>(), 0..2_000),
+        ) {
+            let signature = key(1).sign(&signed_bytes(NOTE, &payload)).expect("it signs");
+            let envelope = Envelope {
+                from: id(1).to_bytes(),
+                kind: NOTE,
+                payload,
+                signature,
+            };
+            let sealed = serde_cbor::to_vec(&envelope).expect("it can be encoded");
+            if let Ok((_, Message::Note(note))) = open(&sealed) {
+                prop_assert!(note.is_plausible());
+            }
         }
 
         #[test]

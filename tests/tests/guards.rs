@@ -310,6 +310,7 @@ fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
 fn the_core_knows_nothing_that_opens_waits_or_draws() {
     // All that the core packages are built of, tests aside.
     let allowed = BTreeSet::from([
+        "arc-swap",
         "block-buffer",
         "bs58",
         "bytes",
@@ -332,6 +333,7 @@ fn the_core_knows_nothing_that_opens_waits_or_draws() {
         "pin-project-lite",
         "proc-macro2",
         "quote",
+        "rustversion",
         "serde",
         "serde_bytes",
         "serde_core",

@@ -402,7 +402,7 @@ pub static KEYS: &[Key<Config>] = &[
     key(
         "federation.policy",
         |c| plain(&mut c.policy),
-        "How calls are placed: {policies}.",
+        "How calls are placed, as NAME or NAME:KEY=VALUE,...; NAME is {policies}.",
     )
     .flag("policy", "POLICY", "How calls are placed"),
     key(
@@ -501,7 +501,8 @@ pub static CLASS_KEYS: &[Key<ClassConfig>] = &[
     Key::new(
         "policy",
         |c| plain(&mut c.policy),
-        "Policy that places its calls in a federation; none: federation.policy.",
+        "Policy that places its calls in a federation, as NAME or NAME:KEY=VALUE,...; none: \
+         federation.policy.",
     ),
 ];
 

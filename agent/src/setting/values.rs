@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use weir_federation::federated::Registry;
 use weir_federation::membership::Token;
-use weir_federation::policy::{self, Policy};
+use weir_federation::policy;
 use weir_federation::report::Role;
 use weir_federation::{Endpoint, Multiaddr};
 use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull, Scope};
@@ -267,44 +267,28 @@ impl FromStr for Port {
     }
 }
 
-/// The name of a policy that exists.
-#[derive(Clone, Copy)]
-pub struct PolicyName(pub &'static dyn Policy);
-
-impl Default for PolicyName {
-    fn default() -> Self {
-        let [first, ..] = policy::all();
-        PolicyName(first)
-    }
-}
-
-impl fmt::Debug for PolicyName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.name())
-    }
-}
+/// A policy that exists, with its parameters: `NAME` or `NAME:KEY=VALUE,...`.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct PolicyName(pub policy::Choice);
 
 impl fmt::Display for PolicyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.name())
+        self.0.fmt(f)
     }
 }
 
 impl PolicyName {
     /// The names of all policies.
     pub fn all() -> Vec<&'static str> {
-        policy::all().into_iter().map(Policy::name).collect()
+        policy::KINDS.iter().map(|kind| kind.name).collect()
     }
 }
 
 impl FromStr for PolicyName {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let named = policy::named(text).map(PolicyName);
-        named.ok_or_else(|| {
-            let names = PolicyName::all().join(", ");
-            format!("{text:?} is no policy: write one of {names}")
-        })
+        let choice = text.parse().map(PolicyName);
+        choice.map_err(|wrong: policy::Wrong| wrong.to_string())
     }
 }
 

@@ -134,9 +134,9 @@ impl Names<'_> {
         for placing in &scenario.policies.0 {
             let placing = &placing.value;
             let name = &placing.name;
-            let known = policy::all();
-            let mut known = known.iter().map(|policy| policy.name());
-            if policy::named(&name.value).is_none() && !name.value.is_empty() {
+            let mut known = policy::KINDS.iter().map(|kind| kind.name);
+            let is_known = policy::KINDS.iter().any(|kind| kind.name == name.value);
+            if !is_known && !name.value.is_empty() {
                 let suggested = suggestion(&name.value, &mut known);
                 let message = format!("no policy is named {}{suggested}", name.value);
                 mistakes.add(&name.at, message);

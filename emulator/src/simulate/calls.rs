@@ -1,6 +1,9 @@
 //! Calls that are under way.
 
+use std::sync::Arc;
+
 use std::time::Duration;
+use weir_federation_core::policy::Policy;
 
 use weir_federation_core::placement::{End, Placement};
 use weir_federation_core::report::Load;
@@ -51,7 +54,7 @@ pub(super) struct Leg {
     pub(super) node: u32,
     /// Which life of the node.
     pub(super) life: u32,
-    pub(super) placement: Placement,
+    pub(super) placement: Placement<Arc<dyn Policy>>,
     /// What it counts as a guest; `None` for an own one.
     pub(super) guest: Option<Guest>,
     /// The place that it has at the next node.

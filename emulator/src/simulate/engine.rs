@@ -250,6 +250,7 @@ impl<'a> Engine<'a> {
             known: true,
             wanted: function.wanted.clone(),
             fits_here: true,
+            class: world.class_keys[class as usize],
             policy: world.policy(node, number, class),
         });
         let mut legs = self.tally.spare_legs.pop().unwrap_or_default();

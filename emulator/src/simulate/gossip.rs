@@ -340,6 +340,7 @@ impl Engine<'_> {
             },
             view: &member.view,
             abilities: &abilities,
+            congestion: None,
             remembered: None,
             now,
             chance: 0,

@@ -153,6 +153,7 @@ impl Engine<'_> {
             },
             view: &member.view,
             abilities: &abilities,
+            congestion: None,
             remembered: member.remembered,
             now,
             chance: member.chance.number(),
@@ -162,10 +163,10 @@ impl Engine<'_> {
         let decided = leg
             .placement
             .decide(&window, &request, &snapshot, away, &mut ());
-        leg.placement.take(decided.step);
+        leg.placement.take(decided.step, now);
         match decided.step {
             Step::Run => Todo::Run,
-            Step::Wait { leaves } => Todo::Wait {
+            Step::Wait { leaves, .. } => Todo::Wait {
                 leaves,
                 turn: window.turn,
             },

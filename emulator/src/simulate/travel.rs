@@ -49,6 +49,7 @@ impl Engine<'_> {
             known: true,
             wanted: before.wanted.clone(),
             fits_here: true,
+            class: world.class_keys[class as usize],
             policy: world.policy(peer, function, class),
         };
         self.guest_leaves(id);

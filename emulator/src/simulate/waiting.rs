@@ -127,6 +127,7 @@ fn goes_to(
         },
         view,
         abilities: &abilities,
+        congestion: None,
         remembered: None,
         now,
         chance: 0,

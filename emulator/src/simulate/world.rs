@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
-use weir_federation_core::policy::{self, Policy};
+use weir_federation_core::policy::{Choice, ClassKey, Policy};
 use weir_federation_core::report::Role;
 use weir_federation_core::samples;
 use weir_federation_core::wanted::Wanted;
@@ -70,16 +70,18 @@ pub(super) struct World {
     pub(super) regions: Vec<Vec<String>>,
     pub(super) functions: Vec<Function>,
     pub(super) qos: Vec<ClassConfig>,
+    /// What stands for each of them in tables.
+    pub(super) class_keys: Vec<ClassKey>,
     ways: Vec<Way>,
     groups: usize,
     /// By group of nodes, function and QoS class.
-    policies: Vec<&'static dyn Policy>,
+    policies: Vec<Arc<dyn Policy>>,
 }
 
 impl World {
     /// Makes one of a scenario that was checked. `policy` stands in for all that
     /// it names.
-    pub(super) fn new(scenario: &Scenario, policy: Option<&'static dyn Policy>) -> World {
+    pub(super) fn new(scenario: &Scenario, policy: Option<&Choice>) -> World {
         let classes: Vec<Nodes> = scenario.nodes.0.iter().map(|n| n.value.clone()).collect();
         let nodes = described(scenario, &classes);
         let (ways, groups) = ways(scenario, &classes, &nodes);
@@ -88,6 +90,7 @@ impl World {
             ids: ids.collect(),
             regions: regions(&classes),
             functions: functions(scenario, &classes, &nodes),
+            class_keys: Vec::new(),
             qos: scenario.class_configs(),
             nodes,
             ways,
@@ -95,6 +98,11 @@ impl World {
             policies: Vec::new(),
             classes,
         };
+        let keys = world
+            .qos
+            .iter()
+            .map(|class| ClassKey::of(Some(&class.name)));
+        world.class_keys = keys.collect();
         world.policies = policies(scenario, &world, policy);
         world
     }
@@ -113,10 +121,10 @@ impl World {
         self.ways[from * self.groups + to]
     }
 
-    pub(super) fn policy(&self, node: u32, function: u32, class: u32) -> &'static dyn Policy {
+    pub(super) fn policy(&self, node: u32, function: u32, class: u32) -> Arc<dyn Policy> {
         let group = self.nodes[node as usize].group as usize;
         let at = (group * self.functions.len() + function as usize) * self.qos.len();
-        self.policies[at + class as usize]
+        self.policies[at + class as usize].clone()
     }
 
     pub(super) fn capacity(&self, node: u32) -> Resources {
@@ -338,12 +346,10 @@ fn wanted(of: &crate::scenario::work::Function, name: &FunctionName) -> Wanted {
     Wanted::by(&spec, None)
 }
 
-fn policies(
-    scenario: &Scenario,
-    world: &World,
-    instead: Option<&'static dyn Policy>,
-) -> Vec<&'static dyn Policy> {
-    let usual = policy::all()[0];
+fn policies(scenario: &Scenario, world: &World, instead: Option<&Choice>) -> Vec<Arc<dyn Policy>> {
+    let built = |name: &String| name.parse().ok().map(|choice: Choice| choice.build());
+    let instead = instead.map(Choice::build);
+    let usual = Choice::default().build();
     let mut policies = Vec::new();
     for group in 0..world.groups {
         let alike = world.nodes.iter();
@@ -361,8 +367,9 @@ fn policies(
                         && named(&placing.class, &qos.name)
                 };
                 let placing = scenario.policies.0.iter().rev().find(fits);
-                let named = placing.and_then(|of| policy::named(&of.value.name.value));
-                policies.push(instead.or(named).unwrap_or(usual));
+                let named = placing.and_then(|of| built(&of.value.name.value));
+                let chosen = instead.clone().or(named);
+                policies.push(chosen.unwrap_or_else(|| usual.clone()));
             }
         }
     }

@@ -19,7 +19,7 @@ use weir_federation_core::catalogue::{Catalogue, CodeRef, Entry, Record};
 use weir_federation_core::copies::keepers_of_call;
 use weir_federation_core::facts::Facts;
 use weir_federation_core::peers::{Met, Peers};
-use weir_federation_core::policy::{self, Bounds, Decision, Needs, Origin, Request};
+use weir_federation_core::policy::{self, Bounds, Decision, More, Needs, Origin, Request};
 use weir_federation_core::rendezvous::Members;
 use weir_federation_core::replication::holdings::{self, Holdings};
 use weir_federation_core::report::{Load, Offer, Report, Role};
@@ -116,6 +116,7 @@ impl Node {
             anywhere: false,
             hops: 3,
             deadline: Time::NEVER,
+            more: More::default(),
         };
         let abilities = self.abilities.of(function);
         let snapshot = Snapshot {
@@ -131,11 +132,12 @@ impl Node {
             view: &self.view,
             abilities: &abilities,
             remembered: self.remembered,
+            congestion: None,
             now: self.now,
             chance: self.chance,
         };
         let spill = policy::named("spill").expect("it is in the list");
-        let decision = policy::decide(spill, &request, &snapshot, &mut ());
+        let decision = policy::decide(&*spill, &request, &snapshot, &mut ());
         if let Decision::Offload { to, .. } = decision {
             self.remembered = Some(self.view.peers[to].id);
         }

@@ -106,10 +106,27 @@ pub struct Weighed {
     pub verdict: Verdict,
 }
 
+/// A number by which a policy judged a peer, in its own terms.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Term {
+    /// Which peer; `None` for this node.
+    pub peer: Option<PeerId>,
+    /// Its name, with the unit last: `predicted_ms`, `weight`.
+    pub name: &'static str,
+    /// The number.
+    pub value: f64,
+}
+
+/// Terms that one explanation holds: those of all that a decision looks at.
+pub const TERMS_MAX: usize = 512;
+
 /// Hears what a decision weighs.
 pub trait Witness {
     /// One peer was looked at.
     fn weighed(&mut self, weighed: Weighed);
+
+    /// A policy judged by a number of its own.
+    fn term(&mut self, _: Term) {}
 
     /// Whether it wants to know: what it would hear is worked out for it alone.
     fn is_watching(&self) -> bool {
@@ -123,6 +140,27 @@ impl Witness for () {
 
     fn is_watching(&self) -> bool {
         false
+    }
+}
+
+/// All that a decision weighs, with the terms of its policy.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// Peers that were looked at.
+    pub weighed: Vec<Weighed>,
+    /// Numbers by which they were judged, at most [`TERMS_MAX`].
+    pub terms: Vec<Term>,
+}
+
+impl Witness for Account {
+    fn weighed(&mut self, weighed: Weighed) {
+        self.weighed.push(weighed);
+    }
+
+    fn term(&mut self, term: Term) {
+        if self.terms.len() < TERMS_MAX {
+            self.terms.push(term);
+        }
     }
 }
 

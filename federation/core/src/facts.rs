@@ -23,6 +23,11 @@ impl FunctionKey {
         FunctionKey::by(function.name(), function.namespace.as_str())
     }
 
+    /// As a number, the same in all nodes of one version.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+
     /// The key of a name that is known to be one, as reports write it.
     fn read(text: &str) -> FunctionKey {
         let (name, namespace) = text.rsplit_once('.').unwrap_or((text, DEFAULT_NAMESPACE));
@@ -44,6 +49,11 @@ impl FunctionKey {
 pub struct PeerKey(u64);
 
 impl PeerKey {
+    /// As a number, the same in all nodes.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+
     /// The key of an id.
     pub fn of(id: &PeerId) -> PeerKey {
         let digest = id.as_ref().digest();

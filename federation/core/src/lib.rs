@@ -15,6 +15,7 @@
 //! | `abilities` | what is known of single functions at single peers |
 //! | `blame` | where a function fails and does so nowhere else |
 //! | `guests` | what a node gives to calls of other nodes' users |
+//! | `pace` | how often something is asked of a peer, or heard of it |
 //! | `turns` | whose turn it is at this node's free places |
 //! | `regions` | which regions are followed that nobody named |
 //! | `peers` | what is known of others, how old it is, and what calls made of it |
@@ -24,6 +25,7 @@
 //! | `snapshot` | what one decision sees |
 //! | `policy` | the ways to decide, one file each |
 //! | `placement` | one call from its arrival to its end: what to do next |
+//! | `congestion` | which peers somebody says to be congested |
 //! | `explain` | why a decision fell as it did |
 //! | `wanted` | what a function wants of the node that runs it |
 //! | `catalogue` | functions of the federation |
@@ -41,7 +43,7 @@
 //!
 //! ```
 //! use weir_federation_core::abilities::AtPeers;
-//! use weir_federation_core::policy::{self, Bounds, Decision, Needs, Origin, Request};
+//! use weir_federation_core::policy::{self, Bounds, Decision, More, Needs, Origin, Request};
 //! use weir_federation_core::report::Role;
 //! use weir_federation_core::snapshot::{Cost, Here, Local, Snapshot, View};
 //! use weir_node_core::time::Time;
@@ -60,6 +62,7 @@
 //!     anywhere: false,
 //!     hops: 3,
 //!     deadline: Time::NEVER,
+//!     more: More::default(),
 //! };
 //! let snapshot = Snapshot {
 //!     local: Local {
@@ -74,11 +77,12 @@
 //!     view: &View::default(),
 //!     abilities: &AtPeers::default(),
 //!     remembered: None,
+//!     congestion: None,
 //!     now: Time::ZERO,
 //!     chance: 4,
 //! };
 //! let spill = policy::named("spill").unwrap();
-//! assert_eq!(policy::decide(spill, &request, &snapshot, &mut ()), Decision::Run);
+//! assert_eq!(policy::decide(&*spill, &request, &snapshot, &mut ()), Decision::Run);
 //! ```
 
 // Any duration may come from outside: see .clippy.toml.
@@ -87,6 +91,7 @@
 pub mod abilities;
 pub mod blame;
 pub mod catalogue;
+pub mod congestion;
 pub mod coordinates;
 pub mod copies;
 pub mod detector;
@@ -94,6 +99,7 @@ pub mod endpoint;
 pub mod explain;
 pub mod facts;
 pub mod guests;
+pub mod pace;
 pub mod peers;
 pub mod placement;
 pub mod policy;

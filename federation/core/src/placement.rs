@@ -10,7 +10,11 @@
 //! * A call is offered to at most [`OFFERS_MAX`] peers, and decided about at most
 //!   [`DECISIONS_MAX`] times.
 //! * What may have begun is not run again, unless its function is idempotent.
+//!
+//! Its policy learns how each attempt ended, here or at a peer
+//! ([`Placement::attempted`]).
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +22,13 @@ use libp2p_identity::PeerId;
 use weir_node_core::admission::Prospect;
 use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
-use weir_node_core::words::{Phase, Refusal};
+use weir_node_core::words::{Phase, Refusal, Timing};
 
 use crate::explain::Witness;
-use crate::policy::{self, Bounds, Decision, Origin, Policy, Reach, Reaches, Reason, Request};
+use crate::policy::{
+    self, Bounds, ClassKey, Decision, Ending, More, Origin, Outcome, Policy, Reach, Reaches,
+    Reason, Request,
+};
 use crate::snapshot::{Here, Local, Snapshot};
 use crate::wanted::Wanted;
 
@@ -38,8 +45,10 @@ pub const HOPS_MAX: u8 = 3;
 pub const WAIT_ELSEWHERE_MAX: Duration = Duration::from_secs(5);
 
 /// A call as it arrives.
+///
+/// `P` is how its policy is held: by reference, or shared.
 #[derive(Clone)]
-pub struct Arrival {
+pub struct Arrival<P> {
     /// How it came here.
     pub origin: Origin,
     /// Nodes that it visited, the last one last.
@@ -56,8 +65,10 @@ pub struct Arrival {
     pub wanted: Arc<Wanted>,
     /// Whether this machine has what the function is constrained to.
     pub fits_here: bool,
+    /// Its QoS class.
+    pub class: ClassKey,
     /// By what it is placed.
-    pub policy: &'static dyn Policy,
+    pub policy: P,
 }
 
 /// What this node would do with the call.
@@ -92,10 +103,12 @@ pub struct Window {
 pub enum Step {
     /// Run it here.
     Run,
-    /// Let it wait in the queue here; whether it may leave for a place elsewhere.
+    /// Let it wait in the queue here.
     Wait {
-        /// Whether.
+        /// Whether it may leave for a place elsewhere.
         leaves: bool,
+        /// When it is decided about again, at the latest.
+        until: Time,
     },
     /// Take a place at a peer, and send it there.
     Offer {
@@ -103,6 +116,10 @@ pub enum Step {
         to: usize,
         /// Which way that is.
         reach: Reach,
+        /// How many more nodes it may visit after that one.
+        hops: u8,
+        /// Until when its answer is waited for.
+        until: Time,
     },
     /// Bring the code of its function here.
     Bring,
@@ -147,6 +164,8 @@ pub enum End {
 pub enum Came {
     /// Another call took the place, here or at the peer.
     PlaceTaken,
+    /// It waited in the queue for as long as its policy lets it.
+    WaitedEnough,
     /// It left the queue, and has its seat there.
     LeftQueue,
     /// A peer had no place for it.
@@ -172,9 +191,32 @@ pub struct Decided {
     pub step: Step,
 }
 
+/// How an attempt to have a call run ended, as the shell knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempted<'a> {
+    /// Which function.
+    pub function: &'a FunctionName,
+    /// How it ended.
+    pub ending: Ending,
+    /// Where its time went, as whoever ran it says.
+    pub timing: Timing,
+    /// Bytes of its body, as far as they were known.
+    pub sent_bytes: u64,
+    /// Bytes of its answer, as far as they were known when that began.
+    pub answer_bytes: u64,
+}
+
+/// Where and since when a call is tried.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    /// At which peer, and which way that is; `None` for here.
+    at: Option<(PeerId, Reach)>,
+    began: Time,
+}
+
 /// One call that is being placed.
-pub struct Placement {
-    arrival: Arrival,
+pub struct Placement<P> {
+    arrival: Arrival<P>,
     /// Nodes that it visited, and peers that it was tried at in vain.
     avoid: Vec<PeerId>,
     offers: usize,
@@ -184,11 +226,12 @@ pub struct Placement {
     anywhere: bool,
     waited_elsewhere: bool,
     has_seat: bool,
+    attempt: Option<Attempt>,
 }
 
-impl Placement {
+impl<P: Deref<Target = dyn Policy>> Placement<P> {
     /// Begins with a call that arrives.
-    pub fn new(arrival: Arrival) -> Placement {
+    pub fn new(arrival: Arrival<P>) -> Placement<P> {
         Placement {
             avoid: arrival.visited.clone(),
             arrival,
@@ -198,11 +241,12 @@ impl Placement {
             anywhere: false,
             waited_elsewhere: false,
             has_seat: false,
+            attempt: None,
         }
     }
 
     /// The call as it arrived.
-    pub fn arrival(&self) -> &Arrival {
+    pub fn arrival(&self) -> &Arrival<P> {
         &self.arrival
     }
 
@@ -307,7 +351,18 @@ impl Placement {
             anywhere: self.anywhere,
             hops: if self.offers < OFFERS_MAX { *hops } else { 0 },
             deadline: *deadline,
+            more: More {
+                arrived: self.arrival.arrived,
+                from: self.from(),
+                ..More::default()
+            },
         }
+    }
+
+    /// Who sent it; `None` for this node's own users.
+    fn from(&self) -> Option<PeerId> {
+        let sender = self.arrival.visited.last();
+        sender.copied().filter(|_| !self.is_own())
     }
 
     /// Decides what to do next. `away` says whether somebody could run it who
@@ -335,7 +390,7 @@ impl Placement {
             };
             return ends(Reason::NobodyHasRoom, end);
         }
-        let decision = policy::decide(arrival.policy, request, snapshot, witness);
+        let decision = policy::decide(&*arrival.policy, request, snapshot, witness);
         let is_stuck = matches!(decision, Decision::Ask | Decision::Reject(_));
         if is_stuck && self.may_bring(window) && self.would_run(request, snapshot) {
             // Who would run it here if only the code were here brings that first.
@@ -358,12 +413,23 @@ impl Placement {
         };
         let step = match decision {
             Decision::Run => Step::Run,
-            Decision::Enqueue { .. } => Step::Wait {
+            Decision::Enqueue { until } => Step::Wait {
+                until: until.min(arrival.deadline),
                 leaves: self.is_own()
                     && arrival.policy.reaches() != Reaches::default()
                     && arrival.wanted.bounds != Bounds::Node,
             },
-            Decision::Offload { to, reach } => Step::Offer { to, reach },
+            Decision::Offload {
+                to,
+                reach,
+                hops,
+                until,
+            } => Step::Offer {
+                to,
+                reach,
+                hops: hops.min(arrival.hops.saturating_sub(1)),
+                until: until.min(arrival.deadline),
+            },
             Decision::Ask if !self.waited_elsewhere => Step::WaitElsewhere {
                 limit: WAIT_ELSEWHERE_MAX.min(arrival.deadline.since(snapshot.now)),
             },
@@ -375,9 +441,15 @@ impl Placement {
         Decided { decision, step }
     }
 
-    /// Takes note that a step is done.
-    pub fn take(&mut self, step: Step) {
+    /// Takes note that a step is done at `now`. Where that is [`Step::Run`] or
+    /// [`Step::Wait`], an attempt begins.
+    pub fn take(&mut self, step: Step, now: Time) {
         self.decisions += 1;
+        let is_tried_here = matches!(step, Step::Run | Step::Wait { .. });
+        self.attempt = is_tried_here.then_some(Attempt {
+            at: None,
+            began: now,
+        });
         match step {
             Step::Offer { .. } => self.offers += 1,
             Step::Bring => self.brought = true,
@@ -394,10 +466,40 @@ impl Placement {
         self.offers += 1;
     }
 
+    /// Takes note that it is sent to a peer at `now`: an attempt begins.
+    pub fn goes(&mut self, to: PeerId, reach: Reach, now: Time) {
+        self.attempt = Some(Attempt {
+            at: Some((to, reach)),
+            began: now,
+        });
+    }
+
+    /// Tells its policy how the attempt ended that began last. An attempt ends
+    /// once: after that there is none until another begins.
+    pub fn attempted(&mut self, how: &Attempted<'_>, now: Time) {
+        let Some(attempt) = self.attempt.take() else {
+            return;
+        };
+        self.arrival.policy.observe(&Outcome {
+            function: how.function,
+            class: self.arrival.class,
+            origin: self.arrival.origin,
+            from: self.from(),
+            to: attempt.at.map(|(peer, _)| peer),
+            reach: attempt.at.map(|(_, reach)| reach),
+            ending: how.ending,
+            timing: how.timing,
+            began: attempt.began,
+            ended: now,
+            sent_bytes: how.sent_bytes,
+            answer_bytes: how.answer_bytes,
+        });
+    }
+
     /// Takes note of what came of a step at `now`; how it ends, if it does.
     pub fn came(&mut self, came: Came, now: Time) -> Option<End> {
         match came {
-            Came::PlaceTaken | Came::Full(_) | Came::Brought => {}
+            Came::PlaceTaken | Came::WaitedEnough | Came::Full(_) | Came::Brought => {}
             Came::LeftQueue => self.has_seat = true,
             Came::Declined(peer) => self.avoid.push(peer),
             Came::Lost(peer) if self.arrival.wanted.idempotent => self.avoid.push(peer),
@@ -435,7 +537,7 @@ impl Placement {
             ..snapshot.local
         };
         let snapshot = Snapshot { local, ..*snapshot };
-        let decision = policy::decide(self.arrival.policy, request, &snapshot, &mut ());
+        let decision = policy::would_decide(&*self.arrival.policy, request, &snapshot);
         decision == Decision::Run
     }
 
@@ -464,383 +566,4 @@ impl Placement {
 }
 
 #[cfg(test)]
-mod tests {
-    use weir_node_core::estimate::ExpectedWait;
-
-    use super::*;
-    use crate::abilities::AtPeers;
-    use crate::policy::Case;
-    use crate::report::Role;
-    use crate::samples::id;
-    use crate::snapshot::View;
-
-    /// Says what the snapshot's chance names, and reaches neighbours.
-    struct Says;
-
-    const SAYS: [Decision; 6] = [
-        Decision::Run,
-        Decision::Enqueue { until: Time::NEVER },
-        Decision::Offload {
-            to: 0,
-            reach: Reach::Horizontal,
-        },
-        Decision::Ask,
-        Decision::Reject(Reason::NobodyHasRoom),
-        Decision::Reject(Reason::TooLate),
-    ];
-    const RUN: u64 = 0;
-    const ENQUEUE: u64 = 1;
-    const OFFLOAD: u64 = 2;
-    const ASK: u64 = 3;
-    const NOBODY: u64 = 4;
-    const LATE: u64 = 5;
-
-    impl Policy for Says {
-        fn name(&self) -> &'static str {
-            "says"
-        }
-
-        fn reaches(&self) -> Reaches {
-            Reaches {
-                horizontal: true,
-                vertical: false,
-            }
-        }
-
-        fn decide(&self, case: &mut Case<'_>) -> Decision {
-            match case.snapshot.local.here {
-                // As all do, where the code is.
-                Here::Startable => Decision::Run,
-                _ => SAYS[usize::try_from(case.snapshot.chance).expect("a small number")],
-            }
-        }
-    }
-
-    fn at(milliseconds: u64) -> Time {
-        Time::ZERO + Duration::from_millis(milliseconds)
-    }
-
-    fn wanted(change: impl FnOnce(&mut Wanted)) -> Arc<Wanted> {
-        let mut wanted = Wanted::default();
-        change(&mut wanted);
-        Arc::new(wanted)
-    }
-
-    fn arrival() -> Arrival {
-        Arrival {
-            origin: Origin::Here,
-            visited: vec![id(9)],
-            hops: HOPS_MAX,
-            arrived: Time::ZERO,
-            deadline: Time::NEVER,
-            known: true,
-            wanted: wanted(|wanted| wanted.bounds = Bounds::Federation),
-            fits_here: true,
-            policy: &Says,
-        }
-    }
-
-    fn full() -> Option<Outlook> {
-        Some(Outlook {
-            prospect: Prospect::Refuse(Refusal::Overloaded),
-            wait: Duration::from_secs(3),
-            works: true,
-        })
-    }
-
-    /// Decides with what the policy says, takes the step and returns it.
-    fn step(call: &mut Placement, window: &Window, says: u64, now: Time) -> Step {
-        let (view, abilities) = (View::default(), AtPeers::default());
-        let snapshot = Snapshot {
-            local: Local {
-                here: window.here,
-                queue: window.queue,
-                service: None,
-                start: None,
-                blamed: false,
-                role: Role::Edge,
-                regions: &[],
-            },
-            view: &view,
-            abilities: &abilities,
-            remembered: None,
-            now,
-            chance: says,
-        };
-        let function = "shout".parse().expect("a name");
-        let request = call.request(&function, &[], None);
-        let decided = call.decide(window, &request, &snapshot, || false, &mut ());
-        call.take(decided.step);
-        decided.step
-    }
-
-    fn window(call: &Placement, outlook: Option<Outlook>) -> Window {
-        call.window(outlook, false, false, || false)
-    }
-
-    const OFFER: Step = Step::Offer {
-        to: 0,
-        reach: Reach::Horizontal,
-    };
-
-    fn refused(reason: Refusal, seconds: u64) -> Step {
-        Step::End(End::Refused {
-            reason,
-            wait: Duration::from_secs(seconds),
-        })
-    }
-
-    #[test]
-    fn what_this_node_could_do_is_read_from_its_outlook() {
-        let expected = ExpectedWait::new(Duration::from_millis(10), 3, 1);
-        let wait = Duration::from_millis(30);
-        let outlook = |prospect| {
-            Some(Outlook {
-                prospect,
-                wait,
-                works: true,
-            })
-        };
-        let broken = Some(Outlook {
-            works: false,
-            ..outlook(Prospect::Warm).expect("there")
-        });
-        let call = Placement::new(arrival());
-        // (outlook, closed, drains, elsewhere) -> (here, queue)
-        let zero = Some(Duration::ZERO);
-        let cases = [
-            ("absent", None, (false, false, false), (Here::Unable, None)),
-            (
-                "warm",
-                outlook(Prospect::Warm),
-                (false, false, false),
-                (Here::Warm, zero),
-            ),
-            (
-                "to be started",
-                outlook(Prospect::Start),
-                (false, false, false),
-                (Here::Startable, zero),
-            ),
-            (
-                "no room for guests",
-                outlook(Prospect::Warm),
-                (true, false, false),
-                (Here::Full, None),
-            ),
-            (
-                "drains",
-                outlook(Prospect::Warm),
-                (false, true, false),
-                (Here::Full, zero),
-            ),
-            (
-                "waits",
-                outlook(Prospect::Wait { expected }),
-                (false, false, false),
-                (Here::Full, Some(wait)),
-            ),
-            ("refused", full(), (false, false, false), (Here::Full, None)),
-            (
-                "broken, with others",
-                broken,
-                (false, false, true),
-                (Here::Unable, None),
-            ),
-            (
-                "broken, alone",
-                broken,
-                (false, false, false),
-                (Here::Warm, zero),
-            ),
-        ];
-        for (name, outlook, (closed, drains, elsewhere), (here, queue)) in cases {
-            let window = call.window(outlook, closed, drains, || elsewhere);
-            assert_eq!((window.here, window.queue), (here, queue), "{name}");
-        }
-        let turn = window(&call, outlook(Prospect::Wait { expected })).turn;
-        assert_eq!(turn, Some(Duration::from_millis(10)));
-        let unfit = Placement::new(Arrival {
-            fits_here: false,
-            ..arrival()
-        });
-        assert_eq!(window(&unfit, outlook(Prospect::Warm)).here, Here::Unable);
-    }
-
-    #[test]
-    fn a_call_whose_place_was_taken_is_decided_about_again() {
-        let mut call = Placement::new(arrival());
-        let here = window(&call, full());
-        assert_eq!(step(&mut call, &here, RUN, at(0)), Step::Run);
-        assert_eq!(call.came(Came::PlaceTaken, at(0)), None);
-        assert_eq!(
-            step(&mut call, &here, ENQUEUE, at(0)),
-            Step::Wait { leaves: true }
-        );
-        assert_eq!(call.came(Came::LeftQueue, at(1)), None);
-        // It goes back to its seat, however full the queue is.
-        assert_eq!(window(&call, full()).queue, Some(Duration::ZERO));
-        assert_eq!(window(&call, full()).refusal, None);
-        step(&mut call, &here, ENQUEUE, at(1));
-        assert_eq!(window(&call, full()).queue, None);
-    }
-
-    #[test]
-    fn a_full_peer_may_be_asked_again_and_one_that_declined_not() {
-        let mut call = Placement::new(arrival());
-        let here = window(&call, full());
-        assert_eq!(step(&mut call, &here, OFFLOAD, at(0)), OFFER);
-        assert_eq!(call.came(Came::Full(id(1)), at(1)), None);
-        assert_eq!(call.avoid(), [id(9)]);
-        assert_eq!(step(&mut call, &here, OFFLOAD, at(1)), OFFER);
-        assert_eq!(call.came(Came::Declined(id(1)), at(2)), None);
-        assert_eq!(call.avoid(), [id(9), id(1)]);
-        // Whoever did not take it may do so after it has waited.
-        step(&mut call, &here, ASK, at(2));
-        assert_eq!(call.avoid(), [id(9)]);
-    }
-
-    #[test]
-    fn what_may_have_begun_is_not_run_again_unless_it_may_be() {
-        let mut call = Placement::new(arrival());
-        assert_eq!(call.came(Came::Lost(id(1)), at(1)), Some(End::Lost));
-        let mut idempotent = Placement::new(Arrival {
-            wanted: wanted(|wanted| wanted.idempotent = true),
-            ..arrival()
-        });
-        assert_eq!(idempotent.came(Came::Lost(id(1)), at(1)), None);
-        assert_eq!(idempotent.avoid(), [id(9), id(1)]);
-    }
-
-    #[test]
-    fn offers_and_decisions_are_bounded() {
-        let mut call = Placement::new(arrival());
-        let here = window(&call, full());
-        let function = "shout".parse().expect("a name");
-        for _ in 0..OFFERS_MAX {
-            assert_eq!(call.request(&function, &[], None).hops, HOPS_MAX);
-            assert_eq!(step(&mut call, &here, OFFLOAD, at(0)), OFFER);
-        }
-        assert_eq!(call.request(&function, &[], None).hops, 0);
-        assert_eq!(call.reaches(), Reaches::default());
-        for _ in OFFERS_MAX..DECISIONS_MAX {
-            assert_eq!(step(&mut call, &here, RUN, at(0)), Step::Run);
-        }
-        let end = step(&mut call, &here, RUN, at(0));
-        assert_eq!(end, refused(Refusal::NobodyHasRoom, 0));
-    }
-
-    #[test]
-    fn code_is_brought_once_and_only_where_the_call_would_run() {
-        let mut call = Placement::new(arrival());
-        let absent = window(&call, None);
-        assert_eq!(step(&mut call, &absent, NOBODY, at(0)), Step::Bring);
-        assert_eq!(call.came(Came::Brought, at(1)), None);
-        assert_eq!(
-            step(&mut call, &absent, NOBODY, at(1)),
-            Step::End(End::Nowhere)
-        );
-        let cases = [
-            (
-                "a guest's",
-                Arrival {
-                    origin: Origin::Neighbour,
-                    ..arrival()
-                },
-            ),
-            (
-                "unfit",
-                Arrival {
-                    fits_here: false,
-                    ..arrival()
-                },
-            ),
-            (
-                "this node's alone",
-                Arrival {
-                    wanted: Arc::default(),
-                    ..arrival()
-                },
-            ),
-        ];
-        for (name, arrival) in cases {
-            let mut call = Placement::new(arrival);
-            let absent = window(&call, None);
-            assert_ne!(
-                step(&mut call, &absent, NOBODY, at(0)),
-                Step::Bring,
-                "{name}"
-            );
-        }
-        let mut late = Placement::new(Arrival {
-            deadline: at(50),
-            ..arrival()
-        });
-        let end = late.came(Came::BroughtTooLate, at(51));
-        let after = Duration::from_millis(50);
-        let phase = Phase::Start;
-        assert_eq!(end, Some(End::Late { phase, after }));
-    }
-
-    #[test]
-    fn who_waited_in_vain_looks_wider_and_is_refused_then() {
-        let mut call = Placement::new(arrival());
-        let here = window(&call, full());
-        let limit = WAIT_ELSEWHERE_MAX;
-        assert_eq!(
-            step(&mut call, &here, ASK, at(0)),
-            Step::WaitElsewhere { limit }
-        );
-        assert_eq!(call.came(Came::NobodyElsewhere, at(5_000)), None);
-        assert!(!call.anywhere());
-        assert_eq!(step(&mut call, &here, ASK, at(5_000)), Step::LookWider);
-        assert!(call.anywhere());
-        // With the node's own reason and wait.
-        let end = step(&mut call, &here, ASK, at(5_000));
-        assert_eq!(end, refused(Refusal::Overloaded, 3));
-    }
-
-    #[test]
-    fn the_deadline_is_the_one_it_came_with() {
-        let mut call = Placement::new(Arrival {
-            arrived: at(100),
-            deadline: at(400),
-            ..arrival()
-        });
-        let here = window(&call, full());
-        let limit = Duration::from_millis(50);
-        let now = at(350);
-        assert_eq!(
-            step(&mut call, &here, ASK, now),
-            Step::WaitElsewhere { limit }
-        );
-        let late = End::Late {
-            phase: Phase::Queue,
-            after: Duration::from_millis(300),
-        };
-        assert_eq!(call.came(Came::NobodyElsewhere, at(400)), Some(late));
-        assert_eq!(step(&mut call, &here, LATE, at(400)), Step::End(late));
-    }
-
-    #[test]
-    fn a_guests_call_waits_for_nobody_else() {
-        let mut call = Placement::new(Arrival {
-            origin: Origin::Neighbour,
-            ..arrival()
-        });
-        let here = window(&call, full());
-        // A guest's is decided by what policies do for those: it is refused.
-        let end = step(&mut call, &here, ENQUEUE, at(0));
-        assert_eq!(end, refused(Refusal::Overloaded, 3));
-        let unknown = Arrival {
-            known: false,
-            ..arrival()
-        };
-        let mut call = Placement::new(unknown);
-        let absent = window(&call, None);
-        assert_eq!(
-            step(&mut call, &absent, RUN, at(0)),
-            Step::End(End::Unknown)
-        );
-    }
-}
+mod tests;

@@ -1,14 +1,33 @@
 //! Where a call goes: policies, and what they decide about.
 //!
-//! A policy sees a [`Request`] and a [`Snapshot`] and nothing else, and cannot
-//! fail. The list of policies is [`all`]; adding one touches its own file and
-//! that list.
+//! A decision sees a [`Request`], a [`Snapshot`] and what its policy remembers, and
+//! cannot fail. The list of policies is [`KINDS`]; adding one touches its own file
+//! and that list.
+//!
+//! A policy is made from parameters ([`Choice`]) and held by whoever places calls
+//! by it: for a node, a QoS class or a function. It may learn:
+//!
+//! | | when | what for |
+//! |---|---|---|
+//! | [`Policy::decide`], [`Policy::receive`] | for each call, many at once | where it goes |
+//! | [`Policy::observe`] | at the end of each attempt | how that went |
+//! | [`Policy::tick`] | when it asked for it | to work out a [`Plan`], to wish for a probe or a note |
+//! | [`Policy::probed`] | after a probe | how loaded a peer is now |
+//! | [`Policy::hear`] | for a note of a policy like it | what that knows |
+//! | [`Policy::save`], [`Policy::restore`] | now and then; at a start | what is worth keeping |
+//! | [`Policy::weight`], [`Policy::set_weight`] | when somebody asks | its table, by hand |
+//!
+//! All of them are called by many threads at once, and remember by atomics:
+//! [`Memory`] and [`Plan`].
 
 mod case;
 mod cloud_only;
 mod edge_cloud;
 mod edge_only;
+mod learning;
 mod local_only;
+mod memory;
+mod parameters;
 mod spill;
 mod weigh;
 
@@ -16,15 +35,25 @@ mod weigh;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
 
 use crate::explain::Witness;
-use crate::snapshot::{Cost, Draws, Here, Snapshot};
+use crate::snapshot::{Cost, Here, Snapshot};
 
-pub use case::{Case, LOOKED_AT};
+pub use case::{Candidate, Case, LOOKED_AT, Terms};
+pub use learning::{
+    ClassKey, Ending, Field, Malformed, NOTE_BYTES_MAX, Outcome, PROBES_MAX, Probed,
+    SAVED_BYTES_MAX, TICK_INTERVAL_MIN, Wishes,
+};
+pub use memory::{Cell, Memory, Plan, Which};
+pub use parameters::{
+    CHOICE_BYTES_MAX, Choice, Key, Kind, Outside, Parameters, Range, Value, Wrong,
+};
 pub use weigh::{Lack, fits, lacks, room_of, weigh};
 
 /// How a call that is decided about came here.
@@ -95,6 +124,38 @@ pub struct Request<'a> {
     pub hops: u8,
     /// When its answer is of no more use.
     pub deadline: Time,
+    /// What only some policies look at.
+    pub more: More<'a>,
+}
+
+/// A QoS class of calls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Class<'a> {
+    /// Its name; `None` for calls that name none.
+    pub name: Option<&'a str>,
+    /// What stands for it in tables.
+    pub key: ClassKey,
+    /// The deadline of its calls that bring none.
+    pub deadline: Option<Duration>,
+}
+
+/// What only some policies look at of a call.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct More<'a> {
+    /// Its QoS class.
+    pub class: Class<'a>,
+    /// When it came to this node.
+    pub arrived: Time,
+    /// Who sent it; `None` for this node's own users.
+    pub from: Option<PeerId>,
+    /// Bytes of its body; `None` where they are not known yet.
+    pub body_bytes: Option<u64>,
+    /// How long it would take to bring the code of its function here; `None` where
+    /// it is here, or nobody knows.
+    pub fetch: Option<Duration>,
+    /// Calls in a second that the function is meant for at one node (label
+    /// `dfaas.maxrate`); `None` where it says nothing.
+    pub rate_max: Option<u32>,
 }
 
 /// Which way an offloaded call goes.
@@ -144,6 +205,12 @@ pub enum Decision {
         to: usize,
         /// Which way that is.
         reach: Reach,
+        /// How many more nodes it may visit after that one; fewer than
+        /// [`Request::hops`].
+        hops: u8,
+        /// Until when its answer is waited for; not after [`Request::deadline`].
+        /// After that it counts as lost there.
+        until: Time,
     },
     /// Ask the peers that may have a place, and let it wait for that.
     Ask,
@@ -151,7 +218,11 @@ pub enum Decision {
     Reject(Reason),
 }
 
-/// A way to decide.
+/// A way to decide, and to learn how to.
+///
+/// The methods are called by many threads at once. What a policy remembers lies
+/// in atomics; [`Policy::decide`] and [`Policy::receive`] take no lock and allocate
+/// nothing.
 pub trait Policy: Send + Sync {
     /// Its name in configuration, metrics and explanations.
     fn name(&self) -> &'static str;
@@ -169,22 +240,79 @@ pub trait Policy: Send + Sync {
             .or_else(|| case.balance())
             .unwrap_or(Decision::Reject(Reason::NoRoom))
     }
+
+    /// Learns how an attempt ended that it decided, here or at a peer.
+    fn observe(&self, _: &Outcome<'_>) {}
+
+    /// Does what is to be done between decisions: works out plans, wishes for
+    /// probes and notes. Returns when it is to be called next, at the soonest
+    /// after [`TICK_INTERVAL_MIN`]; [`Time::NEVER`] for never again. It is called
+    /// first when the policy is taken into use, never twice at once, and may take
+    /// some milliseconds: no call waits for it.
+    fn tick(&self, _: &Field<'_>, _: &mut Wishes) -> Time {
+        Time::NEVER
+    }
+
+    /// Learns what came of a probe that it wished for.
+    fn probed(&self, _: &Probed) {}
+
+    /// Hears a note of a policy of the same name and use at another node. Any
+    /// member may have written it.
+    ///
+    /// # Errors
+    /// When no policy like this one writes that: then it is not passed on.
+    fn hear(&self, _from: PeerId, _note: &[u8], _now: Time) -> Result<(), Malformed> {
+        Err(Malformed)
+    }
+
+    /// The weight of a destination, `None` for here, in the policy's own table, for
+    /// people to look at; `None` where it keeps no such table, or no such row.
+    fn weight(&self, _: &FunctionName, _: ClassKey, _to: Option<&PeerId>) -> Option<f64> {
+        None
+    }
+
+    /// Changes that weight by hand; `None` has it forgotten, so that it is learned
+    /// anew. `false` where the policy lets nobody change it.
+    fn set_weight(
+        &self,
+        _: &FunctionName,
+        _: ClassKey,
+        _to: Option<&PeerId>,
+        _weight: Option<f64>,
+        _now: Time,
+    ) -> bool {
+        false
+    }
+
+    /// What is worth keeping over a restart, at most [`SAVED_BYTES_MAX`]; more is
+    /// not kept. `None` for nothing.
+    fn save(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Takes what a policy of the same name and use kept, perhaps of another
+    /// version of Weir. `now` is the new life's clock: kept moments mean nothing.
+    ///
+    /// # Errors
+    /// When it cannot be read: then nothing was taken.
+    fn restore(&self, _saved: &[u8], _now: Time) -> Result<(), Malformed> {
+        Err(Malformed)
+    }
 }
 
 /// The list of policies; the first is the default.
-pub fn all() -> [&'static dyn Policy; 5] {
-    [
-        &spill::Spill,
-        &local_only::LocalOnly,
-        &cloud_only::CloudOnly,
-        &edge_only::EdgeOnly,
-        &edge_cloud::EdgeCloud,
-    ]
-}
+pub static KINDS: [Kind; 5] = [
+    spill::KIND,
+    local_only::KIND,
+    cloud_only::KIND,
+    edge_only::KIND,
+    edge_cloud::KIND,
+];
 
-/// The policy of this name.
-pub fn named(name: &str) -> Option<&'static dyn Policy> {
-    all().into_iter().find(|policy| policy.name() == name)
+/// The policy of this name, with the usual parameters.
+pub fn named(name: &str) -> Option<Arc<dyn Policy>> {
+    let kind = KINDS.iter().find(|kind| kind.name == name)?;
+    Some(Choice::of(kind).build())
 }
 
 /// Decides about one call; tells `witness` what was weighed.
@@ -198,24 +326,32 @@ pub fn decide(
     snapshot: &Snapshot<'_>,
     witness: &mut dyn Witness,
 ) -> Decision {
-    let mut case = Case {
-        request,
-        snapshot,
-        draws: Draws::new(snapshot.chance),
-        open: false,
-        full: false,
-        is_watched: witness.is_watching(),
-        witness,
+    decided(policy, Case::new(request, snapshot, witness))
+}
+
+/// What a policy would decide: nothing comes of it ([`Case::is_trial`]).
+pub fn would_decide(
+    policy: &dyn Policy,
+    request: &Request<'_>,
+    snapshot: &Snapshot<'_>,
+) -> Decision {
+    let mut witness = ();
+    let case = Case::new(request, snapshot, &mut witness);
+    decided(policy, case.into_trial())
+}
+
+fn decided(policy: &dyn Policy, mut case: Case<'_>) -> Decision {
+    let (request, snapshot) = (case.request, case.snapshot);
+    let decision = match request.origin {
+        Origin::Here => policy.decide(&mut case),
+        Origin::Neighbour | Origin::Region { .. } => return policy.receive(&mut case),
     };
-    match request.origin {
-        Origin::Here => match policy.decide(&mut case) {
-            Decision::Reject(Reason::NobodyHasRoom | Reason::NoSuchPlace)
-                if case.open || (case.full && snapshot.local.here == Here::Unable) =>
-            {
-                Decision::Ask
-            }
-            decision => decision,
-        },
-        Origin::Neighbour | Origin::Region { .. } => policy.receive(&mut case),
+    match decision {
+        Decision::Reject(Reason::NobodyHasRoom | Reason::NoSuchPlace)
+            if case.open || (case.full && snapshot.local.here == Here::Unable) =>
+        {
+            Decision::Ask
+        }
+        decision => decision,
     }
 }

@@ -16,6 +16,7 @@ use libp2p_identity::PeerId;
 use weir_node_core::time::Time;
 
 use crate::abilities::AtPeers;
+use crate::congestion::Congestion;
 use crate::facts::{Facts, Offered, PeerKey};
 use crate::report::{Load, Report, Role};
 use crate::slots::{Places, Slots};
@@ -410,6 +411,8 @@ pub struct Snapshot<'a> {
     pub abilities: &'a AtPeers,
     /// The peer that a decision like this one chose last.
     pub remembered: Option<PeerId>,
+    /// What was said to be congested; `None` for nothing.
+    pub congestion: Option<&'a Congestion>,
     /// When this is.
     pub now: Time,
     /// One random number, from which all draws of the decision are made.

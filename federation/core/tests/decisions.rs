@@ -14,7 +14,7 @@ use weir_federation_core::abilities::Abilities;
 use weir_federation_core::catalogue::sha256;
 use weir_federation_core::explain::{Verdict, Weighed};
 use weir_federation_core::peers::{Fault, Met, Peers};
-use weir_federation_core::policy::{self, Bounds, Decision, Needs, Origin, Request};
+use weir_federation_core::policy::{self, Bounds, Decision, KINDS, More, Needs, Origin, Request};
 use weir_federation_core::report::{Load, Offer, Report, Role};
 use weir_federation_core::samples::{numbered, report};
 use weir_federation_core::snapshot::{Cost, Here, Local, Reserved, Snapshot, Word};
@@ -346,9 +346,11 @@ impl Life {
             anywhere: chance.one_in(8),
             hops: chance.of(&[0, 1, 3, 3]),
             deadline: self.now + Duration::from_millis(within),
+            more: More::default(),
         };
         let regions = ["near".to_owned(), "away".to_owned()];
-        let policy = chance.of(&policy::all());
+        let names = KINDS.each_ref().map(|kind| kind.name);
+        let policy = policy::named(chance.of(&names)).expect("it is in the list");
         let local = Local {
             here,
             queue: chance.of(&[None, Some(Duration::from_millis(5))]),
@@ -369,16 +371,17 @@ impl Life {
             view: &view,
             abilities: &abilities,
             remembered: self.remembered,
+            congestion: None,
             now: self.now,
             chance: chance.next(),
         };
         let mut weighed: Vec<Weighed> = Vec::new();
-        let decision = policy::decide(policy, &request, &snapshot, &mut weighed);
+        let decision = policy::decide(&*policy, &request, &snapshot, &mut weighed);
         // Who lacks what it needs may or may not be looked at.
         weighed.retain(|seen| seen.verdict != Verdict::Unfit);
         let mut text = format!("{} {weighed:?} ", policy.name());
         let said = match decision {
-            Decision::Offload { to, reach } => {
+            Decision::Offload { to, reach, .. } => {
                 let peer = &view.peers[to];
                 self.remembered = Some(peer.id);
                 if let Some(reserved) = peer

@@ -1,14 +1,17 @@
 //! One call of a node: does the steps of its placement, and says what came of
 //! them.
 
+mod learning;
+mod waits;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Request;
+use http_body::Body as _;
 use libp2p_identity::PeerId;
-use tokio::sync::oneshot;
 use weir_federation_core::placement::{
     Arrival, Came, Decided, End, Outlook, Placement, Step, Window,
 };
@@ -18,24 +21,24 @@ use weir_node::executor::Body;
 use weir_node::function::FunctionSpec;
 use weir_node::id::FunctionName;
 use weir_node::invocation::{Answer, Invocation, InvokeError};
-use weir_node::node::{Declined, Moves};
+use weir_node::node::Declined;
 use weir_node::replay::Replay;
 use weir_node::time::Time;
 
 use super::explained::{Explanation, step};
 use super::offer::{self, Errand, Offered, Seized};
+use super::policies::Chosen;
 use super::serving::Guest;
-use super::waiting::Waiting;
 use super::{Inner, Way, this_machine};
-use crate::explain::Weighed;
-use crate::policy::{self, Policy, Reach};
+use crate::explain::Account;
+use crate::policy::{self, ClassKey, Ending, Policy};
 use crate::report::Report;
 use crate::snapshot::{Local, Snapshot, View};
 
 /// One call, from its arrival to its answer.
 pub(super) struct Course<'a> {
     inner: &'a Arc<Inner>,
-    placement: Placement,
+    placement: Placement<Chosen<'a>>,
     guest: Option<Arc<Guest>>,
     spec: Option<Arc<FunctionSpec>>,
     /// Whether the function is not deployed here.
@@ -47,6 +50,17 @@ pub(super) struct Course<'a> {
     fetched: Duration,
     /// Where it stood in the queue, when it has left that.
     seat: Option<Seat>,
+    /// Bytes of its body; `None` where nobody knows yet.
+    body_bytes: Option<u64>,
+}
+
+/// How far a call goes on from a peer, and how long its answer is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Onward {
+    /// How many more nodes it may visit.
+    hops: u8,
+    /// Until when.
+    until: Time,
 }
 
 /// What became of a step.
@@ -61,12 +75,14 @@ enum Todo {
     Run,
     Wait {
         leaves: bool,
+        /// When it is decided about again.
+        until: Time,
         /// How long each call that waits here makes the next one wait.
         turn: Option<Duration>,
     },
     /// To the place that was taken at a peer; `None` where another call was
     /// quicker.
-    Go(Option<Box<Seized>>),
+    Go(Option<Box<(Seized, Onward)>>),
     Bring,
     WaitElsewhere(Duration),
     Again,
@@ -96,6 +112,7 @@ impl<'a> Course<'a> {
         let wanted = spec.as_ref();
         let wanted = wanted.map(|spec| Wanted::by(spec, entry.as_ref()));
         let wanted = wanted.unwrap_or_default();
+        let body_bytes = invocation.request.body().size_hint().exact();
         let placement = Placement::new(Arrival {
             origin: way.origin,
             visited: way.visited,
@@ -105,7 +122,10 @@ impl<'a> Course<'a> {
             known: spec.is_some(),
             fits_here: wanted.fits(&this_machine(&inner.federated.settings().labels)),
             wanted: Arc::new(wanted),
-            policy: inner.policy(spec.as_deref(), invocation.class.as_deref()),
+            class: ClassKey::of(invocation.class.as_deref()),
+            policy: inner
+                .policies
+                .of(spec.as_deref(), invocation.class.as_deref(), arrived),
         });
         Course {
             inner,
@@ -117,11 +137,12 @@ impl<'a> Course<'a> {
             declined: String::new(),
             fetched: Duration::ZERO,
             seat: None,
+            body_bytes,
         }
     }
 
-    pub(super) fn policy(&self) -> &'static dyn Policy {
-        self.placement.arrival().policy
+    pub(super) fn policy(&self) -> &dyn Policy {
+        &*self.placement.arrival().policy
     }
 
     fn wanted(&self) -> &Arc<Wanted> {
@@ -182,14 +203,19 @@ impl<'a> Course<'a> {
                     }
                 }
             }
-            Todo::Wait { leaves, turn } => {
-                Box::pin(self.wait_here(invocation, leaves, turn, explain)).await
-            }
+            Todo::Wait {
+                leaves,
+                until,
+                turn,
+            } => Box::pin(self.wait_here(invocation, (leaves, until), turn, explain)).await,
             Todo::Go(None) => {
                 note(explain, "its last place went to another call");
                 self.came(Came::PlaceTaken, invocation)
             }
-            Todo::Go(Some(seized)) => Box::pin(self.go(*seized, invocation, explain)).await,
+            Todo::Go(Some(to)) => {
+                let (seized, onward) = *to;
+                Box::pin(self.go((seized, onward), invocation, explain)).await
+            }
             Todo::Bring => Box::pin(self.bring(invocation, explain)).await,
             Todo::WaitElsewhere(limit) => {
                 Box::pin(self.wait_elsewhere(invocation, limit, explain)).await
@@ -209,23 +235,26 @@ impl<'a> Course<'a> {
         let window = self.window(invocation)?;
         let view = inner.federated.shared.view.load();
         let decided = self.decide(&window, &view, invocation, explain);
-        self.placement.take(decided.step);
+        self.placement.take(decided.step, self.now());
         if decided.step != Step::End(End::Unknown) {
             inner.count_decision(decided.decision, window.here);
         }
         Ok(match decided.step {
             Step::Run => Todo::Run,
-            Step::Wait { leaves } => Todo::Wait {
+            Step::Wait { leaves, until } => Todo::Wait {
                 leaves,
+                until,
                 turn: window.turn,
             },
-            Step::Offer { to, .. } => {
+            Step::Offer {
+                to, hops, until, ..
+            } => {
                 let peer = &view.peers[to];
                 let seized = inner.seize(peer, &invocation.function, self.wanted());
                 if seized.is_some() && inner.remembered.load().as_deref() != Some(&peer.id) {
                     inner.remembered.store(Some(Arc::new(peer.id)));
                 }
-                Todo::Go(seized.map(Box::new))
+                Todo::Go(seized.map(|seized| Box::new((seized, Onward { hops, until }))))
             }
             Step::Bring => Todo::Bring,
             Step::WaitElsewhere { limit } => Todo::WaitElsewhere(limit),
@@ -251,10 +280,11 @@ impl<'a> Course<'a> {
         let blamed = failing.contains(&None);
         let failing: Vec<PeerId> = failing.into_iter().flatten().collect();
         let service = inner.service(function);
-        let request = self.placement.request(function, &failing, service);
         // A call that runs here at once looks at nobody.
         let drains = inner.federated.is_draining();
         let alone = explain.is_none() && self.placement.is_alone(window, blamed, drains);
+        let mut request = self.placement.request(function, &failing, service);
+        request.more = self.more(request.more, invocation, alone);
         let (abilities, start) = match alone {
             true => (Arc::default(), None),
             false => (
@@ -263,6 +293,7 @@ impl<'a> Course<'a> {
             ),
         };
         let regions = inner.federated.shared.regions.load();
+        let congestion = inner.policies.congestion.load();
         let remembered = inner.remembered.load();
         let snapshot = Snapshot {
             local: Local {
@@ -277,6 +308,7 @@ impl<'a> Course<'a> {
             view,
             abilities: &abilities,
             remembered: remembered.as_deref().copied(),
+            congestion: congestion.as_deref(),
             now: self.now(),
             chance: rand::random(),
         };
@@ -286,11 +318,11 @@ impl<'a> Course<'a> {
                 .placement
                 .decide(window, &request, &snapshot, away, &mut ());
         };
-        let mut weighed: Vec<Weighed> = Vec::new();
+        let mut account = Account::default();
         let decided = self
             .placement
-            .decide(window, &request, &snapshot, away, &mut weighed);
-        let step = step(&request, &snapshot, &weighed, decided.decision);
+            .decide(window, &request, &snapshot, away, &mut account);
+        let step = step(&request, &snapshot, &account, decided.decision);
         explain.steps.push(step);
         decided
     }
@@ -303,7 +335,12 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn ended_here(&self, function: &FunctionName, outcome: Result<Answer, InvokeError>) -> Turned {
+    fn ended_here(
+        &mut self,
+        function: &FunctionName,
+        outcome: Result<Answer, InvokeError>,
+    ) -> Turned {
+        self.attempted(function, &outcome);
         if self.placement.is_own() {
             self.inner.note_outcome(function, None, &outcome);
         }
@@ -382,119 +419,13 @@ impl<'a> Course<'a> {
             && away.any(|peer| policy::fits(&needs, &peer.report) && shared.is_near(&peer.report))
     }
 
-    fn waiting(
-        &self,
-        invocation: &Invocation,
-        turn: Option<Duration>,
-        queued: bool,
-    ) -> (Arc<Waiting>, oneshot::Receiver<Seized>) {
-        let (sender, seized) = oneshot::channel();
-        let failing = self.inner.failing(&invocation.function);
-        let waiting = Waiting {
-            inner: Arc::downgrade(self.inner),
-            function: invocation.function.clone(),
-            wanted: self.wanted().clone(),
-            reaches: self.placement.reaches(),
-            avoid: self.placement.avoid().to_vec(),
-            failing: failing.into_iter().flatten().collect(),
-            anywhere: self.placement.anywhere(),
-            deadline: self.deadline(),
-            queued,
-            turn,
-            seized: Mutex::new(Some(sender)),
-        };
-        (Arc::new(waiting), seized)
-    }
-
-    /// Waits in the queue here, for a place here or, where it `leaves`, elsewhere.
-    async fn wait_here(
-        &mut self,
-        mut invocation: Invocation,
-        leaves: bool,
-        turn: Option<Duration>,
-        explain: Option<&mut Explanation>,
-    ) -> Turned {
-        let inner = self.inner;
-        let mut parked = None;
-        let moves: Option<Arc<dyn Moves>> = match leaves {
-            true => {
-                self.keep_request(&mut invocation);
-                let (waiting, seized) = self.waiting(&invocation, turn, true);
-                let entered = inner.waiters.enter(&waiting);
-                parked = Some((entered, seized));
-                Some(waiting)
-            }
-            false => None,
-        };
-        inner
-            .node
-            .set_served_elsewhere(inner.waiters.served_elsewhere());
-        let function = invocation.function.clone();
-        let waited = inner.node.wait(invocation, moves, self.seat.take());
-        match waited.await {
-            Ok(answer) => {
-                note(explain, "waited here");
-                self.ended_here(&function, Ok(answer))
-            }
-            Err(Declined::Failed(error)) => {
-                note(explain, &error.to_string());
-                self.ended_here(&function, Err(error))
-            }
-            Err(Declined::NoRoom(back)) => {
-                note(explain, "no place was left to wait in");
-                self.came(Came::PlaceTaken, *back)
-            }
-            Err(Declined::Left(back, seat)) => {
-                self.seat = Some(seat);
-                let turned = self.came(Came::LeftQueue, *back);
-                let seized = parked.and_then(|(_, mut seized)| seized.try_recv().ok());
-                match (seized, turned) {
-                    (Some(seized), Turned::Again(back)) => {
-                        self.moves_to(&seized);
-                        note(explain, "waited here, and then went on");
-                        Box::pin(self.go(seized, back, None)).await
-                    }
-                    (_, turned) => turned,
-                }
-            }
+    /// As far, and for as long, as the call itself allows.
+    fn usual_onward(&self) -> Onward {
+        let arrival = self.placement.arrival();
+        Onward {
+            hops: arrival.hops.saturating_sub(1),
+            until: arrival.deadline,
         }
-    }
-
-    /// Waits for a place elsewhere, where there is none to wait for here.
-    async fn wait_elsewhere(
-        &mut self,
-        mut invocation: Invocation,
-        limit: Duration,
-        mut explain: Option<&mut Explanation>,
-    ) -> Turned {
-        let inner = self.inner;
-        self.keep_request(&mut invocation);
-        let (waiting, seized) = self.waiting(&invocation, None, false);
-        let Some(_entered) = inner.waiters.enter(&waiting) else {
-            note(explain, "too many wait already");
-            return Turned::Ended(Err(inner.no_room()));
-        };
-        match tokio::time::timeout(limit, seized).await {
-            Ok(Ok(seized)) => {
-                self.moves_to(&seized);
-                note(explain.as_deref_mut(), "waited for a place elsewhere");
-                Box::pin(self.go(seized, invocation, None)).await
-            }
-            Ok(Err(_)) | Err(_) => {
-                note(explain, "no peer had a place in time");
-                self.came(Came::NobodyElsewhere, invocation)
-            }
-        }
-    }
-
-    /// It goes to a place for which it waited.
-    fn moves_to(&mut self, seized: &Seized) {
-        self.placement.moves();
-        let word = match seized.reach {
-            Reach::Horizontal => "horizontal",
-            Reach::Vertical => "vertical",
-        };
-        self.inner.counters.decisions.count((word, "waited"));
     }
 
     /// Keeps the request of a call, should it be sent again; once.
@@ -508,12 +439,13 @@ impl<'a> Course<'a> {
     /// Sends the call to a peer where it has taken a place.
     async fn go(
         &mut self,
-        to: Seized,
+        (to, onward): (Seized, Onward),
         mut invocation: Invocation,
         explain: Option<&mut Explanation>,
     ) -> Turned {
         let inner = self.inner;
         self.keep_request(&mut invocation);
+        self.placement.goes(to.peer, to.reach, self.now());
         if let Some(guest) = &self.guest {
             guest.leaves();
         }
@@ -523,13 +455,15 @@ impl<'a> Course<'a> {
             function: &invocation.function,
             wanted: self.wanted(),
             spec: self.spec.as_deref(),
-            deadline: self.deadline(),
+            hops: onward.hops,
+            deadline: onward.until,
+            is_impatient: onward.until < self.deadline(),
         };
         // Boxed, so that calls which run here do not carry its room.
-        let travelling = inner.travelling(&invocation, self.placement.arrival(), &errand);
+        let travelling = inner.travelling(&invocation, &self.placement.arrival().visited, &errand);
         let offer = inner.offer(to, request, (travelling, &errand));
         let (offered, unsent) = Box::pin(offer).await;
-        let (reason, came) = match offered {
+        let (reason, came, ending) = match offered {
             Offered::Answer(answer) => {
                 note(explain, "answered");
                 let arrival = self.placement.arrival();
@@ -542,11 +476,13 @@ impl<'a> Course<'a> {
                 note(explain, &error.to_string());
                 return self.ended_at(peer, &invocation.function, Err(error));
             }
-            Offered::Full(reason) => (reason, Came::Full(peer)),
-            Offered::Declined(reason) => (reason, Came::Declined(peer)),
-            Offered::Lost(reason) => (reason, Came::Lost(peer)),
+            Offered::Full(reason) => (reason, Came::Full(peer), Ending::Refused),
+            Offered::Declined(reason) => (reason, Came::Declined(peer), Ending::Refused),
+            Offered::Lost(reason) => (reason, Came::Lost(peer), Ending::Lost),
+            Offered::GaveUp(reason) => (reason, Came::Lost(peer), Ending::Late),
         };
         note(explain, &reason);
+        self.in_vain(&invocation.function, ending);
         if let Some(end) = self.placement.came(came, self.now()) {
             self.declined = format!("{peer}: {reason}");
             return self.end(end, &invocation, None);
@@ -567,11 +503,12 @@ impl<'a> Course<'a> {
     }
 
     fn ended_at(
-        &self,
+        &mut self,
         peer: PeerId,
         function: &FunctionName,
         outcome: Result<Answer, InvokeError>,
     ) -> Turned {
+        self.attempted(function, &outcome);
         if self.placement.is_own() {
             self.inner.note_outcome(function, Some(peer), &outcome);
         }

@@ -1,13 +1,14 @@
 //! Why calls went where they went, for those who ask.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p_identity::PeerId;
 use serde::Serialize;
 
 use crate::abilities::Able;
-use crate::explain::{Verdict, Weighed};
+use crate::explain::{Account, Verdict};
 use crate::policy::{self, Bounds, Decision, Lack, Reach, Reason, Request};
 use crate::report::Role;
 use crate::snapshot::{Here, PeerView, Snapshot};
@@ -39,7 +40,10 @@ pub struct Step {
     /// Peers of the function's scope, those that could not be chosen too.
     pub candidates: Vec<Candidate>,
     /// Peers beyond those, by the reason.
-    pub others: std::collections::BTreeMap<String, usize>,
+    pub others: BTreeMap<String, usize>,
+    /// Numbers by which the policy judged this node, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub terms: BTreeMap<&'static str, f64>,
     /// What was chosen.
     pub choice: String,
     /// What came of it.
@@ -62,6 +66,9 @@ pub struct Candidate {
     pub age_ms: f64,
     /// Expected round trip in milliseconds.
     pub round_trip_ms: f64,
+    /// Numbers by which the policy judged it, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub terms: BTreeMap<&'static str, f64>,
 }
 
 /// Explanations by call.
@@ -115,13 +122,13 @@ fn megabytes(bytes: u64) -> String {
 pub(super) fn step(
     request: &Request<'_>,
     snapshot: &Snapshot<'_>,
-    weighed: &[Weighed],
+    account: &Account,
     decision: Decision,
 ) -> Step {
     let mut candidates = Vec::new();
-    let mut others = std::collections::BTreeMap::new();
+    let mut others = BTreeMap::new();
     for peer in snapshot.view.peers.iter() {
-        let seen = weighed.iter().find(|seen| seen.peer == peer.id);
+        let seen = account.weighed.iter().find(|seen| seen.peer == peer.id);
         let verdict = match out_of_reach(peer, request, snapshot) {
             Some(reason) => reason.to_owned(),
             None => {
@@ -141,15 +148,24 @@ pub(super) fn step(
             room: policy::room_of(peer, request, snapshot),
             age_ms: milliseconds(snapshot.now.since(peer.loaded())),
             round_trip_ms: milliseconds(peer.round_trip()),
+            terms: terms(account, Some(peer.id)),
         });
     }
     Step {
         here: here(snapshot).to_owned(),
         candidates,
         others,
+        terms: terms(account, None),
         choice: choice(decision, snapshot),
         result: String::new(),
     }
+}
+
+/// Numbers by which a policy judged a peer, or this node. JSON has no other.
+fn terms(account: &Account, of: Option<PeerId>) -> BTreeMap<&'static str, f64> {
+    let terms = account.terms.iter().filter(|term| term.peer == of);
+    let finite = terms.filter(|term| term.value.is_finite());
+    finite.map(|term| (term.name, term.value)).collect()
 }
 
 /// Why a peer is none that this node may send the call to, whatever its load.
@@ -236,7 +252,7 @@ fn choice(decision: Decision, snapshot: &Snapshot<'_>) -> String {
         Decision::Run => "run here".to_owned(),
         Decision::Enqueue { .. } => "wait here".to_owned(),
         Decision::Ask => "ask peers, and wait".to_owned(),
-        Decision::Offload { to, reach } => {
+        Decision::Offload { to, reach, .. } => {
             let way = match reach {
                 Reach::Horizontal => "horizontally",
                 Reach::Vertical => "vertically",

@@ -24,7 +24,6 @@ use crate::policy::Reach;
 use crate::report::Role;
 use crate::snapshot::{PeerView, Reserved, Word};
 use crate::wire::{self, ANSWER, Arrived, REFUSED, Reply, Travelling, Why};
-use weir_federation_core::placement::Arrival;
 use weir_federation_core::wanted::Wanted;
 
 /// Longest text of a peer's error that is passed on, in bytes.
@@ -56,8 +55,16 @@ pub(super) enum Offered {
     Declined(String),
     /// It may have begun.
     Lost(String),
+    /// It may have begun, and its policy waits no longer for it.
+    GaveUp(String),
     /// It ended without an answer, there.
     Failed(InvokeError),
+}
+
+impl Offered {
+    fn gave_up() -> Offered {
+        Offered::GaveUp("it did not answer in the time that the policy gives it".to_owned())
+    }
 }
 
 /// A place at a peer that a call has taken.
@@ -91,7 +98,12 @@ pub(super) struct Errand<'a> {
     pub(super) function: &'a FunctionName,
     pub(super) wanted: &'a Wanted,
     pub(super) spec: Option<&'a FunctionSpec>,
+    /// How many more nodes it may visit after the peer.
+    pub(super) hops: u8,
+    /// When its answer is of no more use.
     pub(super) deadline: Time,
+    /// Whether that is its policy's word, and not the call's own deadline.
+    pub(super) is_impatient: bool,
 }
 
 /// Room that comes back when the answer of a call has been read, and goes to
@@ -132,7 +144,7 @@ impl Inner {
     pub(super) fn travelling(
         &self,
         invocation: &Invocation,
-        arrival: &Arrival,
+        visited: &[PeerId],
         errand: &Errand<'_>,
     ) -> Travelling {
         let settings = self.federated.settings();
@@ -143,12 +155,11 @@ impl Inner {
         Travelling {
             function: invocation.function.qualified(),
             call: invocation.id.to_string(),
-            visited: arrival
-                .visited
+            visited: visited
                 .iter()
                 .map(|id| ByteBuf::from(id.to_bytes()))
                 .collect(),
-            hops: arrival.hops.saturating_sub(1),
+            hops: errand.hops,
             left: (errand.deadline != Time::NEVER)
                 .then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
             class: invocation.class.clone(),
@@ -233,6 +244,10 @@ impl Inner {
                 self.federated.met(peer, Met::Answer(None));
                 let text = "the function's answer broke off".to_owned();
                 return (Offered::Failed(InvokeError::Failed(text)), None);
+            }
+            Err(_) if errand.is_impatient => {
+                self.count_offload(peer, "late", "");
+                return (Offered::gave_up(), None);
             }
             Err(_) => {
                 self.count_offload(peer, "late", "");
@@ -342,7 +357,10 @@ impl Inner {
                 self.federated.met(peer, Met::Answer(word));
                 self.is_ready(peer, errand, &arrived.told, None);
                 let text = text_of(body).await;
-                Offered::Failed(arrived.error(text, patience))
+                match what {
+                    "late" if errand.is_impatient => Offered::gave_up(),
+                    _ => Offered::Failed(arrived.error(text, patience)),
+                }
             }
         }
     }

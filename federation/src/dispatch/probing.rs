@@ -12,6 +12,7 @@ use weir_overlay::Endpoint;
 use super::Inner;
 use super::offer::to_absolute;
 use crate::peers::{ASKED_FOR, Fault, Met};
+use crate::report::Load;
 use crate::snapshot::Word;
 use crate::wire::{self, CARRIAGE, LOOK, Look, Looked};
 
@@ -33,23 +34,40 @@ pub(super) async fn ask_those_away(inner: Weak<Inner>) {
     }
 }
 
+/// A peer did not answer.
+pub(super) struct Unanswered;
+
 impl Inner {
-    async fn ask_whether_back(&self, peer: PeerId, addresses: &[Endpoint]) {
+    /// Asks a peer how loaded it is, over what carries calls; `None` where it
+    /// does not say.
+    pub(super) async fn ask_load(
+        &self,
+        peer: PeerId,
+        addresses: &[Endpoint],
+    ) -> Result<Option<Load>, Unanswered> {
         let mut request = Request::new(Body::default());
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
         wire::put_in(request.headers_mut(), LOOK, &Look::default());
         to_absolute(&mut request);
         let sent = self.federated.carriage.send(peer, addresses, request);
-        let met = match tokio::time::timeout(ASKED_FOR, sent).await {
+        match tokio::time::timeout(ASKED_FOR, sent).await {
             Ok(Ok((mut response, _, _))) => {
                 let looked: Option<Looked> = wire::take_from(response.headers_mut(), CARRIAGE);
                 let load = looked.and_then(|looked| looked.told.load);
-                let load = load.filter(|load| load.is_plausible());
+                Ok(load.filter(|load| load.is_plausible()))
+            }
+            Ok(Err(_)) | Err(_) => Err(Unanswered),
+        }
+    }
+
+    async fn ask_whether_back(&self, peer: PeerId, addresses: &[Endpoint]) {
+        let met = match self.ask_load(peer, addresses).await {
+            Ok(load) => {
                 let under_way = 0;
                 Met::Reached(load.map(|load| Word { load, under_way }))
             }
-            Ok(Err(_)) | Err(_) => Met::Failure(Fault::Unreachable),
+            Err(Unanswered) => Met::Failure(Fault::Unreachable),
         };
         self.federated.met(peer, met);
     }

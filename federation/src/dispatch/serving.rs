@@ -55,6 +55,12 @@ const BRING_MEGABYTE: Duration = Duration::from_millis(200);
 /// When a node that is to be asked again soon is asked again.
 const SOON: Duration = Duration::from_millis(500);
 
+/// How long so many bytes of code are expected to need that nobody has measured.
+pub(super) fn bring_time(code_bytes: u64) -> Duration {
+    let megabytes = u32::try_from(code_bytes >> 20).unwrap_or(u32::MAX);
+    BRING_FIRST.saturating_add(BRING_MEGABYTE.saturating_mul(megabytes))
+}
+
 /// What this node does for others.
 pub(super) struct Serving {
     /// Calls that it holds of each node and function; no more than there are.
@@ -496,8 +502,7 @@ impl Inner {
         let entry = self.federated.entry(name);
         let code = entry.and_then(|entry| entry.record.code);
         let bytes = code.map_or(0, |code| code.bytes);
-        let megabytes = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
-        let expected = BRING_FIRST.saturating_add(BRING_MEGABYTE.saturating_mul(megabytes));
+        let expected = bring_time(bytes);
         if !self.replication.is_adopting(name) && self.serving.bringing.available_permits() == 0 {
             return (expected.max(SOON), None);
         }

@@ -106,6 +106,7 @@ impl Waiting {
             anywhere: self.anywhere,
             hops: 1,
             deadline: self.deadline,
+            more: policy::More::default(),
         };
         let snapshot = Snapshot {
             local: Local {
@@ -126,6 +127,7 @@ impl Waiting {
             view: &view,
             abilities: &abilities,
             remembered: None,
+            congestion: None,
             now: inner.node.clock().now(),
             chance: 0,
         };
@@ -411,7 +413,9 @@ impl Inner {
                             function: &waiting.function,
                             wanted: &waiting.wanted,
                             spec: None,
+                            hops: 0,
                             deadline: waiting.deadline,
+                            is_impatient: false,
                         };
                         let _ = inner.look(peer, &errand, PLACES, LOOK_WAIT).await;
                         inner.has_asked(peer, &waiting.function);

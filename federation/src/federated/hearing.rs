@@ -132,6 +132,7 @@ impl Shared {
                 }
             }
             Message::Unknown => Ok(Verdict::Accept),
+            Message::Note(note) => Ok(self.hear_note(from, &note, now)),
             Message::Summary(summary) => {
                 // It is said again.
                 let _ = self.summaries.try_send((from, summary));
@@ -366,6 +367,10 @@ impl Host for Shared {
                 Verdict::Reject
             }
         }
+    }
+
+    fn probed(&self, from: PeerId) -> Option<Vec<u8>> {
+        self.answer_probe(from)
     }
 
     fn addresses(&self, of: PeerId) -> Vec<Multiaddr> {

@@ -36,6 +36,11 @@ impl Rate {
         self.within(now, per_second).is_some()
     }
 
+    /// Whether nothing is counted any more.
+    pub fn is_even(&self, now: Time) -> bool {
+        self.even <= now
+    }
+
     /// How long until one more call is.
     pub fn wait(&self, now: Time, per_second: u32) -> Duration {
         let next = self.with_one(now, per_second);

@@ -80,7 +80,18 @@ impl Node {
         moves: Option<Arc<dyn Moves>>,
         seat: Option<Seat>,
     ) -> Result<Answer, Declined> {
-        let stay = Stay::Queue { moves, seat };
+        self.wait_until(invocation, moves, seat, Time::NEVER).await
+    }
+
+    /// The same, and gives the call back when it has no place at `until`.
+    pub async fn wait_until(
+        &self,
+        invocation: Invocation,
+        moves: Option<Arc<dyn Moves>>,
+        seat: Option<Seat>,
+        until: Time,
+    ) -> Result<Answer, Declined> {
+        let stay = Stay::Queue { moves, seat, until };
         self.inner.run_call(invocation, stay).await
     }
 
@@ -148,7 +159,7 @@ impl Node {
 
 /// Why a call has no answer from here.
 pub enum Declined {
-    /// It would have to wait for a place, and was not to.
+    /// It would have to wait for a place, and was not to, or not for so long.
     NoRoom(Box<Invocation>),
     /// It left the queue: [`Moves::go`] said yes. The seat is where it stood.
     Left(Box<Invocation>, Seat),
@@ -170,6 +181,8 @@ enum Stay {
     Queue {
         moves: Option<Arc<dyn Moves>>,
         seat: Option<Seat>,
+        /// When it is given back.
+        until: Time,
     },
 }
 
@@ -181,6 +194,7 @@ impl Inner {
         let stay = Stay::Queue {
             moves: None,
             seat: None,
+            until: Time::NEVER,
         };
         match self.run_call(invocation, stay).await {
             Ok(answer) => Ok(answer),
@@ -257,6 +271,7 @@ impl Inner {
             stay = Stay::Queue {
                 moves: None,
                 seat: None,
+                until: Time::NEVER,
             };
             asks.per_second = None;
             let id = invocation.id;
@@ -389,9 +404,9 @@ impl Inner {
         stay: Stay,
     ) -> Result<Placed, InvokeError> {
         let now = self.clock.now();
-        let (patient, moves, seat) = match stay {
-            Stay::Start => (false, None, None),
-            Stay::Queue { moves, seat } => (true, moves, seat),
+        let (patient, moves, seat, until) = match stay {
+            Stay::Start => (false, None, None, Time::NEVER),
+            Stay::Queue { moves, seat, until } => (true, moves, seat, until),
         };
         asks.patient = patient;
         let mut waiting = None;
@@ -423,7 +438,15 @@ impl Inner {
         };
         let mut place = Place::new(self, ticket);
         let granted = waiting.expect("a call that waits was asked for its token");
-        match granted.await {
+        let granted = match self.clock.instant(until).filter(|_| until != Time::NEVER) {
+            None => granted.await,
+            Some(until) => match tokio::time::timeout_at(until.into(), granted).await {
+                Ok(granted) => granted,
+                // It gives up its place.
+                Err(_) => return Ok(Placed::Nowhere),
+            },
+        };
+        match granted {
             Ok(Granted::Run(held)) => {
                 place.was_told();
                 Ok(Placed::Here(held))

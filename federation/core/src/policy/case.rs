@@ -1,9 +1,15 @@
 //! One call that is decided about, and the steps that policies are made of.
 
+use std::time::Duration;
+
+use libp2p_identity::PeerId;
+use weir_node_core::time::Time;
+
+use super::memory::Which;
 use super::weigh::{Look, Rated, Seen, fits};
 use super::{Bounds, Decision, Origin, Reach, Reason, Request};
-use crate::explain::{Verdict, Weighed, Witness};
-use crate::snapshot::{Draws, Here, PeerViews, Pool, Snapshot};
+use crate::explain::{Term, Verdict, Weighed, Witness};
+use crate::snapshot::{Draws, Here, PeerView, PeerViews, Pool, Snapshot};
 
 /// Peers of a pool that one decision looks at: all of a pool of so many, and
 /// so many draws from a larger one, beside the one that was chosen last.
@@ -17,18 +23,167 @@ pub struct Case<'a> {
     pub request: &'a Request<'a>,
     /// What is known.
     pub snapshot: &'a Snapshot<'a>,
-    pub(super) draws: Draws,
+    draws: Draws,
     /// Somebody may take it who was not asked, or brings its code.
     pub(super) open: bool,
     /// Somebody could take it, and is full.
     pub(super) full: bool,
-    pub(super) is_watched: bool,
-    pub(super) witness: &'a mut dyn Witness,
+    is_watched: bool,
+    is_trial: bool,
+    witness: &'a mut dyn Witness,
+}
+
+/// A peer that could take a call, and what speaks for it.
+pub struct Candidate<'a> {
+    /// Its place in [`crate::snapshot::View::peers`].
+    pub place: usize,
+    /// What is known of it.
+    pub peer: &'a PeerView,
+    delay_nanos: u64,
+    alike_nanos: u64,
+    seen: Seen<'a>,
+    request: &'a Request<'a>,
+    snapshot: &'a Snapshot<'a>,
+}
+
+impl Candidate<'_> {
+    /// When the call would be done there: the way there and back, a start, what
+    /// waits there already, and the function's own time.
+    pub fn delay(&self) -> Duration {
+        Duration::from_nanos(self.delay_nanos)
+    }
+
+    /// How many steps of what is alike that is: measurements are no better.
+    pub fn rank(&self) -> u64 {
+        self.delay_nanos / self.alike_nanos.max(1)
+    }
+
+    /// Calls of the function that may be sent there now.
+    pub fn room(&self) -> u32 {
+        let Seen { peer, offered, .. } = self.seen;
+        peer.room(offered, self.seen.room(), self.request.cost)
+    }
+
+    /// Calls of the function of ours that it holds.
+    pub fn held(&self) -> u32 {
+        self.seen.room().map_or(0, |known| known.held())
+    }
+
+    /// Whether it has told of a started instance that waits.
+    pub fn is_warm(&self) -> bool {
+        self.seen.offered.is_some_and(|offered| offered.is_warm)
+    }
+
+    /// How long the function ran there, as this node saw it; `None` before it did.
+    pub fn seen_service(&self) -> Option<Duration> {
+        self.seen.room()?.service()
+    }
+
+    /// How long it runs there, as the peer says; `None` where it says nothing.
+    pub fn told_service(&self) -> Option<Duration> {
+        let micros = self.seen.offered?.service_micros;
+        (micros > 0).then(|| Duration::from_micros(micros))
+    }
+
+    /// How long a start of it takes there, as the peer says; `None` where it says
+    /// nothing.
+    pub fn told_start(&self) -> Option<Duration> {
+        let micros = self.seen.offered?.start_micros;
+        (micros > 0).then(|| Duration::from_micros(micros))
+    }
+
+    /// How old the newest word of its load is.
+    pub fn age(&self) -> Duration {
+        self.snapshot.now.since(self.peer.loaded())
+    }
+
+    /// Whether the peer, or the way to it, is said to be congested.
+    pub fn is_congested(&self) -> bool {
+        let Snapshot {
+            congestion, now, ..
+        } = self.snapshot;
+        congestion.is_some_and(|all| all.is_congested(&self.peer.id, *now))
+    }
+
+    /// The row of a memory that is of the call's function and class there.
+    pub fn which(&self) -> Which {
+        let of = Which::of(self.request.function);
+        of.class(self.request.more.class.key).to_peer(self.peer.key)
+    }
+}
+
+/// Takes the numbers by which a policy judges one peer, for explanations.
+pub struct Terms<'a> {
+    peer: Option<PeerId>,
+    witness: Option<&'a mut dyn Witness>,
+}
+
+impl Terms<'_> {
+    /// Whether anybody wants to know: what is worked out for this alone need not
+    /// be.
+    pub fn is_watched(&self) -> bool {
+        self.witness.is_some()
+    }
+
+    /// A number by its name, with the unit last.
+    pub fn put(&mut self, name: &'static str, value: f64) {
+        if let Some(witness) = &mut self.witness {
+            witness.term(Term {
+                peer: self.peer,
+                name,
+                value,
+            });
+        }
+    }
 }
 
 impl<'a> Case<'a> {
+    pub(super) fn new(
+        request: &'a Request<'a>,
+        snapshot: &'a Snapshot<'a>,
+        witness: &'a mut dyn Witness,
+    ) -> Case<'a> {
+        Case {
+            request,
+            snapshot,
+            draws: Draws::new(snapshot.chance),
+            open: false,
+            full: false,
+            is_watched: witness.is_watching(),
+            is_trial: false,
+            witness,
+        }
+    }
+
+    pub(super) fn into_trial(self) -> Case<'a> {
+        Case {
+            is_trial: true,
+            ..self
+        }
+    }
+
+    /// Whether it is only asked what would be decided: a policy that counts its
+    /// decisions does not count this one.
+    pub fn is_trial(&self) -> bool {
+        self.is_trial
+    }
+
+    /// The row of a memory that is of this call's function and class.
+    pub fn which(&self) -> Which {
+        Which::of(self.request.function).class(self.request.more.class.key)
+    }
+
+    /// The next draw, in `0.0..1.0`.
+    pub fn chance(&mut self) -> f64 {
+        self.draws.next().unwrap_or_default()
+    }
+
+    /// Takes numbers by which this node is judged, for explanations.
+    pub fn own_terms(&mut self) -> Terms<'_> {
+        self.terms_of(None)
+    }
     /// Runs the call here if that can be done at once.
-    pub(super) fn run_here(&self) -> Option<Decision> {
+    pub fn run_here(&self) -> Option<Decision> {
         match self.snapshot.local.here {
             Here::Warm | Here::Startable => Some(Decision::Run),
             Here::Full | Here::Unable => None,
@@ -36,47 +191,58 @@ impl<'a> Case<'a> {
     }
 
     /// The same, unless the function fails here and not elsewhere.
-    pub(super) fn run_well_here(&self) -> Option<Decision> {
+    pub fn run_well_here(&self) -> Option<Decision> {
         let fails = self.snapshot.local.blamed && !self.request.anywhere;
         self.run_here().filter(|_| !fails)
     }
 
     /// Lets the call wait here if there is a place and it would be in time.
-    pub(super) fn queue(&self) -> Result<Decision, Reason> {
+    ///
+    /// # Errors
+    /// Why it does not wait here.
+    pub fn queue(&self) -> Result<Decision, Reason> {
+        self.queue_until(self.request.deadline)
+    }
+
+    /// The same, until then at the longest: after that it is decided about again.
+    /// It loses its turn in the queue.
+    ///
+    /// # Errors
+    /// Why it does not wait here.
+    pub fn queue_until(&self, until: Time) -> Result<Decision, Reason> {
         let local = &self.snapshot.local;
         let wait = match (local.here, local.queue) {
             (Here::Unable, _) | (_, None) => return Err(Reason::NoRoom),
             (Here::Warm | Here::Startable | Here::Full, Some(wait)) => wait,
         };
-        match self.snapshot.now + wait < self.request.deadline {
-            true => Ok(Decision::Enqueue {
-                until: self.request.deadline,
-            }),
+        let until = until.min(self.request.deadline);
+        match self.snapshot.now + wait < until {
+            true => Ok(Decision::Enqueue { until }),
             false => Err(Reason::TooLate),
         }
     }
 
     /// Asks those first who may take the call and were not asked yet.
-    pub(super) fn ask(&self) -> Option<Decision> {
+    pub fn ask(&self) -> Option<Decision> {
         let asks = self.open && !self.request.anywhere && self.request.origin == Origin::Here;
         asks.then_some(Decision::Ask)
     }
 
     /// Where a call that waits elsewhere than in the queue is better off than
     /// here, where the function fails.
-    pub(super) fn wait_elsewhere(&self) -> Option<Decision> {
+    pub fn wait_elsewhere(&self) -> Option<Decision> {
         (self.open || self.full).then_some(Decision::Ask)
     }
 
     /// The neighbour that is expected to be done first.
-    pub(super) fn neighbour(&mut self) -> Option<Decision> {
+    pub fn neighbour(&mut self) -> Option<Decision> {
         let view = self.snapshot.view;
         self.offload(view.neighbours(), Reach::Horizontal)
     }
 
     /// The member that is expected to be done first, of the first region that
     /// has one that fits.
-    pub(super) fn cloud(&mut self) -> Option<Decision> {
+    pub fn cloud(&mut self) -> Option<Decision> {
         if self.request.bounds != Bounds::Federation {
             return None;
         }
@@ -89,7 +255,7 @@ impl<'a> Case<'a> {
 
     /// For a node of a region that got a call from outside of it: another
     /// member with room.
-    pub(super) fn balance(&mut self) -> Option<Decision> {
+    pub fn balance(&mut self) -> Option<Decision> {
         if self.request.origin != (Origin::Region { inside: false }) {
             return None;
         }
@@ -99,39 +265,88 @@ impl<'a> Case<'a> {
     }
 
     fn offload(&mut self, pool: &Pool, reach: Reach) -> Option<Decision> {
-        let to = self.pick(pool)?;
-        Some(Decision::Offload { to, reach })
+        self.best_of(pool, reach, |candidate, _| candidate.rank())
     }
 
-    /// The member of a pool that is expected to be done first, among all of a
+    /// Sends the call to a peer, as far as it may go on from there and for as long
+    /// as its answer is of use.
+    pub fn send(&self, to: usize, reach: Reach) -> Decision {
+        Decision::Offload {
+            to,
+            reach,
+            hops: self.request.hops.saturating_sub(1),
+            until: self.request.deadline,
+        }
+    }
+
+    /// Whether the call may go to any peer.
+    pub fn may_leave(&self) -> bool {
+        self.request.hops > 0 && self.request.bounds != Bounds::Node
+    }
+
+    /// A peer, if the call could be sent to it now. Who cannot take it is noted as
+    /// in [`Case::best_of`].
+    pub fn candidate(&mut self, place: usize) -> Option<Candidate<'a>> {
+        if !self.may_leave() {
+            return None;
+        }
+        let look = Look::new(self.request, self.snapshot);
+        let seen = look.at(&self.peers()[place]);
+        self.look_at(&look, place, seen, None)
+    }
+
+    /// Takes the numbers by which a candidate is judged, for explanations.
+    pub fn terms(&mut self, candidate: &Candidate<'_>) -> Terms<'_> {
+        self.terms_of(Some(candidate.peer.id))
+    }
+
+    fn terms_of(&mut self, peer: Option<PeerId>) -> Terms<'_> {
+        let witness: Option<&mut dyn Witness> = match self.is_watched {
+            true => Some(&mut *self.witness),
+            false => None,
+        };
+        Terms { peer, witness }
+    }
+
+    /// Sends the call to the member of a pool of the lowest rank, among all of a
     /// small pool; of a large one among draws of those that can run it, in
     /// proportion to what they have, and the one chosen last: B. Prabhakar, D.
     /// Shah, M. Mitzenmacher, "The use of memory in randomized load balancing",
-    /// ISIT 2002. Between those that are alike chance decides.
-    fn pick(&mut self, pool: &Pool) -> Option<usize> {
-        if self.request.hops == 0 || self.request.bounds == Bounds::Node {
-            return None;
-        }
-        if pool.is_empty() {
+    /// ISIT 2002. Between those of equal rank chance decides.
+    pub fn best_of(
+        &mut self,
+        pool: &Pool,
+        reach: Reach,
+        mut rank: impl FnMut(&Candidate<'_>, &mut Terms<'_>) -> u64,
+    ) -> Option<Decision> {
+        if !self.may_leave() || pool.is_empty() {
             return None;
         }
         let look = Look::new(self.request, self.snapshot);
         let mut best = Best::default();
-        let kinds = pool.kinds_that(|peer| fits(&self.request.needs, &peer.report), self.peers());
+        let mut consider =
+            |case: &mut Case<'a>, place: usize, seen: Seen<'a>, fit: Option<bool>| {
+                if let Some(candidate) = case.look_at(&look, place, seen, fit) {
+                    let rank = rank(&candidate, &mut case.terms(&candidate));
+                    best.offer(place, rank, case.chance());
+                }
+            };
+        let peers = self.peers();
+        let kinds = pool.kinds_that(|peer| fits(&self.request.needs, &peer.report), peers);
         if pool.len() <= LOOKED_AT {
             for (place, kind) in pool.by_kind() {
-                self.consider(&look, place, kinds.has(kind), &mut best);
+                consider(self, place, look.at(&peers[place]), kinds.has(kind));
             }
-            return best.place;
+            return best.place.map(|to| self.send(to, reach));
         }
         // Of many, those alone are drawn that can run it.
         let pool = pool.fitting(kinds);
         let fit = kinds.are_told().then_some(true);
         if pool.len() <= LOOKED_AT {
             for place in pool.members() {
-                self.consider(&look, place, fit, &mut best);
+                consider(self, place, look.at(&peers[place]), fit);
             }
-            return best.place;
+            return best.place.map(|to| self.send(to, reach));
         }
         let mut places = [None; LOOKED_AT + 1];
         let remembered = self.snapshot.remembered;
@@ -139,13 +354,13 @@ impl<'a> Case<'a> {
         places[0] = remembered.filter(|place| pool.contains(*place));
         let from = usize::from(places[0].is_some());
         for at in from..places.len() {
-            let place = self.draws.next().and_then(|chance| pool.draw(chance));
+            let place = pool.draw(self.chance());
             places[at] = place.filter(|_| !places[..at].contains(&place));
         }
-        for (place, seen) in look.at_each(self.peers(), places).into_iter().flatten() {
-            self.rate(&look, place, &seen, fit, &mut best);
+        for (place, seen) in look.at_each(peers, places).into_iter().flatten() {
+            consider(self, place, seen, fit);
         }
-        best.place
+        best.place.map(|to| self.send(to, reach))
     }
 
     fn peers(&self) -> &'a PeerViews {
@@ -153,24 +368,19 @@ impl<'a> Case<'a> {
     }
 
     /// Weighs a peer that has what the function needs of a node, or has not;
-    /// `None` for one of which that is not known.
-    fn consider(&mut self, look: &Look<'_>, place: usize, fit: Option<bool>, best: &mut Best) {
-        let seen = look.at(&self.snapshot.view.peers[place]);
-        self.rate(look, place, &seen, fit, best);
-    }
-
+    /// `None` for one of which that is not known. Takes note of what speaks
+    /// against it.
     #[inline]
-    fn rate(
+    fn look_at(
         &mut self,
-        look: &Look<'_>,
+        look: &Look<'a>,
         place: usize,
-        seen: &Seen<'_>,
+        seen: Seen<'a>,
         fit: Option<bool>,
-        best: &mut Best,
-    ) {
+    ) -> Option<Candidate<'a>> {
         let peer = seen.peer;
         let fit = fit.unwrap_or_else(|| fits(&self.request.needs, &peer.report));
-        let rated = look.rate(seen, fit);
+        let rated = look.rate(&seen, fit);
         if self.is_watched {
             self.witness.weighed(Weighed {
                 peer: peer.id,
@@ -181,9 +391,16 @@ impl<'a> Case<'a> {
             });
         }
         match rated {
-            Rated::Fits(delay) => {
-                let draw = self.draws.next().unwrap_or_default();
-                best.offer(place, delay / look.alike, draw);
+            Rated::Fits(delay_nanos) => {
+                return Some(Candidate {
+                    place,
+                    peer,
+                    delay_nanos,
+                    alike_nanos: look.alike,
+                    seen,
+                    request: self.request,
+                    snapshot: self.snapshot,
+                });
             }
             Rated::Not(Verdict::Unasked { .. } | Verdict::Bringing { .. }) => self.open = true,
             Rated::Not(Verdict::Full | Verdict::OnTrial) => self.full = true,
@@ -199,6 +416,7 @@ impl<'a> Case<'a> {
                 | Verdict::Failing,
             ) => {}
         }
+        None
     }
 }
 
@@ -211,7 +429,6 @@ struct Best {
 }
 
 impl Best {
-    /// Takes one whose delay is `rank` steps of what is alike.
     fn offer(&mut self, place: usize, rank: u64, draw: f64) {
         if self.place.is_none() || rank < self.rank {
             (self.place, self.rank, self.alike) = (Some(place), rank, 1);

@@ -1,14 +1,26 @@
 //! Everything goes to the cloud; a cloud node runs it.
 
-use super::{Case, Decision, Policy, Reaches, Reason};
+use std::sync::Arc;
+
+use super::{Case, Decision, Kind, Policy, Reaches, Reason};
 use crate::report::Role;
 
+/// As the list has it.
+pub(super) const KIND: Kind = Kind {
+    name: NAME,
+    about: "sends all calls of edge nodes to the cloud",
+    keys: &[],
+    build: |_| Arc::new(CloudOnly),
+};
+
+const NAME: &str = "cloud-only";
+
 /// Runs no call of an edge node's own users at the edge.
-pub(super) struct CloudOnly;
+struct CloudOnly;
 
 impl Policy for CloudOnly {
     fn name(&self) -> &'static str {
-        "cloud-only"
+        NAME
     }
 
     fn reaches(&self) -> Reaches {

@@ -1,13 +1,25 @@
 //! Here, else the cloud; nobody waits.
 
-use super::{Case, Decision, Policy, Reaches, Reason};
+use std::sync::Arc;
+
+use super::{Case, Decision, Kind, Policy, Reaches, Reason};
+
+/// As the list has it.
+pub(super) const KIND: Kind = Kind {
+    name: NAME,
+    about: "runs a call here, else in the cloud; nobody waits, and no neighbour is asked",
+    keys: &[],
+    build: |_| Arc::new(EdgeCloud),
+};
+
+const NAME: &str = "edge-cloud";
 
 /// Never asks a neighbour.
-pub(super) struct EdgeCloud;
+struct EdgeCloud;
 
 impl Policy for EdgeCloud {
     fn name(&self) -> &'static str {
-        "edge-cloud"
+        NAME
     }
 
     fn reaches(&self) -> Reaches {

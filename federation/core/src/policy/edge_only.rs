@@ -1,14 +1,26 @@
 //! Neighbours first, as Serverledge's policy of this name: it measures what
 //! horizontal offloading alone does. Without a neighbour that fits, here.
 
-use super::{Case, Decision, Policy, Reaches, Reason};
+use std::sync::Arc;
+
+use super::{Case, Decision, Kind, Policy, Reaches, Reason};
+
+/// As the list has it.
+pub(super) const KIND: Kind = Kind {
+    name: NAME,
+    about: "asks neighbours first, and then this node; never the cloud",
+    keys: &[],
+    build: |_| Arc::new(EdgeOnly),
+};
+
+const NAME: &str = "edge-only";
 
 /// Never asks the cloud.
-pub(super) struct EdgeOnly;
+struct EdgeOnly;
 
 impl Policy for EdgeOnly {
     fn name(&self) -> &'static str {
-        "edge-only"
+        NAME
     }
 
     fn reaches(&self) -> Reaches {

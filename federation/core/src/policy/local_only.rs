@@ -1,13 +1,25 @@
 //! Here or nowhere: warm, cold, or in the queue.
 
-use super::{Case, Decision, Policy, Reaches};
+use std::sync::Arc;
+
+use super::{Case, Decision, Kind, Policy, Reaches};
+
+/// As the list has it.
+pub(super) const KIND: Kind = Kind {
+    name: NAME,
+    about: "runs a call here or lets it wait here, and asks no peer",
+    keys: &[],
+    build: |_| Arc::new(LocalOnly),
+};
+
+const NAME: &str = "local-only";
 
 /// Asks no peer.
-pub(super) struct LocalOnly;
+struct LocalOnly;
 
 impl Policy for LocalOnly {
     fn name(&self) -> &'static str {
-        "local-only"
+        NAME
     }
 
     fn reaches(&self) -> Reaches {

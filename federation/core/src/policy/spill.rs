@@ -6,14 +6,26 @@
 //! peers know their own neighbours better than the sender does. It does not
 //! wait here: the sender still has other places to try.
 
-use super::{Case, Decision, Origin, Policy, Reaches, Reason};
+use std::sync::Arc;
+
+use super::{Case, Decision, Kind, Origin, Policy, Reaches, Reason};
+
+/// As the list has it.
+pub(super) const KIND: Kind = Kind {
+    name: NAME,
+    about: "runs a call here, else at the neighbour that is soonest done with it, else in the cloud, else in the queue here",
+    keys: &[],
+    build: |_| Arc::new(Spill),
+};
+
+const NAME: &str = "spill";
 
 /// Spills what does not fit, to where it is soonest run.
-pub(super) struct Spill;
+struct Spill;
 
 impl Policy for Spill {
     fn name(&self) -> &'static str {
-        "spill"
+        NAME
     }
 
     fn reaches(&self) -> Reaches {

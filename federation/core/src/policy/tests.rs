@@ -161,6 +161,7 @@ impl Given {
             view: &view,
             abilities: &self.abilities,
             remembered: None,
+            congestion: None,
             now: Time::ZERO,
             chance,
         };
@@ -177,11 +178,30 @@ impl Given {
             anywhere: false,
             hops: self.hops,
             deadline: self.deadline,
+            more: More::default(),
         };
         let policy = named(policy).expect("it is in the list");
         let mut weighed = Vec::new();
-        let decision = decide(policy, &request, &snapshot, &mut weighed);
-        (decision, weighed)
+        let decision = decide(&*policy, &request, &snapshot, &mut weighed);
+        // Nothing is remembered.
+        assert_eq!(would_decide(&*policy, &request, &snapshot), decision);
+        if let Decision::Offload { hops, until, .. } = decision {
+            assert_eq!((hops, until), (self.hops - 1, self.deadline));
+        }
+        (as_usual(decision), weighed)
+    }
+}
+
+/// An offload without its bounds, which are those of the call.
+fn as_usual(decision: Decision) -> Decision {
+    match decision {
+        Decision::Offload { to, reach, .. } => Decision::Offload {
+            to,
+            reach,
+            hops: 0,
+            until: Time::NEVER,
+        },
+        decision => decision,
     }
 }
 
@@ -197,6 +217,8 @@ fn to(place: usize) -> Decision {
     Decision::Offload {
         to: place,
         reach: Reach::Horizontal,
+        hops: 0,
+        until: Time::NEVER,
     }
 }
 
@@ -204,6 +226,8 @@ fn up(place: usize) -> Decision {
     Decision::Offload {
         to: place,
         reach: Reach::Vertical,
+        hops: 0,
+        until: Time::NEVER,
     }
 }
 
@@ -221,7 +245,7 @@ fn reject(reason: Reason) -> Decision {
 
 #[test]
 fn names_are_those_of_the_configuration() {
-    let names = all().map(Policy::name);
+    let names = KINDS.each_ref().map(|kind| kind.name);
     let expected = [
         "spill",
         "local-only",
@@ -314,6 +338,7 @@ fn who_is_unable_or_lacks_disk_or_grants_is_no_candidate() {
         view: &view,
         abilities: &abilities,
         remembered: None,
+        congestion: None,
         now: Time::ZERO,
         chance: 1,
     };
@@ -353,6 +378,7 @@ fn request_of(function: &FunctionName) -> Request<'_> {
         anywhere: false,
         hops: 3,
         deadline: Time::NEVER,
+        more: More::default(),
     }
 }
 
@@ -434,6 +460,7 @@ fn a_short_deadline_reaches_a_cold_idle_neighbour_where_starts_are_quick() {
         view: &view,
         abilities: &abilities,
         remembered: None,
+        congestion: None,
         now: Time::ZERO,
         chance: 1,
     };
@@ -641,6 +668,7 @@ fn who_lacks_what_a_function_needs_is_no_candidate() {
             view: &view,
             abilities: &abilities,
             remembered: None,
+            congestion: None,
             now: Time::ZERO,
             chance: 1,
         };
@@ -717,16 +745,17 @@ fn of_many_the_few_that_can_run_it_are_found() {
             view: &view,
             abilities: &abilities,
             remembered: Some(id(151)),
+            congestion: None,
             now: Time::ZERO,
             chance: 3,
         };
         let mut weighed: Vec<Weighed> = Vec::new();
         let spill = named("spill").expect("it is in the list");
-        let decision = decide(spill, &request, &snapshot, &mut weighed);
+        let decision = decide(&*spill, &request, &snapshot, &mut weighed);
         assert!(weighed.len() <= expected, "{executor}: {weighed:?}");
         assert!(weighed.iter().all(|seen| seen.verdict != Verdict::Unfit));
         match executor {
-            "docker" => assert_eq!(decision, to(150)),
+            "docker" => assert_eq!(as_usual(decision), to(150)),
             "wasm" => assert!(matches!(decision, Decision::Offload { .. })),
             _ => assert_eq!(decision, reject(Reason::NobodyHasRoom)),
         }
@@ -780,7 +809,7 @@ proptest! {
             deadline: Time::ZERO + Duration::from_millis(within),
             ..case(here)
         };
-        let policy = all()[index].name();
+        let policy = KINDS[index].name;
         let (decision, weighed) = case.decide(policy, &peers, chance);
         // The same question has the same answer.
         prop_assert_eq!(decision, case.decide(policy, &peers, chance).0);
@@ -790,7 +819,7 @@ proptest! {
                 prop_assert!(queue.is_some() && here != Here::Unable && until == case.deadline);
                 prop_assert_eq!(origin, Origin::Here);
             }
-            Decision::Offload { to, reach } => {
+            Decision::Offload { to, reach, .. } => {
                 prop_assert!(hops > 0);
                 let chosen = &peers[to].0;
                 prop_assert!(!case.avoid.contains(&chosen.id));

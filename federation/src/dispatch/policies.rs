@@ -1,0 +1,530 @@
+//! The policies that a node holds: by which its calls are placed, what they wish
+//! for between decisions, and what they keep over a restart.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use libp2p_identity::PeerId;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use tokio::sync::Notify;
+use tracing::{debug, warn};
+use weir_federation_core::pace::Pace;
+use weir_node::function::FunctionSpec;
+use weir_node::id::FunctionName;
+use weir_node::time::Time;
+
+use super::{Inner, POLICY_LABEL};
+use crate::congestion::Congestion;
+use crate::federated::{Federated, NoteHeard, Placing};
+use crate::message::Note;
+use crate::peers::Met;
+use crate::policy::{Choice, Field, Policy, Probed, SAVED_BYTES_MAX, TICK_INTERVAL_MIN, Wishes};
+use crate::report::Load;
+use crate::snapshot::Word;
+
+/// How often what policies learned is written down.
+const KEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Functions with a policy of their own, at most; more are placed as if they had
+/// none.
+const FUNCTIONS_MAX: usize = 1_024;
+
+/// Most bytes that all policies together keep over a restart.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
+/// Probes in a second: of each peer, and of all.
+const PROBES_PER_SECOND_MAX: (u32, u32) = (10, 100);
+
+/// Notes in a second: of each policy of a node as of all of them, since others
+/// hear no more of it.
+const NOTES_PER_SECOND_MAX: u32 = 2;
+
+/// The file of what policies keep, in the federation's folder.
+const FILE: &str = "policies";
+
+/// How calls are placed.
+#[derive(Clone)]
+pub struct Rules {
+    /// Where nothing else is said.
+    pub default: Arc<dyn Policy>,
+    /// By QoS class.
+    pub by_class: BTreeMap<String, Arc<dyn Policy>>,
+}
+
+/// The policy of one call.
+pub(super) enum Chosen<'a> {
+    /// The node's, or a class's.
+    Usual(&'a (dyn Policy + 'static)),
+    /// A function's.
+    Own(Arc<dyn Policy>),
+}
+
+impl Deref for Chosen<'_> {
+    type Target = dyn Policy;
+
+    fn deref(&self) -> &(dyn Policy + 'static) {
+        match self {
+            Chosen::Usual(policy) => *policy,
+            Chosen::Own(policy) => &**policy,
+        }
+    }
+}
+
+/// The policy that a function chose.
+#[derive(Clone)]
+struct OfFunction {
+    /// As its label has it.
+    text: String,
+    /// `None` where this version knows no such policy, or too many have one.
+    policy: Option<Arc<dyn Policy>>,
+}
+
+/// What policies learned, as the disk has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Saved {
+    policy: String,
+    /// For which calls: see [`Held::scope`].
+    scope: String,
+    bytes: ByteBuf,
+}
+
+/// A policy, and what it is for.
+#[derive(Clone)]
+struct Held {
+    /// Empty for the node, `class/NAME`, or `function/NAME`: policies of one name
+    /// and scope at several nodes are alike.
+    scope: String,
+    policy: Arc<dyn Policy>,
+}
+
+/// What is said to be congested; read by each decision.
+#[derive(Default)]
+pub(super) struct Congested {
+    current: ArcSwapOption<Congestion>,
+    /// Held while it is changed.
+    changing: Mutex<()>,
+}
+
+impl Congested {
+    pub(super) fn load(&self) -> Guard<Option<Arc<Congestion>>> {
+        self.current.load()
+    }
+
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Congestion) -> T) -> T {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.load_full();
+        let mut next = current.as_deref().cloned().unwrap_or_default();
+        let changed = change(&mut next);
+        self.current.store(Some(Arc::new(next)));
+        changed
+    }
+}
+
+/// All policies of a node.
+pub(super) struct Policies {
+    rules: Rules,
+    by_function: ArcSwap<HashMap<FunctionName, OfFunction>>,
+    pub(super) congestion: Congested,
+    /// Held while a function's is added.
+    adding: Mutex<()>,
+    /// What they kept in an earlier life and nobody took yet, by name and scope.
+    saved: Mutex<BTreeMap<(String, String), ByteBuf>>,
+    /// There is one more of them.
+    added: Arc<Notify>,
+    /// Held while that is written, with what was written last.
+    written: Mutex<Vec<u8>>,
+    path: PathBuf,
+}
+
+impl Policies {
+    pub(super) fn new(rules: Rules, federated: &Federated, now: Time) -> Policies {
+        let path = federated.settings().folder.join(FILE);
+        let saved = std::fs::read(&path).unwrap_or_default();
+        let policies = Policies {
+            rules,
+            by_function: ArcSwap::default(),
+            congestion: Congested::default(),
+            adding: Mutex::default(),
+            saved: Mutex::new(read(&saved)),
+            added: Arc::default(),
+            written: Mutex::new(saved),
+            path,
+        };
+        for held in policies.held() {
+            policies.restore(&held, now);
+        }
+        policies
+    }
+
+    /// That by which a call is placed: its function's, else its class's, else the
+    /// node's.
+    pub(super) fn of(
+        &self,
+        spec: Option<&FunctionSpec>,
+        class: Option<&str>,
+        now: Time,
+    ) -> Chosen<'_> {
+        if let Some(spec) = spec
+            && let Some(text) = spec.labels.get(POLICY_LABEL)
+            && let Some(policy) = self.of_function(&spec.name, text, now)
+        {
+            return Chosen::Own(policy);
+        }
+        let by_class = class.and_then(|class| self.rules.by_class.get(class));
+        Chosen::Usual(&**by_class.unwrap_or(&self.rules.default))
+    }
+
+    /// A function's policy, made when its first call comes after it was deployed,
+    /// or after its label changed.
+    fn of_function(&self, name: &FunctionName, text: &str, now: Time) -> Option<Arc<dyn Policy>> {
+        if let Some(held) = self.by_function.load().get(name)
+            && held.text == text
+        {
+            return held.policy.clone();
+        }
+        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = HashMap::clone(&self.by_function.load());
+        if let Some(held) = all.get(name)
+            && held.text == text
+        {
+            return held.policy.clone();
+        }
+        let has_room = all.len() < FUNCTIONS_MAX || all.contains_key(name);
+        let choice = text.parse::<Choice>();
+        if let Err(wrong) = &choice {
+            warn!(function = %name, %wrong, "a function chose no policy that is known here");
+        }
+        if !has_room {
+            return None;
+        }
+        let policy = choice.ok().map(|choice| choice.build());
+        let held = OfFunction {
+            text: text.to_owned(),
+            policy: policy.clone(),
+        };
+        if let Some(held) = Held::of_function(name, &held) {
+            self.restore(&held, now);
+        }
+        all.insert(name.clone(), held);
+        self.by_function.store(Arc::new(all));
+        self.added.notify_one();
+        policy
+    }
+
+    /// Forgets those of functions that are gone.
+    fn retain(&self, exists: impl Fn(&FunctionName) -> bool) {
+        let all = self.by_function.load();
+        if all.keys().all(&exists) {
+            return;
+        }
+        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = HashMap::clone(&self.by_function.load());
+        all.retain(|name, _| exists(name));
+        self.by_function.store(Arc::new(all));
+    }
+
+    /// All of them.
+    fn held(&self) -> Vec<Held> {
+        let node = Held {
+            scope: String::new(),
+            policy: self.rules.default.clone(),
+        };
+        let classes = self.rules.by_class.iter().map(|(class, policy)| Held {
+            scope: format!("class/{class}"),
+            policy: policy.clone(),
+        });
+        let functions = self.by_function.load();
+        let functions = functions.iter();
+        let functions = functions.filter_map(|(name, held)| Held::of_function(name, held));
+        [node].into_iter().chain(classes).chain(functions).collect()
+    }
+
+    /// The policy of this name that is for this.
+    fn named(&self, name: &str, scope: &str) -> Option<Arc<dyn Policy>> {
+        let found = match scope.split_once('/') {
+            None if scope.is_empty() => Some(self.rules.default.clone()),
+            Some(("class", class)) => self.rules.by_class.get(class).cloned(),
+            Some(("function", function)) => {
+                let function: FunctionName = function.parse().ok()?;
+                self.by_function.load().get(&function)?.policy.clone()
+            }
+            Some(_) | None => None,
+        };
+        found.filter(|policy| policy.name() == name)
+    }
+
+    fn restore(&self, held: &Held, now: Time) {
+        let key = (held.policy.name().to_owned(), held.scope.clone());
+        let saved = {
+            let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+            saved.remove(&key)
+        };
+        if let Some(bytes) = saved
+            && let Err(error) = held.policy.restore(&bytes, now)
+        {
+            debug!(policy = key.0, scope = key.1, %error, "a policy begins anew");
+        }
+    }
+
+    /// Writes down what they learned, where that changed. Blocks on the disk.
+    fn keep(&self) {
+        let mut saved: Vec<Saved> = Vec::new();
+        let mut total = 0_usize;
+        for held in self.held() {
+            let Some(bytes) = held.policy.save() else {
+                continue;
+            };
+            total = total.saturating_add(bytes.len());
+            if bytes.len() > SAVED_BYTES_MAX || total > KEPT_BYTES_MAX {
+                debug!(
+                    policy = held.policy.name(),
+                    "what a policy keeps is too much"
+                );
+                continue;
+            }
+            saved.push(Saved {
+                policy: held.policy.name().to_owned(),
+                scope: held.scope,
+                bytes: ByteBuf::from(bytes),
+            });
+        }
+        // What nobody took yet may be of a function that has not been called.
+        let waiting = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((policy, scope), bytes) in waiting.clone() {
+            total = total.saturating_add(bytes.len());
+            if total <= KEPT_BYTES_MAX {
+                saved.push(Saved {
+                    policy,
+                    scope,
+                    bytes,
+                });
+            }
+        }
+        drop(waiting);
+        let bytes = match saved.is_empty() {
+            true => Vec::new(),
+            false => cbor4ii::serde::to_vec(Vec::new(), &saved).unwrap_or_default(),
+        };
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if *written == bytes {
+            return;
+        }
+        match crate::member::save(&self.path, &bytes) {
+            Ok(()) => *written = bytes,
+            Err(error) => warn!(%error, "what policies learned cannot be written down"),
+        }
+    }
+}
+
+/// What the disk has, as far as it can be read.
+fn read(bytes: &[u8]) -> BTreeMap<(String, String), ByteBuf> {
+    let saved: Vec<Saved> = cbor4ii::serde::from_slice(bytes).unwrap_or_default();
+    let all = saved.into_iter();
+    all.map(|saved| ((saved.policy, saved.scope), saved.bytes))
+        .collect()
+}
+
+impl Held {
+    fn of_function(name: &FunctionName, held: &OfFunction) -> Option<Held> {
+        Some(Held {
+            scope: format!("function/{}", name.qualified()),
+            policy: held.policy.clone()?,
+        })
+    }
+}
+
+impl Placing for Inner {
+    fn load_for(&self, peer: &PeerId) -> Load {
+        self.federated.load(&self.node, Some(peer))
+    }
+
+    fn hear(&self, from: PeerId, note: &Note, now: Time) -> NoteHeard {
+        match self.policies.named(&note.policy, &note.scope) {
+            None => NoteHeard::Elsewhere,
+            Some(policy) => match policy.hear(from, &note.body, now) {
+                Ok(()) => NoteHeard::Heard,
+                Err(_) => NoteHeard::Malformed,
+            },
+        }
+    }
+}
+
+/// What is kept between two rounds of the loop.
+struct Round {
+    /// When each is to be called next, by its scope, with which that was.
+    next: HashMap<String, (Weak<dyn Policy>, Time)>,
+    probes: Pace,
+    notes: Pace,
+    sequence: u64,
+    kept: Time,
+}
+
+/// Calls policies between decisions, and does what they wish for, for as long as
+/// there is a node.
+pub(super) async fn drive(inner: Weak<Inner>) {
+    let mut round = Round {
+        next: HashMap::new(),
+        probes: Pace::new(PROBES_PER_SECOND_MAX.0, PROBES_PER_SECOND_MAX.1),
+        notes: Pace::new(NOTES_PER_SECOND_MAX, NOTES_PER_SECOND_MAX),
+        sequence: 0,
+        kept: Time::ZERO,
+    };
+    loop {
+        let Some(node) = inner.upgrade() else { return };
+        let next = Box::pin(round.once(&node)).await;
+        let until = node.node.clock().instant(next);
+        let until = until.unwrap_or_else(std::time::Instant::now);
+        let added = node.policies.added.clone();
+        // The node may end meanwhile.
+        drop(node);
+        let _ = tokio::time::timeout_at(until.into(), added.notified()).await;
+    }
+}
+
+impl Round {
+    /// Calls those whose time it is; when to do that again.
+    async fn once(&mut self, inner: &Arc<Inner>) -> Time {
+        let now = inner.node.clock().now();
+        let all = inner.policies.held();
+        let mut next = self.kept + KEEP_INTERVAL;
+        if next <= now {
+            inner.keep_what_was_learned().await;
+            (self.kept, next) = (now, now + KEEP_INTERVAL);
+            let exists = |name: &FunctionName| {
+                inner.node.spec(name).is_some() || inner.federated.entry(name).is_some()
+            };
+            inner.policies.retain(exists);
+        }
+        let scopes: Vec<&str> = all.iter().map(|held| held.scope.as_str()).collect();
+        self.next
+            .retain(|scope, _| scopes.contains(&scope.as_str()));
+        for held in &all {
+            let is_same = |before: &Weak<dyn Policy>| {
+                std::ptr::addr_eq(before.as_ptr(), Arc::as_ptr(&held.policy))
+            };
+            let due = match self.next.get(&held.scope) {
+                Some((before, due)) if is_same(before) => *due,
+                Some(_) | None => now,
+            };
+            let due = match due <= now {
+                true => self.tick(inner, held).await,
+                false => due,
+            };
+            let entry = (Arc::downgrade(&held.policy), due);
+            self.next.insert(held.scope.clone(), entry);
+            next = next.min(due);
+        }
+        next
+    }
+
+    async fn tick(&mut self, inner: &Arc<Inner>, held: &Held) -> Time {
+        let (node, policy) = (inner.clone(), held.policy.clone());
+        let thought = tokio::task::spawn_blocking(move || node.think(&*policy)).await;
+        let Ok((next, wishes)) = thought else {
+            warn!(
+                policy = held.policy.name(),
+                "a policy failed; it is not called again"
+            );
+            return Time::NEVER;
+        };
+        let now = inner.node.clock().now();
+        for peer in wishes.probes() {
+            if self.probes.take(peer, now) {
+                let (inner, policy, peer) = (inner.clone(), held.policy.clone(), *peer);
+                tokio::spawn(async move { inner.probe(peer, &*policy).await });
+            }
+        }
+        let own = inner.federated.shared.id;
+        if let Some(body) = wishes.note()
+            && self.notes.take(&own, now)
+        {
+            self.sequence += 1;
+            inner.federated.tell_note(Note {
+                policy: held.policy.name().to_owned(),
+                scope: held.scope.clone(),
+                epoch: 0,
+                sequence: self.sequence,
+                body: ByteBuf::from(body),
+            });
+        }
+        next.max(now + TICK_INTERVAL_MIN)
+    }
+}
+
+impl Inner {
+    /// Calls a policy between decisions.
+    fn think(&self, policy: &dyn Policy) -> (Time, Wishes) {
+        let shared = &self.federated.shared;
+        let (view, regions) = (shared.view.load_full(), shared.regions.load_full());
+        let congestion = self.policies.congestion.load();
+        let nothing = Congestion::default();
+        let mut wishes = Wishes::default();
+        let field = Field {
+            own: shared.id,
+            role: shared.role,
+            load: self.federated.load(&self.node, None),
+            regions: &regions,
+            view: &view,
+            congestion: congestion.as_deref().unwrap_or(&nothing),
+            now: self.node.clock().now(),
+            chance: rand::random(),
+        };
+        (policy.tick(&field, &mut wishes), wishes)
+    }
+
+    /// Asks a peer how loaded it is, for a policy that wishes to know.
+    async fn probe(&self, peer: PeerId, policy: &dyn Policy) {
+        let began = self.node.clock().now();
+        let load = match self.federated.probe(peer).await {
+            Ok(load) => Some(load),
+            Err(reason) => {
+                debug!(%peer, reason, "a peer is asked over what carries calls");
+                let addresses = self.federated.shared.view.load();
+                let addresses = addresses.peer(&peer).map(|peer| peer.carriage.clone());
+                match addresses {
+                    Some(addresses) => self.ask_load(peer, &addresses).await.ok().flatten(),
+                    None => None,
+                }
+            }
+        };
+        let now = self.node.clock().now();
+        if let Some(load) = load {
+            self.learn_load(peer, load);
+        }
+        policy.probed(&Probed {
+            peer,
+            load,
+            took: now.since(began),
+            now,
+        });
+    }
+
+    /// Takes a peer's word of its load, unless it holds calls of ours: how many
+    /// of those it counted, nobody knows.
+    fn learn_load(&self, peer: PeerId, load: Load) {
+        let view = self.federated.shared.view.load();
+        let is_idle = view.peer(&peer).is_some_and(|peer| peer.held() == 0);
+        if is_idle {
+            let under_way = 0;
+            self.federated
+                .met(peer, Met::Told(Some(Word { load, under_way })));
+        }
+    }
+
+    /// Writes down what policies learned.
+    pub(super) async fn keep_what_was_learned(self: &Arc<Self>) {
+        let inner = self.clone();
+        let kept = tokio::task::spawn_blocking(move || inner.policies.keep()).await;
+        if kept.is_err() {
+            warn!("a policy failed to say what it learned");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
