@@ -111,6 +111,7 @@ impl RunningNode {
             federated.leave();
             // What was said last is on its way in no time, or never.
             tokio::time::sleep(FAREWELL).await;
+            federated.stop().await;
         }
     }
 }
@@ -258,7 +259,10 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
             let (federated, streams) = started?;
             let let_in = federated.member().is_let_in();
             match tokio::time::timeout(JOIN_TIME, let_in).await {
-                Ok(Err(reason)) => bail!("join the federation: {reason}"),
+                Ok(Err(reason)) => {
+                    federated.stop().await;
+                    bail!("join the federation: {reason}")
+                }
                 Ok(Ok(())) => {}
                 Err(_) => warn!(
                     "not in the federation yet: no member that the token names is reached; goes \

@@ -111,10 +111,11 @@ impl Copies {
             avoided: Mutex::default(),
             counters: Counters::default(),
         });
-        tokio::spawn(Arc::clone(&copies).tell_ended(ends));
-        tokio::spawn(Arc::clone(&copies).resume(held));
+        let federated = &copies.federated;
+        federated.spawn(Arc::clone(&copies).tell_ended(ends));
+        federated.spawn(Arc::clone(&copies).resume(held));
         let looking = Arc::clone(&copies);
-        tokio::spawn(async move {
+        federated.spawn(async move {
             while panics::contain(looking.look_around()).await.is_err() {
                 panics::rest("copies of calls").await;
             }

@@ -138,11 +138,11 @@ impl Dispatch {
         let replication = Arc::new(Replication::new(node.clone(), federated.clone()));
         let heard = federated.shared.heard.lock();
         if let Some(news) = heard.unwrap_or_else(PoisonError::into_inner).take() {
-            tokio::spawn(Arc::clone(&replication).look_after(news));
+            federated.spawn(Arc::clone(&replication).look_after(news));
             #[cfg(feature = "etcd")]
             if federated.registry().is_some() {
                 let etcd = federated.settings().etcd.clone();
-                tokio::spawn(crate::registry::run(federated.clone(), etcd));
+                federated.spawn(crate::registry::run(federated.clone(), etcd));
             }
         }
         let copies = Copies::start(node.clone(), federated.clone());
@@ -164,12 +164,14 @@ impl Dispatch {
                 names: DashMap::new(),
             }),
         };
-        tokio::spawn(Inner::look_around(Arc::downgrade(&dispatch.inner)));
-        tokio::spawn(Inner::watch_places(Arc::downgrade(&dispatch.inner)));
-        tokio::spawn(probing::ask_those_away(Arc::downgrade(&dispatch.inner)));
-        tokio::spawn(policies::drive(Arc::downgrade(&dispatch.inner)));
-        let placing: std::sync::Weak<dyn Placing> = Arc::<Inner>::downgrade(&dispatch.inner);
-        let _ = dispatch.inner.federated.shared.placing.set(placing);
+        let inner = || Arc::downgrade(&dispatch.inner);
+        let federated = dispatch.federated();
+        federated.spawn(Inner::look_around(inner()));
+        federated.spawn(Inner::watch_places(inner()));
+        federated.spawn(probing::ask_those_away(inner()));
+        federated.spawn(policies::drive(inner()));
+        let placing: std::sync::Weak<dyn Placing> = inner();
+        let _ = federated.shared.placing.set(placing);
         // Weakly, or node and dispatch would hold each other for ever.
         let router = Weak(Arc::downgrade(&dispatch.inner));
         dispatch.inner.node.route(Arc::new(router));

@@ -11,8 +11,9 @@
 //! | `message` | what is gossiped, signed |
 //! | `wire` | what two nodes say to each other about a call |
 //! | `member` | this node's own membership, on disk and towards others |
-//! | `book` | where members were, on disk |
-//! | `federated` | a node's place in its federation; the loop that keeps it |
+//! | `files` | files that a member keeps, written where nobody waits for the disk |
+//! | `address_book` | where members were, on disk |
+//! | `federated` | a node's place in its federation, and what looks after it |
 //! | `registry` | etcd, where that is wanted (feature `etcd`) |
 //! | `replication` | functions of the federation, and their code |
 //! | `copies` | asynchronous calls that peers keep copies of |
@@ -21,10 +22,11 @@
 // Any duration may come from outside: see .clippy.toml.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-mod book;
+mod address_book;
 pub mod copies;
 pub mod dispatch;
 pub mod federated;
+mod files;
 mod forgotten;
 #[cfg(test)]
 mod life;

@@ -90,7 +90,11 @@ pub(crate) fn admitted(federated: &Federated, peer: PeerId, folder: &std::path::
     let token = token.expect("whoever founds invites");
     let joined = Member::open(folder, peer, rights, Some(token), day, [7; 32]);
     let joined = joined.expect("a folder can be written");
-    let answer = own.answer(peer, &joined.hello());
+    let hello = joined.hello();
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let answer = runtime
+        .expect("a runtime")
+        .block_on(own.answer(peer, &hello));
     let judged = joined.judge(federated.shared.id, &answer.bytes);
     judged.expect("it is let in");
     joined.certificate().expect("it was given one")

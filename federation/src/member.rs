@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 pub(crate) use weir_node::private::write as save;
 use weir_overlay::{Answer, Refusal};
 
+use crate::files::Files;
 use crate::membership::{
     Certificate, Denial, Federation, Refused, Rights, RootSecret, Token, UnixTime,
 };
@@ -29,11 +30,13 @@ mod denial;
 mod files;
 mod rotation;
 #[cfg(test)]
+mod slow_disk;
+#[cfg(test)]
 mod tests;
 mod trade;
 
 use self::denial::Denied;
-use self::files::{load, load_json, load_list, save_list};
+use self::files::{json, load, load_json, load_list};
 use self::rotation::Rotated;
 use self::trade::Used;
 
@@ -121,9 +124,13 @@ struct State {
 pub struct Member {
     id: PeerId,
     folder: PathBuf,
+    /// Writes them: most of what is heard comes on the overlay's thread.
+    files: Files,
     /// How long certificates that it issues are good.
     life: Duration,
     state: RwLock<State>,
+    /// Held by whoever changes the federation's secret.
+    rotating: Mutex<()>,
     used: Mutex<BTreeMap<String, Used>>,
     /// Certificates of others, as they were shown.
     known: RwLock<HashMap<PeerId, Certificate>>,
@@ -179,6 +186,19 @@ impl Member {
         life: Duration,
         chance: [u8; 32],
     ) -> Result<Member, MemberError> {
+        let files = Files::new();
+        Member::open_with(files, folder, id, rights, token, life, chance)
+    }
+
+    fn open_with(
+        files: Files,
+        folder: &Path,
+        id: PeerId,
+        rights: Rights,
+        token: Option<Token>,
+        life: Duration,
+        chance: [u8; 32],
+    ) -> Result<Member, MemberError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| MemberError::File { path, source }
@@ -214,6 +234,8 @@ impl Member {
         Ok(Member {
             id,
             folder: folder.to_owned(),
+            files,
+            rotating: Mutex::default(),
             life,
             state: RwLock::new(State {
                 federation,
@@ -233,6 +255,11 @@ impl Member {
             decided: Notify::new(),
             refusal: Mutex::default(),
         })
+    }
+
+    /// What writes its files.
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// Which federation this is.
@@ -416,10 +443,7 @@ impl Member {
     }
 
     fn keep_certificate(&self, certificate: &Certificate) {
-        let path = self.folder.join("certificate");
-        if let Err(error) = save(&path, &certificate.to_bytes()) {
-            tracing::error!(path = %path.display(), %error, "the membership is lost at the next start");
-        }
+        self.keep("certificate", certificate.to_bytes(), "the membership");
     }
 
     /// Forgets its membership: the next start needs a token, or founds anew.
@@ -434,10 +458,11 @@ impl Member {
                 invite: STANDARD.encode(token.invite().id),
             };
             let path = self.folder.join("left");
-            let bytes = serde_json::to_vec_pretty(&departure).map_err(io::Error::from);
-            let saved = bytes.and_then(|bytes| save(&path, &bytes));
+            let saved = self.files.save_now(path.clone(), json(&departure));
             saved.map_err(|source| MemberError::File { path, source })?;
         }
+        // What was asked for before must not bring any of them back.
+        self.files.finish();
         let files = [
             "certificate",
             "secret",

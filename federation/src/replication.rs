@@ -29,7 +29,7 @@ use weir_node::time::Time;
 pub use self::exchange::Counters;
 use self::exchange::{ARTIFACT, Exchange};
 use self::pins::Pins;
-pub(crate) use self::records::{note_contact, recover, set_aside, set_old_aside};
+pub(crate) use self::records::{contact, recover, set_aside, set_old_aside};
 use crate::federated::Federated;
 use crate::message::Summary;
 

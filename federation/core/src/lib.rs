@@ -33,6 +33,7 @@
 //! | `replication` | which code is fetched, kept and let go of, and when |
 //! | `copies` | who keeps durable calls, and takes them over |
 //! | `detector` | when a peer with calls is taken not to answer |
+//! | `failure` | which links are kept and dialled, who is suspected, whose word counts |
 //! | `refusals` | which refused connections are worth a line in the log |
 //! | `samples` | nodes and reports to try things with |
 //!
@@ -98,6 +99,7 @@ pub mod detector;
 pub mod endpoint;
 pub mod explain;
 pub mod facts;
+pub mod failure;
 pub mod guests;
 pub mod pace;
 pub mod peers;

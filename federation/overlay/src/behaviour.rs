@@ -10,8 +10,8 @@ use libp2p::{
     relay,
 };
 
-use crate::doorkeeper::Doorkeeper;
 use crate::finder::Finder;
+use crate::handshakes::Handshakes;
 use crate::streams::Streams;
 use crate::swarm::{Config, StartError};
 
@@ -34,7 +34,7 @@ const CONTROL_BYTES: usize = 64 << 10;
 
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
-    pub(crate) doorkeeper: Doorkeeper,
+    pub(crate) handshakes: Handshakes,
     limits: connection_limits::Behaviour,
     pub(crate) gossip: gossipsub::Behaviour,
     pub(crate) streams: Streams,
@@ -68,7 +68,7 @@ impl Behaviour {
             .with_max_established(Some(CONNECTIONS))
             .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER));
         Ok(Behaviour {
-            doorkeeper: Doorkeeper::default(),
+            handshakes: Handshakes::default(),
             limits: connection_limits::Behaviour::new(limits),
             gossip: gossip(config)?,
             streams: Streams::default(),

@@ -379,6 +379,13 @@ impl Carriage {
         }
     }
 
+    /// Ends all connections to everybody.
+    pub fn cut_all(&self) {
+        for (_, peer) in lock(&self.peers).drain() {
+            peer.cut.cancel();
+        }
+    }
+
     /// Tries to reach a peer directly: how long that took.
     ///
     /// # Errors

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use libp2p::{Multiaddr, PeerId};
+use weir_federation_core::failure::DialEnd;
 
 /// Who a node is to others, and what it makes of them. Called on the overlay's
 /// own thread and on those that carry calls; none of it may block.
@@ -11,8 +13,9 @@ pub trait Host: Send + Sync + 'static {
     /// What this node says first on a connection that it opened to `to`.
     fn hello(&self, to: PeerId) -> Vec<u8>;
 
-    /// Answers the hello of `from`, whose identity is proved.
-    fn answer(&self, from: PeerId, hello: &[u8]) -> Answer;
+    /// Answers the hello of `from`, whose identity is proved; later, where the
+    /// answer must not be given before something is on disk.
+    fn answer<'a>(&'a self, from: PeerId, hello: &'a [u8]) -> BoxFuture<'a, Answer>;
 
     /// Judges the answer of `from` to this node's hello.
     ///
@@ -123,10 +126,9 @@ pub enum Event {
     DialFailed {
         /// Who, when that was known.
         peer: Option<PeerId>,
-        /// Whether something there refused the connection, which a machine
-        /// whose node has died does.
-        refused: bool,
-        /// Why.
+        /// How that ended, as evidence of its death.
+        end: DialEnd,
+        /// Why, for people.
         reason: String,
     },
     /// One round trip to a member took so long.

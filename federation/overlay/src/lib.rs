@@ -9,9 +9,9 @@
 //! | `host` | what this crate asks of its user |
 //! | `proof` | the exchange that makes a connection a member's |
 //! | `transport` | TCP, QUIC and relayed connections, each with that exchange |
-//! | `doorkeeper` | a bound on connections that have not proved anything yet |
+//! | `handshakes` | a bound on connections that have not proved anything yet |
 //! | `streams` | streams of our own on the connections of the swarm |
-//! | `beat` | heartbeats: round trips, and who has fallen silent |
+//! | `heartbeat` | heartbeats: round trips, and who has fallen silent |
 //! | `probe` | how loaded a peer is, when asked for that alone |
 //! | `swarm` | all of it on a thread of its own; the way in: [`Overlay`] |
 //! | `tls` | mutual TLS 1.3 with the same identities |
@@ -24,12 +24,12 @@
 //!   proved to be a member.
 //! * What is waited for has a time limit, what is queued a bound.
 
-mod beat;
 mod behaviour;
 pub mod carriage;
-mod doorkeeper;
 mod endpoint;
 mod finder;
+mod handshakes;
+mod heartbeat;
 pub mod host;
 mod line;
 mod probe;

@@ -13,6 +13,9 @@ use crate::host::{Host, Refusal};
 /// Longest hello or answer in bytes.
 pub const WORDS: usize = 16 << 10;
 
+/// What the text of [`ProofError::Refused`] begins with.
+pub(crate) const REFUSED: &str = "refused (";
+
 /// Why the exchange failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
@@ -20,7 +23,7 @@ pub enum ProofError {
     #[error("the connection broke before membership was proved")]
     Broken(#[from] io::Error),
     /// One side refused the other.
-    #[error("refused ({})", .0.reason)]
+    #[error("{REFUSED}{})", .0.reason)]
     Refused(#[source] Refusal),
 }
 
@@ -40,7 +43,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let hello = read(stream).await?;
-    let answer = host.answer(from, &hello);
+    let answer = host.answer(from, &hello).await;
     write(stream, &answer.bytes).await?;
     answer.verdict.map_err(ProofError::Refused)
 }

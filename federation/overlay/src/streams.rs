@@ -29,7 +29,7 @@ const WAITING: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
     /// Heartbeats.
-    Beat,
+    Heartbeat,
     /// A question how loaded a peer is.
     Probe,
     /// Messages that a newly linked peer may have missed.
@@ -38,12 +38,17 @@ pub(crate) enum Purpose {
     Calls,
 }
 
-const PURPOSES: [Purpose; 4] = [Purpose::Beat, Purpose::Sync, Purpose::Calls, Purpose::Probe];
+const PURPOSES: [Purpose; 4] = [
+    Purpose::Heartbeat,
+    Purpose::Sync,
+    Purpose::Calls,
+    Purpose::Probe,
+];
 
 impl AsRef<str> for Purpose {
     fn as_ref(&self) -> &str {
         match self {
-            Purpose::Beat => "/weir/beat/1",
+            Purpose::Heartbeat => "/weir/beat/1",
             Purpose::Probe => "/weir/probe/1",
             Purpose::Sync => "/weir/sync/1",
             Purpose::Calls => "/weir/calls/1",

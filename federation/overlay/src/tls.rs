@@ -180,6 +180,13 @@ impl Acceptor {
         }
     }
 
+    /// Ends all connections that members opened.
+    pub fn cut_all(&self) {
+        for (_, (_, cut)) in self.members().drain() {
+            cut.cancel();
+        }
+    }
+
     fn count(&self, member: PeerId) -> Accepted {
         let mut members = self.members();
         let (connections, cut) = members.entry(member).or_default();

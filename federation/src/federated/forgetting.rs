@@ -99,8 +99,7 @@ impl Federated {
 
     /// Asks all that are linked what they know of functions.
     pub(crate) fn ask_around(&self) {
-        let kept = self.shared.links.iter().filter(|link| link.kept);
-        let links: Vec<PeerId> = kept.map(|link| *link.key()).collect();
+        let links: Vec<PeerId> = lock(&self.shared.links).kept().collect();
         for peer in links {
             self.tell_summary(peer, true);
         }
@@ -145,7 +144,7 @@ impl Shared {
         if known {
             return Ok(Verdict::Ignore);
         }
-        if !self.may_suspect(from, self.clock.now()) {
+        if !lock(&self.accusers).may_accuse(from, self.clock.now()) {
             self.count_rejected("suspects-too-often");
             return Ok(Verdict::Ignore);
         }

@@ -1,11 +1,12 @@
 //! What a node makes of what members say.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use libp2p_identity::PeerId;
 use tracing::{debug, info, warn};
+use weir_federation_core::failure::accusers::Accusation;
 use weir_node::time::Time;
 use weir_overlay::{Answer, Event as Happening, Host, Multiaddr, Refusal, Verdict};
 
@@ -16,13 +17,6 @@ use crate::message::{self, Message, Suspicion as Suspecting};
 use crate::peers::{Fault, Heard, Known, Met, PEERS, Standing, Suspicion};
 use crate::report::{Report, Role};
 use crate::roster::{Marks, mark};
-
-/// Suspicions of one member that are heard within so long: more than the links
-/// that it can lose.
-const SUSPICIONS: (u32, Duration) = (64, Duration::from_secs(60));
-
-/// How long a member that lied is kept away.
-const SHUNNED: Duration = Duration::from_secs(60);
 
 impl Shared {
     /// Whether a member may have heard already that the secret was changed, and
@@ -90,25 +84,7 @@ impl Shared {
             Message::Report(report) => Ok(self.hear_report(from, *report, bytes, now)),
             Message::Suspicion(suspicion) => {
                 let whom = suspicion.whom().ok_or("shape")?;
-                if from != self.id && !self.may_suspect(from, now) {
-                    self.count_rejected("suspects-too-often");
-                    return Ok(Verdict::Ignore);
-                }
-                let outcome = lock(&self.table).suspect(whom, suspicion.epoch, now);
-                match outcome {
-                    Suspicion::Noted => {
-                        debug!(peer = %whom, by = %from, "a peer is suspected");
-                        self.stale.notify_one();
-                        Ok(Verdict::Accept)
-                    }
-                    Suspicion::Old => Ok(Verdict::Ignore),
-                    Suspicion::Refute => {
-                        info!(by = %from, "refuted a suspicion");
-                        self.counters.refuted.fetch_add(1, Ordering::Relaxed);
-                        self.say_aloud();
-                        Ok(Verdict::Accept)
-                    }
-                }
+                Ok(self.hear_suspicion(from, whom, suspicion.epoch, now))
             }
             Message::Leave(leave) => {
                 lock(&self.table).leave(from, leave.epoch, now);
@@ -148,6 +124,32 @@ impl Shared {
             | Message::Record(_)
             | Message::Forget(_) => {
                 unreachable!("answered above")
+            }
+        }
+    }
+
+    fn hear_suspicion(&self, from: PeerId, whom: PeerId, epoch: u64, now: Time) -> Verdict {
+        let accused = {
+            let mut accusers = lock(&self.accusers);
+            let mut table = lock(&self.table);
+            accusers.hear(&mut table, self.id, from, (whom, epoch), now)
+        };
+        match accused {
+            Accusation::TooMany => {
+                self.count_rejected("suspects-too-often");
+                Verdict::Ignore
+            }
+            Accusation::Heard(Suspicion::Noted) => {
+                debug!(peer = %whom, by = %from, "a peer is suspected");
+                self.stale.notify_one();
+                Verdict::Accept
+            }
+            Accusation::Heard(Suspicion::Old) => Verdict::Ignore,
+            Accusation::Heard(Suspicion::Refute) => {
+                info!(by = %from, "refuted a suspicion");
+                self.counters.refuted.fetch_add(1, Ordering::Relaxed);
+                self.say_aloud();
+                Verdict::Accept
             }
         }
     }
@@ -230,44 +232,21 @@ impl Shared {
     /// Has nothing to do for a while with a member that lies.
     pub(super) fn shun(&self, peer: PeerId) {
         let now = self.clock.now();
-        if self.shunned.len() >= PEERS {
-            self.shunned.retain(|_, until| now < *until);
-        }
-        if self.shunned.len() < PEERS {
-            self.shunned.insert(peer, now + SHUNNED);
-        }
+        lock(&self.shunned).shun(peer, now);
         lock(&self.table).met(peer, Met::Failure(Fault::Lies), now);
         self.stale.notify_one();
     }
 
     /// The word for a member that lied a moment ago.
     pub(super) fn shuns(&self, peer: &PeerId) -> Option<Refusal> {
-        let until = *self.shunned.get(peer)?;
-        let left = until.since(self.clock.now());
-        (!left.is_zero()).then(|| Refusal {
+        let left = lock(&self.shunned).left(peer, self.clock.now())?;
+        Some(Refusal {
             reason: "shunned",
             text: format!(
                 "it said what no honest member says; it may come back in {} s",
                 left.as_secs() + 1
             ),
         })
-    }
-
-    /// Whether a member's suspicion is heard: each one costs its target some
-    /// calls until it is refuted.
-    pub(super) fn may_suspect(&self, from: PeerId, now: Time) -> bool {
-        let (most, within) = SUSPICIONS;
-        if self.accusers.len() >= PEERS && !self.accusers.contains_key(&from) {
-            self.accusers
-                .retain(|_, (since, _)| now.since(*since) < within);
-        }
-        let mut accuser = self.accusers.entry(from).or_insert((now, 0));
-        let (since, count) = &mut *accuser;
-        if now.since(*since) >= within {
-            (*since, *count) = (now, 0);
-        }
-        *count += 1;
-        *count <= most
     }
 
     /// What a newly linked peer may have missed; about itself too.
@@ -344,11 +323,13 @@ impl Host for Shared {
         self.member.hello()
     }
 
-    fn answer(&self, from: PeerId, hello: &[u8]) -> Answer {
-        match self.shuns(&from) {
-            Some(refusal) => Member::refuse(refusal),
-            None => self.member.answer(from, hello),
-        }
+    fn answer<'a>(&'a self, from: PeerId, hello: &'a [u8]) -> BoxFuture<'a, Answer> {
+        Box::pin(async move {
+            match self.shuns(&from) {
+                Some(refusal) => Member::refuse(refusal),
+                None => self.member.answer(from, hello).await,
+            }
+        })
     }
 
     fn judge(&self, from: PeerId, answer: &[u8]) -> Result<(), Refusal> {

@@ -117,7 +117,7 @@ impl Federated {
     /// Why there is no answer: it is not linked, its version knows no probes, it
     /// was asked too often, or it says what no node can be.
     pub(crate) async fn probe(&self, peer: PeerId) -> Result<Load, String> {
-        if !self.shared.links.contains_key(&peer) {
+        if lock(&self.shared.links).link(&peer).is_none() {
             return Err("there is no link to it".to_owned());
         }
         let answer = self.overlay.probe(peer).await;

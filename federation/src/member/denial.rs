@@ -39,7 +39,7 @@ impl Member {
             lifted: false,
         };
         state.denied.insert(peer.to_string(), denied);
-        self.keep_denied(&state)?;
+        self.keep_denied(state)?;
         Ok(statement)
     }
 
@@ -70,7 +70,7 @@ impl Member {
         if !everywhere {
             let gone = known.is_some();
             state.denied.remove(&peer.to_string());
-            self.keep_denied(&state)?;
+            self.keep_denied(state)?;
             return Ok(gone.then_some(None));
         }
         let secret = state.secret.as_ref().ok_or(MemberError::NoSecret)?;
@@ -85,7 +85,7 @@ impl Member {
             lifted: true,
         };
         state.denied.insert(peer.to_string(), denied);
-        self.keep_denied(&state)?;
+        self.keep_denied(state)?;
         Ok(Some(Some(statement)))
     }
 
@@ -115,9 +115,7 @@ impl Member {
             lifted: denial.lifted,
         };
         state.denied.insert(peer.to_string(), denied);
-        if let Err(error) = self.keep_denied(&state) {
-            tracing::error!(%error, "a denial is not kept over a restart");
-        }
+        self.keep("denied", json(&state.denied), "a denial");
         Ok(Some(peer))
     }
 
@@ -154,8 +152,13 @@ impl Member {
                 .is_none_or(|c| c.membership().issued <= denied.at)
     }
 
-    pub(super) fn keep_denied(&self, state: &State) -> Result<(), MemberError> {
+    /// Writes down who is denied, and waits for that when the state is open to
+    /// others again.
+    fn keep_denied(&self, state: RwLockWriteGuard<'_, State>) -> Result<(), MemberError> {
         let path = self.folder.join("denied");
-        save_list(&path, &state.denied).map_err(|source| MemberError::File { path, source })
+        let saving = self.files.saving(path.clone(), json(&state.denied));
+        drop(state);
+        let failed = |source| MemberError::File { path, source };
+        saving.wait().map_err(failed)
     }
 }

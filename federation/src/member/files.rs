@@ -41,6 +41,21 @@ pub(super) fn load_json<T: serde::de::DeserializeOwned>(
     })
 }
 
-pub(super) fn save_list<T: Serialize>(path: &Path, list: &BTreeMap<String, T>) -> io::Result<()> {
-    save(path, &serde_json::to_vec_pretty(list)?)
+impl Member {
+    /// Has a file written by and by. `what` is lost over a restart where that
+    /// fails.
+    pub(super) fn keep(&self, name: &str, bytes: Vec<u8>, what: &'static str) {
+        let path = self.folder.join(name);
+        self.files.save(path.clone(), bytes, move |saved| {
+            if let Err(error) = saved {
+                let path = path.display();
+                tracing::error!(%path, %error, "{what} is not kept over a restart");
+            }
+        });
+    }
+}
+
+/// Plain values as they are written down.
+pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec_pretty(value).expect("plain values can be written")
 }

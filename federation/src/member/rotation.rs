@@ -121,6 +121,66 @@ fn encoded<'a>(parts: impl IntoIterator<Item = &'a Vec<u8>>) -> Vec<String> {
     texts.collect()
 }
 
+/// A change of the secret that this node makes.
+struct Change {
+    succession: Vec<u8>,
+    /// All that are known, this one the last.
+    successions: Vec<Vec<u8>>,
+    certified: HashMap<PeerId, Certificate>,
+}
+
+impl Change {
+    fn made(
+        member: &Member,
+        state: &State,
+        old: &RootSecret,
+        new: &RootSecret,
+        now: UnixTime,
+    ) -> Change {
+        let expires = now + member.life.as_secs();
+        let succession = old.hand_over(new.federation(), now);
+        let mut successions = state.successions.clone();
+        push(&mut successions, succession.clone());
+        let denied = |peer: &PeerId| {
+            let denied = state.denied.get(&peer.to_string());
+            denied.is_some_and(|denied| !denied.lifted)
+        };
+        let known = read(&member.known).clone().into_iter();
+        let certified = known.filter_map(|(peer, certificate)| {
+            let rights = certificate.check(&state.federation, peer, now).ok()?;
+            let new = new.certify(peer, rights, now, expires);
+            // Its own it hears from others too.
+            let handed_over = peer != member.id && !denied(&peer);
+            handed_over.then_some((peer, new))
+        });
+        Change {
+            succession,
+            successions,
+            certified: certified.collect(),
+        }
+    }
+
+    fn certificates(&self) -> Vec<Vec<u8>> {
+        self.certified.values().map(Certificate::to_bytes).collect()
+    }
+
+    fn kept(&self, secret: [u8; 32]) -> Rotation {
+        Rotation {
+            secret: STANDARD.encode(secret),
+            successions: encoded(&self.successions),
+            certificates: encoded(&self.certificates()),
+        }
+    }
+
+    fn handovers(&self) -> Vec<Handover> {
+        let handover = |certificate| Handover {
+            succession: self.succession.clone(),
+            certificate,
+        };
+        self.certificates().into_iter().map(handover).collect()
+    }
+}
+
 impl Member {
     /// Changes the federation's secret to one made of `chance`, 32 random
     /// bytes: what each member that this node knows is to be told. Invites of
@@ -129,40 +189,43 @@ impl Member {
     /// # Errors
     /// When this node holds no secret, or cannot write.
     pub fn rotate(&self, chance: [u8; 32]) -> Result<Vec<Handover>, MemberError> {
+        let _one = lock(&self.rotating);
         let now = unix_time();
-        let expires = now + self.life.as_secs();
-        let mut state = write(&self.state);
-        let old = state.secret.clone().ok_or(MemberError::NoSecret)?;
         let new = RootSecret::new(chance);
-        let succession = old.hand_over(new.federation(), now);
-        let mut successions = state.successions.clone();
-        push(&mut successions, succession.clone());
-        let denied = |peer: &PeerId| {
-            let denied = state.denied.get(&peer.to_string());
-            denied.is_some_and(|denied| !denied.lifted)
+        let (old, change) = {
+            let state = read(&self.state);
+            let old = state.secret.clone().ok_or(MemberError::NoSecret)?;
+            let change = Change::made(self, &state, &old, &new, now);
+            (old, change)
         };
-        let known = read(&self.known).clone().into_iter();
-        let certified = known.filter_map(|(peer, certificate)| {
-            let rights = certificate.check(&state.federation, peer, now).ok()?;
-            let new = new.certify(peer, rights, now, expires);
-            // Its own it hears from others too.
-            let handed_over = peer != self.id && !denied(&peer);
-            handed_over.then_some((peer, new))
-        });
-        let certified: HashMap<PeerId, Certificate> = certified.collect();
-        let certificates: Vec<Vec<u8>> = certified.values().map(Certificate::to_bytes).collect();
-        let kept = Rotation {
-            secret: STANDARD.encode(chance),
-            successions: encoded(&successions),
-            certificates: encoded(&certificates),
+        // Written first, while all others go on: a crash right after it must not
+        // bring the old one back.
+        let path = self.folder.join("rotation");
+        let kept = change.kept(chance);
+        let failed = |source| MemberError::File {
+            path: path.clone(),
+            source,
         };
-        self.save_json("rotation", &kept)?;
-        let path = self.folder.join("secret");
-        save(&path, &chance).map_err(|source| MemberError::File { path, source })?;
-        self.save_json("successions", &kept.successions)?;
+        let saved = self.files.save_now(path.clone(), json(&kept));
+        saved.map_err(failed)?;
+        let mut state = write(&self.state);
+        let current = state.secret.as_ref().map(RootSecret::federation);
+        if current != Some(old.federation()) {
+            drop(state);
+            // Another one who may changed it meanwhile.
+            fs::remove_file(&path).map_err(failed)?;
+            return Err(MemberError::NoSecret);
+        }
+        // Some may have been let in since.
+        let change = Change::made(self, &state, &old, &new, now);
+        let secret = "the changed secret";
+        self.keep("rotation", json(&change.kept(chance)), secret);
+        self.keep("secret", chance.to_vec(), secret);
+        let successions = encoded(&change.successions);
+        self.keep("successions", json(&successions), secret);
         let rights = state.certificate.as_ref().map(|c| c.membership().rights);
         if let Some(rights) = rights {
-            let own = new.certify(self.id, rights, now, expires);
+            let own = new.certify(self.id, rights, now, now + self.life.as_secs());
             self.keep_certificate(&own);
             state.certificate = Some(own);
         }
@@ -175,17 +238,14 @@ impl Member {
                 denied.statement = Some(STANDARD.encode(statement));
             }
         }
-        self.keep_denied(&state)?;
+        self.keep("denied", json(&state.denied), "a denial");
         (state.federation, state.next) = (new.federation(), None);
-        state.successions = successions;
+        state.successions.clone_from(&change.successions);
         state.secret = Some(new);
-        *write(&self.known) = certified;
+        *write(&self.known) = change.certified.clone();
         drop(state);
-        let handover = |certificate| Handover {
-            succession: succession.clone(),
-            certificate,
-        };
-        Ok(certificates.into_iter().map(handover).collect())
+        self.files.finish();
+        Ok(change.handovers())
     }
 
     /// What `peer` is to be told, should it have missed that the secret was
@@ -251,10 +311,8 @@ impl Member {
         state.secret = None;
         push(&mut state.successions, bytes.to_vec());
         let texts = encoded(&state.successions);
-        drop(state);
-        if let Err(error) = self.save_json("successions", &texts) {
-            tracing::error!(%error, "that the secret was changed is not kept over a restart");
-        }
+        let what = "that the secret was changed";
+        self.keep("successions", json(&texts), what);
         Ok(())
     }
 
@@ -297,13 +355,6 @@ impl Member {
         let bytes = statement.and_then(|text| STANDARD.decode(text).ok());
         bytes.is_some_and(|bytes| Denial::from_bytes(&bytes, federation).is_ok())
     }
-
-    fn save_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), MemberError> {
-        let path = self.folder.join(name);
-        let bytes = serde_json::to_vec_pretty(value).map_err(io::Error::from);
-        let saved = bytes.and_then(|bytes| save(&path, &bytes));
-        saved.map_err(|source| MemberError::File { path, source })
-    }
 }
 
 /// Adds a change; the oldest goes when there are too many.
@@ -316,7 +367,7 @@ fn push(successions: &mut Vec<Vec<u8>>, succession: Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{BOTH, DAY, EDGE, Node, node};
+    use super::super::tests::{BOTH, DAY, EDGE, Node, node, now};
     use super::super::trade::{Hello, VERSION, encode};
     use super::*;
     use weir_federation_core::samples::id;
@@ -393,12 +444,12 @@ mod tests {
         let [founder, second, _third] = three();
         let stolen = RootSecret::new([1; 32]);
         assert_eq!(stolen.federation(), founder.member.federation());
-        let now = unix_time();
+        let at = unix_time();
         for handover in rotated(&founder) {
             let heard = second.member.hear_handover(&handover);
             assert_eq!(heard, Ok(true));
         }
-        let forged = stolen.certify(id(9), EDGE, now, now + 1_000);
+        let forged = stolen.certify(id(9), EDGE, at, at + 1_000);
         let words = encode(&Hello {
             versions: vec![VERSION],
             certificate: Some(ByteBuf::from(forged.to_bytes())),
@@ -406,14 +457,14 @@ mod tests {
             successions: Vec::new(),
         });
         for node in [&founder, &second] {
-            let answer = node.member.answer(id(9), &words);
+            let answer = now(node.member.answer(id(9), &words));
             assert_eq!(answer.verdict.expect_err("a thief").reason, "superseded");
         }
         // Nor does a second word of it count.
         let other = RootSecret::new([78; 32]);
         let handover = Handover {
-            succession: stolen.hand_over(other.federation(), now),
-            certificate: other.certify(id(2), EDGE, now, now + 1_000).to_bytes(),
+            succession: stolen.hand_over(other.federation(), at),
+            certificate: other.certify(id(2), EDGE, at, at + 1_000).to_bytes(),
         };
         let heard = second.member.hear_handover(&handover);
         assert_eq!(heard, Err(Refused::WrongFederation));

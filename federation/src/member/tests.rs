@@ -1,3 +1,5 @@
+//! A node's membership: who is let in, renewed, denied and refused.
+
 use super::trade::{Hello, encode};
 use super::*;
 use crate::report::Role;
@@ -13,7 +15,7 @@ pub(super) const DAY: Duration = Duration::from_secs(86_400);
 pub(super) struct Node {
     pub(super) member: Member,
     pub(super) folder: tempfile::TempDir,
-    number: u8,
+    pub(super) number: u8,
 }
 
 fn open(folder: tempfile::TempDir, number: u8, token: Option<Token>, life: Duration) -> Node {
@@ -40,15 +42,23 @@ impl Node {
         &self,
         other: &Node,
     ) -> (Result<(), &'static str>, Result<(), &'static str>) {
-        let answer = other.member.answer(id(self.number), &self.member.hello());
+        let hello = self.member.hello();
+        let answer = now(other.member.answer(id(self.number), &hello));
         let judged = self.member.judge(id(other.number), &answer.bytes);
         let word = |refusal: Refusal| refusal.reason;
         (answer.verdict.map_err(word), judged.map_err(word))
     }
 
     pub(super) fn restart(self) -> Node {
+        drop(self.member);
         open(self.folder, self.number, None, DAY)
     }
+}
+
+/// Waits for an answer.
+pub(super) fn now<T>(answer: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime").block_on(answer)
 }
 
 pub(super) const BOTH: (Result<(), &str>, Result<(), &str>) = (Ok(()), Ok(()));
@@ -82,9 +92,9 @@ fn whoever_does_not_belong_is_refused_by_name() {
     let at_the_wrong_node = node(5, Some(token));
     assert_eq!(at_the_wrong_node.meet(&second), refused("not-inviting"));
     // One who shows what it saw of another.
-    let answer = founder.member.answer(id(6), &second.member.hello());
+    let answer = now(founder.member.answer(id(6), &second.member.hello()));
     assert_eq!(answer.verdict.expect_err("replayed").reason, "wrong-member");
-    let answer = founder.member.answer(id(6), b"what?");
+    let answer = now(founder.member.answer(id(6), b"what?"));
     assert_eq!(answer.verdict.expect_err("malformed").reason, "malformed");
     let old = encode(&Hello {
         versions: vec![99],
@@ -92,7 +102,7 @@ fn whoever_does_not_belong_is_refused_by_name() {
         token: None,
         successions: Vec::new(),
     });
-    let answer = founder.member.answer(id(6), &old);
+    let answer = now(founder.member.answer(id(6), &old));
     assert_eq!(answer.verdict.expect_err("too new").reason, "version");
 }
 

@@ -2,6 +2,7 @@
 //! and by which an invite becomes a certificate.
 
 use super::*;
+use crate::files::Saved;
 
 /// The version of what nodes say to each other that this program speaks.
 pub(super) const VERSION: u16 = 1;
@@ -58,6 +59,14 @@ pub(super) struct Used {
     pub(super) expires: UnixTime,
 }
 
+/// One who is let in.
+enum Admitted {
+    /// It belonged here before; its new certificate, if it gets one.
+    Known(Option<Certificate>),
+    /// It belongs here once its invite is written down as used.
+    New(Certificate, Saved),
+}
+
 impl Member {
     /// The first words to `to`.
     pub fn hello(&self) -> Vec<u8> {
@@ -86,29 +95,40 @@ impl Member {
         }
     }
 
-    /// The answer to the first words of `from`, whose identity is proved.
-    pub fn answer(&self, from: PeerId, hello: &[u8]) -> Answer {
-        match self.admit(from, hello) {
-            Ok(issued) => {
-                let denials = self.denials().into_iter().take(TOLD_DENIALS);
-                let reply = Reply {
-                    version: VERSION,
-                    certificate: self.certificate().map(ByteBuf::from),
-                    issued: issued.map(|certificate| ByteBuf::from(certificate.to_bytes())),
-                    refused: None,
-                    denials: denials.map(ByteBuf::from).collect(),
-                    successions: bytes_of(&read(&self.state).successions),
-                };
-                Answer {
-                    bytes: encode(&reply),
-                    verdict: Ok(()),
+    /// The answer to the first words of `from`, whose identity is proved. Where an
+    /// invite is traded it comes once that is on disk.
+    pub async fn answer(&self, from: PeerId, hello: &[u8]) -> Answer {
+        let issued = match self.admit(from, hello) {
+            Ok(Admitted::Known(issued)) => issued,
+            Ok(Admitted::New(certificate, saved)) => {
+                // Only what is on disk was used: a crash must not let a second
+                // one in.
+                if let Err(error) = saved.done().await {
+                    tracing::error!(%error, "a node cannot be let in");
+                    let text = "this node cannot write its list of used tokens";
+                    return Member::refuse(refusal("disk", text));
                 }
+                write(&self.known).insert(from, certificate.clone());
+                Some(certificate)
             }
-            Err(refusal) => Member::refuse(refusal),
+            Err(refusal) => return Member::refuse(refusal),
+        };
+        let denials = self.denials().into_iter().take(TOLD_DENIALS);
+        let reply = Reply {
+            version: VERSION,
+            certificate: self.certificate().map(ByteBuf::from),
+            issued: issued.map(|certificate| ByteBuf::from(certificate.to_bytes())),
+            refused: None,
+            denials: denials.map(ByteBuf::from).collect(),
+            successions: bytes_of(&read(&self.state).successions),
+        };
+        Answer {
+            bytes: encode(&reply),
+            verdict: Ok(()),
         }
     }
 
-    fn admit(&self, from: PeerId, hello: &[u8]) -> Result<Option<Certificate>, Refusal> {
+    fn admit(&self, from: PeerId, hello: &[u8]) -> Result<Admitted, Refusal> {
         let hello: Hello = cbor4ii::serde::from_slice(hello)
             .map_err(|_| refusal("malformed", "what it says is not what Weir says"))?;
         if !hello.versions.contains(&VERSION) {
@@ -143,14 +163,14 @@ impl Member {
                 let anew = secret.map(|s| s.certify(from, rights, now, now + self.life.as_secs()));
                 // Anybody may pass on what whoever changed the secret issued.
                 let issued = || read(&self.known).get(&from).filter(|_| past).cloned();
-                Ok(anew.or_else(issued))
+                Ok(Admitted::Known(anew.or_else(issued)))
             }
             Some(Err(refused)) if hello.token.is_none() => Err(refusal(
                 refused.reason(),
                 format!("its certificate: {refused}"),
             )),
             Some(Err(_)) | None => match &hello.token {
-                Some(token) => self.trade(from, token).map(Some),
+                Some(token) => self.trade(from, token),
                 None => Err(refusal(
                     "no-proof",
                     "it shows neither certificate nor token: join with one from `weir token`",
@@ -159,7 +179,7 @@ impl Member {
         }
     }
 
-    fn trade(&self, from: PeerId, token: &str) -> Result<Certificate, Refusal> {
+    fn trade(&self, from: PeerId, token: &str) -> Result<Admitted, Refusal> {
         let refused = |refused: Refused| refusal(refused.reason(), format!("its token: {refused}"));
         let token: Token = token.parse().map_err(refused)?;
         let secret = read(&self.state).secret.clone().ok_or_else(|| {
@@ -182,14 +202,8 @@ impl Member {
             expires: token.invite().expires,
         };
         used.insert(id, traded);
-        // Only what is on disk was used: a crash must not let a second one in.
-        save_list(&self.folder.join("used"), &*used).map_err(|error| {
-            tracing::error!(%error, "a node cannot be let in");
-            refusal("disk", "this node cannot write its list of used tokens")
-        })?;
-        drop(used);
-        write(&self.known).insert(from, certificate.clone());
-        Ok(certificate)
+        let saved = self.files.saved(self.folder.join("used"), json(&*used));
+        Ok(Admitted::New(certificate, saved))
     }
 
     /// Judges the answer of `from` to this node's first words.

@@ -51,15 +51,8 @@ pub(crate) fn recover(folder: &Path) -> Vec<(FunctionName, Entry)> {
 }
 
 /// Where it is written when others were heard last.
-fn contact(folder: &Path) -> PathBuf {
+pub(crate) fn contact(folder: &Path) -> PathBuf {
     folder.join("contact")
-}
-
-/// Writes down that others are heard.
-pub(crate) fn note_contact(folder: &Path) {
-    if let Err(error) = save(&contact(folder), b"") {
-        warn!(%error, "it is not kept when others were heard last");
-    }
 }
 
 /// Puts aside what an earlier run knew, where that is too long ago to be told.

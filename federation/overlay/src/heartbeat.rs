@@ -6,16 +6,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::swarm::Stream;
+use weir_federation_core::failure::heartbeat::{HEARTBEAT_INTERVAL, LOOK_INTERVAL, Wait};
+use weir_node_core::time::Time;
 
 use crate::traffic::Sign;
 
-/// How often a link is heard.
-pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
-
-/// Silence that means something: two beats were lost, and half of another.
-const SILENCE: Duration = Duration::from_millis(1_250);
-
-/// A beat: a number, and the last round trip in microseconds.
+/// Bytes of a heartbeat: a number, and the last round trip in microseconds.
 const BYTES: usize = 12;
 
 /// How heartbeats ended.
@@ -34,16 +30,16 @@ impl From<io::Error> for End {
 }
 
 /// The sending side. `learned` hears each round trip; a `sign` of the other side
-/// counts as a beat.
+/// counts as a heartbeat.
 pub(crate) async fn send(mut stream: Stream, sign: Sign, mut learned: impl FnMut(Duration)) -> End {
     let ended = async {
         let mut last = 0_u32;
         for number in 0_u64.. {
             let sent = Instant::now();
-            let beat = [number.to_be_bytes().as_slice(), &last.to_be_bytes()].concat();
+            let heartbeat = [number.to_be_bytes().as_slice(), &last.to_be_bytes()].concat();
             let mut back = [0; BYTES];
             patiently(&sign, async {
-                stream.write_all(&beat).await?;
+                stream.write_all(&heartbeat).await?;
                 stream.flush().await?;
                 stream.read_exact(&mut back).await
             })
@@ -51,7 +47,7 @@ pub(crate) async fn send(mut stream: Stream, sign: Sign, mut learned: impl FnMut
             let took = sent.elapsed();
             last = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
             learned(took);
-            tokio::time::sleep(INTERVAL.saturating_sub(took)).await;
+            tokio::time::sleep(HEARTBEAT_INTERVAL.saturating_sub(took)).await;
         }
         Ok::<_, End>(())
     };
@@ -62,14 +58,14 @@ pub(crate) async fn send(mut stream: Stream, sign: Sign, mut learned: impl FnMut
 pub(crate) async fn echo(mut stream: Stream, sign: Sign, mut learned: impl FnMut(Duration)) -> End {
     let ended = async {
         loop {
-            let mut beat = [0; BYTES];
+            let mut heartbeat = [0; BYTES];
             patiently(&sign, async {
-                stream.read_exact(&mut beat).await?;
-                stream.write_all(&beat).await?;
+                stream.read_exact(&mut heartbeat).await?;
+                stream.write_all(&heartbeat).await?;
                 stream.flush().await
             })
             .await?;
-            let last = u32::from_be_bytes(beat[8..].try_into().expect("4 of 12 bytes"));
+            let last = u32::from_be_bytes(heartbeat[8..].try_into().expect("4 of 12 bytes"));
             if last > 0 {
                 learned(Duration::from_micros(last.into()));
             }
@@ -80,29 +76,20 @@ pub(crate) async fn echo(mut stream: Stream, sign: Sign, mut learned: impl FnMut
     ended.await.err().unwrap_or(End::Closed)
 }
 
-/// Waits for [`SILENCE`], and for as much longer as this thread's own timers
-/// are late: then it is this machine that is busy, not the other that is dead.
-/// Nor is it while it sends calls or answers.
+/// Waits as long as the other side is not silent, however late this thread's own
+/// timers are. It is not while it sends calls or answers.
 async fn patiently<T>(sign: &Sign, work: impl Future<Output = io::Result<T>>) -> Result<T, End> {
     let mut work = std::pin::pin!(work);
-    let mut late = Duration::ZERO;
-    let mut waited = Duration::ZERO;
+    let began = Instant::now();
+    let mut wait = Wait::new(Time::ZERO);
     loop {
-        let before = Instant::now();
-        let step = INTERVAL / 5;
         tokio::select! {
             // What has arrived counts, however late this is looked at.
             biased;
             done = &mut work => return Ok(done?),
-            () = tokio::time::sleep(step) => {}
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
         }
-        let took = before.elapsed();
-        waited += took;
-        late += took.saturating_sub(step);
-        if sign.take() {
-            (waited, late) = (Duration::ZERO, Duration::ZERO);
-        }
-        if waited >= SILENCE + late {
+        if wait.is_over(Time::ZERO + began.elapsed(), sign.take()) {
             return Err(End::Silent);
         }
     }

@@ -2,7 +2,6 @@
 //! it for addresses from which members came before: a flood of strangers finds
 //! a bounded number of handshakes, and members still get in.
 
-use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::task::{Context, Poll};
 
@@ -14,23 +13,11 @@ use libp2p::swarm::{
     THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId};
+use weir_federation_core::failure::handshakes::Handshakes as Counted;
 
-/// Handshakes under way at once.
-const HANDSHAKES: usize = 64;
-
-/// Those of them that strangers may have.
-const STRANGERS: usize = 32;
-
-/// Addresses of members that are remembered; the oldest is forgotten first.
-const KNOWN: usize = 4_096;
-
-/// Keeps count.
+/// Keeps count of them.
 #[derive(Default)]
-pub(crate) struct Doorkeeper {
-    /// Handshakes under way, and whether each is a stranger's.
-    pending: HashMap<ConnectionId, bool>,
-    known: VecDeque<IpAddr>,
-}
+pub(crate) struct Handshakes(Counted<ConnectionId, IpAddr>);
 
 /// There are too many handshakes at once.
 #[derive(Debug, thiserror::Error)]
@@ -45,21 +32,15 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
     })
 }
 
-impl Doorkeeper {
+impl Handshakes {
     fn know(&mut self, address: &Multiaddr) {
-        let Some(ip) = ip(address) else {
-            return;
-        };
-        if !self.known.contains(&ip) {
-            self.known.push_back(ip);
-            if self.known.len() > KNOWN {
-                self.known.pop_front();
-            }
+        if let Some(ip) = ip(address) {
+            self.0.know(&ip);
         }
     }
 }
 
-impl NetworkBehaviour for Doorkeeper {
+impl NetworkBehaviour for Handshakes {
     type ConnectionHandler = dummy::ConnectionHandler;
     type ToSwarm = std::convert::Infallible;
 
@@ -69,13 +50,10 @@ impl NetworkBehaviour for Doorkeeper {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        let stranger = ip(remote).is_none_or(|ip| !self.known.contains(&ip));
-        let strangers = self.pending.values().filter(|stranger| **stranger).count();
-        if self.pending.len() >= HANDSHAKES || (stranger && strangers >= STRANGERS) {
-            return Err(ConnectionDenied::new(Crowded));
+        match self.0.begin(id, ip(remote).as_ref()) {
+            true => Ok(()),
+            false => Err(ConnectionDenied::new(Crowded)),
         }
-        self.pending.insert(id, stranger);
-        Ok(())
     }
 
     fn handle_established_inbound_connection(
@@ -85,7 +63,7 @@ impl NetworkBehaviour for Doorkeeper {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.pending.remove(&id);
+        self.0.end(&id);
         self.know(remote);
         Ok(dummy::ConnectionHandler)
     }
@@ -104,7 +82,7 @@ impl NetworkBehaviour for Doorkeeper {
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
         if let FromSwarm::ListenFailure(failure) = event {
-            self.pending.remove(&failure.connection_id);
+            self.0.end(&failure.connection_id);
         }
     }
 

@@ -1,0 +1,177 @@
+//! What a node says of itself, and how it is said; when is the core's to decide.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use libp2p_identity::PeerId;
+use tracing::warn;
+use weir_federation_core::reporting::Say;
+use weir_node::function::Scope;
+use weir_node::time::Time;
+
+use super::super::{EVERYBODY, Shared, lock};
+use super::Maintenance;
+use crate::message::{self, Message};
+use crate::peers::Standing;
+use crate::report::{OFFERS, Offer, Report};
+
+impl Maintenance {
+    /// Says how the node is if that has changed and may be said; else looks
+    /// again when it may.
+    pub(super) fn look_at_itself(&mut self) {
+        let began = self.shared().clock.now();
+        self.reporting.looks();
+        self.report(began, false);
+        let now = self.shared().clock.now();
+        self.reporting.has_looked(began, now);
+    }
+
+    /// Nodes that share the zone or region, this one included.
+    pub(super) fn neighbours(&self) -> usize {
+        let shared = self.shared();
+        let view = shared.view.load();
+        let near = |report: &&Report| report.role == shared.role && shared.is_near(report);
+        view.peers.iter().map(|p| &*p.report).filter(near).count() + 1
+    }
+
+    pub(super) fn current_report(&self) -> Report {
+        let shared = self.shared();
+        let functions = self.node.function_capabilities(OFFERS);
+        let draining = shared.draining.load(Ordering::Relaxed);
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let told = functions.iter().filter(|f| f.spec.scope != Scope::Node);
+        let offers = told.map(|f| Offer {
+            function: f.spec.name.qualified(),
+            warm: f.places.warm,
+            startable: f.places.startable,
+            full: f.full,
+            running: f.running,
+            service_micros: micros(f.service.mean),
+            start_micros: micros(f.start),
+        });
+        let load = self.federated.load(&self.node, None);
+        let own = lock(&shared.own);
+        let executors = self.node.executors();
+        let mut report = Report {
+            executors: executors.into_iter().map(str::to_owned).collect(),
+            draining,
+            forgotten: lock(&shared.forgotten).own(),
+            load,
+            abilities: self.node.ability_changes(),
+            coordinate: *lock(&shared.coordinate),
+            offers: offers.collect(),
+            ..own.clone()
+        };
+        drop(own);
+        report.clamp();
+        report
+    }
+
+    pub(super) fn report(&mut self, now: Time, at_once: bool) {
+        if !self.shared().member.is_member() {
+            return;
+        }
+        let mut report = self.current_report();
+        let neighbours = self.neighbours();
+        let shared = self.federated.shared.clone();
+        let others = || has_others(&shared);
+        let say = self
+            .reporting
+            .consider(&report, neighbours, others, at_once, now);
+        let Say::Now { brief } = say else {
+            return;
+        };
+        self.introduce(now);
+        self.say(&mut report, false);
+        if brief {
+            let mut short = Report {
+                brief: true,
+                offers: Vec::new(),
+                ..report.clone()
+            };
+            self.say(&mut short, true);
+        }
+        self.reporting.has_said(report);
+        let counters = &self.shared().counters;
+        counters.reports.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells each link directly what was just said, where that matters.
+    pub(super) fn say_to_links(&self) {
+        let shared = self.shared();
+        if !shared.aloud.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let said = lock(&shared.said)
+            .get(&shared.id)
+            .and_then(|s| s.report.clone());
+        let Some(report) = said else {
+            return;
+        };
+        let links: Vec<PeerId> = lock(&shared.links).linked().collect();
+        for link in links {
+            self.overlay().tell(link, vec![report.clone()]);
+        }
+    }
+
+    pub(super) fn introduce(&mut self, now: Time) {
+        let Some(certificate) = self.shared().member.certificate() else {
+            return;
+        };
+        let is_new = self.introduced.as_ref() != Some(&certificate);
+        if !self.reporting.introduces(is_new, now) {
+            return;
+        }
+        self.introduced = Some(certificate.clone());
+        match message::seal(&Message::Introduction(certificate), &self.shared().key) {
+            Ok(sealed) => self.overlay().publish(EVERYBODY, sealed.into()),
+            Err(error) => warn!(%error, "an introduction cannot be sent"),
+        }
+    }
+
+    pub(super) fn say(&mut self, report: &mut Report, everybody: bool) {
+        let shared = self.federated.shared.clone();
+        self.sequence += 1;
+        report.epoch = {
+            let mut table = lock(&shared.table);
+            table.said(self.sequence);
+            table.epoch()
+        };
+        report.sequence = self.sequence;
+        // Others would refuse it, and take this node for silent.
+        let wrong = report.check().err().map(|wrong| wrong.to_string());
+        if let Some(wrong) = &wrong {
+            warn!(%wrong, "this node's own report is not sent");
+        }
+        lock(&shared.unsaid).clone_from(&wrong);
+        if wrong.is_some() {
+            return;
+        }
+        let sealed = match message::seal(&Message::Report(Box::new(report.clone())), &shared.key) {
+            Ok(sealed) => Bytes::from(sealed),
+            Err(error) => {
+                warn!(%error, "this node cannot say how it is");
+                return;
+            }
+        };
+        let topic = match everybody {
+            true => EVERYBODY.to_owned(),
+            false => shared.topic(),
+        };
+        self.overlay().publish(&topic, sealed.clone());
+        if !everybody {
+            lock(&shared.said).entry(shared.id).or_default().report = Some((topic, sealed));
+            *lock(&shared.own) = report.clone();
+        }
+    }
+}
+
+/// Whether there are nodes that do not hear this node's full reports.
+pub(super) fn has_others(shared: &Shared) -> bool {
+    let known = lock(&shared.table).known(shared.clock.now());
+    known.iter().any(|known| {
+        let same = known.report.role == shared.role && shared.is_near(&known.report);
+        !same && !matches!(known.standing, Standing::Gone { .. })
+    })
+}
