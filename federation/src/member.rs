@@ -486,6 +486,13 @@ impl Member {
     }
 }
 
+impl Drop for Member {
+    /// Whoever opens the folder next finds all of it.
+    fn drop(&mut self) {
+        self.files.finish();
+    }
+}
+
 /// Which federation a node is of: by its certificate, or by its invite until it
 /// has one.
 fn belongs_to(

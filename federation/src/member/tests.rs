@@ -172,6 +172,7 @@ fn who_belongs_somewhere_does_not_join_elsewhere_and_an_old_token_brings_nobody_
     let second = node(2, Some(token.clone()));
     assert_eq!(second.meet(&founder), BOTH);
     let (folder, number) = (second.folder, second.number);
+    drop(second.member);
     let reopen =
         |token: Token| Member::open(folder.path(), id(number), EDGE, Some(token), DAY, [2; 32]);
     assert!(matches!(
