@@ -6,9 +6,12 @@ use crate::peers::{REFUTE_WITHIN, Standing};
 const BROKE: &str = "its link broke and it is not reached: why";
 const REFUSED: &str = "its link broke and it is not reached: refused, why";
 
+/// Something that happens, and what is wished after it.
+type Case<'a> = (&'a dyn Fn(&mut World), &'a [Wish]);
+
 /// What is wished after each of some facts about the member 1, which was linked.
 #[track_caller]
-fn check(facts: &[(&dyn Fn(&mut World), &[Wish])]) {
+fn check(facts: &[Case<'_>]) {
     let mut world = World::new();
     world.linked(1).wished();
     for (number, (fact, expected)) in facts.iter().enumerate() {
