@@ -134,7 +134,7 @@ impl Files {
             let done = (self.0.write)(&job.path, &job.bytes);
             for told in job.told {
                 let again = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
-                told(done.as_ref().map(|()| ()).map_err(again));
+                told(done.as_ref().copied().map_err(again));
             }
         }
     }
