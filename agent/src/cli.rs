@@ -13,7 +13,9 @@ mod invoke;
 mod logs;
 mod run;
 mod samples;
+mod scenario;
 mod secret;
+mod simulate;
 mod source;
 mod status;
 
@@ -147,6 +149,11 @@ enum Command {
     Config(config::ConfigArguments),
     /// Start a node for a moment and show what it does
     Demo(demo::DemoArguments),
+    /// Scenarios for simulate: check one, draw one, explain their keys
+    #[command(subcommand)]
+    Scenario(scenario::ScenarioCommand),
+    /// Play a scenario in virtual time, under one policy or several
+    Simulate(simulate::SimulateArguments),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArguments),
     /// Compile an artifact, as a node's child
@@ -216,6 +223,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Health => block_on(health::health(global))?,
         Command::Config(arguments) => config::config(global, &arguments)?,
         Command::Demo(arguments) => return block_on(demo::demo(global, &arguments)),
+        Command::Scenario(command) => scenario::scenario(global, &command)?,
+        Command::Simulate(arguments) => simulate::simulate(global, &arguments)?,
         Command::Completions(arguments) => completions::completions(&arguments)?,
         Command::CompileArtifact { arguments } => return Ok(crate::compile_artifact(arguments)),
     }
@@ -399,6 +408,13 @@ mod tests {
             "weir status",
             "weir config --default",
             "weir demo --keep",
+            "weir scenario check a.toml --set scenario.duration=1m",
+            "weir scenario explain",
+            "weir scenario explain node --output json",
+            "weir scenario draw a.toml --out a.svg",
+            "weir simulate three-nodes --policy spill,local-only --seed 7 --repeat 3 --set a.b=c \
+             --out d --threads 2 --output json",
+            "weir simulate --list",
             "weir completions bash",
             "weir compile-artifact --anything at all",
         ] {
@@ -421,6 +437,9 @@ mod tests {
             "weir invoke a -H nonsense",
             "weir invoke a --wait",
             "weir scale a many",
+            "weir simulate",
+            "weir simulate a.toml --set nothing",
+            "weir simulate a.toml --threads 0",
             "weir list --namespace a.b",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -85,7 +85,10 @@ pub fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// How much of an upload is done: a bar on a terminal, one line elsewhere.
+/// How often a bar tells the time that has passed.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How much of long work is done: a bar on a terminal, one line elsewhere.
 pub struct Progress(ProgressBar);
 
 impl Progress {
@@ -104,9 +107,25 @@ impl Progress {
         )
     }
 
-    /// Adds `bytes` to what is done.
-    pub fn add(&self, bytes: u64) {
-        self.0.inc(bytes);
+    /// Starts `count` runs of what the user knows as `what`, with the time that is
+    /// left.
+    pub fn runs(what: &str, count: u64) -> Self {
+        if !io::stderr().is_terminal() {
+            note(&format!("simulating {} ({count} runs)", printable(what)));
+            return Progress(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template(
+            "{msg} {wide_bar} {pos}/{len} runs, {elapsed} passed, {eta} left",
+        );
+        let bar = bar.with_style(style.expect("a valid template"));
+        bar.enable_steady_tick(TICK);
+        Progress(bar.with_message(printable(what)))
+    }
+
+    /// Adds `count` bytes or runs to what is done.
+    pub fn add(&self, count: u64) {
+        self.0.inc(count);
     }
 }
 

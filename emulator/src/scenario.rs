@@ -252,10 +252,10 @@ impl Scenario {
         lines
     }
 
-    /// The same as a text: what `weir scenario explain` prints.
-    pub fn explained() -> String {
+    /// Those lines as a text: what `weir scenario explain` prints.
+    pub fn explained(lines: &[Line]) -> String {
         let mut text = String::new();
-        for line in Scenario::keys() {
+        for line in lines {
             let more = match (&line.default, line.is_required) {
                 (_, true) => "; must be written".to_owned(),
                 (Some(default), false) => format!("; {default} by default"),

@@ -13,7 +13,7 @@
 //! | `gossip` | reports and questions |
 //! | `faults` | what goes wrong |
 //! | `shell` | stand-ins for rules that only production's shells have |
-//! | `tally`, `report` | what is counted, and told |
+//! | `tally`, `series`, `report` | what is counted, and told |
 //!
 //! Every rule is that of production, by its very code: `weir_node_core::scheduler`
 //! on each node, `weir_federation_core`'s placement, policies, peers, abilities,
@@ -56,6 +56,7 @@ mod gossip;
 mod node;
 mod placing;
 pub mod report;
+pub mod series;
 mod shell;
 pub mod tally;
 mod travel;

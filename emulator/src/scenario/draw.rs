@@ -14,7 +14,7 @@ const BOX: (f64, f64, f64) = (190.0, 64.0, 40.0);
 const HEAD: f64 = 60.0;
 
 /// A text as it may stand in XML.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for character in text.chars() {
         match character {

@@ -368,7 +368,7 @@ fn every_key_is_explained_once_and_well() {
 
 #[test]
 fn the_keys_are_explained_as_a_text() {
-    let text = Scenario::explained();
+    let text = Scenario::explained(&Scenario::keys());
     let cores =
         "node[].cores\n    Processors.\n    Takes: whole number from 1 to 4096; 1 by default\n";
     assert!(text.contains(cores), "{text}");

@@ -84,7 +84,7 @@ impl<'a> Engine<'a> {
             calls: Calls::default(),
             nodes,
             sources: Vec::new(),
-            tally: Tally::new(world, Time::ZERO + head.warm_up),
+            tally: Tally::new(world, Time::ZERO + head.warm_up, head.duration),
             network: Stream::new(seed, "network"),
             troubles: Troubles::new(world, scenario),
             reports: Vec::new(),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::engine::Engine;
+use super::series::Series;
 use super::tally::{Cell, Histogram, OUTCOMES};
 
 /// Nanoseconds of a millisecond.
@@ -148,6 +149,24 @@ pub struct Report {
     pub body_bytes: u64,
     /// Bytes of code between nodes.
     pub code_bytes: u64,
+    /// Latencies of answered calls in milliseconds, each with the part of them that
+    /// were no longer; at most one for each hundredth.
+    pub distribution: Vec<(f64, f64)>,
+    /// By time.
+    pub series: Series,
+}
+
+/// Of all points those where the part has grown by a hundredth or more, the first
+/// and the last.
+fn thinned(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
+    let mut kept: Vec<(f64, f64)> = Vec::new();
+    for (at, (nanos, part)) in points.iter().enumerate() {
+        let last = kept.last().map_or(-1.0, |(_, part)| *part);
+        if part - last >= 0.01 || at + 1 == points.len() {
+            kept.push((*nanos as f64 / MILLISECOND, *part));
+        }
+    }
+    kept
 }
 
 impl Report {
@@ -215,6 +234,8 @@ impl Report {
             gossip_bytes: tally.gossip[1],
             body_bytes: tally.body_bytes,
             code_bytes: tally.code_bytes,
+            distribution: thinned(&tally.all.latency.distribution()),
+            series: tally.series.clone(),
         }
     }
 

@@ -4,6 +4,7 @@ use weir_federation_core::report::Role;
 use weir_node_core::time::Time;
 
 use super::calls::{Call, Leg};
+use super::series::Series;
 use super::world::World;
 
 /// Parts into which each doubling of a latency is divided.
@@ -110,6 +111,21 @@ impl Histogram {
         self.most
     }
 
+    /// Each time that there was, in nanoseconds, with the part of all that are no
+    /// longer; in order.
+    pub fn distribution(&self) -> Vec<(u64, f64)> {
+        let mut seen = 0;
+        let mut points = Vec::new();
+        for (place, count) in self.parts.iter().enumerate() {
+            seen += count;
+            if *count > 0 {
+                let nanos = Histogram::middle(place).min(self.most);
+                points.push((nanos, seen as f64 / self.count as f64));
+            }
+        }
+        points
+    }
+
     /// Below which that part of them is, in nanoseconds; 0 of none.
     pub fn below(&self, part: f64) -> u64 {
         let rank = (part * self.count as f64).ceil().max(1.0) as u64;
@@ -162,6 +178,8 @@ pub(super) struct Tally {
     pub(super) classes: Vec<Cell>,
     pub(super) all: Cell,
     pub(super) nodes: Vec<AtNode>,
+    /// By time.
+    pub(super) series: Series,
     /// Where answered calls ran, by class of nodes: from, to.
     pub(super) ran: Vec<u64>,
     node_classes: Vec<usize>,
@@ -176,7 +194,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new(world: &World, from: Time) -> Tally {
+    pub(super) fn new(world: &World, from: Time, duration: std::time::Duration) -> Tally {
         let classes = world.classes.len();
         Tally {
             from,
@@ -184,6 +202,7 @@ impl Tally {
             classes: vec![Cell::default(); world.qos.len()],
             all: Cell::default(),
             nodes: vec![AtNode::default(); world.nodes.len()],
+            series: Series::new(duration),
             ran: vec![0; classes * classes],
             node_classes: world.nodes.iter().map(|node| node.class).collect(),
             roles: world.classes.iter().map(|class| class.role.0).collect(),
@@ -197,11 +216,13 @@ impl Tally {
 
     /// A call has ended.
     pub(super) fn note(&mut self, call: &Call, outcome: Outcome, now: Time) {
+        let answered = outcome == Outcome::Answered;
+        let waited = answered.then_some(call.waited.as_nanos() as u64);
+        self.series.note(call.arrived, now, waited);
         if call.arrived < self.from {
             return;
         }
         let latency = now.since(call.arrived).as_nanos() as u64;
-        let answered = outcome == Outcome::Answered;
         let is_elsewhere = call.ran_at != call.origin;
         let cells = [
             &mut self.all,
