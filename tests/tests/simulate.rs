@@ -206,15 +206,10 @@ async fn a_report_is_a_folder_that_needs_nothing_else() {
     let folder = TempDir::new().expect("a folder");
     let out = folder.path().join("deep/report");
     let path = out.to_str().expect("our paths are text");
-    let printed = short(&[
-        "--policy",
-        "spill,edge-only",
-        "--repeat",
-        "2",
-        "--out",
-        path,
-    ])
-    .await;
+    // Of calls that all take as long there would be few different latencies.
+    let service = "function.thumb.service={ exponential = { mean = \"100ms\" } }";
+    let policies = ["--policy", "spill,edge-only", "--repeat", "2"];
+    let printed = short(&[&policies[..], &["--set", service, "--out", path]].concat()).await;
     let read = |name: &str| {
         let text = fs::read_to_string(out.join(name));
         text.unwrap_or_else(|error| panic!("{name}: {error}"))
