@@ -126,6 +126,8 @@ async fn every_key_is_explained() {
         nodes.contains("node[].cores\n") && !nodes.contains("workload"),
         "{nodes}"
     );
+    let cores = done(&["scenario", "explain", "node.cores"]).await;
+    assert!(cores.starts_with("node[].cores\n") && cores.lines().count() == 3);
     assert_eq!(
         run(&["scenario", "explain", "nodes"]).await.status.code(),
         Some(1)

@@ -107,10 +107,12 @@ fn check(global: &Global, name: &str, settings: &[Setting]) -> anyhow::Result<()
     global.answer(&document, &output::printable(&text))
 }
 
-/// Whether `line` is about `key` or what is below it.
+/// Whether `line` is about `key` or what is below it; the brackets of lists may
+/// be left out.
 fn is_below(line: &Line, key: &str) -> bool {
-    let rest = line.key.strip_prefix(key);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    let [line, key] = [line.key.as_str(), key].map(|key| key.replace("[]", ""));
+    let rest = line.strip_prefix(key.as_str());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 fn explain(global: &Global, key: Option<&str>) -> anyhow::Result<()> {

@@ -123,10 +123,16 @@ pub(super) fn places(column: &Column<'_>, at: usize) -> Plot {
     }
     let bottom = top + from.len() as f64 * ROW;
     Plot {
-        file: format!("where-{}.svg", column.name.replace(' ', "-")),
+        file: format!("where-{}.svg", file_name(column.name)),
         svg: picture(&title, bottom + 30.0, &drawn),
         title,
     }
+}
+
+/// A policy's name as part of a file's.
+fn file_name(policy: &str) -> String {
+    let may = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    policy.chars().map(may).collect()
 }
 
 /// A box for each policy: least, quarters, half and most over its seeds.
