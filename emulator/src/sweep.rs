@@ -3,7 +3,7 @@
 //! Runs know nothing of each other, so that they may be played in any order and
 //! on any number of threads.
 
-use weir_federation_core::policy::{self, Policy};
+use weir_federation_core::policy::{self, Choice, Wrong};
 
 use crate::scenario::Scenario;
 use crate::scenario::tree::suggestion;
@@ -14,9 +14,9 @@ use crate::simulate::simulate;
 pub const RUNS_MAX: u64 = 100_000;
 
 /// One run: a policy in place of the scenario's own, and a seed.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Run {
-    policy: Option<&'static dyn Policy>,
+    policy: Option<Choice>,
     /// Of all chance.
     pub seed: u64,
 }
@@ -32,20 +32,42 @@ pub enum SweepError {
         /// What may be meant, with what leads to it.
         suggestion: String,
     },
+    /// Parameters that the policy does not take.
+    #[error(transparent)]
+    Parameters(#[from] Wrong),
     /// More runs than [`RUNS_MAX`], or none.
     #[error("expected 1 to {RUNS_MAX} runs, found {0}")]
     Count(u64),
 }
 
-/// The policy of this name; the one place where a comparison reads names.
-fn policy_named(name: &str) -> Result<&'static dyn Policy, SweepError> {
-    policy::named(name).ok_or_else(|| {
-        let known: Vec<&str> = policy::all().iter().map(|policy| policy.name()).collect();
-        SweepError::NoPolicy {
+/// The policy that a text names, with its parameters; the one place where a
+/// comparison reads names.
+fn policy_named(text: &str) -> Result<Choice, SweepError> {
+    let name = text.split(':').next().unwrap_or_default();
+    let known = || policy::KINDS.iter().map(|kind| kind.name);
+    if !known().any(|known| known == name) {
+        return Err(SweepError::NoPolicy {
             name: name.to_owned(),
-            suggestion: suggestion(name, known.iter().copied()),
+            suggestion: suggestion(name, known()),
+        });
+    }
+    Ok(text.parse()?)
+}
+
+/// Joins what was parted at each comma: those between the parameters of one
+/// policy part no policies.
+fn whole(parts: &[String]) -> Vec<String> {
+    let mut whole: Vec<String> = Vec::new();
+    for part in parts {
+        match whole.last_mut() {
+            Some(last) if part.contains('=') && !part.contains(':') => {
+                last.push(',');
+                last.push_str(part);
+            }
+            _ => whole.push(part.clone()),
         }
-    })
+    }
+    whole
 }
 
 /// The runs of a comparison: each policy with each of `repeat` seeds from `seed`
@@ -55,7 +77,8 @@ fn policy_named(name: &str) -> Result<&'static dyn Policy, SweepError> {
 /// # Errors
 /// An unknown name; no runs, or more than [`RUNS_MAX`].
 pub fn plan(policies: &[String], seed: u64, repeat: u64) -> Result<Vec<Run>, SweepError> {
-    let mut tried: Vec<Option<&'static dyn Policy>> = Vec::new();
+    let policies = whole(policies);
+    let mut tried: Vec<Option<Choice>> = Vec::new();
     for (at, name) in policies.iter().enumerate() {
         // One that is named twice would count its runs twice.
         if !policies[..at].contains(name) {
@@ -69,9 +92,9 @@ pub fn plan(policies: &[String], seed: u64, repeat: u64) -> Result<Vec<Run>, Swe
     if count == 0 || count > RUNS_MAX {
         return Err(SweepError::Count(count));
     }
-    let seeds = |policy| {
+    let seeds = |policy: Option<Choice>| {
         (0..repeat).map(move |more| Run {
-            policy,
+            policy: policy.clone(),
             seed: seed.wrapping_add(more),
         })
     };
@@ -81,13 +104,19 @@ pub fn plan(policies: &[String], seed: u64, repeat: u64) -> Result<Vec<Run>, Swe
 impl Run {
     /// Plays it.
     pub fn play(&self, scenario: &Scenario) -> Report {
-        simulate(scenario, self.seed, self.policy)
+        simulate(scenario, self.seed, self.policy.as_ref())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commas_between_parameters_part_no_policies() {
+        let parts = ["a:x=1", "y=2", "b", "c:z=3"].map(str::to_owned);
+        assert_eq!(whole(&parts), ["a:x=1,y=2", "b", "c:z=3"]);
+    }
 
     #[test]
     fn policies_see_the_same_seeds_and_unknown_ones_are_told() {
