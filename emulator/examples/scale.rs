@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         sizes.extend(SIZES);
     }
     println!(
-        "nodes,functions,peers,calls,answered,elsewhere,events,seconds,calls-a-second,most-kib"
+        "nodes,functions,peers,calls,answered,elsewhere,events,seconds,calls-a-second,most-kib,digest"
     );
     for size in sizes {
         let files = Texts::from([("scale.toml".into(), text(size))]);
@@ -87,12 +87,13 @@ fn main() -> ExitCode {
         let answered = report.all.outcomes.get("answered").copied().unwrap_or(0);
         let [nodes, functions, peers, _] = size;
         println!(
-            "{nodes},{functions},{peers},{},{answered},{},{},{seconds:.2},{:.0},{}",
+            "{nodes},{functions},{peers},{},{answered},{},{},{seconds:.2},{:.0},{},{}",
             report.all.calls,
             report.all.elsewhere,
             report.events,
             report.all.calls as f64 / seconds,
             most_memory(),
+            &report.digest()[..16],
         );
     }
     ExitCode::SUCCESS

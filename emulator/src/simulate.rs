@@ -11,6 +11,7 @@
 //! | `travel` | calls, answers and code between nodes |
 //! | `waiting` | calls that wait, and go elsewhere |
 //! | `gossip` | reports and questions |
+//! | `travelling` | reports on their way |
 //! | `faults` | what goes wrong |
 //! | `shell` | stand-ins for rules that only production's shells have |
 //! | `tally`, `series`, `report` | what is counted, and told |
@@ -60,6 +61,7 @@ pub mod series;
 mod shell;
 pub mod tally;
 mod travel;
+mod travelling;
 mod waiting;
 mod world;
 

@@ -19,6 +19,7 @@ use super::faults::Troubles;
 use super::gossip::Question;
 use super::node::Node;
 use super::tally::{Outcome, Tally};
+use super::travelling::Travelling;
 use super::world::{World, small};
 use crate::scenario::Scenario;
 use crate::workload::chance::Stream;
@@ -55,9 +56,7 @@ pub(super) struct Engine<'a> {
     pub(super) tally: Tally,
     pub(super) network: Stream,
     pub(super) troubles: Troubles,
-    /// Reports that travel, with how many have yet to hear each.
-    pub(super) reports: Vec<Option<(Arc<Facts>, u32)>>,
-    pub(super) free_reports: Vec<u32>,
+    pub(super) travelling: Travelling,
     /// What each node said last, whole and in short.
     pub(super) said: Vec<Option<[Arc<Facts>; 2]>>,
     pub(super) questions: Vec<Option<Question>>,
@@ -87,8 +86,7 @@ impl<'a> Engine<'a> {
             tally: Tally::new(world, Time::ZERO + head.warm_up, head.duration),
             network: Stream::new(seed, "network"),
             troubles: Troubles::new(world, scenario),
-            reports: Vec::new(),
-            free_reports: Vec::new(),
+            travelling: Travelling::default(),
             said: vec![None; world.nodes.len()],
             questions: Vec::new(),
             free_questions: Vec::new(),
@@ -160,7 +158,10 @@ impl<'a> Engine<'a> {
             if (self.calls.len() == 0 && at >= self.until) || at > over {
                 break;
             }
-            count += 1;
+            count += match event {
+                Event::HearAll { wave } => self.travelling.count(wave),
+                _ => 1,
+            };
             self.now = at;
             match self.still_paused(event) {
                 Some(until) => self.events.plan(until, event),
@@ -200,6 +201,7 @@ impl<'a> Engine<'a> {
             }
             Event::Look { node, life } => self.look_at_itself(node, life),
             Event::Hear { node, report } => self.hear(node, report),
+            Event::HearAll { wave } => self.hear_wave(wave),
             Event::Asked { message } => self.asked(message),
             Event::Told { message } => self.told(message),
             Event::Brought {

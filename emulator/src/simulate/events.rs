@@ -33,6 +33,8 @@ pub(super) enum Event {
     Look { node: u32, life: u32 },
     /// A node hears the report with this number.
     Hear { node: u32, report: u32 },
+    /// All nodes of this wave hear its report.
+    HearAll { wave: u32 },
     /// A node is asked by another about a function.
     Asked { message: u32 },
     /// The answer to that is back.

@@ -257,10 +257,8 @@ impl Engine<'_> {
             | Event::Look { node, .. }
             | Event::Hear { node, .. }
             | Event::Brought { node, .. } => node,
-            Event::Asked { message } | Event::Told { message } => {
-                let _ = message;
-                return None;
-            }
+            // Its nodes are looked at one by one.
+            Event::HearAll { .. } | Event::Asked { .. } | Event::Told { .. } => return None,
             Event::Come { source } => self.source_node(source),
             Event::Fault { .. } | Event::Mended { .. } | Event::Missed { .. } => return None,
         };

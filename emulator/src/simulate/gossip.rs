@@ -41,9 +41,8 @@ impl Member {
         if !is_due || (!self.is_stale && self.viewed.is_some()) {
             return;
         }
-        self.peers.tick(now);
         let own = self.report.get_or_insert_with(|| shell::empty(world, at));
-        self.view = self.peers.view(own, now);
+        self.peers.look_again(&mut self.view, own, now);
         self.viewed = Some(now);
         self.is_stale = false;
     }
@@ -61,11 +60,7 @@ impl Member {
 
 /// How many peers a node knows.
 fn known(world: &World, at: u32) -> usize {
-    let count = world.nodes.len();
-    let most = world.class(at).peers.map_or(count as u64, |most| most.0);
-    usize::try_from(most)
-        .unwrap_or(count)
-        .min(count.saturating_sub(1))
+    world.known(world.nodes[at as usize].class)
 }
 
 /// Whether a node is to know another: those after it, around the circle.
@@ -73,6 +68,16 @@ fn knows(world: &World, at: u32, other: u32) -> bool {
     let count = world.nodes.len();
     let ahead = (other as usize + count - at as usize) % count;
     (1..=known(world, at)).contains(&ahead)
+}
+
+/// Nodes that may know another, in their order: no others need be looked at.
+fn listeners(world: &World, other: u32) -> impl Iterator<Item = u32> + use<> {
+    let count = small(world.nodes.len() as u64);
+    let behind = small(world.most_known as u64);
+    let begin = other.saturating_sub(behind);
+    // What is behind the first node is at the end.
+    let last = count.saturating_sub(behind.saturating_sub(other));
+    (begin..other).chain(last.max(other)..count)
 }
 
 impl Engine<'_> {
@@ -98,12 +103,18 @@ impl Engine<'_> {
         let Some(member) = &mut self.nodes[at as usize].member else {
             return;
         };
-        for ahead in 1..=known {
-            let other = (at as usize + ahead) % count;
-            let Some([whole, short]) = &self.said[other] else {
+        // In the order of ids, in which a table is filled quickest.
+        let everybody = known + 1 == count;
+        let ahead = 1..if everybody { 1 } else { known + 1 };
+        let ahead = ahead.map(|ahead| (at as usize + ahead) % count);
+        let mut ranks: Vec<u32> = ahead.map(|other| world.ranks[other]).collect();
+        ranks.sort_unstable();
+        let some = ranks.iter().map(|rank| &world.by_id[*rank as usize]);
+        let all = world.by_id.iter().filter(|_| everybody);
+        for &other in all.chain(some).filter(|other| **other != at) {
+            let Some([whole, short]) = &self.said[other as usize] else {
                 continue;
             };
-            let other = small(other as u64);
             let facts = match world.are_near(at, other) {
                 true => whole,
                 false => short,
@@ -220,12 +231,13 @@ impl Engine<'_> {
             return;
         };
         let gossip = &self.scenario.gossip.0;
-        let numbers = facts.clone().map(|facts| self.keep_report(facts));
+        let numbers = facts.clone().map(|facts| self.travelling.add(at, facts));
         // A message reaches fan-out nodes at a hop, as many of each at the next.
         let fan_out = gossip.fan_out.0.max(2);
         let mut nodes = 1_u64;
         let mut hops = 1;
-        for to in 0..small(self.nodes.len() as u64) {
+        let mut wave: Option<(Time, u32, u32)> = None;
+        for to in listeners(world, at) {
             let near = world.are_near(at, to);
             let hears = (near || brief) && knows(world, to, at);
             if to == at || !hears || !self.nodes[to as usize].is_alive {
@@ -242,65 +254,60 @@ impl Engine<'_> {
             let number = numbers[usize::from(!near)];
             let takes = self.travel(at, to, 0);
             let takes = takes.saturating_add(gossip.hop.saturating_mul(hops));
-            if let Some((_, left)) = &mut self.reports[number as usize] {
-                *left += 1;
-            }
             let offers = facts[usize::from(!near)].report.offers.len() as u64;
             self.tally
                 .count_gossip(REPORT_BYTES + offers * OFFER_BYTES, self.now);
-            let event = Event::Hear {
-                node: to,
-                report: number,
-            };
-            self.events.plan(self.now + takes, event);
+            let moment = self.now + takes;
+            let joined = wave.filter(|(then, of, _)| (*then, *of) == (moment, number));
+            let (_, _, joined) = joined.unwrap_or_else(|| {
+                let wave = self.travelling.wave(number);
+                self.events.plan(moment, Event::HearAll { wave });
+                (moment, number, wave)
+            });
+            wave = Some((moment, number, joined));
+            self.travelling.join(joined, to);
         }
         for number in numbers {
-            self.let_go_of_report(number);
+            self.travelling.hears(number);
         }
     }
 
-    fn keep_report(&mut self, facts: Arc<Facts>) -> u32 {
-        let kept = Some((facts, 1));
-        match self.free_reports.pop() {
-            Some(number) => {
-                self.reports[number as usize] = kept;
-                number
-            }
-            None => {
-                self.reports.push(kept);
-                small(self.reports.len() as u64 - 1)
-            }
-        }
-    }
-
-    fn let_go_of_report(&mut self, number: u32) {
-        let entry = &mut self.reports[number as usize];
-        if let Some((_, left)) = entry {
-            *left -= 1;
-            if *left == 0 {
-                *entry = None;
-                self.free_reports.push(number);
+    /// Those of a wave hear its report, save those that stand still.
+    pub(super) fn hear_wave(&mut self, wave: u32) {
+        let now = self.now;
+        let (report, nodes) = self.travelling.arrives(wave);
+        if let Some((from, facts)) = self.travelling.hears(report) {
+            for &node in &nodes {
+                let until = self.nodes[node as usize].paused_until;
+                if until > now {
+                    let report = self.travelling.add(from, facts.clone());
+                    self.events.plan(until, Event::Hear { node, report });
+                } else {
+                    self.take_report(node, from, &facts);
+                }
             }
         }
+        self.travelling.over(wave, nodes);
     }
 
     /// A node hears a report.
     pub(super) fn hear(&mut self, at: u32, number: u32) {
+        if let Some((from, facts)) = self.travelling.hears(number) {
+            self.take_report(at, from, &facts);
+        }
+    }
+
+    fn take_report(&mut self, at: u32, from: u32, facts: &Arc<Facts>) {
         let now = self.now;
-        let facts = self.reports[number as usize].as_ref();
-        let facts = facts.map(|(facts, _)| facts.clone());
-        self.let_go_of_report(number);
         let node = &mut self.nodes[at as usize];
-        let (Some(facts), Some(member), true) = (facts, &mut node.member, node.is_alive) else {
+        let (Some(member), true) = (&mut node.member, node.is_alive) else {
             return;
         };
-        member.peers.hear_shared(&facts, now);
+        member.peers.hear_later(facts, now);
         member.heard += 1;
         member.is_stale = true;
-        if (member.queued > 0 || !member.outside.is_empty())
-            && let Some(peer) = self.world.ids.get(&facts.id)
-        {
-            self.pump(at, *peer);
+        if member.queued > 0 || !member.outside.is_empty() {
+            self.pump(at, from);
         }
     }
 
@@ -346,7 +353,7 @@ impl Engine<'_> {
             chance: 0,
         };
         let worth = shell::worth_asking(&request, &snapshot, reaches);
-        let worth = worth.iter().filter_map(|id| world.ids.get(id).copied());
+        let worth = worth.iter().filter_map(|id| world.number(id));
         let is_due = |peer: &u32| {
             let last = member.asked.get(&(*peer, number));
             last.is_none_or(|last| now.since(*last) >= shell::QUESTION_INTERVAL)

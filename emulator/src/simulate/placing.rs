@@ -175,7 +175,7 @@ impl Engine<'_> {
                 member.open(world, at, &id, now);
                 let peer = &member.view.peers[to];
                 let reserved = shell::seize(peer, &abilities, function, service, now);
-                let to = world.ids.get(&peer.id).copied();
+                let to = world.number(&peer.id);
                 if reserved.is_some() {
                     member.remembered = Some(peer.id);
                 }

@@ -1,10 +1,11 @@
 //! A scenario with its names as numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
+use weir_federation_core::facts::PeerKey;
 use weir_federation_core::policy::{Choice, ClassKey, Policy};
 use weir_federation_core::report::Role;
 use weir_federation_core::samples;
@@ -66,7 +67,12 @@ pub(super) struct Way {
 pub(super) struct World {
     pub(super) classes: Vec<Nodes>,
     pub(super) nodes: Vec<Described>,
-    pub(super) ids: BTreeMap<PeerId, u32>,
+    ids: HashMap<PeerKey, u32>,
+    /// Most peers that any node knows.
+    pub(super) most_known: usize,
+    /// Nodes in the order of their ids, and the place of each there.
+    pub(super) by_id: Vec<u32>,
+    pub(super) ranks: Vec<u32>,
     pub(super) regions: Vec<Vec<String>>,
     pub(super) functions: Vec<Function>,
     pub(super) qos: Vec<ClassConfig>,
@@ -85,9 +91,19 @@ impl World {
         let classes: Vec<Nodes> = scenario.nodes.0.iter().map(|n| n.value.clone()).collect();
         let nodes = described(scenario, &classes);
         let (ways, groups) = ways(scenario, &classes, &nodes);
-        let ids = nodes.iter().zip(0..).map(|(node, at)| (node.id, at));
+        let ids = nodes.iter().zip(0..);
+        let ids = ids.map(|(node, at)| (PeerKey::of(&node.id), at));
+        let mut by_id: Vec<u32> = (0..small(nodes.len() as u64)).collect();
+        by_id.sort_unstable_by_key(|at| nodes[*at as usize].id);
+        let mut ranks = vec![0; nodes.len()];
+        for (rank, at) in (0..).zip(&by_id) {
+            ranks[*at as usize] = rank;
+        }
         let mut world = World {
             ids: ids.collect(),
+            most_known: 0,
+            by_id,
+            ranks,
             regions: regions(&classes),
             functions: functions(scenario, &classes, &nodes),
             class_keys: Vec::new(),
@@ -104,11 +120,26 @@ impl World {
             .map(|class| ClassKey::of(Some(&class.name)));
         world.class_keys = keys.collect();
         world.policies = policies(scenario, &world, policy);
+        let known = (0..world.classes.len()).map(|class| world.known(class));
+        world.most_known = known.max().unwrap_or(0);
         world
     }
 
     pub(super) fn class(&self, node: u32) -> &Nodes {
         &self.classes[self.nodes[node as usize].class]
+    }
+
+    /// How many peers each node of a class knows.
+    pub(super) fn known(&self, class: usize) -> usize {
+        let others = self.nodes.len().saturating_sub(1);
+        let most = self.classes[class].peers.map(|most| most.0);
+        let most = most.and_then(|most| usize::try_from(most).ok());
+        most.unwrap_or(others).min(others)
+    }
+
+    /// The number of a node by its id.
+    pub(super) fn number(&self, id: &PeerId) -> Option<u32> {
+        self.ids.get(&PeerKey::of(id)).copied()
     }
 
     pub(super) fn name(&self, node: u32) -> String {

@@ -4,6 +4,7 @@
 //! decisions read the [`View`] that is made of it now and then. What a peer
 //! says of itself is a claim; what calls to it met overrides that.
 
+mod later;
 mod standing;
 mod timers;
 
@@ -13,16 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::quality::FixedState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use libp2p_identity::PeerId;
 use weir_node_core::time::Time;
 
+use self::later::Later;
 pub use self::standing::{Fault, Met, REFUTE_WITHIN, SILENT_AFTER, Standing};
 use self::standing::{Peer, USUAL};
 use self::timers::Timers;
 use crate::coordinates::Coordinate;
 use crate::endpoint::Endpoint;
-use crate::facts::Facts;
+use crate::facts::{Facts, PeerKey};
 use crate::report::{Load, Report};
 use crate::slots::Slots;
 use crate::snapshot::{FIRST_ALLOWANCE, PeerView, Structure, View, Window, Word};
@@ -136,6 +138,10 @@ pub struct Peers {
     /// The rest, by the same places, of those of whom there is something to
     /// keep: most were never called.
     unusual: HashMap<u32, Peer, FixedState>,
+    /// Reports that are taken when somebody looks.
+    later: Vec<Later>,
+    /// Peers whose reports are not, for more may follow from them.
+    touched: HashSet<PeerKey, FixedState>,
     /// Places that were ever used, and those of them that are not.
     used: u32,
     free: Vec<u32>,
@@ -177,6 +183,8 @@ impl Peers {
             opens_all: false,
             slots: Slots::default(),
             unusual: HashMap::default(),
+            later: Vec::new(),
+            touched: HashSet::default(),
             used: 0,
             free: Vec::new(),
             order: Vec::new(),
@@ -202,6 +210,7 @@ impl Peers {
 
     /// Takes a report that was checked and whose signature holds.
     pub fn hear(&mut self, from: PeerId, report: Report, now: Time) -> Heard {
+        self.catch_up();
         match self.is_news(&from, &report) {
             Err(heard) => heard,
             Ok(place) => self.take(place, Arc::new(Facts::new(from, report)), now),
@@ -210,10 +219,8 @@ impl Peers {
 
     /// The same, of a report that others in this process heard too.
     pub fn hear_shared(&mut self, facts: &Arc<Facts>, now: Time) -> Heard {
-        match self.is_news(&facts.id, &facts.report) {
-            Err(heard) => heard,
-            Ok(place) => self.take(place, facts.clone(), now),
-        }
+        self.catch_up();
+        self.hear_now(facts, now)
     }
 
     /// Whether a report says something new, and the place of who is known.
@@ -275,7 +282,7 @@ impl Peers {
         {
             window.renew(&Word { load, under_way: 0 });
         }
-        if !peer.is_measured {
+        if !seen.is_measured {
             seen.set_round_trip(self.coordinate.0.distance(&facts.report.coordinate));
         }
         seen.hear(facts, now);
@@ -302,8 +309,15 @@ impl Peers {
             self.used = place.checked_add(1).expect("the table of peers is bounded");
             place
         });
-        let at = self.sorted(&facts.id).unwrap_or_else(|at| at);
-        self.order.insert(at, place);
+        // Often they come in their order.
+        let last = self.order.last().map(|place| &self.slots[*place].id);
+        match last.is_none_or(|last| *last < facts.id) {
+            true => self.order.push(place),
+            false => {
+                let at = self.sorted(&facts.id).unwrap_or_else(|at| at);
+                self.order.insert(at, place);
+            }
+        }
         let mut seen = PeerView::new(facts, now);
         seen.set_round_trip(self.coordinate.0.distance(&seen.report.coordinate));
         if self.opens_all {
@@ -327,10 +341,16 @@ impl Peers {
 
     /// Keeps what was made of a peer, where that is worth it.
     fn keep(&mut self, place: u32, peer: Peer) {
-        match peer == USUAL {
-            true => self.unusual.remove(&place),
-            false => self.unusual.insert(place, peer),
-        };
+        if peer == USUAL {
+            if !self.unusual.is_empty() {
+                self.unusual.remove(&place);
+            }
+            return;
+        }
+        if !self.opens_all {
+            self.touched.insert(self.slots[place].key);
+        }
+        self.unusual.insert(place, peer);
     }
 
     /// Sees to it that a peer is looked at when time changes something about it.
@@ -358,6 +378,7 @@ impl Peers {
     /// Takes the word of some member that this life of a peer is over. Only the
     /// life that is known counts: nobody else can announce a later one.
     pub fn suspect(&mut self, whom: PeerId, epoch: u64, now: Time) -> Suspicion {
+        self.catch_up_with(&whom);
         if whom == self.own {
             if epoch != self.epoch {
                 return Suspicion::Old;
@@ -381,6 +402,7 @@ impl Peers {
 
     /// Takes a peer's own word that it leaves.
     pub fn leave(&mut self, whom: PeerId, epoch: u64, now: Time) {
+        self.catch_up_with(&whom);
         if let Some(place) = self.slots.find(&whom)
             && epoch >= self.slots[place].report.epoch
         {
@@ -410,6 +432,7 @@ impl Peers {
 
     /// Forgets a peer; `false` when it was not known.
     pub fn forget(&mut self, whom: &PeerId) -> bool {
+        self.catch_up();
         let Some(place) = self.slots.find(whom) else {
             return false;
         };
@@ -421,6 +444,7 @@ impl Peers {
         if let Ok(at) = self.sorted(&self.slots[place].id) {
             self.order.remove(at);
         }
+        self.touched.remove(&self.slots[place].key);
         self.slots.remove(place);
         self.unusual.remove(&place);
         self.timers.clear(place);
@@ -430,6 +454,7 @@ impl Peers {
 
     /// Takes what a call to a peer met.
     pub fn met(&mut self, whom: PeerId, met: Met, now: Time) {
+        self.catch_up_with(&whom);
         let Some(place) = self.slots.find(&whom) else {
             return;
         };
@@ -484,6 +509,7 @@ impl Peers {
 
     /// Our calls at a peer, from the first one on.
     pub fn window(&mut self, whom: &PeerId) -> Option<Arc<Window>> {
+        self.catch_up_with(whom);
         let place = self.slots.find(whom)?;
         if let Some(window) = self.slots[place].window() {
             return Some(window.clone());
@@ -494,6 +520,7 @@ impl Peers {
     /// Takes note that a peer is linked to again: if it could not be reached, it
     /// is tried at once.
     pub fn linked(&mut self, whom: &PeerId, now: Time) {
+        self.catch_up_with(whom);
         let Some(place) = self.slots.find(whom) else {
             return;
         };
@@ -507,23 +534,15 @@ impl Peers {
     /// Takes how long the way to a peer and back takes: what is measured counts
     /// more than what coordinates say.
     pub fn measured(&mut self, whom: &PeerId, round_trip: Duration) {
+        self.catch_up();
         let Some(place) = self.slots.find(whom) else {
             return;
         };
-        if !self.peer(place).is_measured {
-            let peer = self.peer(place).clone();
-            let is_measured = true;
-            self.keep(
-                place,
-                Peer {
-                    is_measured,
-                    ..peer
-                },
-            );
-        }
-        if !self.slots[place].is_so_far(round_trip)
+        let seen = &self.slots[place];
+        if (!seen.is_measured || !seen.is_so_far(round_trip))
             && let Some(seen) = self.slots.get_mut(place)
         {
+            seen.is_measured = true;
             seen.set_round_trip(round_trip);
         }
     }
@@ -531,6 +550,7 @@ impl Peers {
     /// Peers that failed because they were away, and are to be asked whether
     /// they are back: at most `most`, each again after a pause that doubles.
     pub fn to_ask(&mut self, most: usize, now: Time) -> Vec<(PeerId, Arc<[Endpoint]>)> {
+        self.catch_up();
         let mut out = std::mem::take(&mut self.out);
         out.retain(|place| matches!(self.peer(*place).standing, Standing::Out { .. }));
         out.sort_unstable_by(|one, other| self.slots[*one].id.cmp(&self.slots[*other].id));
@@ -563,6 +583,7 @@ impl Peers {
 
     /// Lets time pass. Costs nothing while it changes nothing.
     pub fn tick(&mut self, now: Time) -> Vec<Event> {
+        self.catch_up();
         let mut due = Vec::new();
         while let Some(place) = self.timers.pop(now) {
             if self.slots.get(place).is_some() {
@@ -650,6 +671,12 @@ impl Peers {
     /// What decisions see: peers that may take calls now, as `own`'s report
     /// looks at them. What did not change since the last view is shared with it.
     pub fn view(&mut self, own: &Report, now: Time) -> View {
+        let structure = self.structure_from(own, now);
+        View::of(self.slots.clone(), structure)
+    }
+
+    fn structure_from(&mut self, own: &Report, now: Time) -> Arc<Structure> {
+        self.catch_up();
         self.look_from(own, now);
         while let Some(Reverse((at, place))) = self.probes.peek().copied()
             && at <= now
@@ -659,15 +686,12 @@ impl Peers {
                 self.structure = None;
             }
         }
-        let structure = match &self.structure {
-            Some(structure) => structure.clone(),
-            None => {
-                let structure = Arc::new(self.sort_out(now));
-                self.structure = Some(structure.clone());
-                structure
-            }
-        };
-        View::of(self.slots.clone(), structure)
+        if let Some(structure) = &self.structure {
+            return structure.clone();
+        }
+        let structure = Arc::new(self.sort_out(now));
+        self.structure = Some(structure.clone());
+        structure
     }
 
     /// Takes note of where this node is.
@@ -683,13 +707,12 @@ impl Peers {
         }
         self.coordinate = (own.coordinate, now);
         for &place in &self.order {
-            if self.peer(place).is_measured {
+            let seen = &self.slots[place];
+            if seen.is_measured {
                 continue;
             }
-            let guessed = own
-                .coordinate
-                .distance(&self.slots[place].report.coordinate);
-            if !self.slots[place].is_so_far(guessed)
+            let guessed = own.coordinate.distance(&seen.report.coordinate);
+            if !seen.is_so_far(guessed)
                 && let Some(seen) = self.slots.get_mut(place)
             {
                 seen.set_round_trip(guessed);

@@ -20,11 +20,26 @@ const CHUNK: usize = 32;
 type Chunk = [Option<PeerView>; CHUNK];
 
 /// Peers by place and by id.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Slots {
     chunks: Vec<Arc<Chunk>>,
     /// Places by the hashes of ids; changes with membership alone.
     index: Arc<HashTable<u32>>,
+}
+
+impl Clone for Slots {
+    fn clone(&self) -> Slots {
+        Slots {
+            chunks: self.chunks.clone(),
+            index: self.index.clone(),
+        }
+    }
+
+    // In the room of what was there.
+    fn clone_from(&mut self, other: &Slots) {
+        self.chunks.clone_from(&other.chunks);
+        self.index.clone_from(&other.index);
+    }
 }
 
 fn split(place: u32) -> (usize, usize) {
@@ -42,6 +57,11 @@ impl Slots {
     pub(crate) fn get(&self, place: u32) -> Option<&PeerView> {
         let (chunk, at) = split(place);
         self.chunks.get(chunk)?.get(at)?.as_ref()
+    }
+
+    /// Lets go of all peers that it shared, until it is written over.
+    pub(crate) fn let_go(&mut self) {
+        self.chunks.clear();
     }
 
     /// For a change; copies where a view shares it.

@@ -49,6 +49,8 @@ pub struct PeerView {
     pub(crate) cpu_total: u32,
     /// Whether it failed before and one call is to find out if it is well.
     pub probing: bool,
+    /// Whether its round trip was measured, and is not to be guessed.
+    pub(crate) is_measured: bool,
 }
 
 impl Deref for PeerView {
@@ -70,6 +72,7 @@ impl PeerView {
             cpu_total: load.cpu_total,
             told: None,
             probing: false,
+            is_measured: false,
             round_trip_nanos: 0,
             window: None,
             facts,
@@ -298,6 +301,17 @@ impl View {
         View {
             peers: PeerViews { slots, structure },
         }
+    }
+
+    /// Shows nobody any more, until [`View::show`].
+    pub(crate) fn let_go(&mut self) {
+        self.peers.slots.let_go();
+    }
+
+    /// The same as [`View::of`], in the place of what was shown before.
+    pub(crate) fn show(&mut self, slots: &Slots, structure: Arc<Structure>) {
+        self.peers.slots.clone_from(slots);
+        self.peers.structure = structure;
     }
 
     /// A view of these alone, whose places are as they come, for the node whose

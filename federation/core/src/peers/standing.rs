@@ -161,8 +161,6 @@ pub(super) struct Peer {
     pub(super) full_until: Option<Time>,
     /// Until when it may still answer the question whether it is back.
     pub(super) asked_until: Time,
-    /// Whether its round trip was measured, and is not to be guessed.
-    pub(super) is_measured: bool,
 }
 
 /// One that was heard, and nothing else.
@@ -176,7 +174,6 @@ pub(super) const USUAL: Peer = Peer {
     good: 0,
     full_until: None,
     asked_until: Time::ZERO,
-    is_measured: false,
 };
 
 impl Peer {
