@@ -50,11 +50,11 @@ impl Member {
     /// Sees to it that calls to a peer are counted from the first one on.
     pub(super) fn open(&mut self, world: &World, at: u32, peer: &PeerId, now: Time) {
         let seen = self.view.peer(peer);
-        if seen.is_none_or(|seen| seen.window().is_some()) || self.peers.window(peer).is_none() {
+        if seen.is_none_or(|seen| seen.window().is_some()) {
             return;
         }
         let own = self.report.get_or_insert_with(|| shell::empty(world, at));
-        self.view = self.peers.view(own, now);
+        self.peers.open(peer, &mut self.view, own, now);
     }
 }
 
@@ -353,12 +353,16 @@ impl Engine<'_> {
             chance: 0,
         };
         let worth = shell::worth_asking(&request, &snapshot, reaches);
-        let worth = worth.iter().filter_map(|id| world.number(id));
-        let is_due = |peer: &u32| {
-            let last = member.asked.get(&(*peer, number));
-            last.is_none_or(|last| now.since(*last) >= shell::QUESTION_INTERVAL)
-        };
-        let asked: Vec<u32> = worth.filter(is_due).collect();
+        let mut asked = Vec::new();
+        for peer in worth.iter().filter_map(|id| world.number(id)) {
+            if asked.len() as f64 >= member.tokens.left() {
+                break;
+            }
+            let last = member.asked.get(&(peer, number));
+            if last.is_none_or(|last| now.since(*last) >= shell::QUESTION_INTERVAL) {
+                asked.push(peer);
+            }
+        }
         for peer in asked {
             let Some(member) = &mut self.nodes[at as usize].member else {
                 return;

@@ -330,6 +330,11 @@ impl Tokens {
         self.left >= 1.0
     }
 
+    /// How many may be asked.
+    pub(super) fn left(&self) -> f64 {
+        self.left
+    }
+
     /// Takes that one; whether there was one.
     pub(super) fn take(&mut self) -> bool {
         let has = self.left >= 1.0;
@@ -351,13 +356,14 @@ pub(super) fn worth_asking(
     let far = snapshot.local.regions.iter();
     let far = far.filter(|_| reaches.vertical && request.bounds == policy::Bounds::Federation);
     let far = far.filter_map(|region| view.region(region));
-    let places = near.into_iter().chain(far).flat_map(|pool| pool.members());
+    let pools = near.into_iter().chain(far);
+    let is_one = pools.clone().filter(|pool| !pool.is_empty()).count() <= 1;
+    let places = pools.flat_map(|pool| pool.members());
     let mut worth = Vec::new();
-    for place in places {
-        let peer = &view.peers[place];
-        match policy::weigh(peer, request, snapshot) {
-            Verdict::Unasked { delay } => worth.push((delay, peer.id)),
-            Verdict::Full => worth.push((peer.round_trip(), peer.id)),
+    for (peer, verdict) in policy::weigh_each(places, request, snapshot) {
+        match verdict {
+            Verdict::Unasked { delay } => worth.push((delay, &peer.id)),
+            Verdict::Full => worth.push((peer.round_trip(), &peer.id)),
             Verdict::Fits { .. }
             | Verdict::Bringing { .. }
             | Verdict::OnTrial
@@ -371,6 +377,10 @@ pub(super) fn worth_asking(
             | Verdict::Failing => {}
         }
     }
-    worth.sort_unstable();
-    worth.into_iter().map(|(_, id)| id).collect()
+    // A pool is in the order of ids.
+    match is_one {
+        true => worth.sort_by_key(|(delay, _)| *delay),
+        false => worth.sort_unstable(),
+    }
+    worth.into_iter().map(|(_, id)| *id).collect()
 }

@@ -1,5 +1,6 @@
 //! Calls that wait here and go to a place elsewhere.
 
+use weir_federation_core::explain::Verdict;
 use weir_federation_core::placement::Came;
 use weir_federation_core::policy::{self, Origin};
 use weir_federation_core::snapshot::{Here, Local, Reserved, Snapshot};
@@ -93,7 +94,6 @@ fn goes_to(
         Stay::Queued { leaves: false, .. } | Stay::Under | Stay::Code => return None,
     };
     let id = world.nodes[peer as usize].id;
-    member.open(world, at, &id, now);
     let queued = leg.stay != Stay::Elsewhere;
     let reaches = leg.placement.reaches();
     let view = &member.view;
@@ -133,7 +133,9 @@ fn goes_to(
         chance: 0,
     };
     match policy::weigh(seen, &request, &snapshot) {
-        weir_federation_core::explain::Verdict::Fits { .. } => {
+        Verdict::Fits { .. } => {
+            member.open(world, at, &id, now);
+            let seen = member.view.peer(&id)?;
             shell::seize(seen, &abilities, function, service, now)
         }
         _ => None,

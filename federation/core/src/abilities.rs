@@ -5,11 +5,11 @@
 //! the function that was asked for longest ago is forgotten first, and asked
 //! about again when it is called.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashTable;
+use foldhash::quality::FixedState;
+use hashbrown::{HashMap, HashTable};
 use libp2p_identity::PeerId;
 use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
@@ -161,7 +161,7 @@ struct Function {
 /// The table.
 #[derive(Debug, Default)]
 pub struct Abilities {
-    functions: HashMap<FunctionName, Function>,
+    functions: HashMap<FunctionName, Function, FixedState>,
     count: usize,
     uses: u64,
 }

@@ -89,4 +89,13 @@ impl Peers {
         view.show(&self.slots, structure);
         events
     }
+
+    /// Counts calls to a peer from the first one on, as [`Peers::window`] does,
+    /// and has a view show that.
+    pub fn open(&mut self, whom: &PeerId, view: &mut View, own: &Report, now: Time) {
+        view.let_go();
+        self.window(whom);
+        let structure = self.structure_from(own, now);
+        view.show(&self.slots, structure);
+    }
 }

@@ -60,6 +60,20 @@ pub fn weigh(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) ->
         .verdict()
 }
 
+/// The same of several, by their places in [`crate::snapshot::View::peers`].
+pub fn weigh_each<'a>(
+    places: impl Iterator<Item = usize>,
+    request: &'a Request<'a>,
+    snapshot: &'a Snapshot<'a>,
+) -> impl Iterator<Item = (&'a PeerView, Verdict)> {
+    let look = Look::new(request, snapshot);
+    places.map(move |place| {
+        let peer = &snapshot.view.peers[place];
+        let rated = look.rate(&look.at(peer), fits(&request.needs, &peer.report));
+        (peer, rated.verdict())
+    })
+}
+
 /// What speaks for and against a peer, with the delay of one that fits as a
 /// number: all are compared, and one is told of.
 #[derive(Debug, Clone, Copy)]
