@@ -3,7 +3,14 @@
 //!
 //! ```text
 //! cargo run --release -p weir-emulator --example scale -- [NODES[,FUNCTIONS[,PEERS[,CALLS]]]]...
+//! cargo run --release -p weir-emulator --example scale -- --plot FILE.svg
 //! ```
+//!
+//! The second draws the curve of 10 to 100,000 nodes, beside a bare heap and,
+//! where `python3` has them, SimPy and salabim.
+
+#[path = "scale/curve.rs"]
+mod curve;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -52,49 +59,68 @@ fn most_memory() -> u64 {
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
+/// Seconds that this process has had of processors; 0 where the system does not say.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // After the name, which may hold anything: fields 14 and 15 in hundredths.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let fields = fields.split_whitespace().skip(11).take(2);
+    fields
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
+}
+
 fn main() -> ExitCode {
-    let named: Vec<String> = std::env::args().skip(1).collect();
-    let mut sizes = Vec::new();
+    let mut named: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, file] = named.as_slice()
+        && flag == "--plot"
+    {
+        return curve::draw(file);
+    }
+    if named.is_empty() {
+        named.extend(SIZES.map(|size| size.map(|number| number.to_string()).join(",")));
+    }
+    println!(
+        "nodes,functions,peers,calls,answered,elsewhere,events,seconds,cpu-seconds,\
+         calls-a-cpu-second,most-kib,digest"
+    );
     for size in &named {
         let mut numbers = SIZES[1];
         for (at, number) in size.split(',').enumerate() {
             let (Ok(number), Some(place)) = (number.parse(), numbers.get_mut(at)) else {
-                eprintln!("{size}: expected NODES,FUNCTIONS,PEERS,CALLS");
+                eprintln!("{size}: expected NODES,FUNCTIONS,PEERS,CALLS, or --plot FILE");
                 return ExitCode::from(2);
             };
             *place = number;
         }
-        sizes.push(numbers);
-    }
-    if sizes.is_empty() {
-        sizes.extend(SIZES);
-    }
-    println!(
-        "nodes,functions,peers,calls,answered,elsewhere,events,seconds,calls-a-second,most-kib,digest"
-    );
-    for size in sizes {
-        let files = Texts::from([("scale.toml".into(), text(size))]);
-        let scenario = match Scenario::read(&files, "scale.toml", &[]) {
-            Ok(scenario) => scenario,
+        match play(numbers) {
+            Ok(line) => println!("{line}"),
             Err(mistakes) => {
                 eprintln!("{mistakes}");
                 return ExitCode::FAILURE;
             }
-        };
-        let began = Instant::now();
-        let report = simulate(&scenario, 1, None);
-        let seconds = began.elapsed().as_secs_f64();
-        let answered = report.all.outcomes.get("answered").copied().unwrap_or(0);
-        let [nodes, functions, peers, _] = size;
-        println!(
-            "{nodes},{functions},{peers},{},{answered},{},{},{seconds:.2},{:.0},{},{}",
-            report.all.calls,
-            report.all.elsewhere,
-            report.events,
-            report.all.calls as f64 / seconds,
-            most_memory(),
-            &report.digest()[..16],
-        );
+        }
     }
     ExitCode::SUCCESS
+}
+
+/// Plays one world; its line.
+fn play(size: [u64; 4]) -> Result<String, String> {
+    let files = Texts::from([("scale.toml".into(), text(size))]);
+    let scenario = Scenario::read(&files, "scale.toml", &[]);
+    let scenario = scenario.map_err(|mistakes| mistakes.to_string())?;
+    let (began, cpu) = (Instant::now(), cpu_seconds());
+    let report = simulate(&scenario, 1, None);
+    let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    let answered = report.all.outcomes.get("answered").copied().unwrap_or(0);
+    let [nodes, functions, peers, _] = size;
+    let (calls, elsewhere, events) = (report.all.calls, report.all.elsewhere, report.events);
+    Ok(format!(
+        "{nodes},{functions},{peers},{calls},{answered},{elsewhere},{events},{seconds:.2},\
+         {cpu:.2},{:.0},{},{}",
+        calls as f64 / cpu.max(0.01),
+        most_memory(),
+        &report.digest()[..16],
+    ))
 }

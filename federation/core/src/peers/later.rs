@@ -68,7 +68,10 @@ impl Peers {
         if self.touched.contains(&key) {
             return;
         }
-        if !self.later.is_empty() {
+        if self.slots.find(whom).is_none() {
+            // Whether there is room for it depends on who came before.
+            self.catch_up();
+        } else if !self.later.is_empty() {
             let of_it = self.later.extract_if(.., |later| later.key == key);
             for Later { facts, at, .. } in of_it.collect::<Vec<_>>() {
                 self.hear_now(&facts, at);
@@ -99,3 +102,6 @@ impl Peers {
         view.show(&self.slots, structure);
     }
 }
+
+#[cfg(test)]
+mod tests;
