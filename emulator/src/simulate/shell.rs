@@ -358,9 +358,9 @@ pub(super) fn worth_asking(
     let far = far.filter_map(|region| view.region(region));
     let pools = near.into_iter().chain(far);
     let is_one = pools.clone().filter(|pool| !pool.is_empty()).count() <= 1;
-    let places = pools.flat_map(|pool| pool.members());
+    let weighed = pools.flat_map(|pool| policy::weigh_all(pool, request, snapshot));
     let mut worth = Vec::new();
-    for (peer, verdict) in policy::weigh_each(places, request, snapshot) {
+    for (peer, verdict) in weighed {
         match verdict {
             Verdict::Unasked { delay } => worth.push((delay, &peer.id)),
             Verdict::Full => worth.push((peer.round_trip(), &peer.id)),

@@ -54,7 +54,7 @@ pub use memory::{Cell, Memory, Plan, Which};
 pub use parameters::{
     CHOICE_BYTES_MAX, Choice, Key, Kind, Outside, Parameters, Range, Value, Wrong,
 };
-pub use weigh::{Lack, fits, lacks, room_of, weigh, weigh_each};
+pub use weigh::{Lack, fits, lacks, room_of, weigh, weigh_all};
 
 /// How a call that is decided about came here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

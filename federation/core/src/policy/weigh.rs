@@ -9,7 +9,7 @@ use crate::abilities::Able;
 use crate::explain::Verdict;
 use crate::facts::{Facts, FunctionKey, Offered};
 use crate::report::Report;
-use crate::snapshot::{FunctionRoom, Here, PeerView, PeerViews, Snapshot, nanos};
+use crate::snapshot::{FunctionRoom, Here, PeerView, PeerViews, Pool, Snapshot, nanos};
 
 /// What a start is expected to take where neither that node nor this one has
 /// measured one of the function: by what the executor does (see README, "Measured").
@@ -60,17 +60,20 @@ pub fn weigh(peer: &PeerView, request: &Request<'_>, snapshot: &Snapshot<'_>) ->
         .verdict()
 }
 
-/// The same of several, by their places in [`crate::snapshot::View::peers`].
-pub fn weigh_each<'a>(
-    places: impl Iterator<Item = usize>,
+/// The same of all members of a pool, in their order.
+pub fn weigh_all<'a>(
+    pool: &'a Pool,
     request: &'a Request<'a>,
     snapshot: &'a Snapshot<'a>,
 ) -> impl Iterator<Item = (&'a PeerView, Verdict)> {
     let look = Look::new(request, snapshot);
-    places.map(move |place| {
-        let peer = &snapshot.view.peers[place];
-        let rated = look.rate(&look.at(peer), fits(&request.needs, &peer.report));
-        (peer, rated.verdict())
+    let peers = &snapshot.view.peers;
+    let can = |peer: &PeerView| fits(&request.needs, &peer.report);
+    let kinds = pool.kinds_that(can, peers);
+    pool.by_kind().map(move |(place, kind)| {
+        let peer = &peers[place];
+        let fit = kinds.has(kind).unwrap_or_else(|| can(peer));
+        (peer, look.rate(&look.at(peer), fit).verdict())
     })
 }
 
