@@ -14,6 +14,7 @@ use serde_bytes::ByteBuf;
 use weir_node::id::{CallId, FunctionName};
 use weir_node::invocation::{Answer, InvokeError, Phase, Refusal, Start, Timing};
 
+use crate::answers::Told;
 use crate::report::Load;
 
 /// The header of a [`Look`]; its answer comes in [`CARRIAGE`].
@@ -115,45 +116,21 @@ pub struct Reply {
     pub held: u32,
     /// Whether the call keeps its place until its answer has been read.
     pub streams: bool,
-    /// Why it was refused: a [`Why`].
+    /// Why it was refused: a word of [`Why`](crate::answers::Why).
     pub why: Option<String>,
     /// Milliseconds until the code is expected to be there, where it is brought.
     pub ready_in: u64,
 }
 
-/// Why a node takes no call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// It has no room for any such call.
-    NodeFull,
-    /// The function's own bound there leaves no place.
-    FunctionFull,
-    /// It cannot run the function.
-    Unable,
-    /// It brings the code.
-    Bringing,
-    /// Something else, that says nothing of its room.
-    Other,
-}
-
-impl Why {
-    /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Why::NodeFull => "node-full",
-            Why::FunctionFull => "function-full",
-            Why::Unable => "unable",
-            Why::Bringing => "bringing",
-            Why::Other => "other",
+impl Reply {
+    /// What that says.
+    pub fn said(&self) -> Told {
+        Told {
+            load: self.load.filter(Load::is_plausible),
+            places: self.places,
+            held: self.held,
+            ready_in: Duration::from_millis(self.ready_in),
         }
-    }
-
-    /// What a word on the wire means; a word of another version means nothing
-    /// of the node's room.
-    pub fn named(word: Option<&str>) -> Why {
-        let all = [Why::NodeFull, Why::FunctionFull, Why::Unable, Why::Bringing];
-        let named = all.into_iter().find(|why| Some(why.as_str()) == word);
-        named.unwrap_or(Why::Other)
     }
 }
 

@@ -4,24 +4,21 @@
 //!
 //! | here | the rule |
 //! |---|---|
-//! | [`load`] | `federation/src/federated.rs`, `Federated::load` |
-//! | [`report`] | `federation/src/federated/keeper.rs`, `current_report` |
-//! | [`seize`] | `federation/src/dispatch/waiting.rs`, `Inner::seize` |
-//! | [`why`] | `federation/src/dispatch/serving.rs`, `Inner::refusal` |
-//! | [`learn`] | `federation/src/dispatch/offer.rs`, `arrived`, `is_ready`, `refused_by` |
+//! | [`report`] | `federation/src/federated/maintenance/saying.rs` |
+//! | [`learn`] | `federation/src/dispatch/offer.rs`, `arrived`: which outcome counts for and against a peer |
 //! | [`worth_asking`] | `federation/src/dispatch/waiting.rs`, `Inner::ask` |
 //!
 //! Not modelled, for their rules are there alone too: how long a peer's answer is
 //! waited for (`offer.rs`, `patience`), where a function fails (`note_outcome`),
-//! places that are taken ahead of a peer's word, turns of nodes that wait for a
-//! place at a peer, promises, prefetching and letting go of code.
+//! turns of nodes that wait for a place at a peer, promises, prefetching and letting go of code.
 
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
-use weir_federation_core::abilities::{Able, AtPeers};
+use weir_federation_core::abilities::AtPeers;
+pub(super) use weir_federation_core::answers::Why;
+use weir_federation_core::answers::{self, Holdings};
 use weir_federation_core::explain::Verdict;
-use weir_federation_core::guests::{self, Processors};
 use weir_federation_core::peers::{Fault, Met};
 use weir_federation_core::placement::{Came, End};
 use weir_federation_core::policy;
@@ -31,7 +28,7 @@ use weir_node_core::time::Time;
 
 use super::calls::{Ended, Told};
 use super::node::{Member, Node};
-use super::world::{Function, World, small};
+use super::world::{Function, World};
 
 /// Between two views of the peers (`keeper.rs`, `VIEW`).
 pub(super) const VIEW_INTERVAL: Duration = Duration::from_millis(10);
@@ -53,47 +50,20 @@ pub(super) const MOVED_MAX: usize = 256;
 /// Calls that wait elsewhere than in the queue (`waiting.rs`, `OUTSIDE`).
 pub(super) const OUTSIDE_MAX: usize = 256;
 
-/// Why a node takes no call (`federation/src/wire.rs`, `Why`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
-    NodeFull,
-    FunctionFull,
-    Unable,
-    Bringing,
-    Other,
-}
-
-/// How loaded a node is, as `to` is to hear it.
+/// How loaded a node is, as `to` is to hear it; a liar says what it likes.
 pub(super) fn load(node: &mut Node, member: &mut Member, to: Option<&PeerId>, now: Time) -> Load {
     let admission = node.scheduler.admission();
-    let (capacity, held) = (admission.capacity(), admission.held());
-    let free = capacity.checked_sub(held).unwrap_or_default();
-    let [short, long] = member.guest_cpu;
-    let guests = short.saturating_add(long);
-    let own = held.cpu.as_millicores().saturating_sub(guests);
-    let processors = Processors {
-        total: capacity.cpu.as_millicores(),
-        free: free.cpu.as_millicores(),
-        own_peak: member.own_peak.note(own, now),
-        guests,
-        guests_long: long,
-        promised: member.turns.promised_to_others(to, now),
-    };
-    let [guest_cpu, guest_cpu_long] = match admission.contending() == 0 {
-        true => guests::room(processors, node.guests_share),
-        false => [0, 0],
-    };
-    let mut load = Load {
-        cpu_total: processors.total,
-        cpu_free: processors.free,
-        memory_total: capacity.memory.as_bytes(),
-        memory_free: free.memory.as_bytes(),
-        running: small(admission.running() as u64),
-        waiting: small(admission.waiting() as u64),
-        guest_cpu,
-        guest_cpu_long,
+    let holdings = Holdings {
+        capacity: admission.capacity(),
+        held: admission.held(),
+        running: admission.running(),
+        waiting: admission.waiting(),
+        guest_cpu: member.guest_cpu,
         disk_free: u64::MAX >> 24,
+        is_open: admission.contending() == 0,
     };
+    let promised = member.turns.promised_to_others(to, now);
+    let mut load = holdings.load(node.guests_share, &mut member.own_peak, promised, now);
     if let Some(claims) = node.claims {
         let claimed = (f64::from(load.cpu_total) * claims) as u32;
         let claimed = claimed.min(load.cpu_total);
@@ -176,13 +146,7 @@ pub(super) fn seize(
     now: Time,
 ) -> Option<Reserved> {
     let wanted = &function.wanted;
-    let able = known.get(&peer.id);
-    let able = able.map(|known| known.able(wanted.version, peer.report.abilities, now));
-    let room = match able {
-        Some(Able::Ready(room)) => Some(room),
-        Some(Able::Unasked | Able::Bringing(_) | Able::Unable(_)) | None => None,
-    };
-    peer.window()?.reserve(room, wanted.cost(service), now)
+    answers::seize(peer, known, wanted.version, wanted.cost(service), now)
 }
 
 /// What it means to the sender that its call was not run at `node`.
@@ -193,13 +157,9 @@ pub(super) fn why(node: &Node, function: u32, end: End, cost: Cost) -> Why {
             let admission = node.scheduler.admission();
             let key = node.keys[function as usize];
             let places = key.and_then(|key| admission.places(key));
-            let full = places.is_some_and(|places| places.warm == 0 && places.startable == 0);
             let free = admission.capacity().checked_sub(admission.held());
             let free = free.unwrap_or_default().cpu.as_millicores();
-            match full && free >= cost.cpu {
-                true => Why::FunctionFull,
-                false => Why::NodeFull,
-            }
+            Why::full(places, free, cost)
         }
         End::Unknown | End::Late { .. } | End::Lost => Why::Other,
     }
@@ -213,6 +173,18 @@ pub(super) struct Said<'a> {
     pub(super) why: Option<Why>,
     /// Calls of the sender that are under way there beside those that it holds.
     pub(super) under_way: u32,
+}
+
+impl Said<'_> {
+    fn told(&self) -> answers::Told {
+        let told = self.told.map(|told| answers::Told {
+            load: Some(told.load),
+            places: told.places,
+            held: told.held,
+            ready_in: told.ready_in,
+        });
+        told.unwrap_or_default()
+    }
 }
 
 /// What a node learns of an answer to a call, and what that means to the call;
@@ -235,17 +207,8 @@ pub(super) fn learn(member: &mut Member, said: &Said<'_>, ended: Ended, now: Tim
         }
         (Ended::Without(_), Some(why)) => {
             refused_by(member, said, why, now);
-            let places = said.told.and_then(|told| told.places);
-            let claims = places.is_none_or(|places| places > 0);
-            match why {
-                Why::NodeFull => (Met::Full { word, claims }, Some(Came::Full(peer))),
-                Why::FunctionFull | Why::Bringing => (Met::Told(word), Some(Came::Full(peer))),
-                Why::Unable => (Met::Told(word), Some(Came::Declined(peer))),
-                Why::Other => {
-                    let claims = true;
-                    (Met::Full { word, claims }, Some(Came::Declined(peer)))
-                }
-            }
+            let (met, came) = answers::refusal(peer, why, &said.told(), word);
+            (met, Some(came))
         }
         (Ended::Without(_) | Ended::TimedOut | Ended::NotStarted | Ended::Waited, _) => {
             is_ready(member, said, None, now);
@@ -259,37 +222,19 @@ pub(super) fn learn(member: &mut Member, said: &Said<'_>, ended: Ended, now: Tim
 
 /// Takes note that a peer has a function, and what it says of its room.
 fn is_ready(member: &mut Member, said: &Said<'_>, ran: Option<Duration>, now: Time) {
-    let Said { peer, function, .. } = *said;
-    let version = function.wanted.version;
-    let room = member.abilities.ready(&function.name, peer, version);
-    if let Some(ran) = ran {
-        room.learn(ran);
-    }
-    let Some((places, held)) = said.told.and_then(|told| Some((told.places?, told.held))) else {
-        return;
-    };
-    let under_way = room.held().saturating_sub(held + 1);
-    room.renew(places.saturating_sub(under_way), now);
-    room.learn_capacity(places.saturating_add(held).saturating_add(1));
+    let function = (&said.function.name, said.function.wanted.version);
+    let told = said.told();
+    member
+        .abilities
+        .answered(function, said.peer, &told, ran, now);
 }
 
 /// Takes note of why a peer did not take a call of a function.
 fn refused_by(member: &mut Member, said: &Said<'_>, why: Why, now: Time) {
-    let Said { peer, function, .. } = *said;
-    let (name, version) = (&function.name, function.wanted.version);
-    match why {
-        Why::Unable => member.abilities.unable(name, peer, version, ("", 0), now),
-        Why::Bringing => {
-            let left = said.told.map_or(Duration::ZERO, |told| told.ready_in);
-            member.abilities.bringing(name, peer, version, now + left);
-        }
-        Why::NodeFull | Why::FunctionFull => {
-            let room = member.abilities.ready(name, peer, version);
-            let places = said.told.and_then(|told| told.places);
-            room.renew(places.filter(|_| why == Why::NodeFull).unwrap_or(0), now);
-        }
-        Why::Other => {}
-    }
+    let function = (&said.function.name, said.function.wanted.version);
+    let told = said.told();
+    let abilities = &mut member.abilities;
+    abilities.refused(function, said.peer, &told, (why, "", 0), now);
 }
 
 /// Takes note of the answer to a question.

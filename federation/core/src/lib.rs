@@ -13,6 +13,7 @@
 //! | `report` | what a node tells of itself, and what may be believed of it |
 //! | `reporting` | when a node says how it is, and how much of it |
 //! | `abilities` | what is known of single functions at single peers |
+//! | `answers` | what a node says of itself with an answer, and what follows from it |
 //! | `blame` | where a function fails and does so nowhere else |
 //! | `guests` | what a node gives to calls of other nodes' users |
 //! | `pace` | how often something is asked of a peer, or heard of it |
@@ -90,6 +91,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 pub mod abilities;
+pub mod answers;
 pub mod blame;
 pub mod catalogue;
 pub mod congestion;

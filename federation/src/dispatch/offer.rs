@@ -19,11 +19,13 @@ use weir_overlay::carriage::SendError;
 
 use super::Inner;
 use super::bodies::{Kept, Patient};
+use crate::answers::{self, Told, Why};
 use crate::peers::{Fault, Met};
 use crate::policy::Reach;
 use crate::report::Role;
 use crate::snapshot::{PeerView, Reserved, Word};
-use crate::wire::{self, ANSWER, Arrived, REFUSED, Reply, Travelling, Why};
+use crate::wire::{self, ANSWER, Arrived, REFUSED, Travelling};
+use weir_federation_core::placement::Came;
 use weir_federation_core::wanted::Wanted;
 
 /// Longest text of a peer's error that is passed on, in bytes.
@@ -40,10 +42,6 @@ const BEYOND: Duration = Duration::from_secs(120);
 /// How long a call whose body is sent once may wait at the peer that promised
 /// it a place.
 const GRANTED_WAIT: Duration = Duration::from_secs(5);
-
-/// How long a peer that says nothing of it is taken to need for code that it
-/// brings, at the least and at the most.
-const BRINGING: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(30));
 
 /// What came of offering a call to a peer.
 pub(super) enum Offered {
@@ -289,16 +287,15 @@ impl Inner {
             return Offered::Lost("it answered without the words that carry an answer".to_owned());
         };
         let patience = self.patience(errand, Duration::ZERO);
-        let word = returns
-            .reserved
-            .as_ref()
-            .and_then(|reserved| word_of(&arrived.told, reserved, errand.wanted));
+        let said = arrived.told.said();
+        let reserved = returns.reserved.as_ref();
+        let word = reserved.and_then(|reserved| word_of(&said, reserved, errand.wanted));
         match arrived.kind.as_str() {
             ANSWER => {
                 self.count_offload(peer, "answered", "");
                 let (start, timing) = arrived.timing();
                 let failed = head.status.is_server_error();
-                self.is_ready(peer, errand, &arrived.told, (!failed).then_some(timing.ran));
+                self.is_ready(peer, errand, &said, (!failed).then_some(timing.ran));
                 self.federated.met(peer, Met::Answer(word));
                 returns.streams = arrived.told.streams;
                 let kept = Kept::new(
@@ -323,26 +320,13 @@ impl Inner {
                 let why = Why::named(arrived.told.why.as_deref());
                 self.count_offload(peer, "refused", why.as_str());
                 let text = text_of(body).await;
-                self.refused_by((peer, abilities), errand, &arrived.told, (why, &text));
-                let claims = arrived.told.places.is_none_or(|places| places > 0);
-                match why {
-                    Why::NodeFull => {
-                        self.federated.met(peer, Met::Full { word, claims });
-                        Offered::Full(format!("it refused: {text}"))
-                    }
-                    Why::FunctionFull | Why::Bringing => {
-                        self.federated.met(peer, Met::Told(word));
-                        Offered::Full(format!("it refused: {text}"))
-                    }
-                    Why::Unable => {
-                        self.federated.met(peer, Met::Told(word));
-                        Offered::Declined(format!("it cannot run it: {text}"))
-                    }
-                    Why::Other => {
-                        let claims = true;
-                        self.federated.met(peer, Met::Full { word, claims });
-                        Offered::Declined(format!("it refused: {text}"))
-                    }
+                self.refused_by((peer, abilities), errand, &said, (why, &text));
+                let (met, came) = answers::refusal(peer, why, &said, word);
+                self.federated.met(peer, met);
+                match (why, came) {
+                    (Why::Unable, _) => Offered::Declined(format!("it cannot run it: {text}")),
+                    (_, Came::Full(_)) => Offered::Full(format!("it refused: {text}")),
+                    (_, _) => Offered::Declined(format!("it refused: {text}")),
                 }
             }
             _ => {
@@ -355,7 +339,7 @@ impl Inner {
                 };
                 self.count_offload(peer, "failed", what);
                 self.federated.met(peer, Met::Answer(word));
-                self.is_ready(peer, errand, &arrived.told, None);
+                self.is_ready(peer, errand, &said, None);
                 let text = text_of(body).await;
                 match what {
                     "late" if errand.is_impatient => Offered::gave_up(),
@@ -370,23 +354,13 @@ impl Inner {
         &self,
         peer: PeerId,
         errand: &Errand<'_>,
-        told: &Reply,
+        said: &Told,
         ran: Option<Duration>,
     ) {
         let now = self.node.clock().now();
-        let room = {
-            let mut abilities = self.federated.abilities();
-            abilities.ready(errand.function, peer, errand.wanted.version)
-        };
-        if let Some(ran) = ran {
-            room.learn(ran);
-        }
-        let Some(places) = told.places else {
-            return;
-        };
-        let under_way = room.held().saturating_sub(told.held + 1);
-        room.renew(places.saturating_sub(under_way), now);
-        room.learn_capacity(places.saturating_add(told.held).saturating_add(1));
+        let function = (errand.function, errand.wanted.version);
+        let mut abilities = self.federated.abilities();
+        abilities.answered(function, peer, said, ran, now);
     }
 
     /// Takes note of why a peer did not take a call of a function.
@@ -394,28 +368,13 @@ impl Inner {
         &self,
         (peer, counted): (PeerId, u64),
         errand: &Errand<'_>,
-        told: &Reply,
+        said: &Told,
         (why, text): (Why, &str),
     ) {
         let now = self.node.clock().now();
-        let (function, version) = (errand.function, errand.wanted.version);
+        let function = (errand.function, errand.wanted.version);
         let mut abilities = self.federated.abilities();
-        match why {
-            Why::Unable => abilities.unable(function, peer, version, (text, counted), now),
-            Why::Bringing => {
-                let (least, most) = BRINGING;
-                let left = Duration::from_millis(told.ready_in).clamp(least, most);
-                abilities.bringing(function, peer, version, now + left);
-            }
-            Why::NodeFull | Why::FunctionFull => {
-                let room = abilities.ready(function, peer, version);
-                room.renew(
-                    told.places.filter(|_| why == Why::NodeFull).unwrap_or(0),
-                    now,
-                );
-            }
-            Why::Other => {}
-        }
+        abilities.refused(function, peer, said, (why, text, counted), now);
     }
 }
 
@@ -430,12 +389,8 @@ fn serves(here: Option<Duration>, there: Option<Duration>) -> u32 {
 }
 
 /// What a peer's words mean to this node.
-pub(super) fn word_of(told: &Reply, reserved: &Reserved, wanted: &Wanted) -> Option<Word> {
-    let load = told.load.filter(|load| load.is_plausible())?;
-    Some(Word {
-        load,
-        under_way: reserved.under_way(told.held, wanted.cost(None).cpu),
-    })
+pub(super) fn word_of(said: &Told, reserved: &Reserved, wanted: &Wanted) -> Option<Word> {
+    said.word(reserved.under_way(said.held, wanted.cost(None).cpu))
 }
 
 /// HTTP/2 wants a whole address; only its path means something to the peer.

@@ -22,11 +22,12 @@ use weir_node::panics::{self, Panicked};
 use super::bodies::Kept;
 use super::offer::to_relative;
 use super::{Inner, Way};
+use crate::answers::{self, Why};
 use crate::policy::Origin;
 use crate::report::Role;
 use crate::snapshot::Cost;
 use crate::turns::Turn;
-use crate::wire::{self, Arrived, LOOK, Look, Looked, Reply, Travelling, Why};
+use crate::wire::{self, Arrived, LOOK, Look, Looked, Reply, Travelling};
 use weir_federation_core::placement::HOPS_MAX;
 use weir_federation_core::wanted::Wanted;
 
@@ -216,13 +217,8 @@ impl Serving {
 impl Inner {
     /// Calls of a function that a node may send now.
     fn guest_room(&self, who: &PeerId, function: &FunctionName, cost: Cost) -> u32 {
-        let Some(places) = self.node.places(function) else {
-            return 0;
-        };
         let load = self.federated.load(&self.node, Some(who));
-        let cpu = [load.guest_cpu, load.guest_cpu_long][usize::from(cost.long)];
-        let free = places.warm.saturating_add(places.startable);
-        free.min(cpu / cost.cpu.max(1))
+        answers::guest_room(self.node.places(function), &load, cost)
     }
 
     /// Whether a call of a guest finds room now.
@@ -246,11 +242,8 @@ impl Inner {
                 ..Reply::default()
             };
         };
-        let cpu = [load.guest_cpu, load.guest_cpu_long][usize::from(cost.long)];
-        let places = self.node.places(function).map(|places| {
-            let free = places.warm.saturating_add(places.startable);
-            free.min(cpu / cost.cpu.max(1))
-        });
+        let places = self.node.places(function);
+        let places = places.map(|places| answers::guest_room(Some(places), &load, *cost));
         let key = (*to, function.clone());
         let held = self.serving.held().get(&key).copied().unwrap_or(0);
         Reply {
@@ -390,13 +383,8 @@ impl Inner {
         let why = match &error {
             InvokeError::CannotRun { .. } => Why::Unable,
             InvokeError::Refused { .. } => {
-                let places = self.node.places(name);
-                let full = places.is_some_and(|p| p.warm == 0 && p.startable == 0);
                 let free = self.federated.load(&self.node, None).cpu_free;
-                match full && free >= cost.cpu {
-                    true => Why::FunctionFull,
-                    false => Why::NodeFull,
-                }
+                Why::full(self.node.places(name), free, cost)
             }
             InvokeError::Unknown(_)
             | InvokeError::Class(_)

@@ -17,11 +17,12 @@ use weir_node::time::Time;
 
 use super::Inner;
 use super::offer::{Errand, Seized, to_absolute};
+use crate::answers::{self, Told, Why};
 use crate::explain::Verdict;
 use crate::peers::{Fault, Met};
 use crate::policy::{self, Origin, Reaches};
-use crate::snapshot::{Here, Local, PeerView, Snapshot, Word};
-use crate::wire::{self, CARRIAGE, LOOK, Look, Looked, Why};
+use crate::snapshot::{Here, Local, PeerView, Snapshot};
+use crate::wire::{self, CARRIAGE, LOOK, Look, Looked};
 use weir_federation_core::wanted::Wanted;
 
 /// Calls that wait for a place elsewhere without one in the queue here.
@@ -288,18 +289,7 @@ impl Inner {
         let now = self.node.clock().now();
         let cost = wanted.cost(self.service(function));
         let known = self.federated.abilities().of(function);
-        let able = known
-            .get(&peer.id)
-            .map(|known| known.able(wanted.version, peer.report.abilities, now));
-        let room = match able {
-            Some(crate::abilities::Able::Ready(room)) => Some(room),
-            _ => None,
-        };
-        let window = peer.window()?;
-        let reserved = window.reserve(room, cost, now).or_else(|| {
-            let room = room?;
-            window.reserve_ahead(room, room.ahead(peer.round_trip()), now)
-        })?;
+        let reserved = answers::seize(peer, &known, wanted.version, cost, now)?;
         Some(Seized::new(peer, reserved))
     }
 
@@ -498,7 +488,7 @@ impl Inner {
             self.federated.met(peer, Met::Failure(Fault::Malformed));
             return Err("it answered no question as members do".to_owned());
         };
-        let load = told.load.filter(|load| load.is_plausible());
+        let said = told.said();
         let under_way = {
             let room = self.federated.abilities().of(errand.function);
             let held = room.get(&peer).map_or(0, |known| match known {
@@ -508,18 +498,14 @@ impl Inner {
             let cpu = errand.wanted.cost(None).cpu;
             held.saturating_sub(told.held).saturating_mul(cpu)
         };
-        let word = load.map(|load| Word { load, under_way });
-        self.federated.met(peer, Met::Told(word));
+        self.federated.met(peer, Met::Told(said.word(under_way)));
         if told.why.is_none() {
             // As many as it holds of ours already, and this many more.
-            let told = wire::Reply {
-                held: told.held.saturating_sub(1),
-                ..told.clone()
-            };
-            self.is_ready(peer, errand, &told, None);
+            let held = said.held.saturating_sub(1);
+            self.is_ready(peer, errand, &Told { held, ..said }, None);
         } else {
             let why = Why::named(told.why.as_deref());
-            self.refused_by((peer, counted), errand, &told, (why, &text));
+            self.refused_by((peer, counted), errand, &said, (why, &text));
         }
         match told.places {
             Some(places) if told.why.is_none() && places > 0 => Ok(places),

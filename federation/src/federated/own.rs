@@ -8,8 +8,8 @@ use weir_node::Node;
 use weir_overlay::Multiaddr;
 
 use super::{Federated, Settings, lock};
+use crate::answers::Holdings;
 use crate::coordinates::Coordinate;
-use crate::guests::{self, Processors};
 use crate::report::{ADDRESSES, Load, Report, Role};
 
 /// How long a node may take to know where it listens.
@@ -57,39 +57,19 @@ impl Federated {
         let shared = &self.shared;
         let now = shared.clock.now();
         let capability = node.capability();
-        let free = capability.capacity.checked_sub(capability.held);
-        let free = free.unwrap_or_default();
         let guests = shared.guest_cpu.each_ref();
-        let [short, long] = guests.map(|cpu| cpu.load(Ordering::Relaxed));
-        let guests = short.saturating_add(long);
-        let own = capability.held.cpu.as_millicores().saturating_sub(guests);
-        let processors = Processors {
-            total: capability.capacity.cpu.as_millicores(),
-            free: free.cpu.as_millicores(),
-            own_peak: lock(&shared.own_peak).note(own, now),
-            guests,
-            guests_long: long,
-            promised: lock(&shared.turns).promised_to_others(to, now),
-        };
-        // Own users first: while one of them lacks what a guest would take,
-        // nobody else is asked in.
-        let open = capability.contending == 0 && !self.is_draining();
-        let [guest_cpu, guest_cpu_long] = match open {
-            true => guests::room(processors, shared.settings.guests),
-            false => [0, 0],
-        };
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Load {
-            cpu_total: processors.total,
-            cpu_free: processors.free,
-            memory_total: capability.capacity.memory.as_bytes(),
-            memory_free: free.memory.as_bytes(),
-            running: count(capability.running),
-            waiting: count(capability.waiting),
-            guest_cpu,
-            guest_cpu_long,
+        let holdings = Holdings {
+            capacity: capability.capacity,
+            held: capability.held,
+            running: capability.running,
+            waiting: capability.waiting,
+            guest_cpu: guests.map(|cpu| cpu.load(Ordering::Relaxed)),
             disk_free: node.code_room(),
-        }
+            is_open: capability.contending == 0 && !self.is_draining(),
+        };
+        let promised = lock(&shared.turns).promised_to_others(to, now);
+        let mut peak = lock(&shared.own_peak);
+        holdings.load(shared.settings.guests, &mut peak, promised, now)
     }
 }
 
