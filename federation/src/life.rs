@@ -82,7 +82,11 @@ pub(crate) fn settings(folder: &std::path::Path) -> Settings {
 }
 
 /// Lets `peer` into the federation of `federated`; its certificate.
-pub(crate) fn admitted(federated: &Federated, peer: PeerId, folder: &std::path::Path) -> Vec<u8> {
+pub(crate) async fn admitted(
+    federated: &Federated,
+    peer: PeerId,
+    folder: &std::path::Path,
+) -> Vec<u8> {
     let own = federated.member();
     let rights = own.own_rights().expect("it founded one");
     let day = Duration::from_secs(86_400);
@@ -91,10 +95,7 @@ pub(crate) fn admitted(federated: &Federated, peer: PeerId, folder: &std::path::
     let joined = Member::open(folder, peer, rights, Some(token), day, [7; 32]);
     let joined = joined.expect("a folder can be written");
     let hello = joined.hello();
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let answer = runtime
-        .expect("a runtime")
-        .block_on(own.answer(peer, &hello));
+    let answer = own.answer(peer, &hello).await;
     let judged = joined.judge(federated.shared.id, &answer.bytes);
     judged.expect("it is let in");
     joined.certificate().expect("it was given one")
@@ -136,7 +137,8 @@ impl World {
         };
         let peer = Keypair::generate_ed25519();
         let id = peer.public().to_peer_id();
-        let certificate = admitted(&federated, id, &folder.path().join("peer"));
+        let joined = folder.path().join("peer");
+        let certificate = runtime.block_on(admitted(&federated, id, &joined));
         let world = World {
             replication: Replication::new(node.clone(), federated.clone()),
             dispatch: Dispatch::new(node.clone(), federated, rules),

@@ -144,7 +144,7 @@ impl World {
         let (federated, _) = started.expect("a federation of its own");
         let peer = Keypair::generate_ed25519();
         let id = peer.public().to_peer_id();
-        let certificate = admitted(&federated, id, &folder.path().join("peer"));
+        let certificate = admitted(&federated, id, &folder.path().join("peer")).await;
         let world = World {
             folder,
             node,
