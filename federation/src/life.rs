@@ -23,7 +23,7 @@ use weir_overlay::{Host as _, Verdict};
 
 use crate::catalogue::{CodeRef, Record, sha256};
 use crate::dispatch::{Dispatch, Rules, whole};
-use crate::federated::{EtcdSettings, Federated, Registry, Settings};
+use crate::federated::{Federated, Settings};
 use crate::member::Member;
 use crate::message::{self, Message};
 use crate::policy;
@@ -59,25 +59,9 @@ pub(crate) fn settings(folder: &std::path::Path) -> Settings {
     Settings {
         folder: folder.join("federation"),
         listen: vec!["/ip4/127.0.0.1/tcp/0".parse().expect("an address")],
-        peer_listen: None,
-        advertise: Vec::new(),
-        peer_advertise: Vec::new(),
-        join: None,
-        peers: Vec::new(),
-        role: None,
         zone: "lab".to_owned(),
-        regions: Vec::new(),
         follows_regions: false,
-        labels: BTreeMap::new(),
-        mdns: false,
-        relayed: false,
-        certificate_life: Duration::from_secs(86_400),
-        guests: 0.5,
-        fetch_rate: None,
-        takeover: Duration::from_secs(60),
-        call_bytes: 1 << 20,
-        registry: Registry::Gossip,
-        etcd: EtcdSettings::default(),
+        ..Settings::default()
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use weir_federation::dispatch::{Dispatch, Rules};
-use weir_federation::federated::{EtcdSettings, Federated, Registry, Settings};
+use weir_federation::federated::{Federated, Settings};
 use weir_federation::policy;
 use weir_node::Node;
 use weir_node::config::NodeConfig;
@@ -37,25 +37,9 @@ fn settings(folder: &Path, port: u16) -> Settings {
     Settings {
         folder: folder.join("federation"),
         listen: listen.collect(),
-        peer_listen: None,
-        advertise: Vec::new(),
-        peer_advertise: Vec::new(),
-        join: None,
-        peers: Vec::new(),
-        role: None,
         zone: "lab".to_owned(),
-        regions: Vec::new(),
         follows_regions: false,
-        labels: BTreeMap::new(),
-        mdns: false,
-        relayed: false,
-        certificate_life: Duration::from_secs(86_400),
-        guests: 0.5,
-        fetch_rate: None,
-        takeover: LONG,
-        call_bytes: 1 << 20,
-        registry: Registry::Gossip,
-        etcd: EtcdSettings::default(),
+        ..Settings::default()
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
+use weir_federation_core::answers;
 use weir_federation_core::facts::Facts;
 use weir_federation_core::report::Report;
 use weir_federation_core::reporting::{LOOK_INTERVAL_MAX, Say};
@@ -420,10 +421,7 @@ impl Engine<'_> {
             let who = world.nodes[from as usize].id;
             let load = shell::load(node, &mut member, Some(&who), now);
             let places = key.and_then(|key| node.scheduler.admission().places(key));
-            let places = places.map(|places| {
-                let free = places.warm.saturating_add(places.startable);
-                free.min(load.guest_cpu / cost.cpu.max(1))
-            });
+            let places = places.map(|places| answers::guest_room(Some(places), &load, cost));
             let held = member.held_of(from, number);
             node.member = Some(member);
             let (why, ready_in) = match places {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use weir_federation_core::answers;
 use weir_federation_core::placement::{Came, End, Outlook, Step, Window};
 use weir_federation_core::snapshot::{Local, Reserved, Snapshot};
 use weir_node_core::scheduler::{self, Verdict};
@@ -286,7 +287,5 @@ fn has_guest_room(
     member.guest_cpu[usize::from(cost.long)] += own;
     let key = node.keys[function as usize];
     let places = key.and_then(|key| node.scheduler.admission().places(key));
-    let free = places.map_or(0, |places| places.warm.saturating_add(places.startable));
-    let cpu = [load.guest_cpu, load.guest_cpu_long][usize::from(cost.long)];
-    free.min(cpu / cost.cpu.max(1)) > 0
+    answers::guest_room(places, &load, cost) > 0
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use weir_federation_core::answers;
 use weir_federation_core::placement::{Arrival, Came, End, HOPS_MAX, Placement};
 use weir_federation_core::policy::Origin;
 use weir_federation_core::report::Role;
@@ -220,13 +221,9 @@ impl Engine<'_> {
             let load = shell::load(node, &mut member, Some(&who), now);
             let key = node.keys[function as usize];
             let places = key.and_then(|key| node.scheduler.admission().places(key));
-            let cpu = [load.guest_cpu, load.guest_cpu_long][usize::from(cost.long)];
             told = Some(Told {
                 load,
-                places: places.map(|places| {
-                    let free = places.warm.saturating_add(places.startable);
-                    free.min(cpu / cost.cpu.max(1))
-                }),
+                places: places.map(|places| answers::guest_room(Some(places), &load, cost)),
                 held: member.held_of(from, function),
                 ready_in: why.map_or(Duration::ZERO, |(_, ready_in)| ready_in),
             });
