@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use serde_cbor::Value;
 use serde_json::json;
-use weir_tests::eventually;
 use weir_tests::federation::{Member, all_meet, federation, member};
-use weir_tests::foreign::{self, Foreign, Manners, bytes, map, number, text, with};
+use weir_tests::foreign::{self, Foreign, Manners, Serve, bytes, map, number, text, with};
 use weir_tests::node::Function;
+use weir_tests::{eventually, within};
 
 /// A report as a later version writes it: with what nobody knows yet.
 fn report(sequence: u64, functions: &[&str]) -> Value {
@@ -173,4 +173,69 @@ async fn a_member_that_speaks_no_version_of_ours_is_refused_by_name() {
     // The token is as good as before.
     let joined = Member::start(member().variable("WEIR_FEDERATION_JOIN", &token)).await;
     all_meet(&[&host, &joined]).await;
+}
+
+#[tokio::test]
+async fn a_place_at_a_member_is_free_when_that_says_so_whoever_has_still_to_read_its_answers() {
+    /// More than lies between a member and a client that does not read.
+    const UNREAD_BYTES: usize = 32 << 20;
+    let (tell, mut came) = tokio::sync::mpsc::unbounded_channel();
+    let long = bytes::Bytes::from(vec![b'x'; UNREAD_BYTES]);
+    let serve: Serve = Arc::new(move |request| {
+        let (tell, long) = (tell.clone(), long.clone());
+        Box::pin(async move {
+            if request.headers().contains_key("x-weir-look") {
+                let told = map([("told", map([("why", text("node-full"))]))]);
+                return foreign::said(&told, "");
+            }
+            let path = request.uri().path().to_owned();
+            tell.send(path.clone()).expect("the test goes on");
+            if path.ends_with("/held") {
+                std::future::pending::<()>().await;
+            }
+            // It holds no call any more, and would take two.
+            let load = [
+                ("cpu_total", number(4_000)),
+                ("cpu_free", number(4_000)),
+                ("guest_cpu", number(2_000)),
+                ("guest_cpu_long", number(2_000)),
+            ];
+            let told = map([("places", number(2)), ("load", map(load))]);
+            foreign::said(&map([("kind", text("answer")), ("told", told)]), long)
+        })
+    });
+    let manners = Manners {
+        serve,
+        ..Manners::default()
+    };
+    let host = Member::found().await;
+    let token = host.token(&[]).await;
+    let foreign = Foreign::join(&token, manners).await;
+    let foreign = foreign.expect("it is let in");
+    host.node.deploy(foreign::function("theirs")).await;
+    let id = foreign.id.to_string();
+    let mut sequence = 0;
+    eventually("it is seen", async || {
+        sequence += 1;
+        let report = foreign::report(sequence, &["theirs"], 2);
+        foreign.report("default", &report).await;
+        host.peer(&id).await.filter(|peer| peer["room"] == 2)
+    })
+    .await;
+    let mut unread = Vec::new();
+    for _ in 0..2 {
+        let call = host.node.post("/function/theirs").open().await;
+        unread.push(call.expect("its head comes"));
+        assert_eq!(came.recv().await.as_deref(), Some("/"));
+    }
+    // Two more are there at once.
+    for _ in 0..2 {
+        let call = host.node.post("/function/theirs/held");
+        tokio::spawn(async move { call.try_send().await });
+    }
+    for number in 1..=2 {
+        let heard = within(&format!("call {number} of two"), came.recv()).await;
+        assert_eq!(heard.as_deref(), Some("/held"));
+    }
+    drop(unread);
 }

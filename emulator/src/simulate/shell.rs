@@ -319,7 +319,8 @@ pub(super) fn worth_asking(
             | Verdict::NoDisk
             | Verdict::NeedsGrant
             | Verdict::Unable
-            | Verdict::Failing => {}
+            | Verdict::Failing
+            | Verdict::Congested => {}
         }
     }
     // A pool is in the order of ids.

@@ -181,6 +181,7 @@ impl Abilities {
         let room = self.ready(function, peer, version);
         if let Some(ran) = ran {
             room.learn(ran);
+            room.has_run();
         }
         let Some(places) = told.places else {
             return;

@@ -49,6 +49,8 @@ pub enum Verdict {
     OnTrial,
     /// It has no room, or holds as many of our calls as it may.
     Full,
+    /// Somebody outside said that it, or the way to it, is congested.
+    Congested,
 }
 
 impl Verdict {
@@ -67,7 +69,8 @@ impl Verdict {
             | Verdict::Bringing { .. }
             | Verdict::Failing
             | Verdict::OnTrial
-            | Verdict::Full => None,
+            | Verdict::Full
+            | Verdict::Congested => None,
         }
     }
 
@@ -87,6 +90,7 @@ impl Verdict {
             Verdict::Failing => "the function fails there",
             Verdict::OnTrial => "failed, and is tried by one call",
             Verdict::Full => "full",
+            Verdict::Congested => "congested, as was said",
         }
     }
 }

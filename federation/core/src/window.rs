@@ -168,6 +168,7 @@ impl Window {
         }
         take_what_there_is(other, cpu);
         if let Some(function) = function {
+            take_what_there_is(&function.warm, 1);
             function.held.fetch_add(1, Ordering::Relaxed);
         }
         self.sent.store(now.as_nanos(), Ordering::Relaxed);
@@ -222,6 +223,9 @@ pub struct FunctionRoom {
     held: AtomicU32,
     /// Calls of ours that it ran at once, or could have, when it spoke last.
     capacity: AtomicU32,
+    /// Instances there that ran calls of ours and have no call of ours since: those
+    /// that its next one finds warm.
+    warm: AtomicU32,
     /// How long they run there, in microseconds, smoothed; 0 before the first.
     service_micros: AtomicU64,
 }
@@ -234,6 +238,7 @@ impl FunctionRoom {
             told: AtomicU64::new(0),
             held: AtomicU32::new(0),
             capacity: AtomicU32::new(0),
+            warm: AtomicU32::new(0),
             service_micros: AtomicU64::new(0),
         }
     }
@@ -269,7 +274,22 @@ impl FunctionRoom {
     pub(crate) fn refresh(&self, offered: Option<&Offered>, heard: Time) {
         if self.told.load(Ordering::Relaxed) < heard.as_nanos() {
             self.renew(room_of(offered), heard);
+            if !offered.is_some_and(|offered| offered.is_warm) {
+                self.warm.store(0, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Takes note that an instance there has run a call of ours to its end.
+    pub(crate) fn has_run(&self) {
+        give(&self.warm, 1);
+    }
+
+    /// Whether a call that goes there now finds an instance that has just run one
+    /// of ours. What the peer says of that in its reports is of a moment at which
+    /// this one may have been busy.
+    pub fn is_warm(&self) -> bool {
+        self.warm.load(Ordering::Relaxed) > 0
     }
 
     /// Calls that may be sent now as far as the function is concerned.

@@ -233,7 +233,8 @@ fn in_words(
         | Verdict::Unasked { .. }
         | Verdict::Failing
         | Verdict::OnTrial
-        | Verdict::Full => verdict.as_str().to_owned(),
+        | Verdict::Full
+        | Verdict::Congested => verdict.as_str().to_owned(),
     }
 }
 

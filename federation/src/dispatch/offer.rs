@@ -104,8 +104,8 @@ pub(super) struct Errand<'a> {
     pub(super) is_impatient: bool,
 }
 
-/// Room that comes back when the answer of a call has been read, and goes to
-/// one that waits.
+/// A call's place at a peer, which comes back when the peer has given it away:
+/// mostly before it answers, else when its answer has been read.
 struct Returns {
     inner: Arc<Inner>,
     peer: PeerId,
@@ -116,12 +116,20 @@ struct Returns {
     streams: bool,
 }
 
+impl Returns {
+    /// Ends it.
+    fn end(&mut self) -> Option<Reserved> {
+        let reserved = self.reserved.take()?;
+        self.inner.waiters.ends_there(self.serves);
+        Some(reserved)
+    }
+}
+
 impl Drop for Returns {
     fn drop(&mut self) {
-        let Some(reserved) = self.reserved.take() else {
+        let Some(reserved) = self.end() else {
             return;
         };
-        self.inner.waiters.ends_there(self.serves);
         match self.streams {
             true => {
                 reserved.give_back();
@@ -288,16 +296,15 @@ impl Inner {
         };
         let patience = self.patience(errand, Duration::ZERO);
         let said = arrived.told.said();
-        let reserved = returns.reserved.as_ref();
-        let word = reserved.and_then(|reserved| word_of(&said, reserved, errand.wanted));
         match arrived.kind.as_str() {
             ANSWER => {
                 self.count_offload(peer, "answered", "");
                 let (start, timing) = arrived.timing();
                 let failed = head.status.is_server_error();
-                self.is_ready(peer, errand, &said, (!failed).then_some(timing.ran));
-                self.federated.met(peer, Met::Answer(word));
                 returns.streams = arrived.told.streams;
+                let ran = (!failed).then_some(timing.ran);
+                let word = self.has_answered(errand, &said, ran, &mut returns);
+                self.federated.met(peer, Met::Answer(word));
                 let kept = Kept::new(
                     body.map_err(BodyError::from).boxed_unsync(),
                     (using, returns),
@@ -317,6 +324,8 @@ impl Inner {
                 })
             }
             REFUSED => {
+                let reserved = returns.reserved.as_ref();
+                let word = reserved.and_then(|reserved| word_of(&said, reserved, errand.wanted));
                 let why = Why::named(arrived.told.why.as_deref());
                 self.count_offload(peer, "refused", why.as_str());
                 let text = text_of(body).await;
@@ -338,8 +347,8 @@ impl Inner {
                     _ => "function-failed",
                 };
                 self.count_offload(peer, "failed", what);
+                let word = self.has_answered(errand, &said, None, &mut returns);
                 self.federated.met(peer, Met::Answer(word));
-                self.is_ready(peer, errand, &said, None);
                 let text = text_of(body).await;
                 match what {
                     "late" if errand.is_impatient => Offered::gave_up(),
@@ -347,6 +356,31 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Takes note of what a peer says with its answer to a call, and that it has
+    /// given the call's place away, unless it streams; its word of the room there.
+    ///
+    /// All at once: a call whose answer is here, but not read by its caller, would
+    /// look like one that the peer has not heard of to the next answer, and a place
+    /// there would be lost until the peer speaks again.
+    fn has_answered(
+        &self,
+        errand: &Errand<'_>,
+        said: &Told,
+        ran: Option<Duration>,
+        returns: &mut Returns,
+    ) -> Option<Word> {
+        let now = self.node.clock().now();
+        let function = (errand.function, errand.wanted.version);
+        let mut abilities = self.federated.abilities();
+        let reserved = returns.reserved.as_ref();
+        let word = reserved.and_then(|reserved| word_of(said, reserved, errand.wanted));
+        abilities.answered(function, returns.peer, said, ran, now);
+        if !returns.streams {
+            drop(returns.end());
+        }
+        word
     }
 
     /// Takes note that a peer has a function, and what it says of its room.

@@ -205,6 +205,8 @@ fn what_is_under_way_counts_against_the_places_that_a_peer_tells() {
     let room = abilities.ready(function.0, id(1), 3);
     assert_eq!((room.room(), room.capacity()), (5, 7));
     assert_eq!(room.service(), ran);
+    // The instance that ran it is there for the next call, and for no other.
+    assert!(room.is_warm());
     let mut peer = PeerView::new(Arc::new(Facts::new(id(1), report())), at(0));
     let window = peer.open().clone();
     let load = Load {
@@ -218,6 +220,7 @@ fn what_is_under_way_counts_against_the_places_that_a_peer_tells() {
         .filter_map(|_| seize(&peer, &known, 3, COST, at(2)))
         .collect();
     assert_eq!((taken.len(), room.held(), room.room()), (4, 4, 1));
+    assert!(!room.is_warm());
     // It answered one, holds one, and has not heard of two.
     abilities.answered(function, id(1), &told, None, at(3));
     assert_eq!(room.room(), 3);

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::abilities::{Ability, AtPeers};
+use crate::congestion::Congestion;
 use crate::explain::{Verdict, Weighed};
 use crate::facts::Facts;
 use crate::report::{Offer, Report, Role};
@@ -362,6 +363,27 @@ fn who_is_unable_or_lacks_disk_or_grants_is_no_candidate() {
     };
     assert_eq!(verdict(wants_grants), Verdict::NeedsGrant);
     assert!(matches!(verdict(Needs::default()), Verdict::Unasked { .. }));
+    // What somebody says of the way there holds whatever the policy.
+    let mut congestion = Congestion::default();
+    assert!(congestion.notice(no_disk.0.id, Time::NEVER, Time::ZERO));
+    let congested = Snapshot {
+        congestion: Some(&congestion),
+        ..snapshot
+    };
+    let verdict = weigh(&no_disk.0, &request_of(&function), &congested);
+    assert_eq!(verdict, Verdict::Congested);
+}
+
+#[test]
+fn those_who_wait_beside_a_free_place_wait_for_something_else() {
+    let crowded = peer(1).change(|report| report.load.waiting = 640);
+    let given = || Given {
+        service: Some(Duration::from_millis(100)),
+        ..case(Here::Full).queue(20)
+    };
+    check("spill", given(), &[crowded], to(0));
+    let crowded = peer(1).change(|report| report.load.waiting = 640).full();
+    check("spill", given(), &[crowded], wait());
 }
 
 fn request_of(function: &FunctionName) -> Request<'_> {

@@ -213,6 +213,12 @@ impl<'a> Look<'a> {
         if !fits {
             return Rated::Not(Verdict::Unfit);
         }
+        // Mostly nobody is.
+        if let Some(congestion) = self.snapshot.congestion
+            && congestion.is_congested(&peer.id, self.snapshot.now)
+        {
+            return Rated::Not(Verdict::Congested);
+        }
         let has_it = match seen.able {
             Able::Ready(_) => true,
             Able::Bringing(left) => return Rated::Not(Verdict::Bringing { left }),
@@ -234,7 +240,8 @@ impl<'a> Look<'a> {
             return Rated::Not(Verdict::Failing);
         }
         let known = seen.room();
-        let nanos = self.completion(seen);
+        let room = peer.room(offered, known, request.cost);
+        let nanos = self.completion(seen, room);
         let delay = Duration::from_nanos(nanos);
         if self.now.saturating_add(nanos) >= self.deadline {
             return Rated::Not(Verdict::TooFar { delay });
@@ -243,7 +250,7 @@ impl<'a> Look<'a> {
             return Rated::Not(Verdict::Unasked { delay });
         }
         let ahead = || known.is_some_and(|known| known.ahead(peer.round_trip()) > 0);
-        if peer.room(offered, known, request.cost) == 0 && !ahead() {
+        if room == 0 && !ahead() {
             return Rated::Not(Verdict::Full);
         }
         match self.here {
@@ -252,11 +259,13 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// After how many nanoseconds a call would be done at a peer: the way there
-    /// and back, a start, what waits there already, and the function's own time.
-    fn completion(&self, seen: &Seen<'_>) -> u64 {
+    /// After how many nanoseconds a call would be done at a peer that has room for
+    /// so many more: the way there and back, a start, what waits there already,
+    /// and the function's own time.
+    fn completion(&self, seen: &Seen<'_>, room: u32) -> u64 {
         let Seen { peer, offered, .. } = *seen;
         let start = match offered {
+            _ if seen.room().is_some_and(|known| known.is_warm()) => 0,
             Some(offered) if offered.is_warm => 0,
             Some(offered) if offered.start_micros > 0 => from_micros(offered.start_micros),
             Some(_) | None => self.start,
@@ -268,10 +277,12 @@ impl<'a> Look<'a> {
             (None, Some(told)) => from_micros(told.service_micros),
             (None, None) => self.service,
         };
-        // Calls that wait there are before this one on the cores that it has.
-        let ahead = match peer.waiting {
-            0 => 0,
-            waiting => {
+        // Calls that wait there are before this one on the cores that it has, where
+        // they wait for these: beside a free place they wait for something else,
+        // such as their own function's --max, or did so when it spoke.
+        let ahead = match (room, peer.waiting) {
+            (1.., _) | (_, 0) => 0,
+            (0, waiting) => {
                 let cores = u64::from((peer.cpu_total / 1_000).max(1));
                 match service.checked_mul(u64::from(waiting)) {
                     Some(ahead) => ahead / cores,
