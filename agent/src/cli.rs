@@ -11,6 +11,7 @@ mod health;
 mod image;
 mod invoke;
 mod logs;
+mod policy;
 mod run;
 mod samples;
 mod scenario;
@@ -141,6 +142,15 @@ enum Command {
     Announce(federation::AnnounceArguments),
     /// Forget another node and where it was
     Forget(federation::PeerArguments),
+    /// How calls are placed
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Nodes that are said to be congested, which policies avoid
+    #[command(subcommand)]
+    Congestion(policy::CongestionCommand),
+    /// What each destination weighs in the tables of policies
+    #[command(subcommand)]
+    Routes(policy::RoutesCommand),
     /// Show how a node is
     Status,
     /// Succeed if a node answers; for health checks
@@ -219,6 +229,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Deny(arguments) => block_on(federation::deny(global, &arguments))?,
         Command::Announce(arguments) => block_on(federation::announce(global, &arguments))?,
         Command::Forget(arguments) => block_on(federation::forget(global, &arguments))?,
+        Command::Policy(command) => block_on(policy::policy(global, &command))?,
+        Command::Congestion(command) => block_on(policy::congestion(global, &command))?,
+        Command::Routes(command) => block_on(policy::routes(global, &command))?,
         Command::Status => block_on(status::status(global))?,
         Command::Health => block_on(health::health(global))?,
         Command::Config(arguments) => config::config(global, &arguments)?,

@@ -382,11 +382,11 @@ fn rules(config: &Config) -> anyhow::Result<Rules> {
                 .parse()
                 .map_err(anyhow::Error::msg)
                 .with_context(|| format!("read the policy of the class {}", class.name))?;
-            by_class.insert(class.name.clone(), policy.0.build());
+            by_class.insert(class.name.clone(), (&policy.0).into());
         }
     }
     Ok(Rules {
-        default: config.policy.0.build(),
+        default: (&config.policy.0).into(),
         by_class,
     })
 }

@@ -35,7 +35,9 @@ use self::explained::Explained;
 pub use self::explained::{Candidate, Explanation, Step};
 use self::offer::is_failure;
 use self::policies::Policies;
-pub use self::policies::Rules;
+pub use self::policies::{
+    BY_HAND_MAX, Calls, InForce, ROUTES_MAX, Route, Rule, Rules, Unchanged, Unnoticed,
+};
 use self::serving::{Guest, Serving};
 use self::waiting::Waiters;
 use crate::blame::{Evidence, Place};
@@ -305,24 +307,6 @@ impl Dispatch {
     /// Keeps what policies learned, for the next life of this node.
     pub async fn keep_what_was_learned(&self) {
         self.inner.keep_what_was_learned().await;
-    }
-
-    /// Takes note that a peer, or the way to it, is congested for so long; `false`
-    /// where too many are.
-    pub fn notice_congestion(&self, peer: PeerId, lasts: Duration) -> bool {
-        let now = self.inner.node.clock().now();
-        self.inner
-            .policies
-            .congestion
-            .change(|congestion| congestion.notice(peer, now + lasts, now))
-    }
-
-    /// Takes that back; `false` when nobody had said so.
-    pub fn clear_congestion(&self, peer: &PeerId) -> bool {
-        self.inner
-            .policies
-            .congestion
-            .change(|congestion| congestion.clear(peer))
     }
 
     /// Waits, at most `limit`, until peers know which calls have ended here.

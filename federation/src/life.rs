@@ -116,7 +116,7 @@ impl World {
         let started = Federated::start(&node, settings(folder.path()));
         let (federated, _) = started.expect("a federation of its own");
         let rules = Rules {
-            default: policy::Choice::default().build(),
+            default: (&policy::Choice::default()).into(),
             by_class: BTreeMap::new(),
         };
         let peer = Keypair::generate_ed25519();

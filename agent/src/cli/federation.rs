@@ -382,7 +382,7 @@ pub(super) async fn explain(global: &Global, call: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn tell(
+pub(super) async fn tell(
     global: &Global,
     method: Method,
     path: &str,

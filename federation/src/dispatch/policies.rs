@@ -18,7 +18,10 @@ use weir_node::function::FunctionSpec;
 use weir_node::id::FunctionName;
 use weir_node::time::Time;
 
-use super::{Inner, POLICY_LABEL};
+use self::by_hand::ByHand;
+pub use self::by_hand::{BY_HAND_MAX, Calls};
+pub use self::managing::{InForce, ROUTES_MAX, Route, Unchanged, Unnoticed};
+use super::{Dispatch, Inner, POLICY_LABEL};
 use crate::congestion::Congestion;
 use crate::federated::{Federated, NoteHeard, Placing};
 use crate::message::Note;
@@ -26,6 +29,9 @@ use crate::peers::Met;
 use crate::policy::{Choice, Field, Policy, Probed, SAVED_BYTES_MAX, TICK_INTERVAL_MIN, Wishes};
 use crate::report::Load;
 use crate::snapshot::Word;
+
+mod by_hand;
+mod managing;
 
 /// How often what policies learned is written down.
 const KEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -44,24 +50,54 @@ const PROBES_PER_SECOND_MAX: (u32, u32) = (10, 100);
 /// hear no more of it.
 const NOTES_PER_SECOND_MAX: u32 = 2;
 
+/// Policies that are in force no more and whose memory is kept.
+const SET_ASIDE_MAX: usize = 4_096;
+
 /// The file of what policies keep, in the federation's folder.
 const FILE: &str = "policies";
+
+/// A policy, and how it is written.
+#[derive(Clone)]
+pub struct Rule {
+    /// With its parameters.
+    pub text: String,
+    /// It, with a memory of its own.
+    pub policy: Arc<dyn Policy>,
+}
+
+impl From<&Choice> for Rule {
+    fn from(choice: &Choice) -> Rule {
+        Rule {
+            text: choice.to_string(),
+            policy: choice.build(),
+        }
+    }
+}
 
 /// How calls are placed.
 #[derive(Clone)]
 pub struct Rules {
     /// Where nothing else is said.
-    pub default: Arc<dyn Policy>,
+    pub default: Rule,
     /// By QoS class.
-    pub by_class: BTreeMap<String, Arc<dyn Policy>>,
+    pub by_class: BTreeMap<String, Rule>,
 }
 
 /// The policy of one call.
 pub(super) enum Chosen<'a> {
-    /// The node's, or a class's.
-    Usual(&'a (dyn Policy + 'static)),
-    /// A function's.
+    /// The node's, or a class's, as the configuration says.
+    Usual(&'a Arc<dyn Policy>),
+    /// A function's, or one that was set by hand.
     Own(Arc<dyn Policy>),
+}
+
+impl Chosen<'_> {
+    fn shared(&self) -> Arc<dyn Policy> {
+        match self {
+            Chosen::Usual(policy) => Arc::clone(policy),
+            Chosen::Own(policy) => policy.clone(),
+        }
+    }
 }
 
 impl Deref for Chosen<'_> {
@@ -69,7 +105,7 @@ impl Deref for Chosen<'_> {
 
     fn deref(&self) -> &(dyn Policy + 'static) {
         match self {
-            Chosen::Usual(policy) => *policy,
+            Chosen::Usual(policy) => &***policy,
             Chosen::Own(policy) => &**policy,
         }
     }
@@ -96,9 +132,11 @@ struct Saved {
 /// A policy, and what it is for.
 #[derive(Clone)]
 struct Held {
-    /// Empty for the node, `class/NAME`, or `function/NAME`: policies of one name
-    /// and scope at several nodes are alike.
+    /// What [`Calls`] is written as: policies of one name and scope at several
+    /// nodes are alike.
     scope: String,
+    /// It, with its parameters, as it is written.
+    text: String,
     policy: Arc<dyn Policy>,
 }
 
@@ -128,10 +166,12 @@ impl Congested {
 /// All policies of a node.
 pub(super) struct Policies {
     rules: Rules,
+    /// What was set by hand stands before all else; mostly nothing was.
+    by_hand: ArcSwapOption<ByHand>,
     by_function: ArcSwap<HashMap<FunctionName, OfFunction>>,
     pub(super) congestion: Congested,
-    /// Held while a function's is added.
-    adding: Mutex<()>,
+    /// Held while a function's is added, or one is set.
+    adding: parking_lot::Mutex<()>,
     /// What they kept in an earlier life and nobody took yet, by name and scope.
     saved: Mutex<BTreeMap<(String, String), ByteBuf>>,
     /// There is one more of them.
@@ -147,14 +187,16 @@ impl Policies {
         let saved = std::fs::read(&path).unwrap_or_default();
         let policies = Policies {
             rules,
+            by_hand: ArcSwapOption::empty(),
             by_function: ArcSwap::default(),
             congestion: Congested::default(),
-            adding: Mutex::default(),
+            adding: parking_lot::Mutex::default(),
             saved: Mutex::new(read(&saved)),
             added: Arc::default(),
             written: Mutex::new(saved),
             path,
         };
+        policies.load_by_hand();
         for held in policies.held() {
             policies.restore(&held, now);
         }
@@ -162,13 +204,19 @@ impl Policies {
     }
 
     /// That by which a call is placed: its function's, else its class's, else the
-    /// node's.
+    /// node's; of each what was set by hand, else what was said otherwise.
     pub(super) fn of(
         &self,
         spec: Option<&FunctionSpec>,
         class: Option<&str>,
         now: Time,
     ) -> Chosen<'_> {
+        let by_hand = self.by_hand.load();
+        if let (Some(by_hand), Some(spec)) = (&*by_hand, spec)
+            && let Some(made) = by_hand.functions.get(&spec.name)
+        {
+            return Chosen::Own(made.policy.clone());
+        }
         if let Some(spec) = spec
             && let Some(text) = spec.labels.get(POLICY_LABEL)
             && let Some(policy) = self.of_function(&spec.name, text, now)
@@ -176,7 +224,14 @@ impl Policies {
             return Chosen::Own(policy);
         }
         let by_class = class.and_then(|class| self.rules.by_class.get(class));
-        Chosen::Usual(&**by_class.unwrap_or(&self.rules.default))
+        if let Some(by_hand) = &*by_hand {
+            let of_class = class.and_then(|class| by_hand.classes.get(class));
+            let of_all = by_hand.all.as_ref().filter(|_| by_class.is_none());
+            if let Some(made) = of_class.or(of_all) {
+                return Chosen::Own(made.policy.clone());
+            }
+        }
+        Chosen::Usual(&by_class.unwrap_or(&self.rules.default).policy)
     }
 
     /// A function's policy, made when its first call comes after it was deployed,
@@ -187,7 +242,7 @@ impl Policies {
         {
             return held.policy.clone();
         }
-        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let _adding = self.adding.lock();
         let mut all = HashMap::clone(&self.by_function.load());
         if let Some(held) = all.get(name)
             && held.text == text
@@ -207,8 +262,16 @@ impl Policies {
             text: text.to_owned(),
             policy: policy.clone(),
         };
-        if let Some(held) = Held::of_function(name, &held) {
-            self.restore(&held, now);
+        if let Some(policy) = &policy {
+            let scope = Calls::OfFunction(name.clone()).to_string();
+            self.restore(
+                &Held {
+                    scope,
+                    text: text.to_owned(),
+                    policy: policy.clone(),
+                },
+                now,
+            );
         }
         all.insert(name.clone(), held);
         self.by_function.store(Arc::new(all));
@@ -222,40 +285,69 @@ impl Policies {
         if all.keys().all(&exists) {
             return;
         }
-        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let _adding = self.adding.lock();
         let mut all = HashMap::clone(&self.by_function.load());
         all.retain(|name, _| exists(name));
         self.by_function.store(Arc::new(all));
     }
 
-    /// All of them.
+    /// All of them that are in force.
     fn held(&self) -> Vec<Held> {
-        let node = Held {
-            scope: String::new(),
-            policy: self.rules.default.clone(),
-        };
-        let classes = self.rules.by_class.iter().map(|(class, policy)| Held {
-            scope: format!("class/{class}"),
-            policy: policy.clone(),
-        });
+        let usual = |scope: String, rule: &Rule| (scope, (rule.text.clone(), rule.policy.clone()));
+        let classes = self.rules.by_class.iter();
+        let classes = classes.map(|(class, rule)| usual(format!("class/{class}"), rule));
         let functions = self.by_function.load();
-        let functions = functions.iter();
-        let functions = functions.filter_map(|(name, held)| Held::of_function(name, held));
-        [node].into_iter().chain(classes).chain(functions).collect()
+        let functions = functions.iter().filter_map(|(name, held)| {
+            let scope = format!("function/{}", name.qualified());
+            Some((scope, (held.text.clone(), held.policy.clone()?)))
+        });
+        let node = usual(String::new(), &self.rules.default);
+        let mut all: BTreeMap<_, _> = [node].into_iter().chain(classes).chain(functions).collect();
+        if let Some(by_hand) = &*self.by_hand.load() {
+            for (calls, made) in by_hand.iter() {
+                let held = (made.choice.to_string(), made.policy.clone());
+                all.insert(calls.to_string(), held);
+            }
+        }
+        let all = all.into_iter();
+        all.map(|(scope, (text, policy))| Held {
+            scope,
+            text,
+            policy,
+        })
+        .collect()
     }
 
     /// The policy of this name that is for this.
     fn named(&self, name: &str, scope: &str) -> Option<Arc<dyn Policy>> {
-        let found = match scope.split_once('/') {
-            None if scope.is_empty() => Some(self.rules.default.clone()),
-            Some(("class", class)) => self.rules.by_class.get(class).cloned(),
-            Some(("function", function)) => {
-                let function: FunctionName = function.parse().ok()?;
-                self.by_function.load().get(&function)?.policy.clone()
-            }
-            Some(_) | None => None,
+        let calls = Calls::read(scope)?;
+        let by_hand = self.by_hand.load();
+        let found = match by_hand.as_ref().and_then(|by_hand| by_hand.get(&calls)) {
+            Some(made) => Some(made.policy.clone()),
+            None => match calls {
+                Calls::All => Some(self.rules.default.policy.clone()),
+                Calls::OfClass(class) => {
+                    let rule = self.rules.by_class.get(&class);
+                    rule.map(|rule| rule.policy.clone())
+                }
+                Calls::OfFunction(function) => {
+                    self.by_function.load().get(&function)?.policy.clone()
+                }
+            },
         };
         found.filter(|policy| policy.name() == name)
+    }
+
+    /// Keeps what a policy learned that is in force no more, for when it is again.
+    fn set_aside(&self, held: &Held) {
+        let Some(bytes) = held.policy.save() else {
+            return;
+        };
+        let key = (held.policy.name().to_owned(), held.scope.clone());
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes.len() <= SAVED_BYTES_MAX && saved.len() < SET_ASIDE_MAX {
+            saved.insert(key, ByteBuf::from(bytes));
+        }
     }
 
     fn restore(&self, held: &Held, now: Time) {
@@ -327,15 +419,6 @@ fn read(bytes: &[u8]) -> BTreeMap<(String, String), ByteBuf> {
     let all = saved.into_iter();
     all.map(|saved| ((saved.policy, saved.scope), saved.bytes))
         .collect()
-}
-
-impl Held {
-    fn of_function(name: &FunctionName, held: &OfFunction) -> Option<Held> {
-        Some(Held {
-            scope: format!("function/{}", name.qualified()),
-            policy: held.policy.clone()?,
-        })
-    }
 }
 
 impl Placing for Inner {

@@ -94,6 +94,7 @@ impl Waiting {
         let service = inner.service(&self.function);
         let waiting = u32::try_from(inner.waiters.len()).unwrap_or(u32::MAX);
         let regions = shared.regions.load();
+        let congestion = inner.policies.congestion.load();
         let request = policy::Request {
             function: &self.function,
             version: self.wanted.version,
@@ -128,7 +129,7 @@ impl Waiting {
             view: &view,
             abilities: &abilities,
             remembered: None,
-            congestion: None,
+            congestion: congestion.as_deref(),
             now: inner.node.clock().now(),
             chance: 0,
         };

@@ -1,5 +1,7 @@
 //! Routes about other nodes: who is there, who may come, why calls go where.
 
+mod policies;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -44,7 +46,17 @@ const INVITE: (Duration, Duration) = (
 pub(super) fn speaks(route: &str) -> bool {
     matches!(
         route,
-        "peers" | "tokens" | "drain" | "leave" | "denials" | "explain" | "secret" | "catalogue"
+        "peers"
+            | "tokens"
+            | "drain"
+            | "leave"
+            | "denials"
+            | "explain"
+            | "secret"
+            | "catalogue"
+            | "policies"
+            | "congestion"
+            | "routes"
     )
 }
 
@@ -108,6 +120,11 @@ pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<
         (&Method::POST, ["leave"]) => leave(dispatch).await,
         (&Method::POST, ["secret", "rotate"]) => rotate(dispatch),
         (&Method::GET, ["explain", call]) => explain(dispatch, call),
+        (method, ["policies", calls @ ..]) => {
+            policies::policies(door, dispatch, method, calls, &text).await
+        }
+        (method, ["congestion", peer @ ..]) => policies::congestion(dispatch, method, peer, &text),
+        (method, ["routes", function]) => policies::routes(door, dispatch, method, function, &text),
         _ => Err(Problem::not_found(format!(
             "there is nothing at {} {:?}",
             parts.method,

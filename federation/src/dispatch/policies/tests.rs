@@ -110,7 +110,10 @@ fn counting(probes: PeerId) -> (Rules, mpsc::UnboundedReceiver<Said>) {
         probes,
     };
     let rules = Rules {
-        default: Arc::new(policy),
+        default: Rule {
+            text: "counting".to_owned(),
+            policy: Arc::new(policy),
+        },
         by_class: BTreeMap::new(),
     };
     (rules, heard)
