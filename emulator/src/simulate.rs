@@ -11,6 +11,8 @@
 //! | `travel` | calls, answers and code between nodes |
 //! | `waiting` | calls that wait, and go elsewhere |
 //! | `gossip` | reports and questions |
+//! | `learning` | what policies learn, and do between decisions |
+//! | `patience` | calls that wait no longer, in a queue or for a peer |
 //! | `travelling` | reports on their way |
 //! | `faults` | what goes wrong |
 //! | `shell` | stand-ins for rules that only production's shells have |
@@ -54,7 +56,9 @@ mod engine;
 mod events;
 mod faults;
 mod gossip;
+mod learning;
 mod node;
+mod patience;
 mod placing;
 pub mod report;
 pub mod series;

@@ -141,9 +141,10 @@ impl Names<'_> {
                 let message = format!("no policy is named {}{suggested}", name.value);
                 mistakes.add(&name.at, message);
             }
-            for (parameter, value) in &placing.parameters.0 {
-                let message = format!("{} takes no parameter {parameter}", name.value);
-                mistakes.add(&value.at, message);
+            if is_known && let Err(wrong) = placing.choice() {
+                for mistake in wrong.mistakes {
+                    mistakes.add(&name.at, mistake);
+                }
             }
             self.is_somebody(&placing.at, mistakes);
             if let Some(function) = &placing.function {

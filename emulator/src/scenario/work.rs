@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use weir_federation_core::policy::{Choice, Wrong};
 use weir_node_core::class::ClassConfig;
 use weir_node_core::resources::{Cpu, Memory};
 
@@ -325,6 +326,22 @@ pub struct Placing {
     pub parameters: Free,
 }
 
+impl Placing {
+    /// The policy with its parameters.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub fn choice(&self) -> Result<Choice, Wrong> {
+        let parameters = self.parameters.0.iter();
+        let written = parameters.map(|(name, value)| format!("{name}={}", value.value));
+        let written: Vec<String> = written.collect();
+        match written.is_empty() {
+            true => self.name.value.parse(),
+            false => format!("{}:{}", self.name.value, written.join(",")).parse(),
+        }
+    }
+}
+
 impl Section for Placing {
     const KEYS: &'static [Key<Self>] = &[
         needed(
@@ -346,7 +363,7 @@ impl Section for Placing {
         key(
             "parameters",
             |s| &mut s.parameters,
-            "What the policy takes.",
+            "What the policy takes, as { key = value }.",
         ),
     ];
 }

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use libp2p_identity::PeerId;
 use std::time::Duration;
 use weir_federation_core::policy::Policy;
 
 use weir_federation_core::placement::{End, Placement};
 use weir_federation_core::report::Load;
 use weir_federation_core::snapshot::{Cost, Reserved};
-use weir_node_core::admission::{Seat, Slot};
+use weir_node_core::admission::{Seat, Slot, Ticket};
 use weir_node_core::time::Time;
+use weir_node_core::words::Timing;
 
 use super::shell::Why;
 
@@ -24,10 +26,11 @@ pub(super) struct CallId {
 pub(super) struct Call {
     pub(super) function: u32,
     pub(super) class: u32,
+    /// Whether its user names that class; else it has it by default.
+    pub(super) names_class: bool,
     /// Which node its user is at.
     pub(super) origin: u32,
     pub(super) arrived: Time,
-    pub(super) deadline: Time,
     pub(super) input_bytes: u64,
     pub(super) answer_bytes: u64,
     /// How long it runs on a node of speed 1, in nanoseconds.
@@ -35,10 +38,14 @@ pub(super) struct Call {
     pub(super) fails: bool,
     /// Where it is, and was on the way there; the last is where it is.
     pub(super) legs: Vec<Leg>,
+    /// Peers where its function failed when it began to wait.
+    pub(super) failing: Vec<PeerId>,
     /// Its place among those that run, since when it does, and how it will end.
     pub(super) running: Option<(Slot, Time, Ended)>,
     /// How long it waited and was started for, where it ran.
     pub(super) waited: Duration,
+    /// Where its time went, where it ran.
+    pub(super) timing: Timing,
     /// Whether it waited for a start.
     pub(super) is_cold: bool,
     /// Where it ran last.
@@ -60,8 +67,39 @@ pub(super) struct Leg {
     /// The place that it has at the next node.
     pub(super) reserved: Option<Reserved>,
     pub(super) seat: Option<Seat>,
+    /// Its place in the queue, where that is bounded in time.
+    pub(super) ticket: Option<Ticket>,
+    /// Until when it waits in the queue, or for a peer's answer; never where
+    /// nobody looks.
+    pub(super) until: Time,
+    /// Whether its policy waits no longer for a peer's answer than that; else
+    /// nobody does.
+    pub(super) is_impatient: bool,
+    /// How long its code was on its way here, and since when it is.
+    pub(super) fetched: Duration,
+    pub(super) began_fetching: Time,
     /// Since when it waits at this node, and in which way.
     pub(super) stay: Stay,
+}
+
+impl Leg {
+    /// A call that is about to be decided about at a node.
+    pub(super) fn new(node: u32, life: u32, placement: Placement<Arc<dyn Policy>>) -> Leg {
+        Leg {
+            node,
+            life,
+            placement,
+            guest: None,
+            reserved: None,
+            seat: None,
+            ticket: None,
+            until: Time::NEVER,
+            is_impatient: false,
+            fetched: Duration::ZERO,
+            began_fetching: Time::ZERO,
+            stay: Stay::Under,
+        }
+    }
 }
 
 /// A call of another node's user.
@@ -185,6 +223,12 @@ impl Calls {
         self.count
     }
 
+    /// Calls for which somebody waits.
+    pub(super) fn awaited(&self) -> usize {
+        let calls = self.places.iter().flat_map(|place| &place.call);
+        calls.filter(|call| !call.is_orphan).count()
+    }
+
     /// Those that have a leg at a node, in the order of their places.
     pub(super) fn with_leg_at(&self, node: u32) -> Vec<CallId> {
         let places = (0_u32..).zip(&self.places);
@@ -204,6 +248,12 @@ impl Call {
     /// Where it is.
     pub(super) fn leg(&mut self) -> &mut Leg {
         self.legs.last_mut().expect("a call is somewhere")
+    }
+
+    /// The first of the nodes where it was that waits no longer for the next one.
+    pub(super) fn gives_up(&self, now: Time) -> Option<usize> {
+        let (_, before) = self.legs.split_last()?;
+        before.iter().position(|leg| leg.until <= now)
     }
 
     /// The node where it is.

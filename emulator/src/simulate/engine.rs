@@ -11,12 +11,13 @@ use weir_federation_core::policy::Origin;
 use weir_node_core::admission::Slot;
 use weir_node_core::scheduler::{Action, GaveUp, Ran, Request};
 use weir_node_core::time::Time;
-use weir_node_core::words::{Phase, Refusal};
+use weir_node_core::words::{Phase, Refusal, Timing};
 
 use super::calls::{Call, CallId, Calls, Ended, Leg, Stay};
 use super::events::{Event, Events};
 use super::faults::Troubles;
 use super::gossip::Question;
+use super::learning::Learning;
 use super::node::Node;
 use super::tally::{Outcome, Tally};
 use super::travelling::Travelling;
@@ -33,6 +34,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(3_600);
 struct Source {
     function: u32,
     class: u32,
+    names_class: bool,
     node: u32,
     begin: Time,
     end: Time,
@@ -57,6 +59,9 @@ pub(super) struct Engine<'a> {
     pub(super) network: Stream,
     pub(super) troubles: Troubles,
     pub(super) travelling: Travelling,
+    pub(super) learning: Learning,
+    /// Whether any node will stand still.
+    pub(super) has_pauses: bool,
     /// What each node said last, whole and in short.
     pub(super) said: Vec<Option<[Arc<Facts>; 2]>>,
     pub(super) questions: Vec<Option<Question>>,
@@ -87,6 +92,8 @@ impl<'a> Engine<'a> {
             network: Stream::new(seed, "network"),
             troubles: Troubles::new(world, scenario),
             travelling: Travelling::default(),
+            learning: Learning::default(),
+            has_pauses: false,
             said: vec![None; world.nodes.len()],
             questions: Vec::new(),
             free_questions: Vec::new(),
@@ -126,6 +133,7 @@ impl<'a> Engine<'a> {
                 self.sources.push(Source {
                     function: small(function as u64),
                     class: small(class.unwrap_or(0) as u64),
+                    names_class: class.is_some(),
                     node,
                     begin: Time::ZERO + workload.from,
                     end: until.min(self.until),
@@ -168,7 +176,7 @@ impl<'a> Engine<'a> {
                 None => self.happen(event),
             }
         }
-        self.tally.leave_unfinished(self.calls.len() as u64);
+        self.tally.leave_unfinished(self.calls.awaited() as u64);
         count
     }
 
@@ -179,6 +187,13 @@ impl<'a> Engine<'a> {
             Event::Reach { call } => self.reach(call),
             Event::Back { call } => self.back(call),
             Event::Elsewhere { call } => self.nobody_elsewhere(call),
+            Event::Enough { call } => self.waited_enough(call),
+            Event::GaveUp { call } => self.gave_up(call),
+            Event::Tick { node, life, slot } => self.tick(node, life, slot as usize),
+            Event::Probe { probe } => self.probe_asked(probe),
+            Event::Probed { probe } => self.probe_told(probe),
+            Event::Note { node, note } => self.hear_note(node, note),
+            Event::Keep { node, life } => self.keep(node, life),
             Event::Started {
                 node,
                 life,
@@ -239,6 +254,7 @@ impl<'a> Engine<'a> {
         let arrived = source.begin + Duration::from_nanos(came);
         source.next = source.process.next(&mut source.arrivals);
         let (number, class, node) = (source.function, source.class, source.node);
+        let names_class = source.names_class;
         self.plan_next(at);
         let qos = &world.qos[class as usize];
         let deadline = qos.deadline_of(arrived, None, false);
@@ -252,32 +268,26 @@ impl<'a> Engine<'a> {
             known: true,
             wanted: function.wanted.clone(),
             fits_here: true,
-            class: world.class_keys[class as usize],
-            policy: world.policy(node, number, class),
+            class: self.class_key(class, names_class),
+            policy: self.policy(node, number, class),
         });
         let mut legs = self.tally.spare_legs.pop().unwrap_or_default();
-        legs.push(Leg {
-            node,
-            life,
-            placement,
-            guest: None,
-            reserved: None,
-            seat: None,
-            stay: Stay::Under,
-        });
+        legs.push(Leg::new(node, life, placement));
         let call = self.calls.add(Call {
             function: number,
             class,
+            names_class,
             origin: node,
             arrived,
-            deadline,
             input_bytes,
             answer_bytes,
             service: runs.unwrap_or(drawn),
             fails,
             legs,
+            failing: Vec::new(),
             running: None,
             waited: Duration::ZERO,
+            timing: Timing::default(),
             is_cold: false,
             ran_at: node,
             reply: None,
@@ -297,13 +307,14 @@ impl<'a> Engine<'a> {
         patient: bool,
     ) -> Option<Request> {
         let function = &world.functions[call.function as usize];
+        let arrival = call.legs.last()?.placement.arrival();
         let elsewhere = node.member.as_ref().map_or(0, |member| member.elsewhere);
         Some(Request {
             function: node.keys[call.function as usize]?,
             class: call.class as usize,
             patient,
-            arrived: call.arrived,
-            deadline: call.deadline,
+            arrived: arrival.arrived,
+            deadline: arrival.deadline,
             persists_until: None,
             timeout: function.timeout,
             per_second: None,
@@ -401,18 +412,28 @@ impl<'a> Engine<'a> {
         let times = node.slow / world.class(at).speed.0;
         let takes = Duration::from_nanos((call.service as f64 * times) as u64);
         let timeout = world.functions[call.function as usize].timeout;
-        let left = call.deadline.since(now);
+        let leg = call.leg();
+        let (fetched, arrival) = (leg.fetched, leg.placement.arrival());
+        let (arrived, deadline) = (arrival.arrived, arrival.deadline);
+        let left = deadline.since(now);
         let (takes, ended) = if takes <= timeout.min(left) {
             let failed = call.fails;
             (takes, Ended::Answered { ran: takes, failed })
         } else if left < timeout {
-            let (phase, after) = (Phase::Run, call.deadline.since(call.arrived));
+            let (phase, after) = (Phase::Run, deadline.since(arrived));
             (left, Ended::Without(End::Late { phase, after }))
         } else {
             (timeout, Ended::TimedOut)
         };
         call.is_cold = slot.waited_for_start().is_some();
         call.waited = now.since(call.arrived);
+        let since_start = slot.waited_for_start_since().unwrap_or(now);
+        call.timing = Timing {
+            fetched,
+            queued: since_start.since(arrived),
+            started: now.since(since_start),
+            ran: takes,
+        };
         call.ran_at = at;
         call.running = Some((slot, now, ended));
         self.events.plan(now + takes, Event::End { call: id });

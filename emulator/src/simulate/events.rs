@@ -21,6 +21,20 @@ pub(super) enum Event {
     Back { call: CallId },
     /// A call waited for a place elsewhere for as long as it may.
     Elsewhere { call: CallId },
+    /// A call waited in the queue for as long as its policy lets it.
+    Enough { call: CallId },
+    /// A peer's answer to a call is waited for no longer.
+    GaveUp { call: CallId },
+    /// A policy of a node is called between decisions.
+    Tick { node: u32, life: u32, slot: u32 },
+    /// A node is asked how loaded it is.
+    Probe { probe: u32 },
+    /// The answer to that is back.
+    Probed { probe: u32 },
+    /// A node hears what a policy tells.
+    Note { node: u32, note: u32 },
+    /// What a node's policies learned is written down.
+    Keep { node: u32, life: u32 },
     /// An instance is started.
     Started {
         node: u32,

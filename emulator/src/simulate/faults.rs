@@ -9,7 +9,7 @@ use super::node::Node;
 use super::world::{World, small};
 use crate::scenario::Scenario;
 use crate::scenario::field::At;
-use crate::scenario::world::Selector;
+use crate::scenario::world::{Fault, Selector};
 
 /// A trouble of the ways between two sets of nodes.
 struct Trouble {
@@ -102,6 +102,14 @@ impl Engine<'_> {
         for (number, fault) in (0_u32..).zip(&self.scenario.faults.0) {
             let (begin, lasts) = (Time::ZERO + fault.value.at, fault.value.lasts);
             self.events.plan(begin, Event::Fault { number });
+            self.has_pauses |= fault.value.pause.is_some();
+            let die = fault.value.kill.iter().chain(&fault.value.restart);
+            for node in die
+                .flat_map(|die| self.selected(&die.value))
+                .collect::<Vec<_>>()
+            {
+                self.plan_keep(node);
+            }
             if let Some(lasts) = lasts {
                 self.events.plan(begin + lasts, Event::Mended { number });
             }
@@ -117,6 +125,7 @@ impl Engine<'_> {
         let fault = &scenario.faults.0[number as usize].value;
         let until = fault.lasts.map_or(Time::NEVER, |lasts| self.now + lasts);
         self.troubles.turn(number, true);
+        self.turn_congestion(fault, Some(until));
         if let Some(kill) = &fault.kill {
             for node in self.selected(&kill.value) {
                 self.kill(node);
@@ -150,6 +159,7 @@ impl Engine<'_> {
         let scenario = self.scenario;
         let fault = &scenario.faults.0[number as usize].value;
         self.troubles.turn(number, false);
+        self.turn_congestion(fault, None);
         if let Some(kill) = &fault.kill {
             for node in self.selected(&kill.value) {
                 self.revive(node);
@@ -165,6 +175,13 @@ impl Engine<'_> {
                 self.nodes[node as usize].claims = None;
                 self.changed(node);
             }
+        }
+    }
+
+    fn turn_congestion(&mut self, fault: &Fault, until: Option<Time>) {
+        if let Some([one, other]) = fault.congestion.as_deref() {
+            let ends = [one, other].map(|end| self.selected(&end.value));
+            self.congest([&ends[0], &ends[1]], until);
         }
     }
 
@@ -184,6 +201,9 @@ impl Engine<'_> {
             let Some(call) = self.calls.get(id) else {
                 continue;
             };
+            if call.is_orphan && call.node() != at {
+                continue;
+            }
             let is_own = call.legs.first().is_some_and(|leg| leg.node == at);
             let is_here = call.node() == at;
             let travels = call.reply.is_some();
@@ -223,6 +243,8 @@ impl Engine<'_> {
             self.say(at);
             self.spread(at, true);
             self.changed(at);
+            self.tick_all(at);
+            self.plan_keep(at);
         }
     }
 
@@ -245,9 +267,17 @@ impl Engine<'_> {
     /// Until when an event has to wait, for its node stands still.
     pub(super) fn still_paused(&mut self, event: Event) -> Option<Time> {
         let node = match event {
-            Event::End { call } | Event::Reach { call } | Event::Elsewhere { call } => {
-                self.calls.get(call)?.node()
+            Event::End { call }
+            | Event::Reach { call }
+            | Event::Elsewhere { call }
+            | Event::Enough { call } => self.calls.get(call)?.node(),
+            Event::GaveUp { call } => {
+                let now = self.now;
+                let call = self.calls.get(call)?;
+                call.legs[call.gives_up(now)?].node
             }
+            Event::Probe { probe } => self.probed_node(probe, false)?,
+            Event::Probed { probe } => self.probed_node(probe, true)?,
             Event::Back { call } => {
                 let call = self.calls.get(call)?;
                 call.legs[call.legs.len().saturating_sub(2)].node
@@ -256,6 +286,9 @@ impl Engine<'_> {
             | Event::Expire { node, .. }
             | Event::Look { node, .. }
             | Event::Hear { node, .. }
+            | Event::Tick { node, .. }
+            | Event::Note { node, .. }
+            | Event::Keep { node, .. }
             | Event::Brought { node, .. } => node,
             // Its nodes are looked at one by one.
             Event::HearAll { .. } | Event::Asked { .. } | Event::Told { .. } => return None,

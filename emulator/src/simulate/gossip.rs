@@ -65,7 +65,7 @@ fn known(world: &World, at: u32) -> usize {
 }
 
 /// Whether a node is to know another: those after it, around the circle.
-fn knows(world: &World, at: u32, other: u32) -> bool {
+pub(super) fn knows(world: &World, at: u32, other: u32) -> bool {
     let count = world.nodes.len();
     let ahead = (other as usize + count - at as usize) % count;
     (1..=known(world, at)).contains(&ahead)
@@ -93,6 +93,9 @@ impl Engine<'_> {
         for at in 0..self.nodes.len() {
             self.hear_all(small(at as u64));
             self.plan_look(small(at as u64));
+        }
+        for at in 0..self.nodes.len() {
+            self.tick_all(small(at as u64));
         }
     }
 
@@ -320,6 +323,7 @@ impl Engine<'_> {
         };
         let (at, number) = (call.node(), call.function);
         let function = &world.functions[number as usize];
+        let failing = call.failing.clone();
         let leg = call.leg();
         let node = &mut self.nodes[at as usize];
         let life = node.life;
@@ -335,7 +339,7 @@ impl Engine<'_> {
         let service = service.filter(|mean| !mean.is_zero());
         let abilities = member.abilities.of(&function.name);
         let reaches = leg.placement.reaches();
-        let request = leg.placement.request(&function.name, &[], service);
+        let request = leg.placement.request(&function.name, &failing, service);
         let snapshot = Snapshot {
             local: Local {
                 here: Here::Unable,

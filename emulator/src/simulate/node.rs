@@ -2,11 +2,15 @@
 //! federation knows and has promised.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use libp2p_identity::PeerId;
 use weir_federation_core::abilities::Abilities;
+use weir_federation_core::blame::Evidence;
+use weir_federation_core::congestion::Congestion;
 use weir_federation_core::guests::Peak;
 use weir_federation_core::peers::Peers;
+use weir_federation_core::policy::{HeardLimits, Policy, WishLimits};
 use weir_federation_core::report::Report;
 use weir_federation_core::reporting::Reporting;
 use weir_federation_core::snapshot::View;
@@ -75,6 +79,15 @@ pub(super) struct Member {
     /// When each peer was asked about each function.
     pub(super) asked: BTreeMap<(u32, u32), Time>,
     pub(super) chance: Stream,
+    /// In the order of [`World::held`].
+    pub(super) policies: Vec<Arc<dyn Policy>>,
+    /// From the first tick on.
+    pub(super) wishes: Option<Box<WishLimits>>,
+    /// From the first note or probe on.
+    pub(super) heard_limits: Option<Box<HeardLimits>>,
+    pub(super) congestion: Option<Box<Congestion>>,
+    /// How calls of its users ended.
+    pub(super) evidence: Evidence,
     /// When it looks at itself next.
     pub(super) look: Time,
 }
@@ -139,6 +152,7 @@ impl Member {
             .peers
             .map_or(world.nodes.len() as u64, |most| most.0);
         let most = usize::try_from(known).unwrap_or(usize::MAX);
+        let held = world.held(at).iter();
         Member {
             peers: Peers::of_at_most(most, id, u64::from(life) + 1),
             view: View::default(),
@@ -160,6 +174,11 @@ impl Member {
             outside: Vec::new(),
             asked: BTreeMap::new(),
             chance: Stream::new(seed, &format!("{}/{life}/decisions", world.name(at))),
+            policies: held.map(|held| held.choice.build()).collect(),
+            wishes: None,
+            heard_limits: None,
+            congestion: None,
+            evidence: Evidence::default(),
             look: Time::NEVER,
         }
     }

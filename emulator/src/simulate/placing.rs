@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use libp2p_identity::PeerId;
 use weir_federation_core::answers;
 use weir_federation_core::placement::{Came, End, Outlook, Step, Window};
+use weir_federation_core::policy::{Class, More};
 use weir_federation_core::snapshot::{Local, Reserved, Snapshot};
+use weir_federation_core::wanted::bring_time;
 use weir_node_core::scheduler::{self, Verdict};
+use weir_node_core::time::Time;
 use weir_node_core::words::Refusal;
 
 use super::calls::{CallId, Ended, Guest, Stay};
@@ -20,10 +24,12 @@ enum Todo {
     Run,
     Wait {
         leaves: bool,
+        until: Time,
         turn: Option<Duration>,
     },
-    /// To the place that was taken at a peer; `None` where there was none left.
-    Go(Option<(u32, Reserved)>),
+    /// To the place that was taken at a peer, how far on from there, and until
+    /// when; `None` where there was none left.
+    Go(Option<(u32, Reserved, (u8, Time))>),
     Bring,
     Elsewhere(Duration),
     Again,
@@ -44,9 +50,15 @@ impl Engine<'_> {
                     Verdict::Refuse { .. } => Came::PlaceTaken,
                     Verdict::Unknown => return self.finish_leg(id, Ended::Without(End::Unknown)),
                 },
-                Todo::Wait { leaves, turn } => return self.wait_here(id, leaves, turn),
+                Todo::Wait {
+                    leaves,
+                    until,
+                    turn,
+                } => return self.wait_here(id, (leaves, until), turn),
                 Todo::Go(None) => Came::PlaceTaken,
-                Todo::Go(Some((peer, reserved))) => return self.go(id, peer, reserved),
+                Todo::Go(Some((peer, reserved, onward))) => {
+                    return self.go(id, peer, reserved, Some(onward));
+                }
                 Todo::Bring => return self.bring(id),
                 Todo::Elsewhere(limit) => return self.wait_elsewhere(id, limit),
                 Todo::Again => continue,
@@ -89,6 +101,7 @@ impl Engine<'_> {
         let Some(mut member) = node.member.take() else {
             return Todo::Wait {
                 leaves: false,
+                until: Time::NEVER,
                 turn: None,
             };
         };
@@ -120,6 +133,8 @@ impl Engine<'_> {
         let (world, now) = (self.world, self.now);
         let call = self.calls.at(id);
         let function = &world.functions[call.function as usize];
+        let (qos, names_class) = (&world.qos[call.class as usize], call.names_class);
+        let input_bytes = call.input_bytes;
         let leg = call.leg();
         let window: Window = leg.placement.window(
             outlook.map(|outlook| Outlook {
@@ -133,7 +148,14 @@ impl Engine<'_> {
         );
         let known = |time: Duration| (!time.is_zero()).then_some(time);
         let service = outlook.and_then(|outlook| known(outlook.service.mean));
-        let alone = leg.placement.is_alone(&window, false, false);
+        let (evidence, own) = (&mut member.evidence, leg.placement.is_own());
+        let failing = match own && !evidence.is_empty() {
+            true => evidence.failing(&function.name, now),
+            false => Vec::new(),
+        };
+        let blamed = failing.contains(&None);
+        let failing: Vec<PeerId> = failing.into_iter().flatten().collect();
+        let alone = leg.placement.is_alone(&window, blamed, false);
         let abilities = match alone {
             true => self.nothing.clone(),
             false => {
@@ -148,18 +170,28 @@ impl Engine<'_> {
                 queue: window.queue,
                 service,
                 start: outlook.and_then(|outlook| known(outlook.start)),
-                blamed: false,
+                blamed,
                 role: class.role.0,
                 regions: &world.regions[world.nodes[at as usize].class],
             },
             view: &member.view,
             abilities: &abilities,
-            congestion: None,
+            congestion: member.congestion.as_deref(),
             remembered: member.remembered,
             now,
             chance: member.chance.number(),
         };
-        let request = leg.placement.request(&function.name, &[], service);
+        let mut request = leg.placement.request(&function.name, &failing, service);
+        request.more = More {
+            class: Class {
+                name: names_class.then_some(&*qos.name),
+                key: leg.placement.arrival().class,
+                deadline: qos.deadline,
+            },
+            body_bytes: Some(input_bytes),
+            fetch: (!window.deployed).then(|| bring_time(function.code_bytes)),
+            ..request.more
+        };
         let away = || false;
         let decided = leg
             .placement
@@ -167,11 +199,14 @@ impl Engine<'_> {
         leg.placement.take(decided.step, now);
         match decided.step {
             Step::Run => Todo::Run,
-            Step::Wait { leaves, .. } => Todo::Wait {
+            Step::Wait { leaves, until } => Todo::Wait {
                 leaves,
+                until,
                 turn: window.turn,
             },
-            Step::Offer { to, .. } => {
+            Step::Offer {
+                to, hops, until, ..
+            } => {
                 let id = member.view.peers[to].id;
                 member.open(world, at, &id, now);
                 let peer = &member.view.peers[to];
@@ -180,7 +215,8 @@ impl Engine<'_> {
                 if reserved.is_some() {
                     member.remembered = Some(peer.id);
                 }
-                Todo::Go(to.zip(reserved))
+                let to = to.zip(reserved);
+                Todo::Go(to.map(|(to, reserved)| (to, reserved, (hops, until))))
             }
             Step::Bring => Todo::Bring,
             Step::WaitElsewhere { limit } => Todo::Elsewhere(limit),
@@ -189,11 +225,17 @@ impl Engine<'_> {
         }
     }
 
-    /// Lets a call wait in the queue of its node.
-    fn wait_here(&mut self, id: CallId, leaves: bool, turn: Option<Duration>) {
+    /// Lets a call wait in the queue of its node; whether it may leave that, and
+    /// until when it waits.
+    fn wait_here(&mut self, id: CallId, (leaves, until): (bool, Time), turn: Option<Duration>) {
         let at = self.node_of(id);
         let stay = Stay::Queued { leaves, turn };
-        self.calls.at(id).leg().stay = stay;
+        self.note_failing(id, leaves);
+        let leg = self.calls.at(id).leg();
+        // Its deadline ends its wait by itself.
+        let is_bounded = until < leg.placement.arrival().deadline;
+        leg.until = if is_bounded { until } else { Time::NEVER };
+        leg.stay = stay;
         if let Some(member) = &mut self.nodes[at as usize].member
             && leaves
         {
@@ -201,7 +243,11 @@ impl Engine<'_> {
         }
         match self.arrive(id, true) {
             Verdict::Run(slot) => self.begin(id, slot),
-            Verdict::Wait(_) => {
+            Verdict::Wait(ticket) => {
+                if is_bounded {
+                    self.calls.at(id).leg().ticket = Some(ticket);
+                    self.events.plan(until, Event::Enough { call: id });
+                }
                 self.settle(at);
                 self.changed(at);
                 // It may have begun meanwhile.
@@ -228,6 +274,22 @@ impl Engine<'_> {
         }
     }
 
+    /// Takes note of where the function of a call fails that may leave.
+    fn note_failing(&mut self, id: CallId, leaves: bool) {
+        let (world, now) = (self.world, self.now);
+        let call = self.calls.at(id);
+        let at = call.node();
+        call.failing.clear();
+        if let Some(member) = &mut self.nodes[at as usize].member
+            && leaves
+            && !member.evidence.is_empty()
+        {
+            let name = &world.functions[call.function as usize].name;
+            let failing = member.evidence.failing(name, now);
+            call.failing = failing.into_iter().flatten().collect();
+        }
+    }
+
     /// Lets a call wait for a place elsewhere.
     fn wait_elsewhere(&mut self, id: CallId, limit: Duration) {
         let at = self.node_of(id);
@@ -242,6 +304,7 @@ impl Engine<'_> {
             return self.finish_leg(id, Ended::Without(end));
         }
         member.outside.push(id);
+        self.note_failing(id, true);
         self.calls.at(id).leg().stay = Stay::Elsewhere;
         let event = Event::Elsewhere { call: id };
         self.events.plan(self.now + limit, event);
@@ -250,7 +313,6 @@ impl Engine<'_> {
 
     /// A call waited for a place elsewhere in vain.
     pub(super) fn nobody_elsewhere(&mut self, id: CallId) {
-        let now = self.now;
         let Some(call) = self.calls.get(id) else {
             return;
         };
@@ -258,16 +320,7 @@ impl Engine<'_> {
             return;
         }
         self.stays_no_more(id);
-        match self
-            .calls
-            .at(id)
-            .leg()
-            .placement
-            .came(Came::NobodyElsewhere, now)
-        {
-            Some(end) => self.finish_leg(id, Ended::Without(end)),
-            None => self.decide(id),
-        }
+        self.came(id, Came::NobodyElsewhere);
     }
 }
 
@@ -277,7 +330,7 @@ fn has_guest_room(
     node: &mut Node,
     member: &mut Member,
     (guest, from, function): (Guest, u32, u32),
-    now: weir_node_core::time::Time,
+    now: Time,
 ) -> bool {
     let cost = guest.cost;
     let own = if guest.counts { cost.cpu } else { 0 };

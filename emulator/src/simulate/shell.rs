@@ -8,9 +8,8 @@
 //! | [`learn`] | `federation/src/dispatch/offer.rs`, `arrived`: which outcome counts for and against a peer |
 //! | [`worth_asking`] | `federation/src/dispatch/waiting.rs`, `Inner::ask` |
 //!
-//! Not modelled, for their rules are there alone too: how long a peer's answer is
-//! waited for (`offer.rs`, `patience`), where a function fails (`note_outcome`),
-//! turns of nodes that wait for a place at a peer, promises, prefetching and letting go of code.
+//! Not modelled, for their rules are there alone too: turns of nodes that wait for
+//! a place at a peer, promises, prefetching and letting go of code.
 
 use std::time::Duration;
 

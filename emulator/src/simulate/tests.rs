@@ -1,7 +1,7 @@
 use super::*;
 use crate::scenario::Texts;
 
-fn scenario(text: &str) -> Scenario {
+pub(super) fn scenario(text: &str) -> Scenario {
     let files = Texts::from([("s.toml".into(), text.to_owned())]);
     Scenario::read(&files, "s.toml", &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use weir_federation_core::answers;
 use weir_federation_core::placement::{Arrival, Came, End, HOPS_MAX, Placement};
-use weir_federation_core::policy::Origin;
+use weir_federation_core::policy::{Origin, Reach};
 use weir_federation_core::report::Role;
 use weir_federation_core::snapshot::Reserved;
+use weir_node_core::time::Time;
 use weir_node_core::words::Refusal;
 
 use super::calls::{CallId, Ended, Guest, Leg, Reply, Stay, Told};
@@ -19,56 +20,64 @@ use super::shell::{self, Said, Why};
 const BRING_FIRST: Duration = Duration::from_millis(100);
 
 impl Engine<'_> {
-    /// Sends a call to a peer.
-    pub(super) fn go(&mut self, id: CallId, peer: u32, reserved: Reserved) {
+    /// Sends a call to a peer, as far on from there and for as long as its policy
+    /// says; the call itself where that says nothing.
+    pub(super) fn go(
+        &mut self,
+        id: CallId,
+        peer: u32,
+        reserved: Reserved,
+        onward: Option<(u8, Time)>,
+    ) {
         let (world, now) = (self.world, self.now);
         let call = self.calls.at(id);
         let (input_bytes, class, function) = (call.input_bytes, call.class, call.function);
-        let deadline = call.deadline;
         let leg = call.leg();
         let from = leg.node;
         leg.reserved = Some(reserved);
-        let before = leg.placement.arrival();
-        let mut visited = before.visited.clone();
-        visited.push(world.nodes[from as usize].id);
         let (sender, receiver) = (world.class(from), world.class(peer));
-        let origin = match receiver.role.0 {
-            Role::Edge => Origin::Neighbour,
-            Role::Cloud => Origin::Region {
-                inside: sender.role.0 == Role::Cloud && sender.region == receiver.region,
-            },
+        let (origin, reach) = match receiver.role.0 {
+            Role::Edge => (Origin::Neighbour, Reach::Horizontal),
+            Role::Cloud => {
+                let inside = sender.role.0 == Role::Cloud && sender.region == receiver.region;
+                (Origin::Region { inside }, Reach::Vertical)
+            }
         };
+        leg.placement
+            .goes(world.nodes[peer as usize].id, reach, now);
+        let before = leg.placement.arrival();
+        let (hops, until) = onward.unwrap_or((before.hops.saturating_sub(1), before.deadline));
+        let mut visited = Vec::with_capacity(before.visited.len() + 1);
+        visited.extend_from_slice(&before.visited);
+        visited.push(world.nodes[from as usize].id);
+        let (wanted, class_key) = (before.wanted.clone(), before.class);
+        self.guest_leaves(id);
+        let life = self.nodes[peer as usize].life;
+        let takes = self.travel(from, peer, input_bytes);
+        // What is left of its time travels in whole milliseconds.
+        let left = Duration::from_millis(until.since(now).as_millis() as u64);
         let arrival = Arrival {
             origin,
             visited,
-            hops: before
-                .hops
-                .saturating_sub(1)
-                .min(HOPS_MAX.saturating_sub(1)),
-            arrived: now,
-            deadline,
+            hops: hops.min(HOPS_MAX.saturating_sub(1)),
+            arrived: now + takes,
+            deadline: match until {
+                Time::NEVER => Time::NEVER,
+                _ => now + takes + left,
+            },
             known: true,
-            wanted: before.wanted.clone(),
+            wanted,
             fits_here: true,
-            class: world.class_keys[class as usize],
-            policy: world.policy(peer, function, class),
+            class: class_key,
+            policy: self.policy(peer, function, class),
         };
-        self.guest_leaves(id);
-        let life = self.nodes[peer as usize].life;
-        self.calls.at(id).legs.push(Leg {
-            node: peer,
-            life,
-            placement: Placement::new(arrival),
-            guest: None,
-            reserved: None,
-            seat: None,
-            stay: Stay::Under,
-        });
+        self.be_patient(id, peer, until);
+        let leg = Leg::new(peer, life, Placement::new(arrival));
+        self.calls.at(id).legs.push(leg);
         if let Some(member) = &mut self.nodes[from as usize].member {
             member.elsewhere += 1;
         }
         self.tally.count_offload(from, peer, now, input_bytes);
-        let takes = self.travel(from, peer, input_bytes);
         self.events.plan(now + takes, Event::Reach { call: id });
     }
 
@@ -95,6 +104,15 @@ impl Engine<'_> {
             let who = world.nodes[from as usize].id;
             member.turns.begins(&who, cost.cpu, now);
             *member.held.entry((from, function)).or_default() += 1;
+        }
+        let call = self.calls.at(id);
+        if call.leg().life != life {
+            // It was sent to one who died since.
+            let class = call.class;
+            let policy = self.policy(at, function, class);
+            let leg = self.calls.at(id).leg();
+            let arrival = Arrival::clone(leg.placement.arrival());
+            leg.placement = Placement::new(Arrival { policy, ..arrival });
         }
         let leg = self.calls.at(id).leg();
         leg.life = life;
@@ -166,9 +184,14 @@ impl Engine<'_> {
         }
     }
 
-    /// A call has ended at the node where it is: its user hears that, or the node
-    /// that sent it.
+    /// A call has ended at the node where it is.
     pub(super) fn finish_leg(&mut self, id: CallId, ended: Ended) {
+        self.attempted(id, None, ended, None);
+        self.pass_on(id, ended);
+    }
+
+    /// The user of a call hears how it ended, or the node that sent it.
+    pub(super) fn pass_on(&mut self, id: CallId, ended: Ended) {
         match self.calls.at(id).legs.len() {
             0 | 1 => self.is_over(id, ended),
             _ => {
@@ -252,6 +275,8 @@ impl Engine<'_> {
         let (function, before) = (&world.functions[call.function as usize], call.legs.len());
         let leg = call.leg();
         let (at, life, reserved) = (leg.node, leg.life, leg.reserved.take());
+        let is_impatient = leg.is_impatient;
+        leg.until = Time::NEVER;
         let Some(node) = self.living(at, life) else {
             // Who sent it is dead: so is the call, save for who sent it there.
             drop(reserved);
@@ -275,7 +300,10 @@ impl Engine<'_> {
                 .as_ref()
                 .map_or(0, |reserved| reserved.under_way(held, cpu)),
         };
-        let came = shell::learn(&mut member, &said, reply.ended, now);
+        let mut came = shell::learn(&mut member, &said, reply.ended, now);
+        if let (true, Ended::Without(End::Late { .. })) = (is_impatient, reply.ended) {
+            came = Some(Came::Lost(said.peer));
+        }
         if let Some(reserved) = reserved {
             match reply.ended {
                 Ended::Gone | Ended::Unreachable => reserved.give_back(),
@@ -283,21 +311,21 @@ impl Engine<'_> {
             }
         }
         self.nodes[at as usize].member = Some(member);
+        self.attempted(id, Some(gone.node), reply.ended, came);
         self.pump(at, gone.node);
         match came {
-            None => self.finish_leg(id, reply.ended),
-            Some(came) => match self.calls.at(id).leg().placement.came(came, now) {
-                Some(end) => self.finish_leg(id, Ended::Without(end)),
-                None => self.decide(id),
-            },
+            None => self.pass_on(id, reply.ended),
+            Some(came) => self.came(id, came),
         }
     }
 
     /// Has the code of a function brought, and the call wait for it.
     pub(super) fn bring(&mut self, id: CallId) {
+        let now = self.now;
         let call = self.calls.at(id);
         let (at, function) = (call.node(), call.function);
-        call.leg().stay = Stay::Code;
+        let leg = call.leg();
+        (leg.stay, leg.began_fetching) = (Stay::Code, now);
         self.start_bringing(at, function);
         self.bringing.entry((at, function)).or_default().push(id);
     }
@@ -354,11 +382,10 @@ impl Engine<'_> {
             let Some(call) = self.calls.get(id) else {
                 continue;
             };
-            call.leg().stay = Stay::Under;
-            match call.leg().placement.came(Came::Brought, now) {
-                Some(end) => self.finish_leg(id, Ended::Without(end)),
-                None => self.decide(id),
-            }
+            let leg = call.leg();
+            leg.stay = Stay::Under;
+            leg.fetched = now.since(leg.began_fetching);
+            self.came(id, Came::Brought);
         }
     }
 

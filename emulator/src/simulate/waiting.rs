@@ -1,9 +1,11 @@
 //! Calls that wait here and go to a place elsewhere.
 
+use libp2p_identity::PeerId;
 use weir_federation_core::explain::Verdict;
 use weir_federation_core::placement::Came;
 use weir_federation_core::policy::{self, Origin};
 use weir_federation_core::snapshot::{Here, Local, Reserved, Snapshot};
+use weir_node_core::time::Time;
 
 use super::calls::{Call, CallId, Stay};
 use super::engine::Engine;
@@ -64,13 +66,13 @@ impl Engine<'_> {
         };
         self.stays_no_more(id);
         let leg = self.calls.at(id).leg();
-        leg.seat = seat;
+        (leg.seat, leg.ticket, leg.until) = (seat, None, Time::NEVER);
         if seat.is_some() {
             // It never ends a call.
             let _ = leg.placement.came(Came::LeftQueue, now);
         }
         leg.placement.moves();
-        self.go(id, peer, reserved);
+        self.go(id, peer, reserved, None);
         self.settle(at);
         true
     }
@@ -83,7 +85,23 @@ fn goes_to(
     (at, peer): (u32, u32),
     member: &mut Member,
     node: Option<&Node>,
-    now: weir_node_core::time::Time,
+    now: Time,
+) -> Option<Reserved> {
+    let failing = std::mem::take(&mut call.failing);
+    let reserved = goes_from(world, call, &failing, (at, peer), member, node, now);
+    call.failing = failing;
+    reserved
+}
+
+/// The same, of one whose function fails at some peers.
+fn goes_from(
+    world: &World,
+    call: &mut Call,
+    failing: &[PeerId],
+    (at, peer): (u32, u32),
+    member: &mut Member,
+    node: Option<&Node>,
+    now: Time,
 ) -> Option<Reserved> {
     let function = &world.functions[call.function as usize];
     let number = call.function as usize;
@@ -112,7 +130,7 @@ fn goes_to(
     let abilities = member.abilities.of(&function.name);
     let request = policy::Request {
         origin: Origin::Here,
-        ..leg.placement.request(&function.name, &[], service)
+        ..leg.placement.request(&function.name, failing, service)
     };
     let waiting = member.queued;
     let snapshot = Snapshot {

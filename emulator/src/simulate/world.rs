@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use weir_federation_core::facts::PeerKey;
-use weir_federation_core::policy::{Choice, ClassKey, Policy};
+use weir_federation_core::policy::{Choice, ClassKey};
 use weir_federation_core::report::Role;
 use weir_federation_core::samples;
 use weir_federation_core::wanted::Wanted;
@@ -18,6 +18,7 @@ use weir_node_core::resources::{Cpu, Memory, Resources};
 
 use crate::scenario::Scenario;
 use crate::scenario::field::At;
+use crate::scenario::work::Placing;
 use crate::scenario::world::{Link, Nodes, Selector};
 use crate::workload::law::{Sizes, Times};
 
@@ -80,8 +81,19 @@ pub(super) struct World {
     pub(super) class_keys: Vec<ClassKey>,
     ways: Vec<Way>,
     groups: usize,
-    /// By group of nodes, function and QoS class.
-    policies: Vec<Arc<dyn Policy>>,
+    /// By group of nodes: the policies that each holds.
+    held: Vec<Vec<Held>>,
+    /// By group of nodes, function and QoS class: which of those.
+    slots: Vec<u32>,
+}
+
+/// A policy that nodes hold, each one of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Held {
+    pub(super) choice: Choice,
+    /// For which calls: empty for all, `class/NAME`, or `function/NAME`. Policies of
+    /// one name and scope at several nodes are alike, and hear each other's notes.
+    pub(super) scope: String,
 }
 
 impl World {
@@ -111,7 +123,8 @@ impl World {
             nodes,
             ways,
             groups,
-            policies: Vec::new(),
+            held: Vec::new(),
+            slots: Vec::new(),
             classes,
         };
         let keys = world
@@ -119,7 +132,7 @@ impl World {
             .iter()
             .map(|class| ClassKey::of(Some(&class.name)));
         world.class_keys = keys.collect();
-        world.policies = policies(scenario, &world, policy);
+        (world.held, world.slots) = policies(scenario, &world, policy);
         let known = (0..world.classes.len()).map(|class| world.known(class));
         world.most_known = known.max().unwrap_or(0);
         world
@@ -152,10 +165,16 @@ impl World {
         self.ways[from * self.groups + to]
     }
 
-    pub(super) fn policy(&self, node: u32, function: u32, class: u32) -> Arc<dyn Policy> {
+    /// The policies that a node holds.
+    pub(super) fn held(&self, node: u32) -> &[Held] {
+        &self.held[self.nodes[node as usize].group as usize]
+    }
+
+    /// By which of them it places calls of a function and a class.
+    pub(super) fn slot(&self, node: u32, function: u32, class: u32) -> usize {
         let group = self.nodes[node as usize].group as usize;
         let at = (group * self.functions.len() + function as usize) * self.qos.len();
-        self.policies[at + class as usize].clone()
+        self.slots[at + class as usize] as usize
     }
 
     pub(super) fn capacity(&self, node: u32) -> Resources {
@@ -377,32 +396,60 @@ fn wanted(of: &crate::scenario::work::Function, name: &FunctionName) -> Wanted {
     Wanted::by(&spec, None)
 }
 
-fn policies(scenario: &Scenario, world: &World, instead: Option<&Choice>) -> Vec<Arc<dyn Policy>> {
-    let built = |name: &String| name.parse().ok().map(|choice: Choice| choice.build());
-    let instead = instead.map(Choice::build);
-    let usual = Choice::default().build();
-    let mut policies = Vec::new();
+/// What the nodes of each group hold, and by which of those calls are placed.
+fn policies(
+    scenario: &Scenario,
+    world: &World,
+    instead: Option<&Choice>,
+) -> (Vec<Vec<Held>>, Vec<u32>) {
+    let usual = Held {
+        choice: instead.cloned().unwrap_or_default(),
+        scope: String::new(),
+    };
+    let (mut all, mut slots) = (Vec::new(), Vec::new());
     for group in 0..world.groups {
-        let alike = world.nodes.iter();
-        let mut alike = alike.filter(|node| node.group as usize == group);
-        let Some(node) = alike.next() else { continue };
+        let mut alike = world.nodes.iter();
+        let Some(node) = alike.find(|node| node.group as usize == group) else {
+            continue;
+        };
+        let mut held: Vec<Held> = Vec::new();
         for function in &scenario.functions.0 {
             for qos in &world.qos {
-                let fits = |placing: &&At<crate::scenario::work::Placing>| {
+                let (function, class) = (&function.value.name.value, &qos.name);
+                let fits = |placing: &&At<Placing>| {
                     let placing = &placing.value;
-                    let named = |of: &Option<At<String>>, name: &str| {
-                        of.as_ref().is_none_or(|of| of.value == name)
+                    let named = |of: &Option<At<String>>, name: &String| {
+                        of.as_ref().is_none_or(|of| of.value == *name)
                     };
                     is_selected(&placing.at.value, &world.classes[node.class], node.number)
-                        && named(&placing.function, &function.value.name.value)
-                        && named(&placing.class, &qos.name)
+                        && named(&placing.function, function)
+                        && named(&placing.class, class)
                 };
                 let placing = scenario.policies.0.iter().rev().find(fits);
-                let named = placing.and_then(|of| built(&of.value.name.value));
-                let chosen = instead.clone().or(named);
-                policies.push(chosen.unwrap_or_else(|| usual.clone()));
+                let chosen = placing.filter(|_| instead.is_none());
+                let chosen = chosen.and_then(|of| held_by(&of.value));
+                let chosen = chosen.unwrap_or_else(|| usual.clone());
+                let slot = held.iter().position(|held| *held == chosen);
+                slots.push(small(slot.unwrap_or(held.len()) as u64));
+                if slot.is_none() {
+                    held.push(chosen);
+                }
             }
         }
+        all.push(held);
     }
-    policies
+    (all, slots)
+}
+
+fn held_by(placing: &Placing) -> Option<Held> {
+    let of = |what: &str, of: &Option<At<String>>| {
+        let name = of.as_ref().map(|of| format!("{what}/{}", of.value));
+        name.into_iter()
+    };
+    let function = of("function", &placing.function);
+    let scope: Vec<String> = function.chain(of("class", &placing.class)).collect();
+    Some(Held {
+        choice: placing.choice().ok()?,
+        scope: scope.join("/"),
+    })
 }

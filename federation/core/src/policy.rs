@@ -25,6 +25,7 @@ mod cloud_only;
 mod edge_cloud;
 mod edge_only;
 mod learning;
+mod limits;
 mod local_only;
 mod memory;
 mod parameters;
@@ -50,6 +51,7 @@ pub use learning::{
     ClassKey, Ending, Field, Malformed, NOTE_BYTES_MAX, Outcome, PROBES_MAX, Probed,
     SAVED_BYTES_MAX, TICK_INTERVAL_MIN, Wishes,
 };
+pub use limits::{HeardLimits, SAVE_INTERVAL, Unheard, WishLimits, is_room_told, next_tick};
 pub use memory::{Cell, Memory, Plan, Which};
 pub use parameters::{
     CHOICE_BYTES_MAX, Choice, Key, Kind, Outside, Parameters, Range, Value, Wrong,

@@ -2,6 +2,7 @@
 //! deployed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use weir_node_core::function::{FunctionSpec, Network, Scope};
@@ -12,6 +13,17 @@ use crate::snapshot::Cost;
 
 /// Constraints that name a processor: Kubernetes' and Swarm's.
 const ARCHITECTURE: [&str; 2] = ["kubernetes.io/arch", "node.platform.arch"];
+
+/// How long code is expected to need on its way that nobody has measured: to
+/// begin with, and for each megabyte.
+const BRING_FIRST: Duration = Duration::from_millis(100);
+const BRING_MEGABYTE: Duration = Duration::from_millis(200);
+
+/// How long so many bytes of code are expected to need that nobody has measured.
+pub fn bring_time(code_bytes: u64) -> Duration {
+    let megabytes = u32::try_from(code_bytes >> 20).unwrap_or(u32::MAX);
+    BRING_FIRST.saturating_add(BRING_MEGABYTE.saturating_mul(megabytes))
+}
 
 /// What a function wants of the node that runs it.
 #[derive(Debug)]
@@ -149,7 +161,7 @@ impl Wanted {
     }
 
     /// What a call takes that is expected to run so long.
-    pub fn cost(&self, service: Option<std::time::Duration>) -> Cost {
+    pub fn cost(&self, service: Option<Duration>) -> Cost {
         Cost {
             cpu: self.cpu,
             long: service.is_some_and(|service| service > crate::snapshot::SHORT),
