@@ -30,6 +30,12 @@ pub struct Metric {
     of: fn(&Report) -> f64,
 }
 
+/// Functions that a text for a terminal shows, those that are called most.
+const FUNCTIONS_SHOWN: usize = 20;
+
+/// Numbers of each function or class in tables.
+const KIND_NUMBERS: usize = 3;
+
 /// The list of metrics, in the order of reports.
 pub const METRICS: [Metric; 17] = [
     metric("calls", |of| of.all.calls as f64),
@@ -193,17 +199,23 @@ impl Comparison {
         self.sheet("Outcomes", rows)
     }
 
-    /// Three rows for each function or class.
-    fn kinds(&self, title: &str, kinds: fn(&Report) -> Kinds<'_>) -> Sheet {
-        let numbers: [KindNumber; 3] = [
+    /// Three rows for each function or class; in the order of names, or those first
+    /// that are called most.
+    fn kinds(&self, title: &str, kinds: fn(&Report) -> Kinds<'_>, by_calls: bool) -> Sheet {
+        let numbers: [KindNumber; KIND_NUMBERS] = [
             ("answered %", |calls| percent(answered(calls), calls.calls)),
             ("mean ms", |calls| calls.latency.mean),
             ("p99 ms", |calls| calls.latency.p99),
         ];
-        let names: Vec<String> = self.runs.first().map_or_else(Vec::new, |run| {
-            kinds(run).map(|(name, _)| name.clone()).collect()
+        let mut names: Vec<(u64, String)> = self.runs.first().map_or_else(Vec::new, |run| {
+            let names = kinds(run).map(|(name, calls)| (calls.calls, name.clone()));
+            names.collect()
         });
-        let rows = names.into_iter().flat_map(|name| {
+        if by_calls {
+            names.sort_by_key(|(calls, _)| std::cmp::Reverse(*calls));
+        }
+        let names = names.into_iter().map(|(_, name)| name);
+        let rows = names.flat_map(|name| {
             numbers.map(|(what, number)| {
                 let title = format!("{name} {what}");
                 let name = name.clone();
@@ -255,8 +267,8 @@ impl Comparison {
         let mut sheets = vec![
             self.overview(),
             self.outcomes(),
-            self.kinds("Functions", |run| Box::new(run.functions.iter())),
-            self.kinds("Classes", |run| Box::new(run.classes.iter())),
+            self.kinds("Functions", |run| Box::new(run.functions.iter()), false),
+            self.kinds("Classes", |run| Box::new(run.classes.iter()), false),
             self.nodes("Calls that nodes ran", |node| node.ran as f64),
             self.nodes("Utilisation of nodes, %", |node| 100.0 * node.utilisation),
             self.nodes("Mean latency of nodes' users, ms", |node| node.mean),
@@ -271,12 +283,19 @@ impl Comparison {
         if let Some(corner) = overview.head.first_mut() {
             "all calls".clone_into(corner);
         }
-        let mut functions = self.kinds("", |run| Box::new(run.functions.iter()));
+        let mut functions = self.kinds("", |run| Box::new(run.functions.iter()), true);
+        let (rows, shown) = (functions.rows.len(), FUNCTIONS_SHOWN * KIND_NUMBERS);
+        functions.rows.truncate(shown);
+        let more = rows.saturating_sub(shown) / KIND_NUMBERS;
+        let more = match more {
+            0 => String::new(),
+            more => format!("and {more} more: --out has all\n"),
+        };
         if let Some(corner) = functions.head.first_mut() {
             "functions".clone_into(corner);
         }
         format!(
-            "{}\n\n{}\n{}\ndigest {}\n",
+            "{}\n\n{}\n{}{more}\ndigest {}\n",
             self.about(),
             overview.text(),
             functions.text(),

@@ -9,6 +9,7 @@
 //! | `engine` | the loop: calls that come, run and end |
 //! | `placing` | the steps of placement, done |
 //! | `travel` | calls, answers and code between nodes |
+//! | `turns` | who waits for a place at a peer, in turn |
 //! | `waiting` | calls that wait, and go elsewhere |
 //! | `gossip` | reports and questions |
 //! | `learning` | what policies learn, and do between decisions |
@@ -66,6 +67,7 @@ mod shell;
 pub mod tally;
 mod travel;
 mod travelling;
+mod turns;
 mod waiting;
 mod world;
 

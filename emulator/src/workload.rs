@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `chance` | streams of chance, one for each purpose |
 //! | `law` | times and sizes |
+//! | `picks` | which of functions that are alike |
 //! | `process` | moments of arrival |
 //!
 //! Nothing here knows where a call is run, so that two policies see the same
@@ -28,6 +29,7 @@
 
 pub mod chance;
 pub mod law;
+pub mod picks;
 pub mod process;
 
 #[cfg(test)]

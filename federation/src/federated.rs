@@ -37,7 +37,6 @@ use weir_overlay::{Endpoint, Event as Happening, Overlay};
 pub use self::belonging::HandedOver;
 pub use self::forgetting::Forgot;
 pub use self::listing::{PeerStatus, Tried};
-use self::noting::Noting;
 pub(crate) use self::noting::{NoteHeard, Placing};
 pub use self::registering::RegistryState;
 pub use self::settings::{EtcdSettings, Registry, Settings};
@@ -52,6 +51,7 @@ use crate::guests::Peak;
 use crate::member::{Member, MemberError};
 use crate::message::{self, Message, Summary};
 use crate::peers::{Fault, Met, Peers};
+use crate::policy::HeardLimits;
 use crate::report::{Report, Role};
 use crate::roster::Roster;
 use crate::snapshot::View;
@@ -204,7 +204,7 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// What places calls, once it does.
     pub(crate) placing: OnceLock<Weak<dyn Placing>>,
-    noting: Mutex<Noting>,
+    noting: Mutex<HeardLimits>,
     /// Calls of other nodes' users that run or wait here.
     pub(crate) guests: AtomicU32,
     /// Processors that they take, in thousandths of a core: short ones and long

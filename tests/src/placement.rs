@@ -8,11 +8,13 @@
 //! * [`trials`] are the set-ups. The benchmarks run them at full size and judge
 //!   them by the targets; the tests run them on slower functions and fewer
 //!   calls, so that a busy machine changes little, and leave wide slack.
+//! * [`twin`] has the simulator play the same calls.
 
 pub mod arrivals;
 pub mod clients;
 pub mod ideal;
 pub mod trials;
+pub mod twin;
 
 use serde_json::json;
 

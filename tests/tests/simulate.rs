@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use weir_tests::node::{text, weir};
+use weir_tests::placement::trials::{Scale, Three};
+use weir_tests::placement::twin::{Twins, single};
 
 /// Arguments of a short run of `three-nodes`.
 const SHORT: [&str; 4] = ["simulate", "three-nodes", "--set", "scenario.duration=45s"];
@@ -100,7 +104,7 @@ async fn all_mistakes_of_a_scenario_are_told_with_their_place() {
 async fn a_right_scenario_is_said_to_be_right() {
     let said = done(&["scenario", "check", "federation"]).await;
     assert!(
-        said.contains("federation is right: nodes 16, functions 4,"),
+        said.contains("federation is right: nodes 16, functions 300,"),
         "{said}"
     );
     let said = done(&["scenario", "check", "federation", "--output", "json"]).await;
@@ -259,5 +263,144 @@ async fn a_report_is_a_folder_that_needs_nothing_else() {
     }
     for name in ["shares.svg", "where-spill.svg", "p99-by-seed.svg"] {
         assert!(count(&tags(&read(name)), "rect") > 2, "{name}");
+    }
+}
+
+/// Calls that are long beside what a busy machine adds to them.
+const SCALE: Scale = Scale {
+    service: Duration::from_millis(400),
+    time: Duration::from_secs(8),
+    deadline: Duration::MAX,
+};
+
+/// Panics where the simulator says what is far from what was seen. The bounds of
+/// `tests/bench/run --only v` are narrow; these are what a busy machine keeps.
+#[track_caller]
+fn assert_alike(what: &str, twins: &Twins) {
+    eprintln!("{what}: {twins:?}");
+    assert!(twins.share_apart() < 0.15, "{what}: {twins:?}");
+    assert!(twins.apart(|seen| seen.median) < 0.25, "{what}: {twins:?}");
+}
+
+#[tokio::test]
+async fn a_node_and_its_simulation_agree() {
+    for (load, seed) in [(0.5, 1), (0.85, 2)] {
+        let twins = single(4, load, &SCALE, seed)
+            .await
+            .expect("clients can run");
+        assert_eq!(twins.played.answered, 1.0, "{twins:?}");
+        assert_alike(&format!("{load} of load"), &twins);
+    }
+}
+
+#[tokio::test]
+async fn three_nodes_and_their_simulation_agree() {
+    let three = Three::start().await;
+    for (rate, seed) in [(50.0, 3), (99.0, 4)] {
+        let twins = three.twins(&SCALE, rate, seed).await;
+        let twins = twins.expect("clients can run");
+        assert_alike(&format!("{rate} calls a second"), &twins);
+    }
+}
+
+/// Looks at a page from within, when it is laid out: for each plot its marks that
+/// take up room, and what went wrong.
+const PROBE: &str = "<script>
+const wrong = [];
+addEventListener('error', event => wrong.push(String(event.message)));
+addEventListener('load', () => {
+    const plots = [...document.querySelectorAll('svg')].map(svg => {
+        const marks = svg.querySelectorAll('rect, line, circle, polyline, polygon, path');
+        const seen = [...marks].filter(mark => {
+            const box = mark.getBBox();
+            return box.width + box.height > 0;
+        });
+        const box = svg.getBoundingClientRect();
+        return { width: box.width, height: box.height, marks: seen.length };
+    });
+    const found = document.createElement('pre');
+    found.id = 'found';
+    found.textContent = JSON.stringify({ plots, wrong });
+    document.body.append(found);
+});
+</script>";
+
+/// The names under which a Chromium is installed.
+const CHROMIUMS: [&str; 4] = [
+    "chromium",
+    "chromium-headless-shell",
+    "chromium-browser",
+    "google-chrome",
+];
+
+/// Opens a page in Chromium; its document when all is loaded, and what was said to
+/// the console. `None` where there is no Chromium.
+async fn browsed(page: &Path, folder: &Path) -> Option<(String, String)> {
+    let found = CHROMIUMS.iter().find(|name| {
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&paths).any(|folder| folder.join(name).exists())
+    })?;
+    let mut browser = tokio::process::Command::new(found);
+    browser
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+        ])
+        .args([
+            "--disable-dev-shm-usage",
+            "--enable-logging=stderr",
+            "--dump-dom",
+        ])
+        .arg(format!(
+            "--user-data-dir={}",
+            folder.join("profile").display()
+        ))
+        .arg(format!("file://{}", page.display()))
+        .env("HOME", folder)
+        .kill_on_drop(true);
+    let output = browser.output().await.expect("Chromium starts");
+    Some((text(&output.stdout), text(&output.stderr)))
+}
+
+#[tokio::test]
+async fn a_page_is_shown_by_chromium_without_an_error_and_with_its_plots() {
+    let folder = TempDir::new().expect("a folder");
+    let out = folder.path().join("report");
+    let path = out.to_str().expect("our paths are text");
+    short(&[
+        "--policy",
+        "spill,edge-only",
+        "--repeat",
+        "2",
+        "--out",
+        path,
+    ])
+    .await;
+    let page = fs::read_to_string(out.join("report.html")).expect("a page");
+    let plots = page.matches("<svg").count();
+    let probed = out.join("probed.html");
+    let page = page.replacen("</head>", &format!("{PROBE}</head>"), 1);
+    fs::write(&probed, page).expect("it is written");
+    let Some((document, said)) = browsed(&probed, folder.path()).await else {
+        eprintln!("skipped: no Chromium is installed (Debian's package chromium)");
+        return;
+    };
+    assert!(!said.contains("CONSOLE"), "{said}");
+    let found = document.split("<pre id=\"found\">").nth(1);
+    let found = found.and_then(|found| found.split("</pre>").next());
+    let found = found.unwrap_or_else(|| panic!("it was not laid out: {document}\n{said}"));
+    let found: Value = serde_json::from_str(found).expect("JSON");
+    assert_eq!(found["wrong"], serde_json::json!([]), "{found}");
+    let shown = found["plots"].as_array().expect("a list");
+    assert_eq!(shown.len(), plots);
+    for plot in shown {
+        let number = |name: &str| plot[name].as_f64().expect("a number");
+        assert!(
+            number("width") > 200.0 && number("height") > 100.0,
+            "{found}"
+        );
+        assert!(number("marks") >= 3.0, "{found}");
     }
 }

@@ -86,11 +86,9 @@ fn check(global: &Global, name: &str, settings: &[Setting]) -> anyhow::Result<()
     let scenario = read(name, settings)?;
     let nodes = scenario.nodes.0.iter().map(|class| class.value.count.0);
     let nodes: u64 = nodes.sum();
-    let [functions, workloads, faults] = [
-        scenario.functions.0.len(),
-        scenario.workloads.0.len(),
-        scenario.faults.0.len(),
-    ];
+    let functions = scenario.functions.0.iter().map(|of| of.value.count.0);
+    let functions: u64 = functions.sum();
+    let [workloads, faults] = [scenario.workloads.0.len(), scenario.faults.0.len()];
     let document = json!({
         "scenario": scenario.head.0.name,
         "nodes": nodes,

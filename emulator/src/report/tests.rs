@@ -60,3 +60,34 @@ fn markdown_has_a_table_for_each_sheet_and_its_plots() {
     }
     assert!(text.contains("![Latency](latency.svg)"));
 }
+
+/// A report of each kind, as the repository has it. Where a change is meant, run
+/// this with WEIR_WRITE_GOLDEN=1, and look at what differs.
+#[test]
+fn reports_are_as_they_were() {
+    let compared = comparison(&["spill", "edge-only"], 2);
+    let plots = [("Latency".to_owned(), "latency.svg".to_owned())];
+    let json = serde_json::to_string_pretty(&compared.json()).expect("it can be written");
+    let reports = [
+        ("report.md", compared.markdown(&plots)),
+        ("report.csv", compared.csv()),
+        ("report.json", json + "\n"),
+    ];
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    for (name, found) in reports {
+        let path = folder.join(name);
+        if std::env::var_os("WEIR_WRITE_GOLDEN").is_some() {
+            std::fs::write(&path, found).expect("it can be written");
+            continue;
+        }
+        let expected = std::fs::read_to_string(&path).expect("it is there");
+        let line = expected
+            .lines()
+            .zip(found.lines())
+            .position(|(a, b)| a != b);
+        assert!(
+            expected == found,
+            "{name} differs, first in line {line:?} from 0"
+        );
+    }
+}

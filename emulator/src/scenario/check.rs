@@ -1,13 +1,18 @@
 //! What must hold between the sections of a scenario.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use weir_federation_core::policy;
 
 use super::Scenario;
 use super::field::At;
 use super::tree::{Mistakes, Origin, suggestion};
+use super::work::Function;
 use super::world::{Nodes, Selector};
+
+/// Functions of one scenario.
+const FUNCTIONS_MAX: u64 = 100_000;
 
 /// Nodes of one scenario.
 const NODES_MAX: u64 = 1_000_000;
@@ -15,6 +20,7 @@ const NODES_MAX: u64 = 1_000_000;
 /// Names that may be referred to.
 struct Names<'a> {
     nodes: &'a [At<Nodes>],
+    alike: &'a [At<Function>],
     /// Whether a count may be one of the mistakes, so that a number says little.
     any_number: bool,
     zones: BTreeSet<&'a str>,
@@ -34,6 +40,7 @@ pub(super) fn check(scenario: &Scenario, mistakes: &mut Mistakes) {
     let classes = scenario.classes.0.iter();
     let mut names = Names {
         nodes,
+        alike: &scenario.functions.0,
         any_number: !mistakes.0.is_empty(),
         zones: of_nodes(|nodes| nodes.zone.as_ref()),
         regions: of_nodes(|nodes| nodes.region.as_ref()),
@@ -66,8 +73,32 @@ pub(super) fn check(scenario: &Scenario, mistakes: &mut Mistakes) {
         let message = format!("{count} nodes are more than {NODES_MAX}");
         mistakes.add(&at.unwrap_or_default(), message);
     }
+    check_functions(&scenario.functions.0, mistakes);
     names.check_world(scenario, mistakes);
     names.check_work(scenario, mistakes);
+}
+
+/// Functions have names of their own, with their numbers too.
+fn check_functions(functions: &[At<Function>], mistakes: &mut Mistakes) {
+    let count = functions.iter().map(|f| f.value.count.0).sum::<u64>();
+    if let Some(first) = functions.first()
+        && count > FUNCTIONS_MAX
+    {
+        let message = format!("{count} functions are more than {FUNCTIONS_MAX}");
+        mistakes.add(&first.at, message);
+    }
+    let many = functions.iter().filter(|f| f.value.count.0 > 1);
+    for alike in many {
+        let is_one = |other: &&At<Function>| {
+            let name = &other.value.name.value;
+            *name != alike.value.name.value && alike.value.numbers(name).is_some()
+        };
+        for other in functions.iter().filter(is_one) {
+            let (name, class) = (&other.value.name, &alike.value.name.value);
+            let message = format!("{} is one of the functions that {class} means", name.value);
+            mistakes.add(&name.at, message);
+        }
+    }
 }
 
 fn unique(what: &str, named: &[&At<String>], mistakes: &mut Mistakes) {
@@ -156,7 +187,7 @@ impl Names<'_> {
         }
     }
 
-    fn fits_somewhere(&self, function: &super::work::Function, mistakes: &mut Mistakes) {
+    fn fits_somewhere(&self, function: &Function, mistakes: &mut Mistakes) {
         let fits = |class: &At<Nodes>| {
             let cores = class.value.cores.0.saturating_mul(1_000);
             class.value.memory >= function.memory
@@ -169,6 +200,10 @@ impl Names<'_> {
     }
 
     fn is_function(&self, name: &At<String>, mistakes: &mut Mistakes) {
+        let mut alike = self.alike.iter();
+        if alike.any(|function| function.value.numbers(&name.value).is_some()) {
+            return;
+        }
         self.is_one_of("function", &self.functions, &name.value, &name.at, mistakes);
     }
 
@@ -221,28 +256,38 @@ impl Names<'_> {
     }
 }
 
+/// Which of `count` things that are alike a name means, by their numbers from 0;
+/// `None` for none.
+pub(super) fn numbers(class: &str, count: u64, name: &str) -> Option<Range<u64>> {
+    let rest = name.strip_prefix(class)?;
+    if rest.is_empty() {
+        return Some(0..count);
+    }
+    let number = rest.strip_prefix('-')?;
+    let number = number
+        .parse::<u64>()
+        .ok()
+        .filter(|_| !number.starts_with('0'))?;
+    (1..=count).contains(&number).then(|| number - 1..number)
+}
+
+/// The name of one of `count` things that are alike, by its number from 0.
+pub(super) fn numbered(class: &str, count: u64, number: u64) -> String {
+    match count {
+        1 => class.to_owned(),
+        _ => format!("{class}-{}", number.saturating_add(1)),
+    }
+}
+
 impl Nodes {
     /// The nodes of this class that a name means, by their numbers from 0; `None`
     /// for none.
-    pub fn numbers(&self, name: &str) -> Option<std::ops::Range<u64>> {
-        let count = self.count.0;
-        let rest = name.strip_prefix(self.name.value.as_str())?;
-        if rest.is_empty() {
-            return Some(0..count);
-        }
-        let number = rest.strip_prefix('-')?;
-        let number = number
-            .parse::<u64>()
-            .ok()
-            .filter(|_| !number.starts_with('0'))?;
-        (1..=count).contains(&number).then(|| number - 1..number)
+    pub fn numbers(&self, name: &str) -> Option<Range<u64>> {
+        numbers(&self.name.value, self.count.0, name)
     }
 
     /// The name of one of its nodes, by its number from 0.
     pub fn node_name(&self, number: u64) -> String {
-        match self.count.0 {
-            1 => self.name.value.clone(),
-            _ => format!("{}-{}", self.name.value, number.saturating_add(1)),
-        }
+        numbered(&self.name.value, self.count.0, number)
     }
 }

@@ -1,5 +1,6 @@
 //! Functions, classes, who calls what, and by which policy.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use weir_federation_core::policy::{Choice, Wrong};
@@ -7,6 +8,7 @@ use weir_node_core::class::ClassConfig;
 use weir_node_core::resources::{Cpu, Memory};
 
 use super::arrivals::Arrivals;
+use super::check::{numbered, numbers};
 use super::field::{At, Field, Free, Key, Reading, Section, Share, Whole, key, needed, wrong};
 use super::law::{Service, Size};
 use super::tree::{Mistakes, Origin, Tree, Value};
@@ -57,6 +59,8 @@ pub struct Function {
     pub name: At<String>,
     /// What an instance holds.
     pub memory: Memory,
+    /// How many functions are alike.
+    pub count: Whole<1, 10_000>,
     /// Processors of a call.
     pub cpu: Cpu,
     /// How long a call runs on a node of speed 1.
@@ -92,6 +96,7 @@ impl Default for Function {
         Function {
             name: At::default(),
             memory: Memory::mebibytes(128),
+            count: Whole(1),
             cpu: Cpu::cores(1),
             service: Service::default(),
             start: Service::default(),
@@ -110,9 +115,27 @@ impl Default for Function {
     }
 }
 
+impl Function {
+    /// The functions of this kind that a name means, by their numbers from 0;
+    /// `None` for none.
+    pub fn numbers(&self, name: &str) -> Option<Range<u64>> {
+        numbers(&self.name.value, self.count.0, name)
+    }
+
+    /// The name of one of them, by its number from 0.
+    pub fn function_name(&self, number: u64) -> String {
+        numbered(&self.name.value, self.count.0, number)
+    }
+}
+
 impl Section for Function {
     const KEYS: &'static [Key<Self>] = &[
         needed("name", |s| &mut s.name, "Its name."),
+        key(
+            "count",
+            |s| &mut s.count,
+            "How many are alike; of more than one, each has a number behind its name.",
+        ),
         key("memory", |s| &mut s.memory, "Memory of an instance."),
         key("cpu", |s| &mut s.cpu, "Processors of a call."),
         needed(
@@ -170,7 +193,8 @@ impl Section for Function {
         if self.least.0 > self.most.0 {
             mistakes.add(&self.name.at, "min is more than max");
         }
-        if let Err(error) = self.name.value.parse::<weir_node_core::id::FunctionName>() {
+        let name = self.function_name(self.count.0 - 1);
+        if let Err(error) = name.parse::<weir_node_core::id::FunctionName>() {
             mistakes.add(&self.name.at, error.to_string());
         }
         if matches!(self.start, Service::BySize(_)) {
@@ -248,8 +272,10 @@ impl Section for Class {
 /// Who calls what.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Workload {
-    /// Which function.
+    /// Which function; of several that are alike, each call takes one of them.
     pub function: At<String>,
+    /// How much more often the first of those is called than the others.
+    pub zipf: super::field::Real<0, 10_000>,
     /// At which nodes: each has the whole of it, and chance of its own.
     pub at: At<Selector>,
     /// Of which class; the first by default.
@@ -268,6 +294,7 @@ impl Default for Workload {
     fn default() -> Workload {
         Workload {
             function: At::default(),
+            zipf: super::field::Real(0.0),
             at: At::default(),
             class: None,
             input: Size::default(),
@@ -281,6 +308,11 @@ impl Default for Workload {
 impl Section for Workload {
     const KEYS: &'static [Key<Self>] = &[
         needed("function", |s| &mut s.function, "Which function is called."),
+        key(
+            "zipf",
+            |s| &mut s.zipf,
+            "Of functions that are alike, the k-th is called in proportion to 1 / k^zipf.",
+        ),
         needed(
             "at",
             |s| &mut s.at,

@@ -125,6 +125,8 @@ pub(super) enum Stay {
     Elsewhere,
     /// It waits for code.
     Code,
+    /// It was sent ahead, and waits for its turn at a place.
+    Turn,
 }
 
 /// How a call ended at a node.

@@ -25,6 +25,7 @@ use super::world::{World, small};
 use crate::scenario::Scenario;
 use crate::workload::chance::Stream;
 use crate::workload::law::Sizes;
+use crate::workload::picks::Picks;
 use crate::workload::process::{Arrival as Coming, Process};
 
 /// How long after the last arrival calls may end that are counted.
@@ -32,7 +33,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(3_600);
 
 /// Calls of one workload at one node.
 struct Source {
-    function: u32,
+    picks: Picks,
     class: u32,
     names_class: bool,
     node: u32,
@@ -114,11 +115,7 @@ impl<'a> Engine<'a> {
         for (number, workload) in self.scenario.workloads.0.iter().enumerate() {
             let workload = &workload.value;
             let (world, qos) = (self.world, workload.class.as_ref());
-            let named = |function: &super::world::Function| {
-                *function.name.name() == *workload.function.value
-                    || function.name.qualified() == workload.function.value
-            };
-            let function = world.functions.iter().position(named).unwrap_or(0);
+            let functions = world.named(self.scenario, &workload.function.value);
             let class = qos.and_then(|qos| world.qos.iter().position(|of| of.name == qos.value));
             let until = workload
                 .until
@@ -131,7 +128,7 @@ impl<'a> Engine<'a> {
                 let mut process = Process::new(&workload.arrivals, &mut arrivals);
                 let next = process.next(&mut arrivals);
                 self.sources.push(Source {
-                    function: small(function as u64),
+                    picks: Picks::new(&functions, workload.zipf.0, self.seed, &name),
                     class: small(class.unwrap_or(0) as u64),
                     names_class: class.is_some(),
                     node,
@@ -170,6 +167,7 @@ impl<'a> Engine<'a> {
                 Event::HearAll { wave } => self.travelling.count(wave),
                 _ => 1,
             };
+            self.tally.passes(self.now, at, self.calls.len());
             self.now = at;
             match self.still_paused(event) {
                 Some(until) => self.events.plan(until, event),
@@ -194,6 +192,7 @@ impl<'a> Engine<'a> {
             Event::Probed { probe } => self.probe_told(probe),
             Event::Note { node, note } => self.hear_note(node, note),
             Event::Keep { node, life } => self.keep(node, life),
+            Event::TurnOver { node, life, turn } => self.turn_over(node, life, turn),
             Event::Started {
                 node,
                 life,
@@ -243,7 +242,8 @@ impl<'a> Engine<'a> {
     fn come(&mut self, at: usize) {
         let world = self.world;
         let source = &mut self.sources[at];
-        let function = &world.functions[source.function as usize];
+        let number = source.picks.draw();
+        let function = &world.functions[number as usize];
         let runs = source.next.and_then(|next| next.runs);
         let input_bytes = source.input.draw(0, &mut source.bodies);
         let drawn = function.service.draw(input_bytes, &mut source.bodies);
@@ -253,7 +253,7 @@ impl<'a> Engine<'a> {
         let came = source.next.map_or(0, |next| next.at);
         let arrived = source.begin + Duration::from_nanos(came);
         source.next = source.process.next(&mut source.arrivals);
-        let (number, class, node) = (source.function, source.class, source.node);
+        let (class, node) = (source.class, source.node);
         let names_class = source.names_class;
         self.plan_next(at);
         let qos = &world.qos[class as usize];
@@ -398,7 +398,7 @@ impl<'a> Engine<'a> {
         match stay {
             Stay::Queued { leaves: true, .. } => member.queued = member.queued.saturating_sub(1),
             Stay::Elsewhere => member.outside.retain(|other| *other != id),
-            Stay::Queued { leaves: false, .. } | Stay::Under | Stay::Code => {}
+            Stay::Queued { leaves: false, .. } | Stay::Under | Stay::Code | Stay::Turn => {}
         }
     }
 
@@ -471,6 +471,7 @@ impl<'a> Engine<'a> {
             .finish(slot, Some(ran), now, &mut node.actions);
         self.finish_leg(id, ended);
         self.settle(at);
+        self.serve_turns(at, None);
         self.changed(at);
     }
 

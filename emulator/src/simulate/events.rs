@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use weir_federation_core::turns::Turn;
 use weir_node_core::admission::InstanceId;
 use weir_node_core::time::Time;
 
@@ -35,6 +36,8 @@ pub(super) enum Event {
     Note { node: u32, note: u32 },
     /// What a node's policies learned is written down.
     Keep { node: u32, life: u32 },
+    /// Somebody waited for its turn at a node for as long as it may.
+    TurnOver { node: u32, life: u32, turn: Turn },
     /// An instance is started.
     Started {
         node: u32,

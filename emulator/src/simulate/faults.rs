@@ -194,6 +194,7 @@ impl Engine<'_> {
         }
         node.is_alive = false;
         let life = node.life;
+        self.forget_turns(at);
         let detect = self.scenario.gossip.0.detect;
         self.events
             .plan(now + detect, Event::Missed { node: at, life });
@@ -289,6 +290,7 @@ impl Engine<'_> {
             | Event::Tick { node, .. }
             | Event::Note { node, .. }
             | Event::Keep { node, .. }
+            | Event::TurnOver { node, .. }
             | Event::Brought { node, .. } => node,
             // Its nodes are looked at one by one.
             Event::HearAll { .. } | Event::Asked { .. } | Event::Told { .. } => return None,

@@ -6,16 +6,20 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 use weir_federation_core::answers;
 use weir_federation_core::facts::Facts;
+use weir_federation_core::placement::End;
 use weir_federation_core::report::Report;
 use weir_federation_core::reporting::{LOOK_INTERVAL_MAX, Say};
 use weir_federation_core::snapshot::{Here, Local, Snapshot};
+use weir_federation_core::turns::Wish;
 use weir_node_core::time::Time;
+use weir_node_core::words::Refusal;
 
 use super::calls::{CallId, Told};
 use super::engine::Engine;
 use super::events::Event;
 use super::node::Member;
 use super::shell::{self, Said, Why};
+use super::turns::Waits;
 use super::world::{World, small};
 
 /// Bytes of a report on its way, beside its offers; as measured of production.
@@ -407,44 +411,93 @@ impl Engine<'_> {
         }
     }
 
-    /// A node is asked for places.
+    /// A node is asked for places: it promises those that it has, or lets the other
+    /// wait for its turn.
     pub(super) fn asked(&mut self, message: u32) {
-        let (world, now) = (self.world, self.now);
+        let world = self.world;
         let Some(question) = &self.questions[message as usize] else {
             return;
         };
-        let (from, to, number) = (question.from, question.to, question.function);
-        let function = &world.functions[number as usize];
-        if self.nodes[to as usize].is_alive && !self.troubles.is_cut(from, to) {
-            let node = &mut self.nodes[to as usize];
-            let cost = function.wanted.cost(None);
-            let key = node.keys[number as usize];
-            let Some(mut member) = node.member.take() else {
-                return;
-            };
-            let who = world.nodes[from as usize].id;
-            let load = shell::load(node, &mut member, Some(&who), now);
-            let places = key.and_then(|key| node.scheduler.admission().places(key));
-            let places = places.map(|places| answers::guest_room(Some(places), &load, cost));
-            let held = member.held_of(from, number);
-            node.member = Some(member);
-            let (why, ready_in) = match places {
-                None => (Some(Why::Bringing), self.bring_for_guest(to, number)),
-                Some(0) => (Some(Why::NodeFull), Duration::ZERO),
-                Some(_) => (None, Duration::ZERO),
-            };
-            let told = Told {
-                load,
-                places,
-                held: held.saturating_sub(1),
-                ready_in,
-            };
-            if let Some(question) = &mut self.questions[message as usize] {
-                question.told = Some((told, why));
-            }
+        let (from, at, number) = (question.from, question.to, question.function);
+        if !self.nodes[at as usize].is_alive || self.troubles.is_cut(from, at) {
+            return self.send_told(message, None);
         }
-        let takes = self.travel(to, from, 0);
-        self.events.plan(now + takes, Event::Told { message });
+        if self.nodes[at as usize].keys[number as usize].is_none() {
+            let ready_in = self.bring_for_guest(at, number);
+            let told = self.told_of_places(at, from, number, ready_in);
+            return self.send_told(message, told.map(|told| (told, Some(Why::Bringing))));
+        }
+        let wish = Wish {
+            function: number,
+            cost: world.functions[number as usize].wanted.cost(None),
+            most: shell::PLACES_ASKED_FOR,
+        };
+        let who = world.nodes[from as usize].id;
+        if self.promise(at, &who, &wish) {
+            return self.answer_question(message, true);
+        }
+        let waits = (wish, Waits::Question(message));
+        if !self.wait_for_turn(at, who, waits, shell::QUESTION_WAIT) {
+            self.answer_question(message, false);
+        }
+    }
+
+    /// What a node tells another of its places for a function.
+    fn told_of_places(
+        &mut self,
+        at: u32,
+        to: u32,
+        number: u32,
+        ready_in: Duration,
+    ) -> Option<Told> {
+        let (world, now) = (self.world, self.now);
+        let cost = world.functions[number as usize].wanted.cost(None);
+        let node = &mut self.nodes[at as usize];
+        let mut member = node.member.take()?;
+        let who = world.nodes[to as usize].id;
+        let load = shell::load(node, &mut member, Some(&who), now);
+        let key = node.keys[number as usize];
+        let places = key.and_then(|key| node.scheduler.admission().places(key));
+        let held = member.held_of(to, number);
+        node.member = Some(member);
+        Some(Told {
+            load,
+            places: places.map(|places| answers::guest_room(Some(places), &load, cost)),
+            held: held.saturating_sub(1),
+            ready_in,
+        })
+    }
+
+    /// Answers a question: whether places are `promised`.
+    pub(super) fn answer_question(&mut self, message: u32, promised: bool) {
+        let Some(question) = &self.questions[message as usize] else {
+            return;
+        };
+        let (from, at, number) = (question.from, question.to, question.function);
+        let is_alive = self.nodes[at as usize].is_alive;
+        let told = self
+            .told_of_places(at, from, number, Duration::ZERO)
+            .filter(|_| is_alive);
+        let cost = self.world.functions[number as usize].wanted.cost(None);
+        let told = told.map(|told| {
+            let has_some = promised && told.places.is_some_and(|places| places > 0);
+            let reason = Refusal::NoRoom;
+            let wait = Duration::ZERO;
+            let full = End::Refused { reason, wait };
+            let why = || shell::why(&self.nodes[at as usize], number, full, cost);
+            (told, (!has_some).then(why))
+        });
+        self.send_told(message, told);
+    }
+
+    fn send_told(&mut self, message: u32, told: Option<(Told, Option<Why>)>) {
+        let Some(question) = &mut self.questions[message as usize] else {
+            return;
+        };
+        question.told = told;
+        let (from, at) = (question.from, question.to);
+        let takes = self.travel(at, from, 0);
+        self.events.plan(self.now + takes, Event::Told { message });
     }
 
     /// The answer to a question is back.

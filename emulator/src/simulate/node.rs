@@ -14,13 +14,14 @@ use weir_federation_core::policy::{HeardLimits, Policy, WishLimits};
 use weir_federation_core::report::Report;
 use weir_federation_core::reporting::Reporting;
 use weir_federation_core::snapshot::View;
-use weir_federation_core::turns::Turns;
+use weir_federation_core::turns::{Turn, Turns, Wish};
 use weir_node_core::admission::FunctionKey;
 use weir_node_core::scheduler::{Action, Scheduler};
 use weir_node_core::time::Time;
 
 use super::calls::CallId;
 use super::shell::Tokens;
+use super::turns::Waits;
 use super::world::{World, small};
 use crate::workload::chance::Stream;
 
@@ -65,6 +66,8 @@ pub(super) struct Member {
     pub(super) sequence: u64,
     pub(super) heard: u64,
     pub(super) turns: Turns,
+    /// Who waits for its turn, and what it wishes for.
+    pub(super) takers: BTreeMap<Turn, (Wish<u32>, Waits)>,
     pub(super) own_peak: Peak,
     /// Thousandths of processors of guests that run briefly, and long.
     pub(super) guest_cpu: [u32; 2],
@@ -165,6 +168,7 @@ impl Member {
             sequence: 0,
             heard: 0,
             turns: Turns::default(),
+            takers: BTreeMap::new(),
             own_peak: Peak::default(),
             guest_cpu: [0; 2],
             held: BTreeMap::new(),

@@ -325,7 +325,7 @@ impl Engine<'_> {
 }
 
 /// Whether a call of a guest finds room now; it counts itself already.
-fn has_guest_room(
+pub(super) fn has_guest_room(
     world: &World,
     node: &mut Node,
     member: &mut Member,

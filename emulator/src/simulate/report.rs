@@ -120,6 +120,9 @@ pub struct Report {
     pub seconds: f64,
     /// Events that were played.
     pub events: u64,
+    /// Calls that were under way in the mean over time, after the warm-up and until
+    /// the last one came.
+    pub under_way: f64,
     /// All calls after the warm-up.
     pub all: Calls,
     /// By function.
@@ -220,6 +223,7 @@ impl Report {
             policy: policy.map(str::to_owned),
             seconds,
             events,
+            under_way: tally.under_way(),
             all: Calls::of(&tally.all),
             functions: functions.collect(),
             classes: classes.collect(),

@@ -8,8 +8,7 @@
 //! | [`learn`] | `federation/src/dispatch/offer.rs`, `arrived`: which outcome counts for and against a peer |
 //! | [`worth_asking`] | `federation/src/dispatch/waiting.rs`, `Inner::ask` |
 //!
-//! Not modelled, for their rules are there alone too: turns of nodes that wait for
-//! a place at a peer, promises, prefetching and letting go of code.
+//! Not modelled, for its rules are there alone too: letting go of code.
 
 use std::time::Duration;
 
@@ -42,6 +41,13 @@ const QUESTIONS_AT_ONCE: f64 = 8.0;
 
 /// Questions of a node in a second (`waiting.rs`, `LOOKS_PER_SECOND`).
 const QUESTIONS_PER_SECOND: f64 = 20.0;
+
+/// How long a question waits at a peer for a place there (`waiting.rs`,
+/// `LOOK_WAIT`).
+pub(super) const QUESTION_WAIT: Duration = Duration::from_secs(1);
+
+/// Places that one question asks for (`waiting.rs`, `PLACES`).
+pub(super) const PLACES_ASKED_FOR: u32 = 64;
 
 /// Calls that one word of a peer moves there (`waiting.rs`, `MOVED`).
 pub(super) const MOVED_MAX: usize = 256;

@@ -174,6 +174,10 @@ pub struct AtNode {
 pub(super) struct Tally {
     /// What came before is not counted.
     from: Time,
+    /// When the last call comes.
+    until: Time,
+    /// Calls that are under way, times nanoseconds, between those.
+    under_way: u128,
     pub(super) functions: Vec<Cell>,
     pub(super) classes: Vec<Cell>,
     pub(super) all: Cell,
@@ -198,6 +202,8 @@ impl Tally {
         let classes = world.classes.len();
         Tally {
             from,
+            until: Time::ZERO + duration,
+            under_way: 0,
             functions: vec![Cell::default(); world.functions.len()],
             classes: vec![Cell::default(); world.qos.len()],
             all: Cell::default(),
@@ -212,6 +218,19 @@ impl Tally {
             code_bytes: 0,
             spare_legs: Vec::new(),
         }
+    }
+
+    /// So many calls are under way from one moment to another.
+    pub(super) fn passes(&mut self, from: Time, to: Time, count: usize) {
+        let (from, to) = (from.max(self.from), to.min(self.until));
+        self.under_way += to.since(from).as_nanos() * count as u128;
+    }
+
+    /// Calls that were under way in the mean over time, from the warm-up until the
+    /// last one came.
+    pub(super) fn under_way(&self) -> f64 {
+        let nanos = self.until.since(self.from).as_nanos();
+        self.under_way as f64 / (nanos.max(1) as f64)
     }
 
     /// A call has ended.

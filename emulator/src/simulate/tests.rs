@@ -95,6 +95,27 @@ fn many_servers_wait_as_theory_has_it() {
     assert_near("M/M/10", found, expected, 0.02);
 }
 
+#[test]
+fn as_many_calls_are_under_way_as_their_rate_and_time_say() {
+    // Little's law: J. D. C. Little, "A proof for the queuing formula L = lambda W",
+    // Operations Research 9(3), 1961. What is under way at both ends is all that
+    // differs: some tens of a million.
+    let exponential = "{ exponential = { mean = \"10ms\" } }";
+    let single = queue(1, exponential, "{ poisson = { rate = 70 } }", "2h");
+    let many = queue(10, exponential, "{ poisson = { rate = 850 } }", "12m");
+    let text = THREE.replace("RATE", "60").replace("1m", "1h");
+    let three = scenario(&text);
+    for (name, scenario) in [("one", single), ("ten", many), ("three", three)] {
+        let report = simulate(&scenario, 1, None);
+        let head = &scenario.head.0;
+        let seconds = (head.duration - head.warm_up).as_secs_f64();
+        assert_eq!(report.all.calls, report.all.outcomes["answered"], "{name}");
+        let rate = report.all.calls as f64 / seconds;
+        let expected = rate * report.all.latency.mean / 1e3;
+        assert_near(name, report.under_way, expected, 0.002);
+    }
+}
+
 const THREE: &str = r#"
 [scenario]
 duration = "1m"

@@ -6,14 +6,17 @@ use weir_federation_core::answers;
 use weir_federation_core::placement::{Arrival, Came, End, HOPS_MAX, Placement};
 use weir_federation_core::policy::{Origin, Reach};
 use weir_federation_core::report::Role;
-use weir_federation_core::snapshot::Reserved;
+use weir_federation_core::snapshot::{Cost, Reserved};
+use weir_federation_core::turns::Wish;
 use weir_node_core::time::Time;
 use weir_node_core::words::Refusal;
 
 use super::calls::{CallId, Ended, Guest, Leg, Reply, Stay, Told};
 use super::engine::Engine;
 use super::events::Event;
+use super::placing::has_guest_room;
 use super::shell::{self, Said, Why};
+use super::turns::Waits;
 
 /// What a node that lacks code says until it is there (`serving.rs`,
 /// `BRING_FIRST`).
@@ -118,7 +121,7 @@ impl Engine<'_> {
         leg.life = life;
         leg.guest = Some(Guest { cost, counts: true });
         match key {
-            Some(_) => self.decide(id),
+            Some(_) => self.receive(id, from, cost),
             None => {
                 let ready_in = self.bring_for_guest(at, function);
                 self.end_guest(id);
@@ -128,6 +131,47 @@ impl Engine<'_> {
                     Some((Why::Bringing, ready_in)),
                 );
             }
+        }
+    }
+
+    /// A call of another node is decided about, once it has its turn where it was
+    /// sent ahead of a place.
+    fn receive(&mut self, id: CallId, from: u32, cost: Cost) {
+        let (world, now) = (self.world, self.now);
+        let call = self.calls.at(id);
+        let (at, function) = (call.node(), call.function);
+        let before = call.legs.len().saturating_sub(2);
+        let reserved = call.legs[before].reserved.as_ref();
+        let is_ahead = reserved.is_some_and(Reserved::is_ahead);
+        let node = &mut self.nodes[at as usize];
+        let has_room = match (is_ahead, node.member.take()) {
+            (true, Some(mut member)) => {
+                let counts = true;
+                let guest = (Guest { cost, counts }, from, function);
+                let has_room = has_guest_room(world, node, &mut member, guest, now);
+                node.member = Some(member);
+                has_room
+            }
+            (_, member) => {
+                node.member = member;
+                true
+            }
+        };
+        if has_room {
+            return self.decide(id);
+        }
+        self.calls.at(id).leg().stay = Stay::Turn;
+        let wish = Wish {
+            function,
+            cost,
+            most: 1,
+        };
+        let ways = world.way(from, at).one_way + world.way(at, from).one_way;
+        let wait = Duration::from_nanos(ways as u64).max(Duration::from_millis(1));
+        let who = world.nodes[from as usize].id;
+        if !self.wait_for_turn(at, who, (wish, Waits::Call(id)), wait) {
+            self.calls.at(id).leg().stay = Stay::Under;
+            self.decide(id);
         }
     }
 
@@ -173,7 +217,8 @@ impl Engine<'_> {
         };
         let leg = call.leg();
         let (at, life) = (leg.node, leg.life);
-        if leg.guest.is_some()
+        let guest = leg.guest;
+        if let Some(guest) = guest
             && let Some(member) = self.living(at, life).and_then(|node| node.member.as_mut())
             && let Some(held) = member.held.get_mut(&(from, function))
         {
@@ -181,6 +226,8 @@ impl Engine<'_> {
             if *held == 0 {
                 member.held.remove(&(from, function));
             }
+            let who = self.world.nodes[from as usize].id;
+            self.serve_turns(at, Some((who, guest.cost.cpu)));
         }
     }
 

@@ -109,7 +109,9 @@ fn goes_from(
     let turn = match leg.stay {
         Stay::Queued { leaves: true, turn } => turn,
         Stay::Elsewhere => None,
-        Stay::Queued { leaves: false, .. } | Stay::Under | Stay::Code => return None,
+        Stay::Queued { leaves: false, .. } | Stay::Under | Stay::Code | Stay::Turn => {
+            return None;
+        }
     };
     let id = world.nodes[peer as usize].id;
     let queued = leg.stay != Stay::Elsewhere;

@@ -1,6 +1,7 @@
 //! A scenario with its names as numbers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use weir_node_core::resources::{Cpu, Memory, Resources};
 
 use crate::scenario::Scenario;
 use crate::scenario::field::At;
-use crate::scenario::work::Placing;
+use crate::scenario::work::{self, Placing};
 use crate::scenario::world::{Link, Nodes, Selector};
 use crate::workload::law::{Sizes, Times};
 
@@ -185,6 +186,18 @@ impl World {
         }
     }
 
+    /// The functions that a name means.
+    pub(super) fn named(&self, scenario: &Scenario, name: &str) -> Range<u32> {
+        let mut first = 0;
+        for of in &scenario.functions.0 {
+            if let Some(numbers) = of.value.numbers(name) {
+                return first + small(numbers.start)..first + small(numbers.end);
+            }
+            first += small(of.value.count.0);
+        }
+        0..1
+    }
+
     /// The nodes that a selector means.
     pub(super) fn selected(&self, selector: &Selector) -> impl Iterator<Item = u32> {
         let nodes = (0_u32..).zip(&self.nodes);
@@ -337,30 +350,41 @@ fn way(link: Option<&Link>) -> Way {
 
 fn functions(scenario: &Scenario, classes: &[Nodes], nodes: &[Described]) -> Vec<Function> {
     let all = scenario.functions.0.iter().map(|function| &function.value);
-    let one = |of: &crate::scenario::work::Function| {
-        let name: FunctionName = of.name.value.parse().expect("names were checked");
-        let at = (!of.at.is_empty()).then(|| {
-            let has = |node: &Described| {
-                let mut at = of.at.iter();
-                at.any(|end| is_selected(&end.value, &classes[node.class], node.number))
-            };
-            nodes.iter().map(has).collect()
-        });
+    all.flat_map(|of| alike(of, classes, nodes)).collect()
+}
+
+/// All functions of one description.
+fn alike(
+    of: &work::Function,
+    classes: &[Nodes],
+    nodes: &[Described],
+) -> impl Iterator<Item = Function> {
+    let at = (!of.at.is_empty()).then(|| {
+        let has = |node: &Described| {
+            let mut at = of.at.iter();
+            at.any(|end| is_selected(&end.value, &classes[node.class], node.number))
+        };
+        nodes.iter().map(has).collect::<Vec<bool>>()
+    });
+    let profile = Profile {
+        instance: Resources {
+            cpu: Cpu::ZERO,
+            memory: of.memory,
+        },
+        call: Resources {
+            cpu: of.cpu,
+            memory: Memory::ZERO,
+        },
+        calls_per_instance: small(of.concurrency.0),
+        max_instances: small(of.most.0),
+        min_instances: small(of.least.0),
+        keep_alive: of.keep_alive,
+    };
+    let one = move |number| {
+        let name = of.function_name(number);
+        let name: FunctionName = name.parse().expect("names were checked");
         Function {
-            profile: Profile {
-                instance: Resources {
-                    cpu: Cpu::ZERO,
-                    memory: of.memory,
-                },
-                call: Resources {
-                    cpu: of.cpu,
-                    memory: Memory::ZERO,
-                },
-                calls_per_instance: small(of.concurrency.0),
-                max_instances: small(of.most.0),
-                min_instances: small(of.least.0),
-                keep_alive: of.keep_alive,
-            },
+            profile,
             wanted: Arc::new(wanted(of, &name)),
             service: Times::new(&of.service),
             start: Times::new(&of.start),
@@ -370,14 +394,14 @@ fn functions(scenario: &Scenario, classes: &[Nodes], nodes: &[Described]) -> Vec
             timeout: of.timeout,
             qualified: name.qualified(),
             name,
-            at,
+            at: at.clone(),
         }
     };
-    all.map(one).collect()
+    (0..of.count.0).map(one)
 }
 
 /// What placement knows of a function, by how it would be deployed.
-fn wanted(of: &crate::scenario::work::Function, name: &FunctionName) -> Wanted {
+fn wanted(of: &work::Function, name: &FunctionName) -> Wanted {
     use weir_federation_core::policy::Bounds;
     let code = weir_node_core::id::Digest::of(name.qualified().as_bytes());
     let mut spec = FunctionSpec::new(
@@ -413,17 +437,20 @@ fn policies(
             continue;
         };
         let mut held: Vec<Held> = Vec::new();
-        for function in &scenario.functions.0 {
+        let functions = scenario.functions.0.iter();
+        let functions = functions.flat_map(|of| (0..of.value.count.0).map(|at| (&of.value, at)));
+        for (function, number) in functions {
             for qos in &world.qos {
-                let (function, class) = (&function.value.name.value, &qos.name);
                 let fits = |placing: &&At<Placing>| {
                     let placing = &placing.value;
-                    let named = |of: &Option<At<String>>, name: &String| {
-                        of.as_ref().is_none_or(|of| of.value == *name)
+                    let means = |of: &At<String>| {
+                        let numbers = function.numbers(&of.value);
+                        numbers.is_some_and(|numbers| numbers.contains(&number))
                     };
+                    let (of, class) = (placing.function.as_ref(), placing.class.as_ref());
                     is_selected(&placing.at.value, &world.classes[node.class], node.number)
-                        && named(&placing.function, function)
-                        && named(&placing.class, class)
+                        && of.is_none_or(means)
+                        && class.is_none_or(|class| class.value == qos.name)
                 };
                 let placing = scenario.policies.0.iter().rev().find(fits);
                 let chosen = placing.filter(|_| instead.is_none());

@@ -6,11 +6,15 @@
 //! Plain state. The node's own users are never held back by a promise: it
 //! binds other nodes alone.
 
+mod serving;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use weir_node_core::time::Time;
+
+pub use serving::{Places, TURN_WAIT_MAX, Wish, promise, serve};
 
 /// Promises that stand at once; beyond them nothing is promised.
 const PROMISES: usize = 256;
@@ -33,7 +37,7 @@ struct Promise {
 }
 
 /// Somebody who waits for a place; used once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Turn(u64);
 
 /// The table.

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use libp2p_identity::PeerId;
@@ -13,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use tokio::sync::Notify;
 use tracing::{debug, warn};
-use weir_federation_core::pace::Pace;
 use weir_node::function::FunctionSpec;
 use weir_node::id::FunctionName;
 use weir_node::time::Time;
@@ -26,15 +24,14 @@ use crate::congestion::Congestion;
 use crate::federated::{Federated, NoteHeard, Placing};
 use crate::message::Note;
 use crate::peers::Met;
-use crate::policy::{Choice, Field, Policy, Probed, SAVED_BYTES_MAX, TICK_INTERVAL_MIN, Wishes};
+use crate::policy::{
+    self, Choice, Field, Policy, Probed, SAVE_INTERVAL, SAVED_BYTES_MAX, WishLimits, Wishes,
+};
 use crate::report::Load;
 use crate::snapshot::Word;
 
 mod by_hand;
 mod managing;
-
-/// How often what policies learned is written down.
-const KEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Functions with a policy of their own, at most; more are placed as if they had
 /// none.
@@ -42,13 +39,6 @@ const FUNCTIONS_MAX: usize = 1_024;
 
 /// Most bytes that all policies together keep over a restart.
 const KEPT_BYTES_MAX: usize = 4 << 20;
-
-/// Probes in a second: of each peer, and of all.
-const PROBES_PER_SECOND_MAX: (u32, u32) = (10, 100);
-
-/// Notes in a second: of each policy of a node as of all of them, since others
-/// hear no more of it.
-const NOTES_PER_SECOND_MAX: u32 = 2;
 
 /// Policies that are in force no more and whose memory is kept.
 const SET_ASIDE_MAX: usize = 4_096;
@@ -441,20 +431,19 @@ impl Placing for Inner {
 struct Round {
     /// When each is to be called next, by its scope, with which that was.
     next: HashMap<String, (Weak<dyn Policy>, Time)>,
-    probes: Pace,
-    notes: Pace,
-    sequence: u64,
+    limits: WishLimits,
     kept: Time,
 }
 
 /// Calls policies between decisions, and does what they wish for, for as long as
 /// there is a node.
 pub(super) async fn drive(inner: Weak<Inner>) {
+    let Some(own) = inner.upgrade().map(|node| node.federated.shared.id) else {
+        return;
+    };
     let mut round = Round {
         next: HashMap::new(),
-        probes: Pace::new(PROBES_PER_SECOND_MAX.0, PROBES_PER_SECOND_MAX.1),
-        notes: Pace::new(NOTES_PER_SECOND_MAX, NOTES_PER_SECOND_MAX),
-        sequence: 0,
+        limits: WishLimits::new(own),
         kept: Time::ZERO,
     };
     loop {
@@ -474,10 +463,10 @@ impl Round {
     async fn once(&mut self, inner: &Arc<Inner>) -> Time {
         let now = inner.node.clock().now();
         let all = inner.policies.held();
-        let mut next = self.kept + KEEP_INTERVAL;
+        let mut next = self.kept + SAVE_INTERVAL;
         if next <= now {
             inner.keep_what_was_learned().await;
-            (self.kept, next) = (now, now + KEEP_INTERVAL);
+            (self.kept, next) = (now, now + SAVE_INTERVAL);
             let exists = |name: &FunctionName| {
                 inner.node.spec(name).is_some() || inner.federated.entry(name).is_some()
             };
@@ -516,26 +505,20 @@ impl Round {
             return Time::NEVER;
         };
         let now = inner.node.clock().now();
-        for peer in wishes.probes() {
-            if self.probes.take(peer, now) {
-                let (inner, policy, peer) = (inner.clone(), held.policy.clone(), *peer);
-                tokio::spawn(async move { inner.probe(peer, &*policy).await });
-            }
+        for peer in self.limits.probes(&wishes, now) {
+            let (inner, policy) = (inner.clone(), held.policy.clone());
+            tokio::spawn(async move { inner.probe(peer, &*policy).await });
         }
-        let own = inner.federated.shared.id;
-        if let Some(body) = wishes.note()
-            && self.notes.take(&own, now)
-        {
-            self.sequence += 1;
+        if let Some((sequence, body)) = self.limits.note(&wishes, now) {
             inner.federated.tell_note(Note {
                 policy: held.policy.name().to_owned(),
                 scope: held.scope.clone(),
                 epoch: 0,
-                sequence: self.sequence,
+                sequence,
                 body: ByteBuf::from(body),
             });
         }
-        next.max(now + TICK_INTERVAL_MIN)
+        policy::next_tick(next, now)
     }
 }
 
@@ -587,12 +570,10 @@ impl Inner {
         });
     }
 
-    /// Takes a peer's word of its load, unless it holds calls of ours: how many
-    /// of those it counted, nobody knows.
+    /// Takes a peer's word of its load, where that is one of its room too.
     fn learn_load(&self, peer: PeerId, load: Load) {
         let view = self.federated.shared.view.load();
-        let is_idle = view.peer(&peer).is_some_and(|peer| peer.held() == 0);
-        if is_idle {
+        if policy::is_room_told(view.peer(&peer)) {
             let under_way = 0;
             self.federated
                 .met(peer, Met::Told(Some(Word { load, under_way })));

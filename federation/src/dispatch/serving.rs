@@ -26,24 +26,14 @@ use crate::answers::{self, Why};
 use crate::policy::Origin;
 use crate::report::Role;
 use crate::snapshot::Cost;
-use crate::turns::Turn;
+use crate::turns::{self, Places, TURN_WAIT_MAX, Turn, Turns, Wish};
 use crate::wire::{self, Arrived, LOOK, Look, Looked, Reply, Travelling};
 use weir_federation_core::placement::HOPS_MAX;
 use weir_federation_core::wanted::Wanted;
 
-/// How long a promise stands at the least, and in round trips.
-const PROMISE: (Duration, u32) = (Duration::from_millis(100), 2);
-
 /// A call that may wait so long, in milliseconds, was promised a place: others
 /// wait for a round trip at most.
 const GRANTED_WAIT_LEAST: u64 = 5_000;
-
-/// Longest that a question or a call waits for its turn.
-const TURN_MAX: Duration = Duration::from_secs(5);
-
-/// Turns that are looked at when a place frees: one whose function is full
-/// must not hold back the others for ever.
-const TURNS_LOOKED_AT: usize = 16;
 
 /// Functions that this node brings at once for other nodes' users.
 const BRINGS: usize = 2;
@@ -82,10 +72,43 @@ impl Default for Serving {
 }
 
 struct Taker {
-    function: FunctionName,
-    cost: Cost,
-    most: u32,
+    wish: Wish<FunctionName>,
     told: oneshot::Sender<()>,
+}
+
+/// This node, as one that gives its places to others.
+struct Giving<'a>(&'a Inner);
+
+impl Places for Giving<'_> {
+    type Function = FunctionName;
+    type Taker = Taker;
+
+    fn room(&mut self, who: &PeerId, function: &FunctionName, cost: Cost) -> u32 {
+        self.0.guest_room(who, function, cost)
+    }
+
+    fn turns<T>(&mut self, does: impl FnOnce(&mut Turns) -> T) -> T {
+        does(&mut self.0.federated.turns())
+    }
+
+    fn wish(&mut self, turn: Turn) -> Option<Wish<FunctionName>> {
+        let taker = self.0.serving.takers.get(&turn)?;
+        Some(taker.wish.clone())
+    }
+
+    fn round_trip(&mut self, to: &PeerId) -> Duration {
+        self.0.federated.round_trip(to).unwrap_or_default()
+    }
+
+    fn take(&mut self, turn: Turn) -> Option<Taker> {
+        let taker = self.0.serving.takers.remove(&turn);
+        taker.map(|(_, taker)| taker)
+    }
+
+    fn tell(&mut self, taker: Taker) {
+        // Whoever waited may have gone.
+        let _ = taker.told.send(());
+    }
 }
 
 /// A call of a guest, counted until this is dropped.
@@ -358,7 +381,7 @@ impl Inner {
             guest: Some(guest.clone()),
         };
         if travelling.wait > 0 && !granted && !self.has_guest_room(&guest) {
-            let wait = Duration::from_millis(travelling.wait).min(TURN_MAX);
+            let wait = Duration::from_millis(travelling.wait).min(TURN_WAIT_MAX);
             self.wait_for_turn(from, (&name, cost, 1), wait).await;
         }
         let answer = match granted {
@@ -543,7 +566,7 @@ impl Inner {
 
     async fn looked(self: &Arc<Self>, from: PeerId, name: &FunctionName, look: &Look) -> Looked {
         let asked = self.node.clock().now();
-        let wait = Duration::from_millis(look.wait).min(TURN_MAX);
+        let wait = Duration::from_millis(look.wait).min(TURN_WAIT_MAX);
         let cost = self.guest_cost(name, look.service);
         let called = (name.clone(), cost);
         let refused = |why: Why, ready_in: Duration, text: String| {
@@ -586,7 +609,12 @@ impl Inner {
         }
         let most = look.most.max(1);
         let promised = if self.guest_room(&from, name, cost) > 0 {
-            self.promise(&from, name, cost, most);
+            let wish = Wish {
+                function: name.clone(),
+                cost,
+                most,
+            };
+            self.promise(&from, &wish);
             true
         } else {
             let passed = self.node.clock().now().since(asked);
@@ -613,18 +641,10 @@ impl Inner {
         }
     }
 
-    /// Promises a node as many places as there are, up to `most`.
-    fn promise(&self, to: &PeerId, function: &FunctionName, cost: Cost, most: u32) {
-        let room = self.guest_room(to, function, cost).min(most);
-        self.promise_cpu(to, cost.cpu.saturating_mul(room));
-    }
-
-    fn promise_cpu(&self, to: &PeerId, cpu: u32) {
-        let (least, round_trips) = PROMISE;
-        let round_trip = self.federated.round_trip(to).unwrap_or_default();
-        let stands = least.max(round_trip.saturating_mul(round_trips));
+    /// Promises a node as many places as it wishes for and there are.
+    fn promise(&self, to: &PeerId, wish: &Wish<FunctionName>) {
         let now = self.node.clock().now();
-        self.federated.turns().promise(*to, cpu, now + stands, now);
+        turns::promise(&mut Giving(self), to, wish, now);
     }
 
     /// Waits until a place is promised to a node in its turn, at most `wait`;
@@ -643,12 +663,13 @@ impl Inner {
             return false;
         };
         let (told, promised) = oneshot::channel();
-        let taker = Taker {
-            function: function.clone(),
+        let function = function.clone();
+        let wish = Wish {
+            function,
             cost,
             most,
-            told,
         };
+        let taker = Taker { wish, told };
         self.serving.takers.insert(turn, taker);
         let _left = Left::new(self, turn);
         // A place may have become free meanwhile.
@@ -656,48 +677,11 @@ impl Inner {
         matches!(tokio::time::timeout(wait, promised).await, Ok(Ok(())))
     }
 
-    /// Promises places that became free to those whose turn it is: to the node
-    /// one of whose calls has just ended too, which reads of it in its answer,
-    /// and to one that will ask again at once.
-    pub(super) fn serve_turns(&self, mut ended: Option<(PeerId, u32)>) {
+    /// Promises places that became free to those whose turn it is; `ended` is the
+    /// node one of whose calls has just ended, and what that took.
+    pub(super) fn serve_turns(&self, ended: Option<(PeerId, u32)>) {
         let now = self.node.clock().now();
-        if let Some((before, cpu)) = ended {
-            let heir = self.federated.turns().heir(&before, cpu, now);
-            if let Some(heir) = heir {
-                self.promise_cpu(&heir, cpu);
-                ended = None;
-            }
-        }
-        loop {
-            let waiting = {
-                let turns = self.federated.turns();
-                if turns.is_empty() {
-                    return;
-                }
-                turns.in_turn(now)
-            };
-            let fits = |(turn, who): &(Turn, PeerId)| {
-                let taker = self.serving.takers.get(turn)?;
-                let room = self.guest_room(who, &taker.function, taker.cost);
-                (room > 0).then_some((*turn, *who))
-            };
-            let next = waiting.iter().take(TURNS_LOOKED_AT).find_map(fits);
-            let Some((turn, who)) = next else { return };
-            if let Some((before, cpu)) = ended.take()
-                && self.federated.turns().keeps(&before, &who, now)
-            {
-                self.promise_cpu(&before, cpu);
-                continue;
-            }
-            self.federated.turns().leave(turn, now);
-            let Some((_, taker)) = self.serving.takers.remove(&turn) else {
-                continue;
-            };
-            // Others wait too: one place each.
-            let most = if waiting.len() > 1 { 1 } else { taker.most };
-            self.promise(&who, &taker.function, taker.cost, most);
-            let _ = taker.told.send(());
-        }
+        turns::serve(&mut Giving(self), ended, now);
     }
 
     /// Serves turns whenever a call of this node's own users frees a place.

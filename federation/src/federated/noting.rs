@@ -3,21 +3,14 @@
 
 use libp2p_identity::PeerId;
 use tracing::{debug, warn};
-use weir_federation_core::pace::{Newest, Order, Pace};
+use weir_federation_core::pace::Order;
+use weir_federation_core::policy::Unheard;
 use weir_node::time::Time;
 use weir_overlay::Verdict;
 
 use super::{Federated, Shared, lock};
 use crate::message::{self, Message, Note};
 use crate::report::Load;
-
-/// Notes that are heard in a second: of each member, twice what an honest one
-/// writes, and of all of them.
-const NOTES_PER_SECOND_MAX: (u32, u32) = (4, 400);
-
-/// Probes that are answered in a second: to each member, twice what an honest
-/// one asks, and to all of them.
-const PROBES_PER_SECOND_MAX: (u32, u32) = (20, 400);
 
 /// What places calls, as whoever hears members asks it.
 pub(crate) trait Placing: Send + Sync {
@@ -39,23 +32,6 @@ pub(crate) enum NoteHeard {
     Malformed,
 }
 
-/// How often members told and asked.
-pub(super) struct Noting {
-    notes: Pace,
-    newest: Newest,
-    probes: Pace,
-}
-
-impl Default for Noting {
-    fn default() -> Noting {
-        Noting {
-            notes: Pace::new(NOTES_PER_SECOND_MAX.0, NOTES_PER_SECOND_MAX.1),
-            newest: Newest::default(),
-            probes: Pace::new(PROBES_PER_SECOND_MAX.0, PROBES_PER_SECOND_MAX.1),
-        }
-    }
-}
-
 impl Shared {
     /// Hears a member's note. What is passed on is new, seldom enough, and, as far
     /// as this node can tell, one that such a policy writes.
@@ -64,16 +40,14 @@ impl Shared {
             epoch: note.epoch,
             sequence: note.sequence,
         };
-        {
-            let mut noting = lock(&self.noting);
-            if !noting.notes.take(&from, now) {
-                drop(noting);
+        let heard = lock(&self.noting).note(&from, order, now);
+        match heard {
+            Ok(()) => {}
+            Err(Unheard::TooOften) => {
                 self.count_rejected("notes-too-often");
                 return Verdict::Ignore;
             }
-            if !noting.newest.take(&from, order) {
-                return Verdict::Ignore;
-            }
+            Err(Unheard::Old) => return Verdict::Ignore,
         }
         let placing = self.placing.get().and_then(std::sync::Weak::upgrade);
         let heard = placing.map(|placing| placing.hear(from, note, now));
@@ -92,7 +66,7 @@ impl Shared {
     /// asks too often.
     pub(super) fn answer_probe(&self, from: PeerId) -> Option<Vec<u8>> {
         let placing = self.placing.get().and_then(std::sync::Weak::upgrade)?;
-        if !lock(&self.noting).probes.take(&from, self.clock.now()) {
+        if !lock(&self.noting).probe(&from, self.clock.now()) {
             return None;
         }
         let load = placing.load_for(&from);

@@ -15,6 +15,7 @@ mod restart;
 mod runaway;
 mod shares;
 mod throughput;
+mod twin;
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -145,5 +146,10 @@ pub const CASES: &[Case] = &[
         letter: 'u',
         what: "many calls on one node: of a container that needs a core, and beside slow bodies",
         run: |bench| Box::pin(shares::shares(bench)),
+    },
+    Case {
+        letter: 'v',
+        what: "the simulator: the same calls at real nodes and at virtual ones",
+        run: |bench| Box::pin(twin::twin(bench)),
     },
 ];

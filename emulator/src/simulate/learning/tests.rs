@@ -348,6 +348,10 @@ fn policies_that_draw_draw_the_same_in_each_run() {
     };
     let (one, other) = (run(), run());
     assert_eq!(one, other);
+    let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(run)).collect();
+    for thread in threads {
+        assert_eq!(thread.join().expect("it ends"), one);
+    }
     let away = one.1[0].iter().filter(|(_, is_away, _)| *is_away).count();
     assert!(away * 3 > one.1[0].len(), "about half go away at first");
 }
