@@ -384,7 +384,7 @@ async fn a_page_is_shown_by_chromium_without_an_error_and_with_its_plots() {
     let page = page.replacen("</head>", &format!("{PROBE}</head>"), 1);
     fs::write(&probed, page).expect("it is written");
     let Some((document, said)) = browsed(&probed, folder.path()).await else {
-        eprintln!("skipped: no Chromium is installed (Debian's package chromium)");
+        eprintln!("skipped: no Chromium is installed (tests/run installs chromium-headless-shell)");
         return;
     };
     assert!(!said.contains("CONSOLE"), "{said}");

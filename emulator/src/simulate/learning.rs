@@ -208,12 +208,13 @@ impl Engine<'_> {
             chance: member.chance.number(),
         };
         let next = member.policies[slot].tick(&field, &mut wishes);
-        let limits = member.wishes.get_or_insert_with(|| {
-            let limits = WishLimits::new(own);
-            Box::new(limits)
-        });
-        let probes = limits.probes(&wishes, now);
-        let note = limits.note(&wishes, now);
+        let (mut probes, mut note) = (Vec::new(), None);
+        if !wishes.probes().is_empty() || wishes.note().is_some() {
+            let new = || Box::new(WishLimits::new(own));
+            let limits = member.wishes.get_or_insert_with(new);
+            probes = limits.probes(&wishes, now);
+            note = limits.note(&wishes, now);
+        }
         let note = note.map(|(sequence, body)| (sequence, body.to_vec()));
         let epoch = member.peers.epoch();
         node.member = Some(member);

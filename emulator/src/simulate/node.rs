@@ -84,7 +84,7 @@ pub(super) struct Member {
     pub(super) chance: Stream,
     /// In the order of [`World::held`].
     pub(super) policies: Vec<Arc<dyn Policy>>,
-    /// From the first tick on.
+    /// From the first wish of a policy on.
     pub(super) wishes: Option<Box<WishLimits>>,
     /// From the first note or probe on.
     pub(super) heard_limits: Option<Box<HeardLimits>>,
