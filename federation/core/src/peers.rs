@@ -26,7 +26,7 @@ use crate::coordinates::Coordinate;
 use crate::endpoint::Endpoint;
 use crate::facts::{Facts, PeerKey};
 use crate::report::{Load, Report};
-use crate::slots::Slots;
+use crate::slots::Changing;
 use crate::snapshot::{FIRST_ALLOWANCE, PeerView, Structure, View, Window, Word};
 
 /// Peers that are remembered; more are not heard.
@@ -134,7 +134,7 @@ pub struct Peers {
     /// Whether each peer has a window from the start, so that all views share it.
     opens_all: bool,
     /// What decisions see, shared with views.
-    slots: Slots,
+    slots: Changing,
     /// The rest, by the same places, of those of whom there is something to
     /// keep: most were never called.
     unusual: HashMap<u32, Peer, FixedState>,
@@ -147,8 +147,11 @@ pub struct Peers {
     free: Vec<u32>,
     /// All places that are used, in the order of ids.
     order: Vec<u32>,
-    /// When time alone changes something about each, or before.
+    /// When time alone changes something about those of whom there is something
+    /// to keep, or before.
     timers: Timers,
+    /// When the first of all others falls silent, or before.
+    silence: Time,
     /// When those who are out may be candidates again.
     probes: BinaryHeap<Reverse<(Time, u32)>>,
     /// Those who are out, and some who were.
@@ -181,7 +184,7 @@ impl Peers {
             contested: 0,
             most,
             opens_all: false,
-            slots: Slots::default(),
+            slots: Changing::default(),
             unusual: HashMap::default(),
             later: Vec::new(),
             touched: HashSet::default(),
@@ -189,6 +192,7 @@ impl Peers {
             free: Vec::new(),
             order: Vec::new(),
             timers: Timers::default(),
+            silence: Time::NEVER,
             probes: BinaryHeap::new(),
             out: Vec::new(),
             structure: None,
@@ -206,6 +210,13 @@ impl Peers {
     /// known when it comes back.
     pub fn said(&mut self, sequence: u64) {
         self.sequence = self.sequence.max(sequence);
+    }
+
+    /// Makes room for so many more peers, who are about to be heard.
+    pub fn reserve(&mut self, more: usize) {
+        let more = more.min(self.most.saturating_sub(self.order.len()));
+        self.order.reserve_exact(more);
+        self.slots.reserve(more);
     }
 
     /// Takes a report that was checked and whose signature holds.
@@ -355,9 +366,32 @@ impl Peers {
 
     /// Sees to it that a peer is looked at when time changes something about it.
     fn watch(&mut self, place: u32) {
-        if let Some(seen) = self.slots.get(place) {
-            let due = self.peer(place).due(seen.heard);
-            self.timers.set(place, due);
+        let Some(seen) = self.slots.get(place) else {
+            return;
+        };
+        match self.unusual.get(&place) {
+            Some(peer) => self.timers.set(place, peer.due(seen.heard)),
+            None => self.silence = self.silence.min(USUAL.due(seen.heard)),
+        }
+    }
+
+    /// Those of whom there is nothing to keep, and about whom time alone changes
+    /// something now. All are looked at, seldom: whoever lives reports far more
+    /// often than is needed.
+    fn fallen_silent(&mut self, now: Time, due: &mut Vec<u32>) {
+        if now < self.silence {
+            return;
+        }
+        self.silence = Time::NEVER;
+        for &place in &self.order {
+            if self.unusual.contains_key(&place) {
+                continue;
+            }
+            let at = USUAL.due(self.slots[place].heard);
+            match at <= now {
+                true => due.push(place),
+                false => self.silence = self.silence.min(at),
+            }
         }
     }
 
@@ -590,6 +624,7 @@ impl Peers {
                 due.push(place);
             }
         }
+        self.fallen_silent(now, &mut due);
         due.sort_by(|one, other| self.slots[*one].id.cmp(&self.slots[*other].id));
         let mut events = Vec::new();
         for &place in &due {
@@ -672,7 +707,7 @@ impl Peers {
     /// looks at them. What did not change since the last view is shared with it.
     pub fn view(&mut self, own: &Report, now: Time) -> View {
         let structure = self.structure_from(own, now);
-        View::of(self.slots.clone(), structure)
+        View::of(self.slots.settled().clone(), structure)
     }
 
     fn structure_from(&mut self, own: &Report, now: Time) -> Arc<Structure> {
@@ -744,7 +779,7 @@ impl Peers {
                 seen.probing = probing;
             }
         }
-        Structure::new(self.zone.as_deref(), &self.slots, takes, away)
+        Structure::new(self.zone.as_deref(), self.slots.settled(), takes, away)
     }
 }
 

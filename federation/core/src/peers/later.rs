@@ -87,9 +87,10 @@ impl Peers {
     pub fn look_again(&mut self, view: &mut View, own: &Report, now: Time) -> Vec<Event> {
         // What nobody shares is not copied when it changes.
         view.let_go();
+        self.slots.settled();
         let events = self.tick(now);
         let structure = self.structure_from(own, now);
-        view.show(&self.slots, structure);
+        view.show(self.slots.settled(), structure);
         events
     }
 
@@ -97,9 +98,10 @@ impl Peers {
     /// and has a view show that.
     pub fn open(&mut self, whom: &PeerId, view: &mut View, own: &Report, now: Time) {
         view.let_go();
+        self.slots.settled();
         self.window(whom);
         let structure = self.structure_from(own, now);
-        view.show(&self.slots, structure);
+        view.show(self.slots.settled(), structure);
     }
 }
 

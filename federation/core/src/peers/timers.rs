@@ -1,9 +1,12 @@
 //! When each peer is looked at next, because time alone changes something about
-//! it.
+//! it. Of most the same is known, that they fall silent at some moment; those need
+//! no entry here.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use foldhash::quality::FixedState;
+use hashbrown::HashMap;
 use weir_node_core::time::Time;
 
 /// A moment is kept as a multiple of 2^26 nanoseconds (67 ms) and no more: a
@@ -11,15 +14,15 @@ use weir_node_core::time::Time;
 /// bytes reach for nine years.
 const GRAIN_BITS: u32 = 26;
 
-/// No moment.
-const NEVER: u32 = u32::MAX;
+/// The last moment that is told apart.
+const LAST: u32 = u32::MAX;
 
 /// Entries that are kept for each peer; all but one of each were overtaken.
 const ENTRIES_PER_PEER: usize = 4;
 
 /// The grain in which a moment is.
 fn grain(at: Time) -> u32 {
-    u32::try_from(at.as_nanos() >> GRAIN_BITS).unwrap_or(NEVER)
+    u32::try_from(at.as_nanos() >> GRAIN_BITS).unwrap_or(LAST)
 }
 
 /// A moment for each peer.
@@ -28,34 +31,29 @@ pub(super) struct Timers {
     /// Moments and places; an entry counts if it is its place's.
     heap: BinaryHeap<Reverse<(u32, u32)>>,
     /// By place.
-    counts: Vec<u32>,
+    counts: HashMap<u32, u32, FixedState>,
 }
 
 impl Timers {
     /// Has a peer looked at then, unless it is looked at sooner.
     pub(super) fn set(&mut self, place: u32, due: Time) {
-        let (at, due) = (place as usize, grain(due));
-        if self.counts.len() <= at {
-            self.counts.resize(at.saturating_add(1), NEVER);
-        }
-        if due >= self.counts[at] {
+        let due = grain(due);
+        if self.counts.get(&place).is_some_and(|counts| due >= *counts) {
             return;
         }
-        self.counts[at] = due;
+        self.counts.insert(place, due);
         self.heap.push(Reverse((due, place)));
         let bound = self.counts.len().saturating_mul(ENTRIES_PER_PEER);
         if self.heap.len() > bound {
             let counts = &self.counts;
             self.heap
-                .retain(|Reverse((due, place))| counts[*place as usize] == *due);
+                .retain(|Reverse((due, place))| counts.get(place) == Some(due));
         }
     }
 
     /// Forgets a peer.
     pub(super) fn clear(&mut self, place: u32) {
-        if let Some(counts) = self.counts.get_mut(place as usize) {
-            *counts = NEVER;
-        }
+        self.counts.remove(&place);
     }
 
     /// One that is to be looked at by `now`, and has to be set anew.
@@ -65,9 +63,8 @@ impl Timers {
             && due <= now
         {
             self.heap.pop();
-            let counts = self.counts.get_mut(place as usize)?;
-            if *counts == due {
-                *counts = NEVER;
+            if self.counts.get(&place) == Some(&due) {
+                self.counts.remove(&place);
                 return Some(place);
             }
         }
