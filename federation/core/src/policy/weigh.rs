@@ -242,19 +242,22 @@ impl<'a> Look<'a> {
         let known = seen.room();
         let room = peer.room(offered, known, request.cost);
         let nanos = self.completion(seen, room);
-        let delay = Duration::from_nanos(nanos);
+        let delay = || Duration::from_nanos(nanos);
         if self.now.saturating_add(nanos) >= self.deadline {
-            return Rated::Not(Verdict::TooFar { delay });
+            return Rated::Not(Verdict::TooFar { delay: delay() });
         }
         if !has_it {
-            return Rated::Not(Verdict::Unasked { delay });
+            return Rated::Not(Verdict::Unasked { delay: delay() });
         }
-        let ahead = || known.is_some_and(|known| known.ahead(peer.round_trip()) > 0);
-        if room == 0 && !ahead() {
+        // A place ahead counts as far as a call can be sent there: whoever chose a
+        // peer in vain would choose it again.
+        let allows = || peer.window().is_none_or(|window| window.allows_one());
+        let ahead = |known: &FunctionRoom| known.has_room_ahead(peer.round_trip_nanos);
+        if room == 0 && !(known.is_some_and(|known| ahead(known)) && allows()) {
             return Rated::Not(Verdict::Full);
         }
         match self.here {
-            Some(here) if nanos > here => Rated::Not(Verdict::Slower { delay }),
+            Some(here) if nanos > here => Rated::Not(Verdict::Slower { delay: delay() }),
             _ => Rated::Fits(nanos),
         }
     }
@@ -265,7 +268,8 @@ impl<'a> Look<'a> {
     fn completion(&self, seen: &Seen<'_>, room: u32) -> u64 {
         let Seen { peer, offered, .. } = *seen;
         let start = match offered {
-            _ if seen.room().is_some_and(|known| known.is_warm()) => 0,
+            // One that is sent ahead takes the instance of a call that ends.
+            _ if seen.room().is_some_and(|known| room == 0 || known.is_warm()) => 0,
             Some(offered) if offered.is_warm => 0,
             Some(offered) if offered.start_micros > 0 => from_micros(offered.start_micros),
             Some(_) | None => self.start,
