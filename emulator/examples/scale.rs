@@ -11,12 +11,18 @@
 
 #[path = "scale/curve.rs"]
 mod curve;
+#[path = "scale/peers.rs"]
+mod peers;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use weir_emulator::scenario::{Scenario, Texts};
 use weir_emulator::simulate::simulate;
+
+/// As in the program itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Sizes where none are named: nodes, functions, peers that each knows, and calls.
 const SIZES: [[u64; 4]; 4] = [

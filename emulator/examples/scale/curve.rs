@@ -1,12 +1,10 @@
 //! The curve: worlds of 10 to 100,000 nodes, each in a process of its own, beside
 //! others of the same run.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fmt::Write as _;
 use std::process::{Command, ExitCode};
 
-use weir_emulator::workload::chance::Stream;
+use super::peers::{Choice, bare_heap, plain_loop};
 
 /// Nodes, functions, peers that each knows, and calls.
 const SIZES: [[u64; 4]; 5] = [
@@ -17,15 +15,17 @@ const SIZES: [[u64; 4]; 5] = [
     [100_000, 1, 256, 200_000],
 ];
 
-/// Calls of the bare heap.
-const CALLS: u64 = 2_000_000;
-
 const SIZE: (f64, f64) = (640.0, 400.0);
 const MARGIN: f64 = 56.0;
 
 /// Measures, prints lines, and writes an SVG.
 pub(super) fn draw(file: &str) -> ExitCode {
-    let (mut ours, mut bare, mut bytes, mut seconds) = (vec![], vec![], vec![], vec![]);
+    let (mut ours, mut bytes, mut seconds) = (vec![], vec![], vec![]);
+    let mut others: [(&str, Vec<(f64, f64)>); 3] = [
+        ("bare heap, two choices", vec![]),
+        ("plain loop, least loaded", vec![]),
+        ("plain loop, round robin", vec![]),
+    ];
     println!("what,nodes,calls-a-cpu-second,cpu-seconds,bytes-a-node");
     for size in SIZES {
         let nodes = size[0] as f64;
@@ -38,11 +38,19 @@ pub(super) fn draw(file: &str) -> ExitCode {
         ours.push((nodes, rate));
         seconds.push((nodes, cpu / nodes));
         bytes.push((nodes, each));
-        let rate = bare_heap(size[0]);
-        println!("heap,{nodes},{rate:.0},,");
-        bare.push((nodes, rate));
+        // In turn with ours: other work on the machine slows all of them alike.
+        let rates = [
+            bare_heap(size[0]),
+            plain_loop(size[0], Choice::LeastLoaded),
+            plain_loop(size[0], Choice::RoundRobin),
+        ];
+        for ((name, points), rate) in others.iter_mut().zip(rates) {
+            println!("{name},{nodes},{rate:.0},,");
+            points.push((nodes, rate));
+        }
     }
-    let mut lines = vec![("weir", ours), ("bare heap, two choices", bare)];
+    let mut lines = vec![("weir", ours)];
+    lines.extend(others);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/scale/queues.py");
     match Command::new("python3").arg(script).output() {
         Ok(output) => {
@@ -106,45 +114,6 @@ fn measure(size: [u64; 4]) -> Option<[f64; 3]> {
     Some([number(8)?, number(9)?, number(10)?])
 }
 
-/// The ceiling: calls that come to the shorter of two queues drawn, and nothing
-/// but a heap of events.
-fn bare_heap(nodes: u64) -> f64 {
-    const CORES: u32 = 2;
-    let began = super::cpu_seconds();
-    let mut chance = Stream::new(1, "heap");
-    let mut heap = BinaryHeap::new();
-    let mut busy = vec![0_u32; nodes as usize];
-    let (mut come, mut sequence) = (0, 0);
-    let between = 1e7 / (nodes as f64 * f64::from(CORES) * super::LOAD);
-    heap.push(Reverse((0_u64, 0_u64, u32::MAX)));
-    while let Some(Reverse((now, _, node))) = heap.pop() {
-        let mut plan = |after: f64, what| {
-            sequence += 1;
-            heap.push(Reverse((now + after as u64, sequence, what)));
-        };
-        if node != u32::MAX {
-            let left = &mut busy[node as usize];
-            *left -= 1;
-            if *left >= CORES {
-                plan(1e7 * chance.exponential(), node);
-            }
-            continue;
-        }
-        let mut draw = || (chance.unit() * nodes as f64) as usize;
-        let (one, other) = (draw(), draw());
-        let to = if busy[one] <= busy[other] { one } else { other };
-        busy[to] += 1;
-        if busy[to] <= CORES {
-            plan(1e7 * chance.exponential(), to as u32);
-        }
-        come += 1;
-        if come < CALLS {
-            plan(between * chance.exponential(), u32::MAX);
-        }
-    }
-    CALLS as f64 / (super::cpu_seconds() - began).max(0.01)
-}
-
 /// Lines over a number of nodes, both axes by powers of ten.
 fn panel(svg: &mut String, top: f64, title: &str, lines: &[(&str, Vec<(f64, f64)>)]) {
     let values = lines.iter().flat_map(|(_, points)| points);
@@ -180,7 +149,9 @@ fn panel(svg: &mut String, top: f64, title: &str, lines: &[(&str, Vec<(f64, f64)
             top + SIZE.1 - MARGIN + 18.0,
         );
     }
-    let colours = ["#0b62a4", "#7a7a7a", "#c0392b", "#27883e"];
+    let colours = [
+        "#0b62a4", "#7a7a7a", "#8e5aa8", "#b8860b", "#c0392b", "#27883e",
+    ];
     for ((name, points), colour) in lines.iter().zip(colours) {
         let path: Vec<String> = points
             .iter()

@@ -119,6 +119,7 @@ impl Engine<'_> {
         ranks.sort_unstable();
         let some = ranks.iter().map(|rank| &world.by_id[*rank as usize]);
         let all = world.by_id.iter().filter(|_| everybody);
+        member.peers.reserve(known);
         for &other in all.chain(some).filter(|other| **other != at) {
             let Some([whole, short]) = &self.said[other as usize] else {
                 continue;
@@ -216,17 +217,20 @@ impl Engine<'_> {
         let sequence = member.sequence;
         member.peers.said(sequence);
         let report = member.report.clone();
-        if let Some(report) = &report {
-            member.reporting.has_said(report.clone());
-        }
         node.member = Some(member);
-        let Some(report) = report else { return };
-        let id = world.nodes[at as usize].id;
+        let Some(mut report) = report else { return };
+        // The short one is made before there are offers to be copied.
+        let offers = std::mem::take(&mut report.offers);
         let short = Report {
             brief: true,
-            offers: Vec::new(),
             ..report.clone()
         };
+        report.offers = offers;
+        let node = &mut self.nodes[at as usize];
+        if let Some(member) = &mut node.member {
+            member.reporting.has_said(report.clone());
+        }
+        let id = world.nodes[at as usize].id;
         let facts = [report, short].map(|report| Arc::new(Facts::new(id, report)));
         self.said[at as usize] = Some(facts);
     }

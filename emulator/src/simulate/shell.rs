@@ -22,6 +22,8 @@ use weir_federation_core::placement::{Came, End};
 use weir_federation_core::policy;
 use weir_federation_core::report::{Load, OFFERS, Offer, Report};
 use weir_federation_core::snapshot::{Cost, PeerView, Reserved, Snapshot, Word};
+use weir_node_core::admission::{FunctionGauges, Places};
+use weir_node_core::profile::Profile;
 use weir_node_core::time::Time;
 
 use super::calls::{Ended, Told};
@@ -87,11 +89,25 @@ pub(super) fn report(world: &World, at: u32, node: &mut Node, member: &mut Membe
     report.load = load;
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let mut told = 0;
+    // Of functions alike that have nothing here the same is said.
+    let mut idle: Option<(Profile, Places, bool)> = None;
+    let admission = node.scheduler.admission();
     for (function, key) in world.functions.iter().zip(&node.keys) {
         let Some(key) = key.filter(|_| told < OFFERS) else {
             continue;
         };
-        let places = node.scheduler.admission().places(key).unwrap_or_default();
+        let is_idle = admission.gauges(key) == Some(FunctionGauges::default());
+        let alike = idle.filter(|(profile, ..)| is_idle && *profile == function.profile);
+        let (places, full) = match alike {
+            Some((_, places, full)) => (places, full),
+            None => {
+                let places = admission.places(key).unwrap_or_default();
+                (places, admission.is_full(key))
+            }
+        };
+        if is_idle {
+            idle = Some((function.profile, places, full));
+        }
         let known = node.scheduler.known(key).unwrap_or_default();
         if told == report.offers.len() {
             report.offers.push(Offer {
@@ -109,7 +125,7 @@ pub(super) fn report(world: &World, at: u32, node: &mut Node, member: &mut Membe
             offer.function.clone_from(&function.qualified);
         }
         (offer.warm, offer.startable) = (places.warm, places.startable);
-        offer.full = node.scheduler.admission().is_full(key);
+        offer.full = full;
         offer.service_micros = micros(known.service().mean);
         offer.start_micros = micros(known.start());
         told += 1;
