@@ -8,6 +8,7 @@
 pub mod activity;
 pub mod body;
 mod crowd;
+pub mod framing;
 pub mod gate;
 pub mod heads;
 mod listen;

@@ -20,6 +20,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use serde_bytes::ByteBuf;
 use weir::config::{self, Config, Layers};
+use weir::http::framing::{Found, Framing};
 use weir::project;
 use weir_federation::PeerId;
 use weir_federation::catalogue::{Catalogue, CodeRef, Entry, Record};
@@ -188,6 +189,33 @@ const TARGETS: &[Target] = &[
         },
     },
     Target {
+        name: "heads",
+        read: |bytes| {
+            let whole = first_bare([bytes].into_iter());
+            assert_eq!(first_bare(bytes.chunks(1)), whole, "byte by byte");
+            assert_eq!(first_bare(bytes.chunks(7)), whole, "in sevens");
+            assert!(whole.is_none_or(|at| bytes[at] == b'\n'));
+            // The carriage return before one may be the last byte of a chunk.
+            let mut names = bytes.windows(18);
+            let chunks = names.any(|name| name.eq_ignore_ascii_case(b"transfer-encoding:"));
+            let mut ends = (0..bytes.len()).filter(|&at| bytes[at] == b'\n');
+            let strict = ends.all(|at| at > 0 && bytes[at - 1] == b'\r');
+            assert!(chunks || !strict || whole.is_none(), "none is bare");
+        },
+        seeds: || {
+            let head = "POST / HTTP/1.1\r\nHost: x\r\n";
+            let long = format!("{head}Content-Length: 3\r\n\r\na\n\n");
+            let chunks = format!("{head}Transfer-Encoding: chunked\r\n\r\n2;x\r\n\n\n\r\n");
+            let ends = format!("{chunks}0\r\na: b\r\n\r\n");
+            let asks = format!("{head}Upgrade: x\r\n\r\n{head}\r\n");
+            let two = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\n".to_owned();
+            let several = [long.as_str(), &ends, head, "\r\n", &long].concat();
+            [long, chunks, ends, asks, two, several]
+                .map(String::into_bytes)
+                .to_vec()
+        },
+    },
+    Target {
         name: "configuration",
         read: |bytes| {
             let text = String::from_utf8_lossy(bytes).into_owned();
@@ -312,6 +340,27 @@ const TARGETS: &[Target] = &[
         },
     },
 ];
+
+/// The first bare line feed of a line in what comes on an HTTP/1.1 connection,
+/// where every wish for another protocol is denied.
+fn first_bare<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Option<usize> {
+    let (mut framing, mut before) = (Framing::default(), 0);
+    for piece in pieces {
+        let mut at = 0;
+        loop {
+            match framing.follow(&piece[at..]) {
+                Found::Fine => break,
+                Found::Bare(bare) => return Some(before + at + bare),
+                Found::Asked(end) => {
+                    at += end;
+                    framing.answered(false);
+                }
+            }
+        }
+        before += piece.len();
+    }
+    None
+}
 
 fn framed<T: serde::Serialize>(words: &T) -> Vec<u8> {
     let words = encode(words);

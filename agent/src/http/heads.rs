@@ -1,45 +1,69 @@
-//! HTTP/1.1 heads whose lines end with a bare line feed are refused: a proxy
-//! before this node may see one header where this node would see two.
+//! HTTP/1.1 heads, chunks and trailers whose lines end with a bare line feed are
+//! refused: a proxy before this node may see one header where this node would
+//! see two.
 //!
-//! Bytes are looked at where a head is known to begin: at the start of a
-//! connection, and after a request without a body.
+//! The bytes go to the parser as they came, up to such a line feed; behind it
+//! comes what no parser takes, so that the request is refused where it is, after
+//! the answers to those before it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How a head ends.
-const END: [u8; 4] = *b"\r\n\r\n";
+use super::framing::{Found, Framing};
 
-/// What is known of where heads begin on one connection. Only its own thread
-/// writes it.
-#[derive(Debug)]
-pub struct Heads {
-    /// Whether what comes next is of a head.
-    expected: AtomicBool,
-    /// Whether what came last ended as a head does.
-    ended: AtomicBool,
+/// What the parser gets instead of a bare line feed: no line holds a carriage
+/// return before something else, not even the extension of a chunk, where all
+/// else is allowed. The others end a head, which may be read only then.
+const NO_HEAD: &[u8] = b"\r\0\r\n\r\n";
+
+/// What became of the last request of a connection that asked for another
+/// protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Asked {
+    /// There is none, or it is not answered.
+    Open,
+    /// The same, and more came before its answer.
+    Ahead,
+    /// It got it: no heads come any more.
+    Granted,
+    /// It did not.
+    Denied,
 }
+
+/// What those who answer requests tell those who read them. Only the thread of
+/// the connection writes it.
+#[derive(Debug)]
+pub struct Heads(AtomicU8);
 
 impl Default for Heads {
     fn default() -> Self {
-        Heads {
-            expected: AtomicBool::new(true),
-            ended: AtomicBool::new(false),
-        }
+        Heads(AtomicU8::new(Asked::Open as u8))
     }
 }
 
 impl Heads {
-    /// Notes that a request was read: a head is next if it has no body, and
-    /// nothing came after it.
-    pub fn request(&self, bodyless: bool) {
-        let next = bodyless && self.ended.load(Ordering::Relaxed);
-        self.expected.store(next, Ordering::Relaxed);
+    /// Notes the answer to a request that asked for another protocol. Whether the
+    /// next request can be read: not when it came before the answer did, as
+    /// nobody could tell what it is.
+    pub fn answered(&self, granted: bool) -> bool {
+        let ahead = self.0.load(Ordering::Relaxed) == Asked::Ahead as u8;
+        let answer = if granted {
+            Asked::Granted
+        } else {
+            Asked::Denied
+        };
+        self.set(answer);
+        granted || !ahead
+    }
+
+    fn set(&self, asked: Asked) {
+        self.0.store(asked as u8, Ordering::Relaxed);
     }
 }
 
@@ -47,43 +71,39 @@ impl Heads {
 pub struct Strict<S> {
     stream: S,
     heads: Arc<Heads>,
-    /// The last bytes of what came.
-    last: [u8; 4],
+    framing: Framing,
+    /// What is still to be read instead of what came, once that is refused.
+    refusal: Option<&'static [u8]>,
 }
 
 impl<S> Strict<S> {
-    /// Looks at the heads of `stream`, as `heads` tells where they begin.
+    /// Looks at the heads of `stream`; `heads` tells what its requests became.
     pub fn new(stream: S, heads: Arc<Heads>) -> Self {
-        let last = [0; 4];
         Strict {
             stream,
             heads,
-            last,
+            framing: Framing::default(),
+            refusal: None,
         }
     }
 
-    /// Whether these bytes, which come next, are fine.
-    fn look(&mut self, bytes: &[u8]) -> bool {
-        let mut rest = bytes;
-        if self.heads.expected.load(Ordering::Relaxed) {
-            while let Some((&byte, after)) = rest.split_first() {
-                if byte == b'\n' && self.last[3] != b'\r' {
-                    return false;
-                }
-                self.last = [self.last[1], self.last[2], self.last[3], byte];
-                rest = after;
-                if self.last == END {
-                    self.heads.expected.store(false, Ordering::Relaxed);
-                    break;
-                }
+    /// How many of these bytes, which come next, are fine.
+    fn look(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        loop {
+            match self.framing.follow(&bytes[at..]) {
+                Found::Fine => return bytes.len(),
+                Found::Bare(bare) => return at + bare,
+                Found::Asked(end) => at += end,
             }
+            let asked = self.heads.0.load(Ordering::Relaxed);
+            if asked == Asked::Open as u8 || asked == Asked::Ahead as u8 {
+                self.heads.set(Asked::Ahead);
+                return bytes.len();
+            }
+            self.heads.set(Asked::Open);
+            self.framing.answered(asked == Asked::Granted as u8);
         }
-        // What follows is a body, or another request.
-        let kept = rest.len().min(4);
-        self.last.rotate_left(kept);
-        self.last[4 - kept..].copy_from_slice(&rest[rest.len() - kept..]);
-        self.heads.ended.store(self.last == END, Ordering::Relaxed);
-        true
     }
 }
 
@@ -93,15 +113,32 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        match self.look(&buffer.filled()[before..]) {
-            true => Poll::Ready(Ok(())),
-            false => Poll::Ready(Err(io::Error::new(
+        let this = &mut *self;
+        if this.refusal.is_none() {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+            if this.framing.is_opaque() {
+                return Poll::Ready(Ok(()));
+            }
+            let came = &buffer.filled()[before..];
+            let fine = this.look(came);
+            if fine == came.len() {
+                return Poll::Ready(Ok(()));
+            }
+            buffer.set_filled(before + fine);
+            this.refusal = Some(NO_HEAD);
+        }
+        let refusal = this.refusal.get_or_insert(NO_HEAD);
+        if refusal.is_empty() {
+            return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "a line of a head ends with a bare line feed",
-            ))),
+            )));
         }
+        let (now, later) = refusal.split_at(refusal.len().min(buffer.remaining()));
+        buffer.put_slice(now);
+        *refusal = later;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -136,70 +173,4 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Whether all pieces are fine; after each, a request without a body is
-    /// read where that is said.
-    fn check(pieces: &[(&[u8], bool)]) -> bool {
-        let heads = Arc::<Heads>::default();
-        let mut strict = Strict::new((), Arc::clone(&heads));
-        pieces.iter().all(|(bytes, bodyless)| {
-            let fine = strict.look(bytes);
-            if *bodyless {
-                heads.request(true);
-            }
-            fine
-        })
-    }
-
-    #[test]
-    fn a_body_is_not_looked_at_when_its_head_came_with_the_one_before() {
-        let heads = Arc::<Heads>::default();
-        let mut strict = Strict::new((), Arc::clone(&heads));
-        let both = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n\
-                     POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n";
-        assert!(strict.look(both));
-        heads.request(true);
-        heads.request(false);
-        assert!(strict.look(b"a\nb\n"));
-    }
-
-    #[test]
-    fn lines_of_a_head_end_with_both() {
-        assert!(check(&[(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", true)]));
-        assert!(!check(&[(b"GET / HTTP/1.1\nhost: x\n\n", false)]));
-        assert!(!check(&[(
-            b"GET / HTTP/1.1\r\na: b\nhost: x\r\n\r\n",
-            false
-        )]));
-        // However they are cut.
-        assert!(check(&[
-            (b"GET / HTTP/1.1\r", false),
-            (b"\nhost: x\r\n\r\n", true)
-        ]));
-        assert!(!check(&[
-            (b"GET / HTTP/1.1", false),
-            (b"\nhost: x\r\n\r\n", false)
-        ]));
-        // The next one too.
-        let first: (&[u8], bool) = (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", true);
-        assert!(!check(&[
-            first,
-            (b"GET / HTTP/1.1\nhost: x\r\n\r\n", false)
-        ]));
-        assert!(check(&[first, first, first]));
-    }
-
-    #[test]
-    fn bodies_are_not_looked_at() {
-        let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n";
-        let whole = [head.as_slice(), b"a\nb\n"].concat();
-        assert!(check(&[(&whole, false), (b"a\nb\n", false)]));
-        assert!(check(&[(head, false), (b"a\nb\n", false)]));
-        assert!(check(&[
-            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false),
-            (b"\0\n\0", false)
-        ]));
-    }
-}
+mod tests;

@@ -62,7 +62,8 @@ impl<S> Explained<S> {
             "414" => ("path-too-long", "the request's path is too long".to_owned()),
             status if status.starts_with('4') => (
                 "bad-request",
-                "this is no HTTP request: its first line or one of its headers cannot be read"
+                "this is no HTTP request: its first line or one of its headers cannot be read, or \
+                 does not end with CR LF"
                     .to_owned(),
             ),
             _ => return None,

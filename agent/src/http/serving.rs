@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::header::UPGRADE;
-use http::{Request, Version};
-use hyper::body::{Body as _, Incoming};
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::{Method, Request, StatusCode, Version};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,16 +46,24 @@ pub(super) async fn serve<H: Handler>(
     let service = service_fn(move |request: Request<Incoming>| {
         let multiplexed = request.version() == Version::HTTP_2;
         let busy = connection.activity.begin_request(multiplexed);
-        // After an upgrade come no more heads.
-        let upgrades = request.headers().contains_key(UPGRADE);
-        heads.request(!multiplexed && !upgrades && request.body().is_end_stream());
+        let tunnel = request.method() == Method::CONNECT;
+        let asks = tunnel || request.headers().contains_key(UPGRADE);
+        let heads = (asks && !multiplexed).then(|| Arc::clone(&heads));
         let connection = Arc::clone(&connection);
         async move {
             // A panic here would end the connection, and with it all its calls.
             // Boxed: what wraps it is moved a few times before it begins.
             let handling = Box::pin(H::handle(Arc::clone(&connection), request));
             let handled = panics::contain(handling).await;
-            let response = handled.unwrap_or_else(|error| connection.handler.broken(error));
+            let mut response = handled.unwrap_or_else(|error| connection.handler.broken(error));
+            if let Some(heads) = heads {
+                let status = response.status();
+                let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+                if !heads.answered(switches || (tunnel && status.is_success())) {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
+            }
             Ok::<_, Infallible>(response.map(|reply| Tracked::new(reply, busy)))
         }
     });
