@@ -1,10 +1,11 @@
 //! Heads of requests: those that others may read otherwise are refused, wherever
-//! they are on a connection.
+//! they are on a connection, and as many headers are taken with each version of
+//! HTTP.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use weir_tests::client::{raw, rest};
-use weir_tests::node::{Function, Node, text};
+use weir_tests::client::{Ask, raw, rest};
+use weir_tests::node::{Function, Node, Setup, text};
 
 /// The statuses of all answers on a raw connection.
 fn statuses(answers: &str) -> Vec<u16> {
@@ -157,4 +158,37 @@ async fn what_comes_before_the_answer_to_an_upgrade_is_no_request() {
         }
     }
     assert_eq!(statuses(&rest(&mut stream).await), [400]);
+}
+
+#[tokio::test]
+async fn headers_are_counted_alike_with_each_version_of_http() {
+    let few = Setup::new().config("[http]\nheader-count = 10");
+    for (node, most) in [(Node::start().await, 100), (few.start().await, 10)] {
+        node.deploy(Function::new("hello", "echo")).await;
+        let ask = |headers: usize, http2: bool| {
+            let ask = node.post("/function/hello").body("fine");
+            let ask = if http2 { ask.http2() } else { ask };
+            // The host is one, and the length.
+            (2..headers).fold(ask, |ask, number| ask.header(&format!("x-{number}"), "v"))
+        };
+        let mut refused = Vec::new();
+        for http2 in [false, true] {
+            ask(most, http2).send().await.expect_status(200);
+            let reply = ask(most + 1, http2).send().await.expect_error(431);
+            assert_eq!(reply.header("x-weir-error"), "header-too-large");
+            let headers = ["x-weir-error", "content-type", "x-openfaas-internal"];
+            let headers = headers.map(|name| reply.header(name).to_owned());
+            refused.push((headers, reply.text()));
+        }
+        assert_eq!(refused[0], refused[1]);
+        // A client of HTTP/2 may send each cookie in a field of its own.
+        let cookies = |ask: Ask| (0..most).fold(ask, |ask, _| ask.header("cookie", "a=b"));
+        cookies(ask(most - 1, true)).send().await.expect_status(200);
+        cookies(ask(most, true)).send().await.expect_error(431);
+        cookies(ask(3, false)).send().await.expect_error(431);
+        // Whatever it asks for.
+        let health = node.get("/healthz").http2();
+        let many = (0..=most).fold(health, |ask, _| ask.header("x-many", "v"));
+        many.send().await.expect_error(431);
+    }
 }

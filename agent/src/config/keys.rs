@@ -67,7 +67,7 @@ pub static KEYS: &[Key<Config>] = &[
     key(
         "http.header-count",
         |c| plain(&mut c.http.header_count),
-        "Headers of one request; more is 431.",
+        "Headers of one request, with HTTP/1.1 and HTTP/2; more is 431.",
     ),
     key(
         "http.body-bytes",

@@ -1,5 +1,6 @@
 //! Says why, where the HTTP parser itself refuses a head: its answers have a
-//! status and nothing else, and cannot be changed where they are made.
+//! status and nothing else, and cannot be changed where they are made. And
+//! refuses over HTTP/2 what it refuses over HTTP/1.1 alone.
 //!
 //! Such an answer is told from a function's by when it is written: no request
 //! has begun since all that was written before went out.
@@ -9,10 +10,69 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use http::header::{COOKIE, HOST, HeaderValue};
+use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Limits;
 use super::activity::Activity;
+use super::reply::Reply;
+
+/// The word for a head beyond its bounds.
+const HEADER_TOO_LARGE: &str = "header-too-large";
+
+/// Bounds of a request's head.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadBounds {
+    /// Most bytes.
+    bytes: usize,
+    /// Most headers.
+    count: usize,
+}
+
+impl HeadBounds {
+    /// Those among `limits`.
+    pub fn of(limits: &Limits) -> Self {
+        HeadBounds {
+            bytes: limits.header_bytes,
+            count: limits.header_count,
+        }
+    }
+
+    fn why(self) -> String {
+        let HeadBounds { bytes, count } = self;
+        format!(
+            "the request's headers are more than {bytes} bytes (http.header-bytes) or than {count} \
+             (http.header-count)"
+        )
+    }
+
+    /// The refusal of a request with too many headers, for HTTP/2, whose parser
+    /// does not count them. They are counted as HTTP/1.1 would send them: with
+    /// the host, and with one field for all cookies.
+    pub fn refuse<T>(self, request: &Request<T>) -> Option<Response<Reply>> {
+        let headers = request.headers();
+        if headers.len() < self.count {
+            return None;
+        }
+        let cookies = headers.get_all(COOKIE).iter().count();
+        let host = request.uri().authority().is_some() && !headers.contains_key(HOST);
+        let count = headers.len() - cookies.saturating_sub(1) + usize::from(host);
+        (count > self.count).then(|| {
+            let mut response = Response::new(Reply::from(self.why() + "\n"));
+            *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            for (name, value) in [
+                ("content-type", "text/plain; charset=utf-8"),
+                ("x-weir-error", HEADER_TOO_LARGE),
+                ("x-openfaas-internal", "weir"),
+            ] {
+                let value = HeaderValue::from_static(value);
+                response.headers_mut().insert(name, value);
+            }
+            response
+        })
+    }
+}
 
 /// A stream on which the parser's refusals say why.
 pub struct Explained<S> {
@@ -23,20 +83,18 @@ pub struct Explained<S> {
     at_rest: Option<u32>,
     /// What is still to be written of an answer of ours.
     pending: Vec<u8>,
-    header_bytes: usize,
-    header_count: usize,
+    bounds: HeadBounds,
 }
 
 impl<S> Explained<S> {
     /// Explains what is refused on `stream`, whose requests `activity` knows.
-    pub fn new(stream: S, activity: Arc<Activity>, limits: &Limits) -> Self {
+    pub fn new(stream: S, activity: Arc<Activity>, bounds: HeadBounds) -> Self {
         Explained {
             stream,
             activity,
             at_rest: Some(0),
             pending: Vec::new(),
-            header_bytes: limits.header_bytes,
-            header_count: limits.header_count,
+            bounds,
         }
     }
 
@@ -51,14 +109,7 @@ impl<S> Explained<S> {
         rest.strip_suffix("\r\n")
             .filter(|rest| !rest.contains("\r\n\r\n"))?;
         let (word, why) = match line.split(' ').nth(1)? {
-            "431" => (
-                "header-too-large",
-                format!(
-                    "the request's headers are more than {} bytes (http.header-bytes) or than {} \
-                     (http.header-count)",
-                    self.header_bytes, self.header_count
-                ),
-            ),
+            "431" => (HEADER_TOO_LARGE, self.bounds.why()),
             "414" => ("path-too-long", "the request's path is too long".to_owned()),
             status if status.starts_with('4') => (
                 "bad-request",

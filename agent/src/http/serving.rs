@@ -18,8 +18,9 @@ use weir_node::clock::Moment as _;
 use weir_node::panics;
 
 use super::activity::Overdue;
+use super::body;
 use super::heads::{Heads, Strict};
-use super::refusals::Explained;
+use super::refusals::{Explained, HeadBounds};
 use super::reply::Tracked;
 use super::{Connection, Handler, Limits, Shared};
 
@@ -42,15 +43,25 @@ pub(super) async fn serve<H: Handler>(
     let activity = Arc::clone(&connection.activity);
     let heads = Arc::<Heads>::default();
     let stream = Strict::new(stream, Arc::clone(&heads));
-    let stream = Explained::new(stream, Arc::clone(&activity), &shared.limits);
+    let bounds = HeadBounds::of(&shared.limits);
+    let stream = Explained::new(stream, Arc::clone(&activity), bounds);
     let service = service_fn(move |request: Request<Incoming>| {
         let multiplexed = request.version() == Version::HTTP_2;
         let busy = connection.activity.begin_request(multiplexed);
         let tunnel = request.method() == Method::CONNECT;
         let asks = tunnel || request.headers().contains_key(UPGRADE);
         let heads = (asks && !multiplexed).then(|| Arc::clone(&heads));
+        // What a member carries was bounded where it came in.
+        let refused = match multiplexed && connection.member.is_none() {
+            true => bounds.refuse(&request),
+            false => None,
+        };
         let connection = Arc::clone(&connection);
         async move {
+            if let Some(refused) = refused {
+                body::refuse(request.into_body());
+                return Ok(refused.map(|reply| Tracked::new(reply, busy)));
+            }
             // A panic here would end the connection, and with it all its calls.
             // Boxed: what wraps it is moved a few times before it begins.
             let handling = Box::pin(H::handle(Arc::clone(&connection), request));

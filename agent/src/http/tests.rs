@@ -235,6 +235,33 @@ fn head_beyond_its_bounds_is_431() {
 }
 
 #[test]
+fn headers_of_http2_are_counted_as_http1_would_send_them() {
+    let bounds = refusals::HeadBounds::of(&limits());
+    let check = |name: &str, uri: &str, headers: &[(&str, usize)], fits: bool| {
+        let mut request = Request::builder().uri(uri);
+        for (header, count) in headers {
+            for _ in 0..*count {
+                request = request.header(*header, "v");
+            }
+        }
+        let request = request.body(()).expect("a request");
+        assert_eq!(bounds.refuse(&request).is_none(), fits, "{name}");
+    };
+    let with_host = "http://a/";
+    check("as many as may be", with_host, &[("x", 49)], true);
+    check("one more", with_host, &[("x", 50)], false);
+    check("no host", "/", &[("x", 50)], true);
+    check("the host twice", with_host, &[("x", 49), ("host", 1)], true);
+    check("cookies", with_host, &[("x", 48), ("cookie", 90)], true);
+    check(
+        "one more beside cookies",
+        with_host,
+        &[("x", 49), ("cookie", 90)],
+        false,
+    );
+}
+
+#[test]
 fn what_is_no_request_is_400_with_the_reason_also_after_one_that_is() {
     let (server, _) = start(limits(), Echo::default());
     let wrong = b"GET / HTTP/1.1\r\nno header\r\n\r\n";
