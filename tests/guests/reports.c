@@ -1,5 +1,5 @@
-// A `wasi:http` component: answers with all that it sees of a request, and then
-// its body; and with as many headers more as the query says.
+// A `wasi:http` component: answers with all that it sees of a request, its body
+// and its trailers, with as many headers more as the query says, and a trailer.
 #include "proxy.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +34,31 @@ static void add(wasi_http_types_borrow_fields_t fields, char *name, char *value)
     wasi_http_types_method_fields_append(fields, &key, &text, &error);
 }
 
+static void say_all(wasi_http_types_borrow_fields_t fields) {
+    wasi_http_types_list_tuple2_field_name_field_value_t entries;
+    wasi_http_types_method_fields_entries(fields, &entries);
+    for (size_t at = 0; at < entries.len; at++) {
+        say("\n", entries.ptr[at].f0.ptr, entries.ptr[at].f0.len);
+        say(": ", entries.ptr[at].f1.ptr, entries.ptr[at].f1.len);
+    }
+}
+
+static void say_trailers(wasi_http_types_own_incoming_body_t body) {
+    wasi_http_types_own_future_trailers_t future = wasi_http_types_static_incoming_body_finish(body);
+    wasi_http_types_borrow_future_trailers_t waiting = wasi_http_types_borrow_future_trailers(future);
+    wasi_http_types_own_pollable_t ready = wasi_http_types_method_future_trailers_subscribe(waiting);
+    wasi_io_poll_method_pollable_block(wasi_io_poll_borrow_pollable(ready));
+    wasi_io_poll_pollable_drop_own(ready);
+    wasi_http_types_result_result_option_own_trailers_error_code_void_t got;
+    length = 0;
+    if (wasi_http_types_method_future_trailers_get(waiting, &got) && !got.is_err && !got.val.ok.is_err &&
+        got.val.ok.val.ok.is_some) {
+        say_all(wasi_http_types_borrow_fields(got.val.ok.val.ok.val));
+        wasi_http_types_fields_drop_own(got.val.ok.val.ok.val);
+    }
+    wasi_http_types_future_trailers_drop_own(future);
+}
+
 void exports_wasi_http_incoming_handler_handle(request_t request, outparam_t out) {
     wasi_http_types_borrow_incoming_request_t borrowed = wasi_http_types_borrow_incoming_request(request);
     wasi_http_types_method_t method;
@@ -49,12 +74,7 @@ void exports_wasi_http_incoming_handler_handle(request_t request, outparam_t out
     wasi_http_types_method_incoming_request_scheme(borrowed, &scheme);
     say("\nscheme ", (uint8_t *)number, snprintf(number, sizeof number, "%d", scheme.tag));
     wasi_http_types_own_headers_t headers = wasi_http_types_method_incoming_request_headers(borrowed);
-    wasi_http_types_list_tuple2_field_name_field_value_t entries;
-    wasi_http_types_method_fields_entries(wasi_http_types_borrow_fields(headers), &entries);
-    for (size_t at = 0; at < entries.len; at++) {
-        say("\n", entries.ptr[at].f0.ptr, entries.ptr[at].f0.len);
-        say(": ", entries.ptr[at].f1.ptr, entries.ptr[at].f1.len);
-    }
+    say_all(wasi_http_types_borrow_fields(headers));
     say("\n\n", NULL, 0);
     wasi_http_types_fields_drop_own(headers);
 
@@ -95,10 +115,13 @@ void exports_wasi_http_incoming_handler_handle(request_t request, outparam_t out
             }
             wasi_io_streams_input_stream_drop_own(input);
         }
-        wasi_http_types_incoming_body_drop_own(incoming);
+        say_trailers(incoming);
+        send(sink, (uint8_t *)said, length);
     }
     wasi_io_streams_output_stream_drop_own(output);
     wasi_http_types_error_code_t trouble;
-    wasi_http_types_static_outgoing_body_finish(body, NULL, &trouble);
+    wasi_http_types_own_trailers_t trailers = wasi_http_types_constructor_fields();
+    add(wasi_http_types_borrow_fields(trailers), "x-sum", "answered");
+    wasi_http_types_static_outgoing_body_finish(body, &trailers, &trouble);
     wasi_http_types_incoming_request_drop_own(request);
 }

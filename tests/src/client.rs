@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, Version};
 use http_body::Frame;
-use http_body_util::{BodyExt, Either, Full};
+use http_body_util::{BodyExt, Either, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,8 +22,11 @@ use crate::within;
 /// Pieces of a body that a test may be ahead of the connection.
 const PIECES_AHEAD: usize = 16;
 
-/// A request body: whole, or fed by the test.
-type Body = Either<Full<Bytes>, Fed>;
+/// A request body: whole, fed by the test, or with trailers.
+type Body = Either<Full<Bytes>, Either<Fed, StreamBody<Frames>>>;
+
+/// The frames of a body that is known at once.
+type Frames = futures_util::stream::Iter<std::array::IntoIter<Result<Frame<Bytes>, Infallible>, 2>>;
 
 /// A body that a test feeds piece by piece; it ends when the feeder is dropped.
 #[derive(Debug)]
@@ -55,6 +58,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// What came behind it.
+    pub trailers: HeaderMap,
 }
 
 impl Reply {
@@ -165,8 +170,18 @@ impl Ask {
     /// Gives a body that the caller feeds while the request runs.
     pub fn fed(mut self) -> (Ask, Feeder) {
         let (feeder, pieces) = mpsc::channel(PIECES_AHEAD);
-        self.body = Either::Right(Fed(pieces));
+        self.body = Either::Right(Either::Left(Fed(pieces)));
         (self, feeder)
+    }
+
+    /// Gives the whole body, and a trailer.
+    pub fn trailed(mut self, body: impl Into<Bytes>, name: &'static str, value: &str) -> Ask {
+        let value = HeaderValue::from_str(value).expect("tests send valid trailers");
+        let trailers = HeaderMap::from_iter([(HeaderName::from_static(name), value)]);
+        let frames = [Frame::data(body.into()), Frame::trailers(trailers)].map(Ok);
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        self.body = Either::Right(Either::Right(body));
+        self.header("trailer", name)
     }
 
     /// Speaks HTTP/2, with prior knowledge.
@@ -207,11 +222,12 @@ impl Ask {
     pub async fn try_send(self) -> anyhow::Result<Reply> {
         within("an answer", async {
             let (head, body) = self.open().await?.into_parts();
-            let body = body.collect().await?.to_bytes();
+            let body = body.collect().await?;
             Ok(Reply {
                 status: head.status.as_u16(),
                 headers: head.headers,
-                body,
+                trailers: body.trailers().cloned().unwrap_or_default(),
+                body: body.to_bytes(),
             })
         })
         .await

@@ -39,6 +39,9 @@ const MAY_BE_SEEN_TO_DIFFER: [&str; 7] = [
     "HTTP_TRACEPARENT=",
 ];
 
+/// The value of a trailer, which no function sees.
+const TRAILER: &str = "sum-of-5";
+
 /// Where a function runs that is called at one node.
 const PLACES: [&str; 3] = ["home", "direct", "stream"];
 
@@ -103,6 +106,8 @@ fn lines(reply: &Reply, place: &str) -> Vec<String> {
         headers.push(format!("{name}: {value}"));
     }
     headers.sort();
+    let trailers = reply.trailers.iter();
+    headers.extend(trailers.map(|(name, value)| format!("trailer {name}: {value:?}")));
     let seen = reply.text().replace(place, "PLACE");
     let may_differ = |line: &str| {
         let mut starts = MAY_BE_SEEN_TO_DIFFER.iter();
@@ -148,6 +153,12 @@ fn requests(node: &Node, function: &str) -> Vec<(&'static str, Ask)> {
             ask
         }),
         (
+            "a body with a trailer",
+            ask("POST", "/trailed")
+                .header("te", "trailers")
+                .trailed("a body", "x-sum", TRAILER),
+        ),
+        (
             "cookies in two fields",
             ask("GET", "/cookies")
                 .header("cookie", "a=1")
@@ -175,8 +186,12 @@ fn requests(node: &Node, function: &str) -> Vec<(&'static str, Ask)> {
     ]
 }
 
-/// Calls a function at each place over each version of HTTP, and compares.
-async fn compare(members: &[Member; 3], function: impl Fn(&str) -> String) {
+/// Calls a function at each place over each version of HTTP, compares, and returns
+/// what came back of each request, line by line.
+async fn compare(
+    members: &[Member; 3],
+    function: impl Fn(&str) -> String,
+) -> BTreeMap<&'static str, Vec<String>> {
     let node = &members[0].node;
     let mut expected = BTreeMap::new();
     let mut wrong = Vec::new();
@@ -185,7 +200,13 @@ async fn compare(members: &[Member; 3], function: impl Fn(&str) -> String) {
         for http2 in [false, true] {
             for (what, ask) in requests(node, &function(place)) {
                 let ask = if http2 { ask.http2() } else { ask };
-                let got = lines(&ask.send().await, place);
+                let reply = ask.send().await;
+                if what == "no body" {
+                    for id in ["x-call-id", "x-weir-call-id"].map(|name| reply.header(name)) {
+                        assert!(id.len() > 3 && reply.text().contains(id), "{id} at {place}");
+                    }
+                }
+                let got = lines(&reply, place);
                 let first = expected.entry(what).or_insert_with(|| got.clone());
                 if got != *first {
                     let lines = difference(first, &got);
@@ -198,10 +219,38 @@ async fn compare(members: &[Member; 3], function: impl Fn(&str) -> String) {
     let ok = &expected["a path and a query"];
     assert!(["200", "203"].contains(&ok[0].as_str()), "{ok:?}");
     assert!(["200", "502"].contains(&refused[0].as_str()), "{refused:?}");
+    let trailed = expected["a body with a trailer"].join("\n");
+    assert!(trailed.contains("a body"), "{trailed}");
+    let trailers = [TRAILER, "trailer "];
+    assert!(
+        !trailers.iter().any(|word| trailed.contains(word)),
+        "{trailed}"
+    );
+    assert_sees(&expected, "cookies in two fields", "a=1; b=2");
     let count = (2 * requests(node, "").len()) as f64;
     let after = carried(node).await;
     assert_eq!([after[0] - before[0], after[1] - before[1]], [count, count]);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    expected
+}
+
+/// Something that a function must have seen of a request.
+#[track_caller]
+fn assert_sees(all: &BTreeMap<&str, Vec<String>>, what: &str, words: &str) {
+    let lines = &all[what];
+    let sees = lines.iter().any(|line| line.contains(words));
+    assert!(sees, "{what}, {words}: {lines:?}");
+}
+
+/// An answer with more headers than it may have is its function's failure.
+#[track_caller]
+fn assert_refused(all: &BTreeMap<&str, Vec<String>>) {
+    let lines = &all["more headers than an answer may have"];
+    let named = lines
+        .iter()
+        .any(|line| line == "x-weir-error: function-failed");
+    assert!(lines[0] == "502" && named, "{lines:?}");
+    assert_ne!(all["a hundred headers of an answer"][0], "502");
 }
 
 #[tokio::test]
@@ -209,7 +258,8 @@ async fn a_stdio_module_is_called_alike_everywhere() {
     let members = places().await;
     let named = |place: &str| format!("tells-{place}");
     deploy_at_each(&members, |place| Function::new(&named(place), "tells")).await;
-    compare(&members, named).await;
+    let all = compare(&members, named).await;
+    assert_sees(&all, "a path and a query", "QUERY_STRING=c=%2F&d");
 }
 
 #[tokio::test]
@@ -221,7 +271,9 @@ async fn a_cgi_module_is_called_alike_everywhere() {
         function.field("envVars", json!({ "TELLS_HEAD": "yes" }))
     })
     .await;
-    compare(&members, named).await;
+    let all = compare(&members, named).await;
+    assert_sees(&all, "a path and a query", "QUERY_STRING=c=%2F&d");
+    assert_refused(&all);
 }
 
 #[tokio::test]
@@ -232,7 +284,15 @@ async fn a_component_is_called_alike_everywhere() {
         Function::new(&named(place), "reports").protocol("http")
     })
     .await;
-    compare(&members, named).await;
+    let all = compare(&members, named).await;
+    assert_sees(
+        &all,
+        "a path and a query",
+        "    path /api/items/a%20b?c=%2F&d",
+    );
+    let host = members[0].node.address;
+    assert_sees(&all, "a path and a query", &format!("    authority {host}"));
+    assert_refused(&all);
 }
 
 #[tokio::test]
@@ -243,7 +303,10 @@ async fn a_container_is_called_alike_everywhere() {
         Function::container(&named(place)).mode("tell")
     })
     .await;
-    compare(&members, named).await;
+    let all = compare(&members, named).await;
+    let line = "    GET /api/items/a%20b?c=%2F&d HTTP/1.1";
+    assert_sees(&all, "a path and a query", line);
+    assert_refused(&all);
 }
 
 /// Answers with all that it sees, and with as many headers more as the query says.
@@ -282,7 +345,9 @@ async fn a_python_function_is_called_alike_everywhere() {
             members[0].sees_function(&member.id, &name).await;
         }
     }
-    compare(&members, |place| format!("event-{place}")).await;
+    let all = compare(&members, |place| format!("event-{place}")).await;
+    assert_sees(&all, "a path and a query", "[('c', '/'), ('d', '')]");
+    assert_refused(&all);
 }
 
 /// A node with a server that answers as no HTTP library does.
@@ -365,6 +430,45 @@ async fn trailers_of_an_answer_are_left_out_for_all_clients() {
     let mut body = ask.open().await.expect("an answer").into_body();
     while let Some(frame) = http_body_util::BodyExt::frame(&mut body).await {
         assert!(frame.expect("it is whole").is_data());
+    }
+}
+
+#[tokio::test]
+async fn trailers_of_an_answer_are_left_out_wherever_it_runs() {
+    let members = places().await;
+    let named = |place: &str| format!("rough-{place}");
+    deploy_at_each(&members, |place| {
+        Function::container(&named(place)).mode("raw")
+    })
+    .await;
+    for name in PLACES.map(named) {
+        let path = format!("/function/{name}/trailers");
+        for http2 in [false, true] {
+            let ask = members[0].node.get(&path).header("te", "trailers");
+            let ask = if http2 { ask.http2() } else { ask };
+            let reply = ask.send().await.expect_status(200);
+            assert_eq!(reply.text(), "hello", "{name}");
+            assert!(reply.trailers.is_empty(), "{name}: {:?}", reply.trailers);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_no_action_takes_is_refused_with_the_reason() {
+    let members = places().await;
+    let named = |place: &str| format!("action-{place}");
+    deploy_at_each(&members, |place| {
+        let function = Function::container(&named(place)).mode("openwhisk");
+        function.protocol("openwhisk")
+    })
+    .await;
+    for name in PLACES.map(named) {
+        for body in ["[1]", "no JSON"] {
+            let ask = members[0].node.call(&name, body);
+            let reply = ask.await.expect_error(400);
+            let said = reply.text();
+            assert!(said.contains("takes a JSON object"), "{name}: {said}");
+        }
     }
 }
 

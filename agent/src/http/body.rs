@@ -151,24 +151,28 @@ impl Shared {
     }
 
     /// Polls the connection for the next piece; both sides are woken for it.
+    /// Trailers are left out, as those of answers are: few functions could see
+    /// them, and a body that is kept has no place for them.
     fn poll_source(self: &Arc<Self>, source: &mut Source) -> Poll<Option<Frame<Bytes>>> {
         let Some(incoming) = &mut source.incoming else {
             return Poll::Ready(None);
         };
         let waker = Waker::from(self.clone());
-        match Pin::new(incoming).poll_frame(&mut Context::from_waker(&waker)) {
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(frame)),
-            Poll::Ready(Some(Err(_))) => {
-                self.set(BodyFault::Broken);
-                (source.incoming, source.open) = (None, None);
-                Poll::Ready(None)
+        let mut context = Context::from_waker(&waker);
+        loop {
+            match Pin::new(&mut *incoming).poll_frame(&mut context) {
+                Poll::Ready(Some(Ok(frame))) if frame.is_data() => return Poll::Ready(Some(frame)),
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_))) => {
+                    self.set(BodyFault::Broken);
+                    break;
+                }
+                Poll::Ready(None) => break,
+                Poll::Pending => return Poll::Pending,
             }
-            Poll::Ready(None) => {
-                (source.incoming, source.open) = (None, None);
-                Poll::Ready(None)
-            }
-            Poll::Pending => Poll::Pending,
         }
+        (source.incoming, source.open) = (None, None);
+        Poll::Ready(None)
     }
 
     fn look_out(self: &Arc<Self>, context: &Context<'_>) {
@@ -558,21 +562,15 @@ impl http_body::Body for Bounded {
 
     fn is_end_stream(&self) -> bool {
         let source = self.shared.source();
-        self.ended
-            || (source.ahead.is_empty()
-                && source
-                    .incoming
-                    .as_ref()
-                    .is_some_and(Incoming::is_end_stream))
+        let incoming = source.incoming.as_ref();
+        self.ended || (source.ahead.is_empty() && incoming.is_some_and(Incoming::is_end_stream))
     }
 
     fn size_hint(&self) -> SizeHint {
         let source = self.shared.source();
         let ahead = source.ahead_bytes as u64;
-        let rest = source
-            .incoming
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), Incoming::size_hint);
+        let rest = source.incoming.as_ref();
+        let rest = rest.map_or(SizeHint::with_exact(0), Incoming::size_hint);
         let mut hint = SizeHint::new();
         hint.set_lower(ahead + rest.lower());
         if let Some(upper) = rest.upper() {

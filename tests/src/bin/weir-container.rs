@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
+use http::HeaderMap;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -142,9 +143,9 @@ async fn raw(stream: &mut tokio::net::TcpStream) -> anyhow::Result<()> {
 
 /// Answers with all that a function sees of a request, and with as many headers
 /// more as the query says.
-fn tell(head: &http::request::Parts, body: &[u8]) -> Response<Full<Bytes>> {
+fn tell(head: &http::request::Parts, body: &[u8], trailers: &HeaderMap) -> Response<Full<Bytes>> {
     let mut told = vec![format!("{} {} {:?}", head.method, head.uri, head.version)];
-    let headers = head.headers.iter();
+    let headers = head.headers.iter().chain(trailers);
     told.extend(headers.map(|(name, value)| format!("{name}: {value:?}")));
     let told = [told.join("\n").as_bytes(), b"\n\n", body].concat();
     let more = head.uri.query().and_then(|query| query.parse().ok());
@@ -173,8 +174,10 @@ async fn answer(
         return Ok(socket(&mut request));
     }
     let (head, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes());
-    let body = body.unwrap_or_default();
+    let body = body.collect().await.ok();
+    let trailers = body.as_ref().and_then(|body| body.trailers().cloned());
+    let trailers = trailers.unwrap_or_default();
+    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
     let said: Value = serde_json::from_slice(&body).unwrap_or_default();
     let path = head.uri.path();
     Ok(match (mode.as_str(), path) {
@@ -206,7 +209,7 @@ async fn answer(
                 &json!({ "Success": success, "Result": sum.to_string(), "Output": "added" }),
             )
         }
-        ("tell", _) => tell(&head, &body),
+        ("tell", _) => tell(&head, &body, &trailers),
         // Listens long before it is well.
         ("ailing", _) if started.elapsed() < ILLNESS => render(503, &json!({ "well": false })),
         (_, path) => act(path, &head, &body).await,
