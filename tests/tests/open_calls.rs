@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite;
 use weir_tests::client::{raw, raw_status, rest};
 use weir_tests::network::{self, Host};
 use weir_tests::node::{Function, Node, Setup};
@@ -128,6 +129,37 @@ async fn a_body_beyond_the_memory_for_bodies_is_read_as_it_comes() {
     node.running(0).await;
 }
 
+#[tokio::test]
+async fn websockets_are_open_calls_and_hold_a_quarter_of_the_node() {
+    let setup = Setup::new().containers();
+    let node = setup.variable("WEIR_RESOURCES_CPU", "2").start().await;
+    let chat = Function::container("chat").setting("concurrency", "16");
+    node.deploy(chat.timeout("10m")).await;
+    node.deploy(Function::new("honest", "echo")).await;
+    let open = async || {
+        let url = format!("ws://{}/function/chat/socket", node.address);
+        tokio_tungstenite::client_async(url, connect(node.address).await).await
+    };
+    let mut sockets = Vec::new();
+    for _ in 0..OPEN {
+        let (socket, _) = open().await.expect("a WebSocket");
+        sockets.push(socket);
+    }
+    node.running(OPEN).await;
+    // The next one waits, and is told to come again.
+    let refused = within("an answer", open()).await.expect_err("a refusal");
+    let tungstenite::Error::Http(refused) = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.headers()["x-weir-error"], "too-many-open");
+    node.call("honest", "x").await.expect_status(200);
+    node.running(OPEN).await;
+    drop(sockets.pop());
+    node.running(OPEN - 1).await;
+    open().await.expect("a WebSocket");
+}
+
 /// Opens so many connections from `from` and says nothing.
 async fn silent(count: usize, from: [u8; 4], to: SocketAddr) -> Vec<TcpStream> {
     let mut open = Vec::new();
@@ -150,15 +182,20 @@ async fn connections_that_say_nothing_shut_nobody_out() {
     node.deploy(Function::new("hello", "echo")).await;
     let held = tokio::spawn(node.post("/function/slow").body("3000").send());
     node.running(1).await;
-    for from in [[127, 0, 0, 2], [127, 0, 0, 1], [127, 0, 0, 3]] {
+    for (from, most) in [
+        // Half of all for one address, and those that are not silent.
+        ([127, 0, 0, 2], 50 + 5),
+        ([127, 0, 0, 1], 100),
+        ([127, 0, 0, 3], 100),
+    ] {
         let _open = silent(300, from, node.address).await;
         node.get("/healthz").send().await.expect_status(200);
         node.call("hello", "x").await.expect_status(200);
         let status = node.status().await;
         let connections = status["connections"].as_u64();
         assert!(
-            connections.is_some_and(|open| open <= 100),
-            "{connections:?}"
+            connections.is_some_and(|open| open <= most),
+            "{connections:?} from {from:?}"
         );
     }
     // Whoever is busy is not closed for others.

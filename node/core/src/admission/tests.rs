@@ -914,3 +914,38 @@ fn large_call_is_not_starved_by_small_ones() {
         assert!(ended < 100, "the large call starves");
     }
 }
+
+#[test]
+fn while_too_many_threads_want_processors_no_more_calls_that_need_them_run_than_there_are_cores() {
+    let mut node = Node::new(10_000, 2_000);
+    let many = Profile {
+        calls_per_instance: 10,
+        ..profile()
+    };
+    let [burns, sleeps, declares] = [0, 1, 2].map(|_| node.add_warm(many));
+    for (function, need) in [(burns, Cpu::millicores(200)), (sleeps, crate::need::LEAST)] {
+        let now = at(node.now);
+        let actions = &mut node.actions;
+        node.admission.set_need(function, need, now, actions);
+    }
+    let crowd = |node: &mut Node, crowded| {
+        let now = at(node.now);
+        node.admission.set_crowded(crowded, now, &mut node.actions);
+        node.actions()
+    };
+    let first = node.runs_at_once(burns);
+    assert!(crowd(&mut node, true).is_empty());
+    let _second = node.runs_at_once(burns);
+    for token in ["third", "fourth"] {
+        assert!(matches!(node.arrive(burns, token), Verdict::Wait(_)));
+    }
+    // Those that say what they need, or that need next to nothing, are not held up.
+    for (function, token) in [(declares, "declares"), (sleeps, "sleeps")] {
+        assert!(matches!(node.arrive(function, token), Verdict::Wait(_)));
+        assert_eq!(node.actions(), [format!("run {token} warm")]);
+    }
+    node.finish(first);
+    assert_eq!(node.actions(), ["run third warm"]);
+    assert_eq!(crowd(&mut node, false), ["run fourth warm"]);
+    let _fifth = node.runs_at_once(burns);
+}
