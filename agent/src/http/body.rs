@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
 use weir_node::clock::Moment as _;
@@ -143,7 +144,7 @@ impl Wake for Shared {
 
 impl Shared {
     fn source(&self) -> MutexGuard<'_, Source> {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+        self.source.lock()
     }
 
     fn set(&self, fault: BodyFault) {
@@ -209,9 +210,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let source = self.source.get_mut();
-        let source = source.unwrap_or_else(PoisonError::into_inner);
-        let kept = std::mem::take(&mut source.kept);
+        let kept = std::mem::take(&mut self.source.get_mut().kept);
         self.give_back(kept);
     }
 }

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
@@ -20,6 +20,7 @@ use bollard::query_parameters::{
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt as _;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -526,9 +527,7 @@ impl Engine {
     }
 
     fn deaths(&self) -> MutexGuard<'_, HashMap<String, Arc<Death>>> {
-        let deaths = self.inner.deaths.lock();
-        // A map is whole between any two of its methods.
-        deaths.unwrap_or_else(PoisonError::into_inner)
+        self.inner.deaths.lock()
     }
 }
 

@@ -4,8 +4,8 @@ mod start;
 mod words;
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
@@ -144,11 +145,11 @@ impl Instance {
 
 impl Inner {
     fn looks(&self) -> MutexGuard<'_, Looks> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.looks.lock()
     }
 
     fn scrap(&self) -> MutexGuard<'_, Option<Scrap>> {
-        self.scrap.lock().unwrap_or_else(PoisonError::into_inner)
+        self.scrap.lock()
     }
 
     /// Whether it takes no more calls. Takes no lock.

@@ -7,8 +7,9 @@
 //! another has left.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::idle::IdleTime;
 
@@ -65,7 +66,7 @@ struct Shelf<C>(Mutex<Vec<Entry<C>>>);
 
 impl<C> Shelf<C> {
     fn lock(&self) -> MutexGuard<'_, Vec<Entry<C>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

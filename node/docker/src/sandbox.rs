@@ -17,10 +17,11 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
@@ -201,7 +202,7 @@ impl Sandboxes {
         tenant: &str,
     ) -> Result<Arc<Sandbox>, SandboxError> {
         let place = {
-            let mut tenants = lock(&self.tenants);
+            let mut tenants = self.tenants.lock();
             if tenants.len() >= IDLE_TENANTS && !tenants.contains_key(tenant) {
                 // Whoever still runs in one holds it beside this map.
                 tenants.retain(|_, place| {
@@ -239,17 +240,12 @@ impl Sandboxes {
     /// Forgets all: the engine was gone, and they with it.
     pub(crate) fn clear(&self) {
         self.prepared().clear();
-        lock(&self.tenants).clear();
+        self.tenants.lock().clear();
     }
 
-    fn prepared(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Sandbox>>> {
-        lock(&self.prepared)
+    fn prepared(&self) -> MutexGuard<'_, Vec<Arc<Sandbox>>> {
+        self.prepared.lock()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing that could panic happens under these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A folder of one container, removed when dropped.

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes of the last log lines that explain a failed start.
@@ -24,7 +24,7 @@ pub(super) struct LastWords {
 
 impl LastWords {
     pub(super) fn note(&self, piece: &[u8]) {
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = self.end.lock();
         let kept = &piece[piece.len().saturating_sub(LAST_WORDS)..];
         let surplus = (end.len() + kept.len()).saturating_sub(LAST_WORDS);
         if surplus > 0 || kept.len() < piece.len() {
@@ -45,7 +45,7 @@ impl LastWords {
 
     /// The reason with the last lines, each from its beginning.
     pub(super) fn explain(&self, reason: &str) -> String {
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = self.end.lock();
         let text = String::from_utf8_lossy(end.make_contiguous());
         let is_cut = self.is_cut.load(Ordering::Relaxed);
         let lines = match text.split_once('\n') {

@@ -11,6 +11,8 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use weir_docker::Image;
 
+use crate::private;
+
 /// Images by id, in a file.
 pub(super) struct Fetched {
     path: PathBuf,
@@ -115,11 +117,7 @@ impl Fetched {
     /// Should this fail, an image stays that could have gone.
     fn save(&self, images: &BTreeMap<String, Record>) {
         let written = serde_json::to_vec(images).map_err(io::Error::other);
-        let written = written.and_then(|text| {
-            let beside = self.path.with_extension("new");
-            std::fs::write(&beside, text)?;
-            std::fs::rename(&beside, &self.path)
-        });
+        let written = written.and_then(|text| private::write(&self.path, &text));
         if let Err(error) = written {
             tracing::warn!(path = %self.path.display(), %error, "cannot record images");
         }
