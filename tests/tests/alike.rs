@@ -528,8 +528,9 @@ async fn a_callback_without_a_body_has_a_length() {
     let url = format!("http://{}/in", listener.local_addr().expect("it is bound"));
     let ask = node
         .post("/async-function/plain")
-        .header("x-callback-url", &url);
-    ask.send().await.expect_status(202);
+        .header("x-callback-url", &url)
+        .header("x-call-id", "my-own");
+    let accepted = ask.send().await.expect_status(202);
     let (mut stream, _) = weir_tests::within("a callback", listener.accept())
         .await
         .expect("it comes");
@@ -540,6 +541,11 @@ async fn a_callback_without_a_body_has_a_length() {
     }
     let seen = text(&seen).to_lowercase();
     assert!(seen.contains("content-length: 0\r\n"), "{seen}");
+    // Its caller's id to find it by, and the node's to keep to.
+    let id = accepted.header("x-weir-call-id");
+    for id in ["x-call-id: my-own", &format!("x-weir-call-id: {id}")] {
+        assert!(seen.contains(id), "{id} is not in {seen}");
+    }
 }
 
 #[tokio::test]
@@ -551,8 +557,9 @@ async fn a_failed_callback_is_logged_with_cause_target_and_function() {
     let url = format!("http://me:hush@{nobody}/in?key=hush");
     let ask = node
         .post("/async-function/plain")
-        .header("x-callback-url", &url);
-    ask.send().await.expect_status(202);
+        .header("x-callback-url", &url)
+        .header("x-call-id", "my-own");
+    let accepted = ask.send().await.expect_status(202);
     let line = eventually("the failure is logged", async || {
         let log = node.log();
         let line = log.lines().find(|line| line.contains("callback failed"));
@@ -560,7 +567,8 @@ async fn a_failed_callback_is_logged_with_cause_target_and_function() {
     })
     .await;
     let target = format!("http://{nobody}/in");
-    for word in ["\"plain\"", &target, "refused"] {
+    let id = accepted.header("x-weir-call-id");
+    for word in ["\"plain\"", &target, "refused", id] {
         assert!(line.contains(word), "{word} is not in {line}");
     }
     assert!(!line.contains("hush"), "{line}");
