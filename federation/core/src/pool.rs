@@ -261,6 +261,12 @@ impl Pool {
         self.members.iter().map(|place| *place as usize)
     }
 
+    /// One of them, by its number among them: each is as likely as another where
+    /// numbers are.
+    pub fn member(&self, number: usize) -> Option<usize> {
+        Some(*self.members.get(number)? as usize)
+    }
+
     /// Whether somebody is one of them.
     pub fn contains(&self, place: usize) -> bool {
         u32::try_from(place).is_ok_and(|place| self.places.contains(place))

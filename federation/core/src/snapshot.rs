@@ -348,6 +348,16 @@ impl View {
         takes.then_some(place as usize)
     }
 
+    /// Whether a place is still that of the peer with this key, and it may take
+    /// calls: plans keep both.
+    pub(crate) fn is_at(&self, place: usize, key: PeerKey) -> bool {
+        let Ok(place) = u32::try_from(place) else {
+            return false;
+        };
+        let PeerViews { slots, structure } = &self.peers;
+        structure.places.contains(place) && slots.get(place).is_some_and(|peer| peer.key == key)
+    }
+
     /// A peer that may take calls, by its id.
     pub fn peer(&self, id: &PeerId) -> Option<&PeerView> {
         Some(&self.peers[self.place(id)?])

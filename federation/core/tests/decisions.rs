@@ -14,7 +14,7 @@ use weir_federation_core::abilities::Abilities;
 use weir_federation_core::catalogue::sha256;
 use weir_federation_core::explain::{Verdict, Weighed};
 use weir_federation_core::peers::{Fault, Met, Peers};
-use weir_federation_core::policy::{self, Bounds, Decision, KINDS, More, Needs, Origin, Request};
+use weir_federation_core::policy::{self, Bounds, Decision, More, Needs, Origin, Request};
 use weir_federation_core::report::{Load, Offer, Report, Role};
 use weir_federation_core::samples::{numbered, report};
 use weir_federation_core::snapshot::{Cost, Here, Local, Reserved, Snapshot, Word};
@@ -22,6 +22,15 @@ use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
 
 const GOLDEN: &str = include_str!("golden/decisions.txt");
+
+/// Policies by which the lives decide: those that remember nothing.
+const NAMES: [&str; 5] = [
+    "spill",
+    "local-only",
+    "cloud-only",
+    "edge-only",
+    "edge-cloud",
+];
 
 const LIVES: u64 = 48;
 
@@ -349,8 +358,7 @@ impl Life {
             more: More::default(),
         };
         let regions = ["near".to_owned(), "away".to_owned()];
-        let names = KINDS.each_ref().map(|kind| kind.name);
-        let policy = policy::named(chance.of(&names)).expect("it is in the list");
+        let policy = policy::named(chance.of(&NAMES)).expect("it is in the list");
         let local = Local {
             here,
             queue: chance.of(&[None, Some(Duration::from_millis(5))]),

@@ -288,6 +288,7 @@ impl World {
         let field = Field {
             own: numbered(u32::MAX),
             role: Role::Edge,
+            architecture: "x86_64",
             load: Load::default(),
             regions: &[],
             view: &self.view,

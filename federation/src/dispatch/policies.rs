@@ -533,6 +533,7 @@ impl Inner {
         let field = Field {
             own: shared.id,
             role: shared.role,
+            architecture: std::env::consts::ARCH,
             load: self.federated.load(&self.node, None),
             regions: &regions,
             view: &view,

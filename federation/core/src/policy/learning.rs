@@ -142,6 +142,8 @@ pub struct Field<'a> {
     pub own: PeerId,
     /// What it is for.
     pub role: Role,
+    /// Its processor, as reports name it.
+    pub architecture: &'a str,
     /// How loaded it is.
     pub load: Load,
     /// Regions that it spills to, in order; for a cloud node, its own.

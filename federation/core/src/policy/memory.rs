@@ -77,6 +77,21 @@ impl Which {
         Which { to, ..self }
     }
 
+    /// The numbers that stand for its function and its class: what is told to
+    /// others, and read again with [`Which::told`].
+    pub(super) fn numbers(self) -> [u64; 2] {
+        [self.function, self.class]
+    }
+
+    /// Of the function and the class that another node named so.
+    pub(super) fn told([function, class]: [u64; 2]) -> Which {
+        Which {
+            function,
+            class,
+            to: 0,
+        }
+    }
+
     /// A number of it that is never 0.
     fn mixed(self) -> u64 {
         let mut mixed = self.function ^ self.class.rotate_left(21) ^ self.to.rotate_left(42);
@@ -221,12 +236,31 @@ impl<const N: usize> Memory<N> {
         Some(&row.cells)
     }
 
+    /// Makes the table, so that [`Memory::open`] has one to write in.
+    pub fn prepare(&self) {
+        self.made();
+    }
+
+    /// The same as [`Memory::entry`] where there is a table already: for decisions,
+    /// which allocate nothing.
+    pub fn open(&self, which: Which, now: Time) -> Option<&[Cell; N]> {
+        let rows = self.rows.get()?;
+        Some(self.entry_of(rows, which, now))
+    }
+
     /// The row of this, to be written; a new one where there is none.
     pub fn entry(&self, which: Which, now: Time) -> &[Cell; N] {
-        let rows = self.rows.get_or_init(|| {
+        self.entry_of(self.made(), which, now)
+    }
+
+    fn made(&self) -> &[Row<N>] {
+        self.rows.get_or_init(|| {
             let rows = (0..self.count).map(|_| Row::new());
             rows.collect()
-        });
+        })
+    }
+
+    fn entry_of<'a>(&'a self, rows: &'a [Row<N>], which: Which, now: Time) -> &'a [Cell; N] {
         let key = which.mixed();
         let seconds = now.since(Time::ZERO).as_secs();
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);

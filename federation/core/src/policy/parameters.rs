@@ -67,6 +67,15 @@ pub enum Range {
     Flag,
     /// One of these words.
     Word(&'static [&'static str]),
+    /// A text of a shape that the policy reads itself, without commas.
+    Shape {
+        /// Its longest, in bytes.
+        bytes_max: usize,
+        /// The shape, as it is written down for people.
+        shape: &'static str,
+        /// Whether a text is of it; the empty one is where nothing is written.
+        reads: fn(&str) -> bool,
+    },
     /// A text that the policy reads itself, without commas.
     Text {
         /// Its longest, in bytes.
@@ -87,7 +96,7 @@ pub enum Value {
     Flag(bool),
     /// Of [`Range::Word`].
     Word(&'static str),
-    /// Of [`Range::Text`].
+    /// Of [`Range::Shape`] and [`Range::Text`].
     Text(String),
 }
 
@@ -137,6 +146,12 @@ impl Range {
                 let word = words.iter().find(|word| **word == text);
                 word.map(|word| Value::Word(word))
             }
+            Range::Shape {
+                bytes_max, reads, ..
+            } => {
+                let fits = text.len() <= bytes_max && !text.contains(',') && reads(text);
+                fits.then(|| Value::Text(text.to_owned()))
+            }
             Range::Text { bytes_max } => {
                 let fits = text.len() <= bytes_max && !text.contains(',');
                 fits.then(|| Value::Text(text.to_owned()))
@@ -160,6 +175,7 @@ impl fmt::Display for Range {
             }
             Range::Flag => f.write_str("true or false"),
             Range::Word(words) => f.write_str(&words.join(", ")),
+            Range::Shape { shape, .. } => f.write_str(shape),
             Range::Text { bytes_max } => write!(f, "a text of at most {bytes_max} bytes"),
         }
     }

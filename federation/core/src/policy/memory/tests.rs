@@ -60,6 +60,16 @@ fn a_full_table_forgets_what_was_written_longest_ago() {
 }
 
 #[test]
+fn a_table_is_opened_once_it_is_prepared() {
+    let memory = Memory::<1>::new(8);
+    assert!(memory.open(Which::NODE, at(1)).is_none());
+    memory.prepare();
+    let cells = memory.open(Which::NODE, at(1)).expect("there is a table");
+    cells[0].set(3.0);
+    assert_eq!(memory.entry(Which::NODE, at(1))[0].get(), Some(3.0));
+}
+
+#[test]
 fn a_number_is_none_before_its_first_sample() {
     let cell = Cell::default();
     assert_eq!(cell.get(), None);
