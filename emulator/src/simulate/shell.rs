@@ -340,6 +340,8 @@ pub(super) fn worth_asking(
             | Verdict::NoDisk
             | Verdict::NeedsGrant
             | Verdict::Unable
+            | Verdict::Throttled
+            | Verdict::Shed
             | Verdict::Failing
             | Verdict::Congested => {}
         }

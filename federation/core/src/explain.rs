@@ -51,6 +51,10 @@ pub enum Verdict {
     Full,
     /// Somebody outside said that it, or the way to it, is congested.
     Congested,
+    /// It refuses most of what it is offered, and is offered less.
+    Throttled,
+    /// It admits no such call of this QoS class now.
+    Shed,
 }
 
 impl Verdict {
@@ -70,7 +74,9 @@ impl Verdict {
             | Verdict::Failing
             | Verdict::OnTrial
             | Verdict::Full
-            | Verdict::Congested => None,
+            | Verdict::Congested
+            | Verdict::Throttled
+            | Verdict::Shed => None,
         }
     }
 
@@ -91,6 +97,8 @@ impl Verdict {
             Verdict::OnTrial => "failed, and is tried by one call",
             Verdict::Full => "full",
             Verdict::Congested => "congested, as was said",
+            Verdict::Throttled => "refuses most calls, and is offered few",
+            Verdict::Shed => "admits no more calls of this class",
         }
     }
 }

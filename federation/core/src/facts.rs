@@ -54,6 +54,11 @@ impl PeerKey {
         self.0
     }
 
+    /// The key that is this number.
+    pub(crate) fn by(number: u64) -> PeerKey {
+        PeerKey(number)
+    }
+
     /// The key of an id.
     pub fn of(id: &PeerId) -> PeerKey {
         let digest = id.as_ref().digest();

@@ -14,6 +14,7 @@
 //! | `reporting` | when a node says how it is, and how much of it |
 //! | `abilities` | what is known of single functions at single peers |
 //! | `answers` | what a node says of itself with an answer, and what follows from it |
+//! | `beside` | what holds beside every policy: retry budget, throttle, admission levels |
 //! | `blame` | where a function fails and does so nowhere else |
 //! | `guests` | what a node gives to calls of other nodes' users |
 //! | `pace` | how often something is asked of a peer, or heard of it |
@@ -92,6 +93,7 @@
 
 pub mod abilities;
 pub mod answers;
+pub mod beside;
 pub mod blame;
 pub mod catalogue;
 pub mod congestion;

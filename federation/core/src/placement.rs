@@ -10,6 +10,8 @@
 //! * A call is offered to at most [`OFFERS_MAX`] peers, and decided about at most
 //!   [`DECISIONS_MAX`] times.
 //! * What may have begun is not run again, unless its function is idempotent.
+//! * What a peer did not take is offered again only within the node's retry
+//!   budget ([`crate::beside`]); beyond it a call runs or waits here, or is refused.
 //!
 //! Its policy learns how each attempt ended, here or at a peer
 //! ([`Placement::attempted`]).
@@ -24,9 +26,10 @@ use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
 use weir_node_core::words::{Phase, Refusal, Timing};
 
+use crate::beside::Beside;
 use crate::explain::Witness;
 use crate::policy::{
-    self, Bounds, ClassKey, Decision, Ending, More, Origin, Outcome, Policy, Reach, Reaches,
+    self, Bounds, Class, ClassKey, Decision, Ending, More, Origin, Outcome, Policy, Reach, Reaches,
     Reason, Request,
 };
 use crate::snapshot::{Here, Local, Snapshot};
@@ -245,6 +248,9 @@ pub struct Placement<P> {
     waited_elsewhere: bool,
     has_seat: bool,
     attempt: Option<Attempt>,
+    beside: Option<Arc<Beside>>,
+    /// Whether it is not offered to peers: the retry budget is spent.
+    is_held_back: bool,
 }
 
 impl<P: Deref<Target = dyn Policy>> Placement<P> {
@@ -260,6 +266,17 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
             waited_elsewhere: false,
             has_seat: false,
             attempt: None,
+            beside: None,
+            is_held_back: false,
+        }
+    }
+
+    /// The same, with what holds beside the node's policies; counts the call.
+    pub fn beside(self, beside: Arc<Beside>) -> Placement<P> {
+        beside.calls(self.arrival.arrived);
+        Placement {
+            beside: Some(beside),
+            ..self
         }
     }
 
@@ -338,7 +355,10 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
 
     /// Whether it runs here whatever the peers are: nobody need be looked at.
     pub fn is_alone(&self, window: &Window, blamed: bool, drains: bool) -> bool {
-        matches!(window.here, Here::Warm | Here::Startable) && !blamed && !drains
+        matches!(window.here, Here::Warm | Here::Startable)
+            && !blamed
+            && !drains
+            && self.arrival.policy.runs_here_first(self.arrival.origin)
     }
 
     /// What a policy is asked. `failing` are peers where the function fails and
@@ -367,11 +387,19 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
             avoid: &self.avoid,
             failing,
             anywhere: self.anywhere,
-            hops: if self.offers < OFFERS_MAX { *hops } else { 0 },
+            hops: match self.offers < OFFERS_MAX && !self.is_held_back {
+                true => *hops,
+                false => 0,
+            },
             deadline: *deadline,
             more: More {
+                class: Class {
+                    key: self.arrival.class,
+                    ..Class::default()
+                },
                 arrived: self.arrival.arrived,
                 from: self.from(),
+                beside: self.beside.as_deref(),
                 ..More::default()
             },
         }
@@ -473,7 +501,10 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
             Step::Bring => self.brought = true,
             Step::Wait { .. } => self.has_seat = false,
             // Whoever did not take it may do so now.
-            Step::WaitElsewhere { .. } => self.avoid.clone_from(&self.arrival.visited),
+            Step::WaitElsewhere { .. } => {
+                self.avoid.clone_from(&self.arrival.visited);
+                self.is_held_back = false;
+            }
             Step::LookWider => self.anywhere = true,
             Step::Run | Step::End(_) => {}
         }
@@ -498,6 +529,9 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
         let Some(attempt) = self.attempt.take() else {
             return false;
         };
+        if let (Some(beside), Some((peer, _))) = (&self.beside, &attempt.at) {
+            beside.offered(peer, how.ending != Ending::Refused, now);
+        }
         self.arrival.policy.observe(&Outcome {
             function: how.function,
             class: self.arrival.class,
@@ -517,6 +551,19 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
 
     /// Takes note of what came of a step at `now`; how it ends, if it does.
     pub fn came(&mut self, came: Came, now: Time) -> Option<End> {
+        let is_in_vain = match came {
+            Came::Full(_) | Came::Declined(_) => true,
+            Came::Lost(_) => self.arrival.wanted.idempotent,
+            Came::PlaceTaken
+            | Came::WaitedEnough
+            | Came::LeftQueue
+            | Came::Brought
+            | Came::BroughtTooLate
+            | Came::NobodyElsewhere => false,
+        };
+        if let Some(beside) = self.beside.as_ref().filter(|_| is_in_vain) {
+            self.is_held_back = !beside.takes_retry(now);
+        }
         match came {
             Came::PlaceTaken | Came::WaitedEnough | Came::Full(_) | Came::Brought => {}
             Came::LeftQueue => self.has_seat = true,

@@ -20,20 +20,36 @@
 //! All of them are called by many threads at once, and remember by atomics:
 //! [`Memory`] and [`Plan`].
 
+mod adaptive;
+mod c3;
 mod case;
+mod ch_bl;
+mod ch_rlu;
 mod cloud_only;
 mod edge_cloud;
 mod edge_only;
+mod hermod;
+mod hiku;
+mod idle;
+mod join_idle_queue;
 mod learning;
+mod least_outstanding;
 mod limits;
 mod local_only;
 mod memory;
 mod parameters;
+mod peak_ewma;
+mod prequal;
+mod ring;
+mod servers;
 mod spill;
+mod stale_li;
 mod weigh;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,6 +59,7 @@ use libp2p_identity::PeerId;
 use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
 
+use crate::beside::Beside;
 use crate::explain::Witness;
 use crate::snapshot::{Cost, Here, Snapshot};
 
@@ -158,6 +175,8 @@ pub struct More<'a> {
     /// Calls in a second that the function is meant for at one node (label
     /// `dfaas.maxrate`); `None` where it says nothing.
     pub rate_max: Option<u32>,
+    /// What holds beside every policy; `None` for nothing.
+    pub beside: Option<&'a Beside>,
 }
 
 /// Which way an offloaded call goes.
@@ -232,6 +251,13 @@ pub trait Policy: Send + Sync {
     /// Whom it sends calls to.
     fn reaches(&self) -> Reaches;
 
+    /// Whether a call that came so, and that this node can run at once, runs here
+    /// whatever the peers are, unless the function fails here: then nobody need be
+    /// looked at.
+    fn runs_here_first(&self, _: Origin) -> bool {
+        true
+    }
+
     /// Decides about a call of this node's own users.
     fn decide(&self, case: &mut Case<'_>) -> Decision;
 
@@ -303,12 +329,23 @@ pub trait Policy: Send + Sync {
 }
 
 /// The list of policies; the first is the default.
-pub static KINDS: [Kind; 5] = [
+pub static KINDS: [Kind; 16] = [
     spill::KIND,
     local_only::KIND,
     cloud_only::KIND,
     edge_only::KIND,
     edge_cloud::KIND,
+    adaptive::KIND,
+    prequal::KIND,
+    c3::KIND,
+    join_idle_queue::KIND,
+    hiku::KIND,
+    least_outstanding::KIND,
+    peak_ewma::KIND,
+    ch_bl::KIND,
+    ch_rlu::KIND,
+    hermod::KIND,
+    stale_li::KIND,
 ];
 
 /// The policy of this name, with the usual parameters.

@@ -45,7 +45,11 @@ fn rehash(chunks: &[Arc<Chunk>]) -> impl Fn(&u32) -> u64 {
 impl Slots {
     /// The place of a peer.
     pub(crate) fn find(&self, id: &PeerId) -> Option<u32> {
-        let key = PeerKey::of(id);
+        self.find_key(PeerKey::of(id))
+    }
+
+    /// The same, by what stands for its id.
+    pub(crate) fn find_key(&self, key: PeerKey) -> Option<u32> {
         let is_it = |place: &u32| self.get(*place).is_some_and(|peer| peer.key == key);
         self.index.find(key.hash(), is_it).copied()
     }

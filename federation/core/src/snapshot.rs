@@ -343,7 +343,12 @@ impl View {
 
     /// The place of a peer that may take calls.
     pub(crate) fn place(&self, id: &PeerId) -> Option<usize> {
-        let place = self.peers.slots.find(id)?;
+        self.place_by(PeerKey::of(id))
+    }
+
+    /// The same, by what stands for its id.
+    pub(crate) fn place_by(&self, key: PeerKey) -> Option<usize> {
+        let place = self.peers.slots.find_key(key)?;
         let takes = self.peers.structure.places.contains(place);
         takes.then_some(place as usize)
     }

@@ -233,6 +233,8 @@ fn in_words(
         | Verdict::Unasked { .. }
         | Verdict::Failing
         | Verdict::OnTrial
+        | Verdict::Throttled
+        | Verdict::Shed
         | Verdict::Full
         | Verdict::Congested => verdict.as_str().to_owned(),
     }

@@ -403,7 +403,13 @@ impl<'a> Case<'a> {
                 });
             }
             Rated::Not(Verdict::Unasked { .. } | Verdict::Bringing { .. }) => self.open = true,
-            Rated::Not(Verdict::Full | Verdict::OnTrial | Verdict::Congested) => self.full = true,
+            Rated::Not(
+                Verdict::Full
+                | Verdict::OnTrial
+                | Verdict::Throttled
+                | Verdict::Shed
+                | Verdict::Congested,
+            ) => self.full = true,
             Rated::Not(
                 Verdict::Fits { .. }
                 | Verdict::TooFar { .. }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Needs, Request};
 use crate::abilities::Able;
+use crate::beside::Held;
 use crate::explain::Verdict;
 use crate::facts::{Facts, FunctionKey, Offered};
 use crate::report::Report;
@@ -256,10 +257,26 @@ impl<'a> Look<'a> {
         if room == 0 && !(known.is_some_and(|known| ahead(known)) && allows()) {
             return Rated::Not(Verdict::Full);
         }
+        if let Some(held) = self.held(peer) {
+            return Rated::Not(held);
+        }
         match self.here {
             Some(here) if nanos > here => Rated::Not(Verdict::Slower { delay: delay() }),
             _ => Rated::Fits(nanos),
         }
+    }
+
+    /// Whether a peer is not to be offered the call, whatever its room.
+    fn held(&self, peer: &PeerView) -> Option<Verdict> {
+        let more = &self.request.more;
+        let Snapshot { now, chance, .. } = *self.snapshot;
+        let held = more
+            .beside?
+            .holds(peer.key, more.class.key, more.arrived, (now, chance))?;
+        Some(match held {
+            Held::Throttled => Verdict::Throttled,
+            Held::Shed => Verdict::Shed,
+        })
     }
 
     /// After how many nanoseconds a call would be done at a peer that has room for
@@ -269,7 +286,12 @@ impl<'a> Look<'a> {
         let Seen { peer, offered, .. } = *seen;
         let start = match offered {
             // One that is sent ahead takes the instance of a call that ends.
-            _ if seen.room().is_some_and(|known| room == 0 || known.is_warm()) => 0,
+            _ if seen
+                .room()
+                .is_some_and(|known| room == 0 || known.is_warm()) =>
+            {
+                0
+            }
             Some(offered) if offered.is_warm => 0,
             Some(offered) if offered.start_micros > 0 => from_micros(offered.start_micros),
             Some(_) | None => self.start,
