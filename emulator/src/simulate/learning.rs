@@ -200,6 +200,7 @@ impl Engine<'_> {
         let field = Field {
             own,
             role: world.class(at).role.0,
+            architecture: shell::ARCHITECTURE,
             load: shell::load(node, &mut member, None, now),
             regions: &world.regions[world.nodes[at as usize].class],
             view: &member.view,

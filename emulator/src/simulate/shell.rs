@@ -30,6 +30,9 @@ use super::calls::{Ended, Told};
 use super::node::{Member, Node};
 use super::world::{Function, World};
 
+/// The processor that all nodes have: scenarios tell of none.
+pub(super) const ARCHITECTURE: &str = "x86_64";
+
 /// Between two views of the peers (`keeper.rs`, `VIEW`).
 pub(super) const VIEW_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -143,7 +146,7 @@ pub(super) fn empty(world: &World, at: u32) -> Report {
         role: class.role.0,
         zone: class.zone.clone(),
         region: class.region.clone(),
-        architecture: "x86_64".to_owned(),
+        architecture: ARCHITECTURE.to_owned(),
         executors: vec!["wasm".to_owned()],
         labels: std::collections::BTreeMap::new(),
         draining: false,

@@ -626,6 +626,8 @@ impl Peers {
         }
         self.fallen_silent(now, &mut due);
         due.sort_by(|one, other| self.slots[*one].id.cmp(&self.slots[*other].id));
+        // Its timer may be over just when it has been silent for too long.
+        due.dedup();
         let mut events = Vec::new();
         for &place in &due {
             self.pass(place, now, &mut events);

@@ -128,11 +128,6 @@ impl Window {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Whether it may hold one more call of ours, wherever that waits.
-    pub fn allows_one(&self) -> bool {
-        self.held() < self.allowance.load(Ordering::Relaxed)
-    }
-
     /// Whether a call was sent there in the time `within` before `now`, so that
     /// what the peer says of itself may not count it yet.
     pub fn sent_within(&self, within: Duration, now: Time) -> bool {
@@ -272,19 +267,6 @@ impl FunctionRoom {
         };
         let share = round_trip.as_secs_f64() / service.as_secs_f64().max(1e-3);
         (f64::from(self.capacity()) * share.min(1.0)).ceil() as u32
-    }
-
-    /// Whether one more call may wait there for a place, over a way there and back
-    /// of so many nanoseconds.
-    pub(crate) fn has_room_ahead(&self, round_trip_nanos: u64) -> bool {
-        let (held, capacity) = (self.held(), self.capacity());
-        if held < capacity {
-            // One may wait wherever any may.
-            let is_far = round_trip_nanos >= FAR.as_nanos() as u64;
-            return is_far && self.service_micros.load(Ordering::Relaxed) > 0;
-        }
-        let ahead = self.ahead(Duration::from_nanos(round_trip_nanos));
-        ahead > 0 && held < capacity.saturating_add(ahead)
     }
 
     /// Takes what a report of the peer says, if that is newer: `None` when the
@@ -517,15 +499,10 @@ mod tests {
         function.learn(Duration::from_millis(100));
         assert_eq!(function.ahead(Duration::from_millis(1)), 0);
         assert_eq!(function.ahead(far), 2);
-        let far_nanos = 50_000_000;
-        assert!(function.has_room_ahead(far_nanos));
-        assert!(!function.has_room_ahead(1_000_000), "it is near");
         let held: Vec<_> = (0..9)
             .filter_map(|_| window.reserve_ahead(&function, 2, at(1)))
             .collect();
         assert_eq!((held.len(), window.held(), function.held()), (6, 6, 6));
-        assert!(!function.has_room_ahead(far_nanos), "no more can be sent");
-        assert!(window.allows_one(), "of another function they can");
         drop(held);
         assert_eq!((window.held(), function.held()), (0, 0));
     }

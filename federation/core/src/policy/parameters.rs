@@ -40,7 +40,7 @@ pub struct Key {
 }
 
 /// Which values a parameter may have.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Range {
     /// A number.
     Number {

@@ -298,6 +298,7 @@ impl Trial {
         self.policy.tick(
             &Field {
                 own: id(200),
+                architecture: "x86_64",
                 role: Role::Edge,
                 load: self.load,
                 regions: &[],

@@ -250,11 +250,8 @@ impl<'a> Look<'a> {
         if !has_it {
             return Rated::Not(Verdict::Unasked { delay: delay() });
         }
-        // A place ahead counts as far as a call can be sent there: whoever chose a
-        // peer in vain would choose it again.
-        let allows = || peer.window().is_none_or(|window| window.allows_one());
-        let ahead = |known: &FunctionRoom| known.has_room_ahead(peer.round_trip_nanos);
-        if room == 0 && !(known.is_some_and(|known| ahead(known)) && allows()) {
+        let ahead = || known.is_some_and(|known| known.ahead(peer.round_trip()) > 0);
+        if room == 0 && !ahead() {
             return Rated::Not(Verdict::Full);
         }
         if let Some(held) = self.held(peer) {

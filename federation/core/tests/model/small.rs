@@ -422,6 +422,7 @@ impl<'a> Loop<'a> {
         let next = node.policy.tick(
             &Field {
                 own: node.id,
+                architecture: "x86_64",
                 role: Role::Edge,
                 load,
                 regions: &[],
