@@ -48,6 +48,9 @@
 //! starve, one error does not empty a table, reaction within seconds, run time
 //! and distance count, a liar gains a few calls at most.
 
+mod chances;
+mod learn;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,9 +58,10 @@ use libp2p_identity::PeerId;
 use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
 
+use self::chances::{doubt, explain, late};
 use super::servers::{self, faded, fresh, in_ms};
 use super::{
-    Candidate, Case, Cell, ClassKey, Decision, Ending, Field, Key, Kind, Malformed, Memory, Origin,
+    Candidate, Case, Cell, ClassKey, Decision, Field, Key, Kind, Malformed, Memory, Origin,
     Outcome, Parameters, Policy, Range, Reach, Reaches, Reason, Terms, Which, Wishes,
 };
 use crate::snapshot::{Cost, Here};
@@ -469,114 +473,6 @@ impl Adaptive {
             (None, up) => up,
         }
     }
-
-    fn learn(&self, outcome: &Outcome<'_>) {
-        let took = in_ms(outcome.took());
-        let timing = outcome.timing;
-        let there = [timing.fetched, timing.queued, timing.started];
-        let there: f64 = there.into_iter().map(in_ms).sum();
-        // What whoever ran it says is a part of what it took, whatever it says.
-        let ran = in_ms(timing.ran).min(took);
-        let beside = there.min(took - ran);
-        let way = took - ran - beside;
-        let which = Which::of(outcome.function);
-        let row = self
-            .known
-            .entry(which.at(outcome.to.as_ref()), outcome.ended);
-        let now = seconds(outcome.ended);
-        let seen = row[at::SEEN].get().unwrap_or(now);
-        row[at::SEEN].set(now);
-        let silence = (now - seen).max(0.0);
-        let share = self.share.max(1.0 - faded(silence / self.forget));
-        let fade = match faded(silence / self.recover) {
-            over if over < FADED => 0.0,
-            fade => fade,
-        };
-        let note = |cell: usize, sample: f64, share: f64| {
-            row[cell].change(|old| {
-                let old = old.unwrap_or_default() * fade;
-                old + (sample - old) * share
-            });
-        };
-        match outcome.ending {
-            Ending::Answered => {
-                let usual = self.known.entry(which, outcome.ended);
-                usual[at::SERVICE].blend(ran, self.share);
-                usual[at::WAY].blend(took, self.share);
-                usual[at::FAILED].blend(0.0, USUAL_SHARE);
-                usual[at::BYTES].blend(outcome.answer_bytes as f64, self.share);
-                let known = row[at::SERVICE].get().map(|service| {
-                    let rest = [at::BESIDE, at::WAY].map(|cell| row[cell].get());
-                    service + rest.into_iter().flatten().sum::<f64>()
-                });
-                let error = known.map_or(took / 2.0, |known| took - known);
-                row[at::VARIANCE].blend(error * error, share);
-                row[at::SERVICE].blend(ran, share);
-                row[at::BESIDE].blend(beside, share);
-                self.learn_way(outcome, row, way, share);
-                note(at::FAILED, 0.0, FAILURE_SHARE);
-                note(at::REFUSED, 0.0, REFUSAL_SHARE);
-            }
-            // What fails at once says nothing of how soon it would be done.
-            Ending::Failed => {
-                let usual = self.known.entry(which, outcome.ended);
-                let failed = |old: Option<f64>| {
-                    let old = old.unwrap_or_default();
-                    old + (1.0 - old) * USUAL_SHARE
-                };
-                usual[at::FAILED].change(failed);
-                note(at::FAILED, 1.0, FAILURE_SHARE);
-            }
-            Ending::Refused => note(at::REFUSED, 1.0, REFUSAL_SHARE),
-            Ending::Lost => note(at::FAILED, 1.0, FAILURE_SHARE),
-            Ending::Late => {
-                note(at::FAILED, 1.0, FAILURE_SHARE);
-                // It would have taken longer still.
-                if row[at::SERVICE].get().is_none_or(|service| service < took) {
-                    row[at::SERVICE].blend(took, share);
-                }
-            }
-        }
-    }
-
-    fn learn_way(&self, outcome: &Outcome<'_>, row: &Row, way: f64, share: f64) {
-        let Some(peer) = &outcome.to else { return };
-        let bytes = outcome.sent_bytes.saturating_add(outcome.answer_bytes);
-        if bytes < BULK_BYTES {
-            row[at::WAY].blend(way, share);
-            return;
-        }
-        let beyond = (way - row[at::WAY].get().unwrap_or_default()).max(0.0);
-        let of_peer = self.known.entry(Which::NODE.at(Some(peer)), outcome.ended);
-        of_peer[at::BYTES].blend(beyond * 1e6 / bytes as f64, self.share);
-    }
-}
-
-/// How likely a refusal is, of a peer that refused such a share and says that it
-/// has room, which is believed so much.
-fn doubt(refused: f64, believed: f64) -> f64 {
-    refused * (1.0 - believed * (1.0 - refused) / 2.0)
-}
-
-/// At most how likely it is that something takes longer by `slack` than expected.
-fn late(slack: f64, variance: f64) -> f64 {
-    match slack > 0.0 {
-        true => variance / (variance + slack * slack),
-        false => 1.0,
-    }
-}
-
-fn explain(terms: &mut Terms<'_>, look: &Look, of: &Prediction, score: f64) {
-    terms.put("way_ms", of.way);
-    terms.put("beside_ms", of.beside);
-    terms.put("service_ms", of.service);
-    terms.put("spread_ms", of.variance.sqrt());
-    terms.put("refused_share", of.refused);
-    terms.put("failed_share", of.failed);
-    if look.chance_of_late {
-        terms.put("late_share", late(look.left - of.total(), of.variance));
-    }
-    terms.put("score_ms", score);
 }
 
 impl Policy for Adaptive {

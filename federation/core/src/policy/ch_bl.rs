@@ -146,7 +146,8 @@ impl Policy for ChBl {
 
     fn decide(&self, case: &mut Case<'_>) -> Decision {
         let points = self.ring.points();
-        let walked = points.as_deref().and_then(|points| self.walk(case, points));
+        let points = points.as_ref().and_then(|points| points.as_deref());
+        let walked = points.and_then(|points| self.walk(case, points));
         let decision = walked.unwrap_or_else(|| {
             let own = |_: &mut Case<'_>| ranked(self.own.in_flight());
             servers::least(case, own, |candidate, terms| {

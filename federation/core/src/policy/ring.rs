@@ -2,6 +2,9 @@
 //! Leighton, R. Panigrahy, M. Levine, D. Lewin, "Consistent hashing and random
 //! trees", STOC 1997. Made off the path of calls, when somebody came or went.
 
+use std::sync::Arc;
+
+use arc_swap::Guard;
 use weir_node_core::time::Time;
 
 use super::memory::Plan;
@@ -94,9 +97,11 @@ impl Ring {
         field.now + LOOK_INTERVAL
     }
 
-    /// The ring; `None` before the first look.
-    pub(super) fn points(&self) -> arc_swap::Guard<Option<std::sync::Arc<Points>>> {
-        self.plan.current()
+    /// The ring; `None` before the first look. Then nothing is read: the first
+    /// reading of a thread allocates what it keeps for itself.
+    pub(super) fn points(&self) -> Option<Guard<Option<Arc<Points>>>> {
+        self.cores.get()?;
+        Some(self.plan.current())
     }
 
     /// Calls of this node at all servers.

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::super::trial::{Peer, Trial, peer, trial};
 use super::*;
+use crate::policy::Ending;
 use crate::samples::id;
 use weir_node_core::words::Timing;
 
