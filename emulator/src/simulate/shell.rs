@@ -60,6 +60,9 @@ pub(super) const MOVED_MAX: usize = 256;
 /// Calls that wait elsewhere than in the queue (`waiting.rs`, `OUTSIDE`).
 pub(super) const OUTSIDE_MAX: usize = 256;
 
+/// The processor of all nodes: a scenario names none.
+pub(super) const ARCHITECTURE: &str = "x86_64";
+
 /// How loaded a node is, as `to` is to hear it; a liar says what it likes.
 pub(super) fn load(node: &mut Node, member: &mut Member, to: Option<&PeerId>, now: Time) -> Load {
     let admission = node.scheduler.admission();
