@@ -16,10 +16,14 @@ use libp2p_identity::PeerId;
 use serde_bytes::ByteBuf;
 use weir_federation_core::abilities::Abilities;
 use weir_federation_core::catalogue::{Catalogue, CodeRef, Entry, Record};
+use weir_federation_core::congestion::Congestion;
 use weir_federation_core::copies::keepers_of_call;
 use weir_federation_core::facts::Facts;
 use weir_federation_core::peers::{Met, Peers};
-use weir_federation_core::policy::{self, Bounds, Decision, More, Needs, Origin, Request};
+use weir_federation_core::policy::{
+    self, Bounds, Decision, Ending, Field, KINDS, More, Needs, Origin, Outcome, Policy, Reach,
+    Request, Wishes,
+};
 use weir_federation_core::rendezvous::Members;
 use weir_federation_core::replication::holdings::{self, Holdings};
 use weir_federation_core::report::{Load, Offer, Report, Role};
@@ -28,8 +32,9 @@ use weir_federation_core::snapshot::{Cost, Draws, Here, Local, Snapshot, View, W
 use weir_node_core::function::{ArtifactKind, CodeSource, FunctionSpec, Protocol, Scope};
 use weir_node_core::id::{CallId, FunctionName};
 use weir_node_core::time::Time;
+use weir_node_core::words::Timing;
 
-const SIZES: [u32; 5] = [10, 100, 1_000, 10_000, 100_000];
+const SIZES: [u32; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
 
 /// Most pairs of a peer and a function told of that are set up.
 const PAIRS_MAX: u32 = 1_000_000;
@@ -102,6 +107,11 @@ impl Node {
     }
 
     fn decide(&mut self, function: &FunctionName) -> Decision {
+        let spill = policy::named("spill").expect("it is in the list");
+        self.decide_by(&*spill, function)
+    }
+
+    fn decide_by(&mut self, policy: &dyn Policy, function: &FunctionName) -> Decision {
         self.chance += 1;
         let request = Request {
             function,
@@ -136,12 +146,58 @@ impl Node {
             now: self.now,
             chance: self.chance,
         };
-        let spill = policy::named("spill").expect("it is in the list");
-        let decision = policy::decide(&*spill, &request, &snapshot, &mut ());
+        let decision = policy::decide(policy, &request, &snapshot, &mut ());
         if let Decision::Offload { to, .. } = decision {
             self.remembered = Some(self.view.peers[to].id);
         }
         decision
+    }
+
+    /// What a policy does between decisions, once.
+    fn tick(&mut self, policy: &dyn Policy) {
+        self.now = self.now + Duration::from_secs(1);
+        let field = Field {
+            own: numbered(u32::MAX),
+            role: Role::Edge,
+            architecture: "x86_64",
+            load: report().load,
+            regions: &[],
+            view: &self.view,
+            congestion: &Congestion::default(),
+            now: self.now,
+            chance: 7,
+        };
+        let mut wishes = Wishes::default();
+        policy.tick(&field, &mut wishes);
+        // Its peers say what it would say.
+        if let Some(note) = wishes.note() {
+            for number in 0..self.count.min(CALLED) {
+                let _ = policy.hear(numbered(number), note, self.now);
+            }
+        }
+    }
+
+    /// A policy learns how a call ended at a peer.
+    fn observe(&mut self, policy: &dyn Policy, function: &FunctionName) {
+        self.chance += 1;
+        let number = (self.chance % u64::from(self.count.min(CALLED))) as u32;
+        policy.observe(&Outcome {
+            function,
+            class: policy::ClassKey::NONE,
+            origin: Origin::Here,
+            from: None,
+            to: Some(numbered(number)),
+            reach: Some(Reach::Horizontal),
+            ending: Ending::Answered,
+            timing: Timing {
+                ran: Duration::from_micros(900),
+                ..Timing::default()
+            },
+            began: self.now,
+            ended: self.now + Duration::from_millis(2),
+            sent_bytes: 0,
+            answer_bytes: 0,
+        });
     }
 
     /// Decides, takes a place at the peer, and hears of its answer.
@@ -194,13 +250,13 @@ impl Node {
 
 /// What was measured: by row and number of peers.
 #[derive(Default)]
-struct Table(RefCell<Vec<(&'static str, BTreeMap<u32, String>)>>);
+struct Table(RefCell<Vec<(String, BTreeMap<u32, String>)>>);
 
 impl Table {
-    fn put(&self, row: &'static str, size: u32, cell: String) {
+    fn put(&self, row: &str, size: u32, cell: String) {
         let mut rows = self.0.borrow_mut();
         if !rows.iter().any(|(name, _)| *name == row) {
-            rows.push((row, BTreeMap::new()));
+            rows.push((row.to_owned(), BTreeMap::new()));
         }
         let found = rows.iter_mut().find(|(name, _)| *name == row);
         found.expect("it is there").1.insert(size, cell);
@@ -232,7 +288,7 @@ fn in_words(time: f64) -> String {
 fn measure(
     criterion: &mut Criterion,
     table: &Table,
-    row: &'static str,
+    row: &str,
     size: u32,
     mut act: impl FnMut(u64) -> Duration,
 ) {
@@ -346,6 +402,44 @@ fn acts(criterion: &mut Criterion, table: &Table, size: u32) {
             black_box(node.table.tick(later));
         })
     });
+}
+
+/// What each policy costs: a decision for a call that does not fit here, to learn
+/// from its end, and what is done between decisions.
+fn policies(criterion: &mut Criterion, table: &Table, size: u32) {
+    let mut node = Node::knowing(size, 10);
+    let called = function(3);
+    for kind in &KINDS {
+        let policy = policy::named(kind.name).expect("it is in the list");
+        node.tick(&*policy);
+        for _ in 0..64 {
+            node.decide_by(&*policy, &called);
+            node.observe(&*policy, &called);
+        }
+        node.tick(&*policy);
+        let name = kind.name;
+        measure(
+            criterion,
+            table,
+            &format!("{name}: decide"),
+            size,
+            |times| {
+                timed(times, || {
+                    black_box(node.decide_by(&*policy, &called));
+                })
+            },
+        );
+        measure(
+            criterion,
+            table,
+            &format!("{name}: outcome"),
+            size,
+            |times| timed(times, || node.observe(&*policy, &called)),
+        );
+        measure(criterion, table, &format!("{name}: tick"), size, |times| {
+            timed(times, || node.tick(&*policy))
+        });
+    }
 }
 
 /// What it costs to know who keeps things.
@@ -482,6 +576,10 @@ fn main() {
         .without_plots();
     let table = Table::default();
     for size in SIZES {
+        policies(&mut criterion, &table, size);
+        if size == 1 {
+            continue;
+        }
         acts(&mut criterion, &table, size);
         keepers(&mut criterion, &table, size);
         reports_of_256(&mut criterion, &table, size);

@@ -21,6 +21,11 @@
 //! [`Memory`] and [`Plan`].
 
 mod adaptive;
+mod all_local;
+mod architecture_aware;
+mod area;
+mod auction;
+mod bandit;
 mod c3;
 mod case;
 mod ch_bl;
@@ -28,24 +33,37 @@ mod ch_rlu;
 mod cloud_only;
 mod edge_cloud;
 mod edge_only;
+mod hash_ring;
+mod hashing;
 mod hermod;
 mod hiku;
 mod idle;
 mod join_idle_queue;
+mod latency_threshold;
 mod learning;
 mod least_outstanding;
 mod limits;
+mod linucb;
 mod local_only;
 mod memory;
+mod node_margin;
 mod parameters;
 mod peak_ewma;
+mod power_of_d;
 mod prequal;
+mod qos_aware;
+mod random;
+mod recalc;
 mod ring;
 mod servers;
 mod spill;
 mod stale_li;
+mod static_shares;
+mod ucb1;
 mod weigh;
 
+#[cfg(test)]
+mod testbed;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -329,7 +347,7 @@ pub trait Policy: Send + Sync {
 }
 
 /// The list of policies; the first is the default.
-pub static KINDS: [Kind; 16] = [
+pub static KINDS: [Kind; 29] = [
     spill::KIND,
     local_only::KIND,
     cloud_only::KIND,
@@ -346,6 +364,19 @@ pub static KINDS: [Kind; 16] = [
     ch_rlu::KIND,
     hermod::KIND,
     stale_li::KIND,
+    qos_aware::KIND,
+    hash_ring::KIND,
+    ucb1::KIND,
+    linucb::KIND,
+    architecture_aware::KIND,
+    recalc::KIND,
+    node_margin::KIND,
+    static_shares::KIND,
+    all_local::KIND,
+    random::KIND,
+    latency_threshold::KIND,
+    power_of_d::KIND,
+    auction::KIND,
 ];
 
 /// The policy of this name, with the usual parameters.

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use weir_federation_core::abilities::Abilities;
+use weir_federation_core::congestion::Congestion;
 use weir_federation_core::peers::Peers;
-use weir_federation_core::policy::{self, Bounds, Decision, KINDS, More, Needs, Origin, Request};
+use weir_federation_core::policy::{
+    self, Bounds, Field, KINDS, More, Needs, Origin, Request, Wishes,
+};
 use weir_federation_core::report::Role;
 use weir_federation_core::samples::{numbered, report};
 use weir_federation_core::snapshot::{Cost, Here, Local, Snapshot};
@@ -24,6 +27,21 @@ fn a_decision_allocates_nothing() {
         let view = table.view(&report(), now);
         let abilities = abilities.of(&function);
         for policy in KINDS.iter().filter_map(|kind| policy::named(kind.name)) {
+            // What is worked out between decisions is there.
+            for second in 0..2 {
+                let field = Field {
+                    own: numbered(u32::MAX),
+                    role: Role::Edge,
+                    architecture: "x86_64",
+                    load: report().load,
+                    regions: &[],
+                    view: &view,
+                    congestion: &Congestion::default(),
+                    now: now + Duration::from_secs(second),
+                    chance: 3,
+                };
+                policy.tick(&field, &mut Wishes::default());
+            }
             for here in [Here::Warm, Here::Startable, Here::Full, Here::Unable] {
                 let request = Request {
                     function: &function,
@@ -60,7 +78,8 @@ fn a_decision_allocates_nothing() {
                     now,
                     chance: 7,
                 };
-                let mut decision = Decision::Ask;
+                // What a thread keeps for itself is there.
+                let mut decision = policy::decide(&*policy, &request, &snapshot, &mut ());
                 let counted = allocation_counter::measure(|| {
                     decision = policy::decide(&*policy, &request, &snapshot, &mut ());
                 });

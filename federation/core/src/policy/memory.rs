@@ -236,31 +236,30 @@ impl<const N: usize> Memory<N> {
         Some(&row.cells)
     }
 
-    /// Makes the table, so that [`Memory::open`] has one to write in.
-    pub fn prepare(&self) {
-        self.made();
-    }
-
-    /// The same as [`Memory::entry`] where there is a table already: for decisions,
-    /// which allocate nothing.
-    pub fn open(&self, which: Which, now: Time) -> Option<&[Cell; N]> {
-        let rows = self.rows.get()?;
-        Some(self.entry_of(rows, which, now))
-    }
-
     /// The row of this, to be written; a new one where there is none.
     pub fn entry(&self, which: Which, now: Time) -> &[Cell; N] {
-        self.entry_of(self.made(), which, now)
+        self.row_in(self.all(), which, now)
     }
 
-    fn made(&self) -> &[Row<N>] {
+    /// The same for decisions, which allocate nothing: `None` before the first row
+    /// was written, unless the table was [opened](Memory::open).
+    pub fn entry_if_open(&self, which: Which, now: Time) -> Option<&[Cell; N]> {
+        Some(self.row_in(self.rows.get()?, which, now))
+    }
+
+    /// Allocates the table, which the first row does otherwise.
+    pub fn open(&self) {
+        self.all();
+    }
+
+    fn all(&self) -> &[Row<N>] {
         self.rows.get_or_init(|| {
             let rows = (0..self.count).map(|_| Row::new());
             rows.collect()
         })
     }
 
-    fn entry_of<'a>(&'a self, rows: &'a [Row<N>], which: Which, now: Time) -> &'a [Cell; N] {
+    fn row_in<'a>(&self, rows: &'a [Row<N>], which: Which, now: Time) -> &'a [Cell; N] {
         let key = which.mixed();
         let seconds = now.since(Time::ZERO).as_secs();
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);

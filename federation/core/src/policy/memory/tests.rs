@@ -60,11 +60,13 @@ fn a_full_table_forgets_what_was_written_longest_ago() {
 }
 
 #[test]
-fn a_table_is_opened_once_it_is_prepared() {
+fn a_decision_writes_in_a_table_that_is_there() {
     let memory = Memory::<1>::new(8);
-    assert!(memory.open(Which::NODE, at(1)).is_none());
-    memory.prepare();
-    let cells = memory.open(Which::NODE, at(1)).expect("there is a table");
+    assert!(memory.entry_if_open(Which::NODE, at(1)).is_none());
+    memory.open();
+    let cells = memory
+        .entry_if_open(Which::NODE, at(1))
+        .expect("there is a table");
     cells[0].set(3.0);
     assert_eq!(memory.entry(Which::NODE, at(1))[0].get(), Some(3.0));
 }
