@@ -30,9 +30,6 @@ use super::calls::{Ended, Told};
 use super::node::{Member, Node};
 use super::world::{Function, World};
 
-/// The processor that all nodes have: scenarios tell of none.
-pub(super) const ARCHITECTURE: &str = "x86_64";
-
 /// Between two views of the peers (`keeper.rs`, `VIEW`).
 pub(super) const VIEW_INTERVAL: Duration = Duration::from_millis(10);
 

@@ -300,7 +300,6 @@ impl Trial {
                 own: id(200),
                 architecture: "x86_64",
                 role: Role::Edge,
-                architecture: "x86_64",
                 load: self.load,
                 regions: &[],
                 view: &self.view,

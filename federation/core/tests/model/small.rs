@@ -424,7 +424,6 @@ impl<'a> Loop<'a> {
                 own: node.id,
                 architecture: "x86_64",
                 role: Role::Edge,
-                architecture: "x86_64",
                 load,
                 regions: &[],
                 view: &node.view,
