@@ -5,9 +5,7 @@ mod values;
 
 use std::fmt;
 
-pub use self::values::{
-    Auto, Everywhere, PolicyName, Port, View, duration, multiaddress, pair, plain,
-};
+pub use self::values::{Auto, Everywhere, Port, View, duration, multiaddress, pair, plain};
 use crate::document::{Table, Value};
 
 /// Where a value was written.
@@ -161,9 +159,8 @@ impl<C> Key<C> {
     }
 
     /// What it means, in a sentence.
-    pub fn help(&self) -> String {
+    pub fn help(&self) -> &'static str {
         self.help
-            .replace("{policies}", &alternatives(&PolicyName::all()))
     }
 
     /// The environment variable that sets it.
@@ -174,15 +171,6 @@ impl<C> Key<C> {
             other => other.to_ascii_uppercase(),
         }));
         name
-    }
-}
-
-/// `a, b or c`.
-fn alternatives(names: &[&str]) -> String {
-    match names {
-        [] => String::new(),
-        [only] => (*only).to_owned(),
-        [first @ .., last] => format!("{} or {last}", first.join(", ")),
     }
 }
 

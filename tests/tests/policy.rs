@@ -237,3 +237,25 @@ async fn nothing_goes_to_a_node_that_is_said_to_be_congested_until_that_is_clear
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_documentation_lists_every_policy_and_parameter() {
+    let readme = include_str!("../../federation/README.md");
+    let list = weir(["policy", "list", "--output", "json"]).output().await;
+    let list: Vec<Value> = serde_json::from_slice(&list.expect("it starts").stdout).expect("JSON");
+    for kind in list {
+        let name = kind["name"].as_str().expect("a name");
+        let row = format!("| `{name}` |");
+        let row = readme.lines().find(|line| line.starts_with(&row));
+        let row = row.unwrap_or_else(|| panic!("{name} is not in federation/README.md"));
+        for parameter in kind["parameters"].as_array().expect("a list") {
+            let key = parameter["name"].as_str().expect("a name");
+            let usual = parameter["default"].as_str().expect("a text");
+            let shown = if usual.is_empty() { "empty" } else { usual };
+            assert!(
+                row.contains(&format!("`{key}` ({shown}; ")),
+                "{name}: {key}"
+            );
+        }
+    }
+}

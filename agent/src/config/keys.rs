@@ -402,7 +402,8 @@ pub static KEYS: &[Key<Config>] = &[
     key(
         "federation.policy",
         |c| plain(&mut c.policy),
-        "How calls are placed, as NAME or NAME:KEY=VALUE,...; NAME is {policies}.",
+        "How calls are placed, as NAME or NAME:KEY=VALUE,...; weir policy list tells which there \
+         are.",
     )
     .flag("policy", "POLICY", "How calls are placed"),
     key(

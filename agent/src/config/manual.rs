@@ -63,13 +63,13 @@ pub fn reference(mut defaults: Config) -> String {
             key.path,
             &*(key.field)(&mut defaults),
             environment,
-            &key.help(),
+            key.help(),
         );
     }
     for key in CLASS_KEYS {
         let mut class = ClassConfig::default();
         let path = format!("{CLASSES}.{}", key.path);
-        row(&path, &*(key.field)(&mut class), String::new(), &key.help());
+        row(&path, &*(key.field)(&mut class), String::new(), key.help());
     }
     text
 }

@@ -277,13 +277,6 @@ impl fmt::Display for PolicyName {
     }
 }
 
-impl PolicyName {
-    /// The names of all policies.
-    pub fn all() -> Vec<&'static str> {
-        policy::KINDS.iter().map(|kind| kind.name).collect()
-    }
-}
-
 impl FromStr for PolicyName {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
