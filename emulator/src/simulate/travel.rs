@@ -160,6 +160,8 @@ impl Engine<'_> {
         if has_room {
             return self.decide(id);
         }
+        // What waits takes nothing yet: it would keep others, and itself, out.
+        self.guest_leaves(id);
         self.calls.at(id).leg().stay = Stay::Turn;
         let wish = Wish {
             function,
@@ -171,7 +173,27 @@ impl Engine<'_> {
         let who = world.nodes[from as usize].id;
         if !self.wait_for_turn(at, who, (wish, Waits::Call(id)), wait) {
             self.calls.at(id).leg().stay = Stay::Under;
+            self.guest_comes(id);
             self.decide(id);
+        }
+    }
+
+    /// A guest's call takes a place, which may have been promised.
+    pub(super) fn guest_comes(&mut self, id: CallId) {
+        let (world, now) = (self.world, self.now);
+        let call = self.calls.at(id);
+        let from = call.legs[call.legs.len().saturating_sub(2)].node;
+        let leg = call.leg();
+        let (at, life) = (leg.node, leg.life);
+        let Some(guest) = leg.guest.as_mut().filter(|guest| !guest.counts) else {
+            return;
+        };
+        guest.counts = true;
+        let cost = guest.cost;
+        if let Some(member) = self.living(at, life).and_then(|node| node.member.as_mut()) {
+            member.guest_cpu[usize::from(cost.long)] += cost.cpu;
+            let who = world.nodes[from as usize].id;
+            member.turns.begins(&who, cost.cpu, now);
         }
     }
 

@@ -167,6 +167,7 @@ impl Engine<'_> {
                     return;
                 };
                 leg.stay = Stay::Under;
+                self.guest_comes(id);
                 self.decide(id);
             }
         }

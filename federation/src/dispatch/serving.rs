@@ -125,24 +125,33 @@ impl Guest {
     fn new(inner: &Arc<Inner>, from: PeerId, function: FunctionName, cost: Cost) -> Guest {
         let shared = &inner.federated.shared;
         shared.guests.fetch_add(1, Ordering::Relaxed);
-        shared.guest_cpu[usize::from(cost.long)].fetch_add(cost.cpu, Ordering::Relaxed);
-        let now = inner.node.clock().now();
-        inner.federated.turns().begins(&from, cost.cpu, now);
         *inner
             .serving
             .held()
             .entry((from, function.clone()))
             .or_default() += 1;
-        Guest {
+        let guest = Guest {
             inner: inner.clone(),
             from,
             function,
             cost,
-            cpu: cost.cpu.into(),
-        }
+            cpu: 0.into(),
+        };
+        guest.comes();
+        guest
     }
 
-    /// It goes on to another node, and takes nothing here.
+    /// It takes a place here, which may have been promised.
+    fn comes(&self) {
+        self.cpu.store(self.cost.cpu, Ordering::Relaxed);
+        let federated = &self.inner.federated;
+        let counted = &federated.shared.guest_cpu[usize::from(self.cost.long)];
+        counted.fetch_add(self.cost.cpu, Ordering::Relaxed);
+        let now = self.inner.node.clock().now();
+        federated.turns().begins(&self.from, self.cost.cpu, now);
+    }
+
+    /// It goes on to another node, or waits, and takes nothing here.
     pub(super) fn leaves(&self) {
         let cpu = self.cpu.swap(0, Ordering::Relaxed);
         let shared = &self.inner.federated.shared;
@@ -382,7 +391,10 @@ impl Inner {
         };
         if travelling.wait > 0 && !granted && !self.has_guest_room(&guest) {
             let wait = Duration::from_millis(travelling.wait).min(TURN_WAIT_MAX);
+            // What waits takes nothing yet: it would keep others, and itself, out.
+            guest.leaves();
             self.wait_for_turn(from, (&name, cost, 1), wait).await;
+            guest.comes();
         }
         let answer = match granted {
             // What was promised is kept: as a call of this node's own users.
