@@ -13,8 +13,7 @@ fn function(number: usize) -> FunctionName {
 }
 
 /// Where each of some functions goes, by ids.
-fn homes(trial: &Trial, members: &[Member]) -> Vec<Option<usize>> {
-    let _ = trial;
+fn homes(members: &[Member]) -> Vec<Option<usize>> {
     let ring = Ring::new(members, 128, true);
     (0..600)
         .map(|number| {
@@ -38,7 +37,7 @@ proptest! {
         let gone = gone.index(count);
         let mut rest = all.clone();
         let key = rest.remove(gone);
-        let (before, after) = (homes(&trial, &all), homes(&trial, &rest));
+        let (before, after) = (homes(&all), homes(&rest));
         for (old, new) in before.iter().zip(&after) {
             prop_assert!(old == new || *old == key.to.map(|place| place.at));
         }
