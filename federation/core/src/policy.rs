@@ -26,11 +26,13 @@ mod architecture_aware;
 mod area;
 mod auction;
 mod bandit;
+mod broker;
 mod c3;
 mod case;
 mod ch_bl;
 mod ch_rlu;
 mod cloud_only;
+mod delay;
 mod edge_cloud;
 mod edge_only;
 mod hash_ring;
@@ -41,6 +43,7 @@ mod idle;
 mod join_idle_queue;
 mod latency_threshold;
 mod learning;
+mod least_impedance;
 mod least_outstanding;
 mod limits;
 mod linucb;
@@ -51,15 +54,21 @@ mod parameters;
 mod peak_ewma;
 mod power_of_d;
 mod prequal;
+mod probe;
+mod proportional_fairness;
 mod qos_aware;
 mod random;
+mod random_proportional;
 mod recalc;
 mod ring;
+mod round_robin;
+mod rtt;
 mod servers;
 mod spill;
 mod stale_li;
 mod static_shares;
 mod ucb1;
+mod util;
 mod weigh;
 
 #[cfg(test)]
@@ -80,6 +89,8 @@ use weir_node_core::time::Time;
 use crate::beside::Beside;
 use crate::explain::Witness;
 use crate::snapshot::{Cost, Here, Snapshot};
+
+use case::ASKED_MAX;
 
 pub use case::{Candidate, Case, LOOKED_AT, Terms};
 pub use learning::{
@@ -347,9 +358,17 @@ pub trait Policy: Send + Sync {
 }
 
 /// The list of policies; the first is the default.
-pub static KINDS: [Kind; 29] = [
+pub static KINDS: [Kind; 37] = [
     spill::KIND,
     local_only::KIND,
+    random_proportional::KIND,
+    least_impedance::KIND,
+    round_robin::KIND,
+    proportional_fairness::KIND,
+    rtt::KIND,
+    util::KIND,
+    delay::KIND,
+    probe::KIND,
     cloud_only::KIND,
     edge_only::KIND,
     edge_cloud::KIND,

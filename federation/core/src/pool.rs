@@ -81,6 +81,11 @@ impl<'a> Fitting<'a> {
         self.parts().map(Pool::len).sum()
     }
 
+    /// The sum of what they have.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
     /// All of them, as places in [`View::peers`].
     pub(crate) fn members(&self) -> impl Iterator<Item = usize> + use<'a> {
         self.parts().flat_map(Pool::members)

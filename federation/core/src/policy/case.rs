@@ -1,5 +1,7 @@
 //! One call that is decided about, and the steps that policies are made of.
 
+mod survey;
+
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
@@ -15,6 +17,8 @@ use crate::snapshot::{Draws, Here, PeerView, PeerViews, Pool, Snapshot};
 /// so many draws from a larger one, beside the one that was chosen last.
 /// Bounded, so that a decision costs the same in a federation of any size.
 pub const LOOKED_AT: usize = 16;
+
+pub(super) use survey::ASKED_MAX;
 
 /// One call, what is known, and the steps that policies are made of. Each is
 /// `None` where it cannot be taken.
@@ -51,6 +55,11 @@ impl Candidate<'_> {
     /// waits there already, and the function's own time.
     pub fn delay(&self) -> Duration {
         Duration::from_nanos(self.delay_nanos)
+    }
+
+    /// The same in nanoseconds.
+    pub(super) fn nanos(&self) -> u64 {
+        self.delay_nanos
     }
 
     /// How many steps of what is alike that is: measurements are no better.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Case, Decision, Kind, Policy, Reaches, Reason};
+use super::{Case, Decision, Kind, Origin, Policy, Reaches, Reason};
 use crate::report::Role;
 
 /// As the list has it.
@@ -28,6 +28,10 @@ impl Policy for CloudOnly {
             horizontal: false,
             vertical: true,
         }
+    }
+
+    fn runs_here_first(&self, origin: Origin) -> bool {
+        origin != Origin::Here
     }
 
     fn decide(&self, case: &mut Case<'_>) -> Decision {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Case, Decision, Kind, Policy, Reaches, Reason};
+use super::{Case, Decision, Kind, Origin, Policy, Reaches, Reason};
 
 /// As the list has it.
 pub(super) const KIND: Kind = Kind {
@@ -28,6 +28,10 @@ impl Policy for EdgeOnly {
             horizontal: true,
             vertical: false,
         }
+    }
+
+    fn runs_here_first(&self, origin: Origin) -> bool {
+        origin != Origin::Here
     }
 
     fn decide(&self, case: &mut Case<'_>) -> Decision {

@@ -92,6 +92,16 @@ impl Which {
         }
     }
 
+    /// A part of it, by what its policy tells apart beside all that.
+    pub fn part(self, part: u64) -> Which {
+        // The golden ratio's share of 2^64, as in `facts::PeerKey`.
+        let part = part.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Which {
+            class: self.class ^ part,
+            ..self
+        }
+    }
+
     /// A number of it that is never 0.
     fn mixed(self) -> u64 {
         let mut mixed = self.function ^ self.class.rotate_left(21) ^ self.to.rotate_left(42);

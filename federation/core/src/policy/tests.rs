@@ -12,6 +12,8 @@ use crate::report::{Offer, Report, Role};
 use crate::samples::{id, report};
 use crate::snapshot::{FunctionRoom, Local, PeerView, View, Word};
 
+mod every;
+
 /// A peer, built by what is unusual about it.
 #[derive(Debug, Clone)]
 struct Peer(PeerView);
@@ -806,54 +808,4 @@ fn any_peer() -> impl Strategy<Value = Peer> {
                 false => known,
             }
         })
-}
-
-proptest! {
-    #[test]
-    fn no_policy_breaks_the_rules(
-        peers in prop::collection::vec(any_peer(), 0..12),
-        here in prop::sample::select(vec![Here::Warm, Here::Startable, Here::Full, Here::Unable]),
-        origin in prop::sample::select(vec![Origin::Here, Origin::Neighbour, INSIDE, OUTSIDE]),
-        hops in 0..3_u8,
-        avoid in prop::collection::vec(1..30_u8, 0..6),
-        queue in prop::option::of(0..100_u64),
-        within in 1..300_u64,
-        chance in any::<u64>(),
-        index in 0..KINDS.len(),
-    ) {
-        let case = Given {
-            here,
-            queue: queue.map(Duration::from_millis),
-            role: Role::Edge,
-            origin,
-            hops,
-            avoid: avoid.into_iter().map(id).collect(),
-            deadline: Time::ZERO + Duration::from_millis(within),
-            ..case(here)
-        };
-        let policy = KINDS[index].name;
-        let (decision, weighed) = case.decide(policy, &peers, chance);
-        // The same question has the same answer.
-        prop_assert_eq!(decision, case.decide(policy, &peers, chance).0);
-        match decision {
-            Decision::Run => prop_assert!(matches!(here, Here::Warm | Here::Startable)),
-            Decision::Enqueue { until } => {
-                prop_assert!(queue.is_some() && here != Here::Unable && until == case.deadline);
-                prop_assert_eq!(origin, Origin::Here);
-            }
-            Decision::Offload { to, reach, .. } => {
-                prop_assert!(hops > 0);
-                let chosen = &peers[to].0;
-                prop_assert!(!case.avoid.contains(&chosen.id));
-                prop_assert!(chosen.room_for(COST) > 0);
-                prop_assert!(weighed.iter().any(|seen| seen.peer == chosen.id));
-                if reach == Reach::Vertical {
-                    prop_assert_eq!(chosen.report.role, Role::Cloud);
-                }
-            }
-            Decision::Ask => prop_assert_eq!(origin, Origin::Here),
-            Decision::Reject(_) => {}
-        }
-        prop_assert!(weighed.len() <= 3 * (LOOKED_AT + 1));
-    }
 }
