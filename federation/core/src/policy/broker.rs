@@ -422,7 +422,7 @@ impl<R: Rule> Broker<R> {
     /// Remembers a member of a large pool as one of the best, where it is.
     fn remember(&self, case: &Case<'_>, all: &[Destination<'_>], chosen: (usize, f64)) {
         let (place, weight) = chosen;
-        let Some(best) = self.best.open(case.which(), case.snapshot.now) else {
+        let Some(best) = self.best.entry_if_open(case.which(), case.snapshot.now) else {
             return;
         };
         let mut worst: Option<(&Cell, f64)> = None;
@@ -538,7 +538,7 @@ impl<R: Rule> Policy for Broker<R> {
     }
 
     fn tick(&self, field: &Field<'_>, wishes: &mut Wishes) -> Time {
-        self.best.prepare();
+        self.best.open();
         self.rule.open();
         self.rule.tick(field, wishes)
     }

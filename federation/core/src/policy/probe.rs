@@ -129,7 +129,7 @@ impl Rule for Probe {
     fn observe(&self, _: &Outcome<'_>) {}
 
     fn open(&self) {
-        self.answers.prepare();
+        self.answers.open();
     }
 
     fn tick(&self, field: &Field<'_>, wishes: &mut Wishes) -> Time {

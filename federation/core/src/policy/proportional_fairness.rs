@@ -21,8 +21,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_node_core::time::Time;
-
 use super::broker::{
     Broker, CLOUD, Destination, FAITHFUL, Judged, ROUTING, Rule, STALE, Sight, Table, cell, least,
     seconds,
@@ -135,7 +133,7 @@ impl ProportionalFairness {
             None => case.which().at(None),
         };
         let now = seconds(case.snapshot.now);
-        if let Some(row) = self.table.rows.open(which, case.snapshot.now) {
+        if let Some(row) = self.table.rows.entry_if_open(which, case.snapshot.now) {
             let rate = self.rate(one, now) - RATE_MIN / self.window;
             row[cell::SERVED].set(rate + 1.0 / self.window);
             row[cell::SINCE].set(now);

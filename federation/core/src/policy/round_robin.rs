@@ -155,7 +155,7 @@ impl RoundRobin {
             None => case.which().at(None),
         };
         let now = case.snapshot.now;
-        let Some(row) = self.table.rows.open(which, now) else {
+        let Some(row) = self.table.rows.entry_if_open(which, now) else {
             return;
         };
         let Standing { deficit, .. } = *standing;
@@ -172,7 +172,7 @@ impl RoundRobin {
         if standing.is_probe {
             row[cell::PROBED].set(seconds(now));
         }
-        if let Some(clock) = self.table.rows.open(case.which(), now) {
+        if let Some(clock) = self.table.rows.entry_if_open(case.which(), now) {
             clock[cell::SERVED].change(|clock| clock.map_or(deficit, |clock| clock.max(deficit)));
         }
     }

@@ -85,7 +85,7 @@ impl Lines {
 
     /// Allocates the table.
     pub(in crate::policy) fn open(&self) {
-        self.rows.prepare();
+        self.rows.open();
     }
 
     /// Takes a sample.
@@ -128,7 +128,7 @@ impl Lines {
     /// Notes a number with a call that is sent, for when it is answered. Allocates
     /// nothing: before the table is open nothing is noted.
     pub(in crate::policy) fn note(&self, which: Which, number: f64, now: Time) {
-        if let Some(line) = self.rows.open(which, now) {
+        if let Some(line) = self.rows.entry_if_open(which, now) {
             line[NOTED].set(number);
         }
     }

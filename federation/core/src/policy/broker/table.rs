@@ -252,7 +252,7 @@ impl Table {
 
     /// Allocates it.
     pub(in crate::policy) fn open(&self) {
-        self.rows.prepare();
+        self.rows.open();
     }
 
     /// The weight of a destination, in effect at this moment.
