@@ -11,12 +11,13 @@ mod takeover;
 pub mod words;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use libp2p_identity::PeerId;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, info, warn};
 use weir_federation_core::copies::finding::{Answer, FINDING_AT_ONCE, Finding, Whereabouts};
@@ -133,15 +134,15 @@ impl Copies {
     }
 
     fn keeping(&self) -> MutexGuard<'_, Keeping> {
-        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keeping.lock()
     }
 
     fn owning(&self) -> MutexGuard<'_, Owning> {
-        self.owning.lock().unwrap_or_else(PoisonError::into_inner)
+        self.owning.lock()
     }
 
     fn avoided(&self) -> MutexGuard<'_, Avoided> {
-        self.avoided.lock().unwrap_or_else(PoisonError::into_inner)
+        self.avoided.lock()
     }
 
     fn now(&self) -> Time {

@@ -11,8 +11,8 @@ mod serving;
 mod waiting;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -20,6 +20,7 @@ use dashmap::DashMap;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use libp2p_identity::PeerId;
+use parking_lot::{Mutex, MutexGuard};
 use weir_node::Node;
 use weir_node::executor::{AnswerBody, Body};
 use weir_node::function::FunctionSpec;
@@ -33,7 +34,6 @@ pub use self::bodies::whole;
 use self::course::{Course, Turned};
 use self::explained::Explained;
 pub use self::explained::{Candidate, Explanation, Step};
-use self::offer::is_failure;
 use self::policies::Policies;
 pub use self::policies::{
     BY_HAND_MAX, Calls, InForce, ROUTES_MAX, Route, Rule, Rules, Unchanged, Unnoticed,
@@ -138,8 +138,8 @@ impl Dispatch {
     /// Places calls of `node`, alone or with its peers.
     pub fn new(node: Node, federated: Federated, rules: Rules) -> Dispatch {
         let replication = Arc::new(Replication::new(node.clone(), federated.clone()));
-        let heard = federated.shared.heard.lock();
-        if let Some(news) = heard.unwrap_or_else(PoisonError::into_inner).take() {
+        let heard = federated.shared.heard.lock().take();
+        if let Some(news) = heard {
             federated.spawn(Arc::clone(&replication).look_after(news));
             #[cfg(feature = "etcd")]
             if federated.registry().is_some() {
@@ -148,7 +148,8 @@ impl Dispatch {
             }
         }
         let copies = Copies::start(node.clone(), federated.clone());
-        let policies = Policies::new(rules, &federated, node.clock().now());
+        let now = node.clock().now();
+        let policies = Policies::new(rules, &federated, now);
         let dispatch = Dispatch {
             inner: Arc::new(Inner {
                 node,
@@ -161,7 +162,7 @@ impl Dispatch {
                 remembered: ArcSwapOption::empty(),
                 replication,
                 copies,
-                waiters: Waiters::default(),
+                waiters: Waiters::new(now),
                 serving: Serving::default(),
                 names: DashMap::new(),
             }),
@@ -389,13 +390,11 @@ impl Router for Weak {
 
 impl Inner {
     fn explained(&self) -> MutexGuard<'_, Explained> {
-        self.explained
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.explained.lock()
     }
 
     fn evidence(&self) -> MutexGuard<'_, Evidence> {
-        self.evidence.lock().unwrap_or_else(PoisonError::into_inner)
+        self.evidence.lock()
     }
 
     fn name_of(&self, peer: PeerId) -> Arc<str> {
@@ -456,13 +455,13 @@ impl Inner {
         place: Place,
         outcome: &Result<Answer, InvokeError>,
     ) {
-        let failed = is_failure(outcome);
-        if !failed && !self.has_evidence.load(Ordering::Relaxed) {
+        let how = offer::how(outcome);
+        if !how.is_failure() && !self.has_evidence.load(Ordering::Relaxed) {
             return;
         }
         let now = self.node.clock().now();
         let mut evidence = self.evidence();
-        evidence.note(function, place, failed, now);
+        evidence.learn(function, place, how, now);
         self.has_evidence
             .store(!evidence.is_empty(), Ordering::Relaxed);
     }

@@ -18,13 +18,14 @@ mod stopping;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dashmap::DashMap;
 use libp2p_identity::{Keypair, PeerId};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 use weir_node::clock::Clock;
@@ -226,10 +227,6 @@ struct Linked {
     unix: u64,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A node's place in its federation. Cheap to clone.
 #[derive(Clone)]
 pub struct Federated {
@@ -279,7 +276,7 @@ impl Federated {
     /// Addresses of this node that another member tried to dial, and whether it
     /// could.
     pub fn tested(&self) -> BTreeMap<String, bool> {
-        lock(&self.shared.tested).clone()
+        self.shared.tested.lock().clone()
     }
 
     /// Ends all connections with a peer, both ways, with the calls on them.
@@ -304,7 +301,7 @@ impl Federated {
 
     /// Says farewell: others take this node out at once.
     pub fn leave(&self) {
-        let epoch = lock(&self.shared.table).epoch();
+        let epoch = self.shared.table.lock().epoch();
         let leave = Message::Leave(message::Leave { epoch });
         self.shared.publish(&self.overlay, &leave);
     }
@@ -333,7 +330,7 @@ impl Federated {
         request: http::Request<weir_overlay::carriage::Body>,
     ) -> Result<(http::Response<hyper::body::Incoming>, Using), String> {
         let addresses = {
-            let known = lock(&self.shared.table).one(&to, self.shared.clock.now());
+            let known = self.shared.table.lock().one(&to, self.shared.clock.now());
             known
                 .map(|known| carriage(&known.report))
                 .unwrap_or_default()
@@ -346,17 +343,20 @@ impl Federated {
 
     /// What is known of single functions at single peers.
     pub(crate) fn abilities(&self) -> MutexGuard<'_, Abilities> {
-        lock(&self.shared.abilities)
+        self.shared.abilities.lock()
     }
 
     /// Whose turn it is at this node's free places.
     pub(crate) fn turns(&self) -> MutexGuard<'_, Turns> {
-        lock(&self.shared.turns)
+        self.shared.turns.lock()
     }
 
     /// Peers that were away, and are to be asked now whether they are back.
     pub(crate) fn to_ask(&self, most: usize) -> Vec<(PeerId, Arc<[Endpoint]>)> {
-        lock(&self.shared.table).to_ask(most, self.shared.clock.now())
+        self.shared
+            .table
+            .lock()
+            .to_ask(most, self.shared.clock.now())
     }
 
     /// The measured round trip to a peer.
@@ -371,14 +371,14 @@ impl Federated {
 
     /// Why this node's own report cannot be sent, while that is so.
     pub fn unsaid(&self) -> Option<String> {
-        lock(&self.shared.unsaid).clone()
+        self.shared.unsaid.lock().clone()
     }
 
     /// Takes what a call to a peer met.
     pub(crate) fn met(&self, peer: PeerId, met: Met) {
         let now = self.shared.clock.now();
         let changes = matches!(met, Met::Failure(_) | Met::Reached(_));
-        lock(&self.shared.table).met(peer, met, now);
+        self.shared.table.lock().met(peer, met, now);
         if changes {
             self.shared.stale.notify_one();
         }
@@ -387,7 +387,7 @@ impl Federated {
 
 impl Shared {
     fn is_kept(&self, peer: &PeerId) -> bool {
-        lock(&self.links).is_kept(peer)
+        self.links.lock().is_kept(peer)
     }
 
     fn topic(&self) -> String {
@@ -415,11 +415,6 @@ impl Shared {
     /// short form says nothing new.
     pub(crate) fn is_near(&self, report: &Report) -> bool {
         self.home.hears(report, &self.regions.load())
-    }
-
-    /// Whether a report is of a neighbour: an edge node of the same zone.
-    pub(crate) fn is_neighbour(&self, report: &Report) -> bool {
-        report.role == Role::Edge && self.is_near(report)
     }
 
     fn say_aloud(&self) {

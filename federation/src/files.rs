@@ -8,8 +8,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use weir_node::private;
 
@@ -60,7 +61,7 @@ impl Files {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 
     /// Writes a file, whole or not at all, and tells what came of it. Returns at
@@ -143,8 +144,7 @@ impl Files {
     pub(crate) fn finish(&self) {
         let mut state = self.state();
         while state.works {
-            let waited = self.0.idle.wait(state);
-            state = waited.unwrap_or_else(PoisonError::into_inner);
+            self.0.idle.wait(&mut state);
         }
     }
 }
@@ -182,10 +182,7 @@ mod tests {
         let gone = Mutex::new(gone);
         let files = Files::with(move |path, bytes| {
             let _ = begin.send((path.to_owned(), bytes.to_vec()));
-            gone.lock()
-                .expect("no panic")
-                .recv()
-                .map_err(io::Error::other)
+            gone.lock().recv().map_err(io::Error::other)
         });
         let (tell, told) = mpsc::channel();
         let save = |name: &str, bytes: &[u8]| {

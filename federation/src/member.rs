@@ -6,15 +6,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{
-    Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use libp2p_identity::PeerId;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use tokio::sync::Notify;
@@ -159,18 +158,6 @@ pub(crate) fn unix_millis() -> u64 {
     u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Member {
     /// Takes up what `folder` holds. Without a certificate there, the node
     /// joins with `token`, or founds a federation of its own with the 32
@@ -264,7 +251,7 @@ impl Member {
 
     /// Which federation this is.
     pub fn federation(&self) -> Federation {
-        read(&self.state).federation
+        self.state.read().federation
     }
 
     /// Waits until it is let in, or turned away for good; why, in that case.
@@ -284,12 +271,12 @@ impl Member {
     /// Why the last member that was asked did not take this node for one; `None`
     /// once another did.
     pub fn refusal(&self) -> Option<String> {
-        lock(&self.refusal).clone()
+        self.refusal.lock().clone()
     }
 
     /// Whether its own membership has ended.
     pub fn is_expired(&self) -> bool {
-        let state = read(&self.state);
+        let state = self.state.read();
         let certificate = state.certificate.as_ref();
         certificate.is_some_and(|c| c.membership().expires <= unix_time())
     }
@@ -301,38 +288,38 @@ impl Member {
 
     /// Whether it was let in, ever.
     pub fn is_member(&self) -> bool {
-        read(&self.state).certificate.is_some()
+        self.state.read().certificate.is_some()
     }
 
     /// What it may do: by its certificate, or by its invite until it has one.
     pub fn own_rights(&self) -> Option<Rights> {
-        let state = read(&self.state);
+        let state = self.state.read();
         let certified = state.certificate.as_ref().map(|c| c.membership().rights);
         certified.or_else(|| state.token.as_ref().map(|t| t.invite().rights))
     }
 
     /// Whether it may invite.
     pub fn may_invite(&self) -> bool {
-        read(&self.state).secret.is_some()
+        self.state.read().secret.is_some()
     }
 
     /// Its certificate in bytes.
     pub fn certificate(&self) -> Option<Vec<u8>> {
-        let state = read(&self.state);
+        let state = self.state.read();
         state.certificate.as_ref().map(Certificate::to_bytes)
     }
 
     /// Whether it should ask for a new certificate soon.
     pub fn wants_renewal(&self) -> bool {
         let now = unix_time();
-        let state = read(&self.state);
+        let state = self.state.read();
         let certificate = state.certificate.as_ref();
         state.next.is_some() || certificate.is_some_and(|c| is_worn(c, now))
     }
 
     /// How long its certificate is good from the first to the last moment.
     pub fn life(&self) -> Option<Duration> {
-        let state = read(&self.state);
+        let state = self.state.read();
         let membership = state.certificate.as_ref()?.membership();
         let seconds = membership.expires.saturating_sub(membership.issued);
         Some(Duration::from_secs(seconds))
@@ -341,7 +328,7 @@ impl Member {
     /// Renews its own certificate, where it holds the secret.
     pub fn renew_own(&self) {
         let now = unix_time();
-        let mut state = write(&self.state);
+        let mut state = self.state.write();
         if let (Some(secret), Some(own)) = (&state.secret, &state.certificate) {
             let rights = own.membership().rights;
             let renewed = secret.certify(self.id, rights, now, now + self.life.as_secs());
@@ -361,7 +348,7 @@ impl Member {
         rights: Rights,
         bootstrap: Vec<String>,
     ) -> Result<Token, MemberError> {
-        let state = read(&self.state);
+        let state = self.state.read();
         let secret = state.secret.as_ref().ok_or(MemberError::NoSecret)?;
         let expires = unix_time().saturating_add(life.as_secs());
         Ok(secret.invite(chance, expires, rights, bootstrap))
@@ -377,7 +364,7 @@ impl Member {
 
     fn certified(&self, peer: &PeerId) -> Option<Rights> {
         let federation = self.federation();
-        let known = read(&self.known);
+        let known = self.known.read();
         let certificate = known.get(peer)?;
         let checked = certificate.check(&federation, *peer, unix_time());
         checked.ok()
@@ -391,19 +378,19 @@ impl Member {
         let certificate = Certificate::from_bytes(bytes)?;
         let now = unix_time();
         let (federation, next) = {
-            let state = read(&self.state);
+            let state = self.state.read();
             (state.federation, state.next)
         };
         match certificate.check(&federation, peer, now) {
             Ok(rights) => {
-                remember(&mut write(&self.known), peer, certificate);
+                remember(&mut self.known.write(), peer, certificate);
                 Ok(rights)
             }
             Err(Refused::WrongFederation) => {
                 let theirs = certificate.membership().federation;
                 if let Some(next) = next.filter(|next| *next == theirs) {
                     let rights = certificate.check(&next, peer, now)?;
-                    remember(&mut write(&self.coming), peer, certificate);
+                    remember(&mut self.coming.write(), peer, certificate);
                     return Ok(rights);
                 }
                 match self.follows(&theirs) {
@@ -429,7 +416,7 @@ impl Member {
             return Err(Refused::WrongMember);
         }
         let (current, next) = {
-            let state = read(&self.state);
+            let state = self.state.read();
             (state.federation, state.next)
         };
         let theirs = membership.federation;

@@ -9,13 +9,14 @@ mod pins;
 mod records;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use http::{Request, Response, StatusCode};
 use libp2p_identity::PeerId;
-use tokio::sync::mpsc;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 use weir_federation_core::replication::{self as rules, Course, Own, Sake, Wish};
 use weir_node::Node;
@@ -91,7 +92,7 @@ impl Replication {
     }
 
     fn rules(&self) -> MutexGuard<'_, rules::Replication> {
-        lock(&self.rules)
+        self.rules.lock()
     }
 
     fn now(&self) -> Time {
@@ -179,7 +180,7 @@ impl Replication {
         match wish {
             Wish::Pin(name, code) => {
                 let pins = Arc::clone(&self.pins);
-                tokio::spawn(async move {
+                self.federated.spawn(async move {
                     if let Err(error) = pins.pin(&name, code).await {
                         debug!(function = %name, %error, "cannot keep code");
                     }
@@ -289,7 +290,7 @@ impl Replication {
             }
             Course::Prefetch => {
                 let (replication, name) = (Arc::clone(self), name.clone());
-                tokio::spawn(async move {
+                self.federated.spawn(async move {
                     if let Err(error) = replication.adopt(&name, false).await {
                         debug!(function = %name, %error, "a function is not brought here yet");
                     }
@@ -297,7 +298,7 @@ impl Replication {
             }
             Course::Update => {
                 let (replication, name) = (Arc::clone(self), name.clone());
-                tokio::spawn(async move {
+                self.federated.spawn(async move {
                     match replication.adopt(&name, true).await {
                         Ok(()) => {}
                         // It will be so the next time too.
@@ -399,7 +400,7 @@ impl Replication {
 
     fn bring_apart(self: &Arc<Self>, name: FunctionName) {
         let replication = Arc::clone(self);
-        tokio::spawn(async move {
+        self.federated.spawn(async move {
             match replication.adopt(&name, false).await {
                 Ok(()) => info!(function = %name, "brought a function here that is called often"),
                 Err(error) => debug!(function = %name, %error, "a function stays elsewhere"),
@@ -429,7 +430,10 @@ impl Replication {
                 // To its end, though whoever asked may be gone: what it reads is
                 // counted as long as it reads.
                 let exchange = Arc::clone(&self.exchange);
-                let served = tokio::spawn(async move { exchange.serve(member, &head).await });
+                let (tell, served) = oneshot::channel();
+                self.federated.spawn(async move {
+                    let _ = tell.send(exchange.serve(member, &head).await);
+                });
                 let lost = Err(StatusCode::INTERNAL_SERVER_ERROR);
                 served.await.unwrap_or(lost)
             }
@@ -439,8 +443,4 @@ impl Replication {
         *response.status_mut() = status;
         response
     }
-}
-
-fn lock(rules: &Mutex<rules::Replication>) -> MutexGuard<'_, rules::Replication> {
-    rules.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use weir_node::sharded::Sharded;
 
 /// Counts by `K`.
@@ -24,7 +24,7 @@ impl<K> Default for Part<K> {
 
 impl<K> Part<K> {
     fn counts(&self) -> MutexGuard<'_, HashMap<K, u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

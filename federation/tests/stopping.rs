@@ -92,6 +92,29 @@ async fn settles(count: usize, what: &str) {
     );
 }
 
+/// Every task of a federation is begun by what counts it, so that nothing runs
+/// on once it has stopped.
+#[test]
+fn tasks_are_begun_where_they_are_counted() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut folders, mut begun) = (vec![sources.clone()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("sources").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("text");
+            if text.contains("tokio::spawn(") {
+                let name = path.strip_prefix(&sources).expect("it is there");
+                begun.push(name.to_string_lossy().into_owned());
+            }
+        }
+    }
+    assert_eq!(begun, ["federated/stopping.rs"]);
+}
+
 #[tokio::test]
 async fn a_federated_node_starts_and_stops_three_times_in_one_process() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -47,8 +47,8 @@ pub use self::rollout::{RolledBack, RolledOut, Rollout};
 pub use self::route::{Copied, Router};
 use self::signal::{Signal, WantedSignal};
 pub use self::status::{
-    Capability, ClassStatus, FunctionCapability, FunctionState, FunctionStatus, NextStatus,
-    NodeStatus,
+    BusyFunction, Capability, ClassStatus, FunctionCapability, FunctionState, FunctionStatus,
+    NextStatus, NodeStatus,
 };
 pub use self::submission::{CallResult, CallState, Submission, SubmitError};
 use self::timers::{Locked, Timers};

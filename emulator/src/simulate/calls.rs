@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use libp2p_identity::PeerId;
 use std::time::Duration;
+use weir_federation_core::endings::How;
 use weir_federation_core::policy::Policy;
 
 use weir_federation_core::placement::{End, Placement};
 use weir_federation_core::report::Load;
 use weir_federation_core::snapshot::{Cost, Reserved};
+use weir_federation_core::waiting::Number;
 use weir_node_core::admission::{Seat, Slot, Ticket};
 use weir_node_core::time::Time;
-use weir_node_core::words::Timing;
+use weir_node_core::words::{Phase, Timing};
 
 use super::shell::Why;
 
@@ -66,6 +68,8 @@ pub(super) struct Leg {
     pub(super) guest: Option<Guest>,
     /// The place that it has at the next node.
     pub(super) reserved: Option<Reserved>,
+    /// How many thousandths of a place here that is.
+    pub(super) serves: u32,
     pub(super) seat: Option<Seat>,
     /// Its place in the queue, where that is bounded in time.
     pub(super) ticket: Option<Ticket>,
@@ -91,6 +95,7 @@ impl Leg {
             placement,
             guest: None,
             reserved: None,
+            serves: 0,
             seat: None,
             ticket: None,
             until: Time::NEVER,
@@ -116,13 +121,13 @@ pub(super) struct Guest {
 pub(super) enum Stay {
     /// It is decided about, runs, is under way, or waits for a start.
     Under,
-    /// It waits in the queue; whether it may leave.
+    /// It waits in the queue; the how many-th it is, where it may leave.
     Queued {
-        leaves: bool,
+        leaves: Option<Number>,
         turn: Option<Duration>,
     },
     /// It waits for a place elsewhere.
-    Elsewhere,
+    Elsewhere(Number),
     /// It waits for code.
     Code,
     /// It was sent ahead, and waits for its turn at a place.
@@ -146,6 +151,21 @@ pub(super) enum Ended {
     Gone,
     /// Nothing reaches that node.
     Unreachable,
+}
+
+impl Ended {
+    /// What that says of where it was.
+    pub(super) fn how(self) -> How {
+        match self {
+            Ended::Answered { failed, .. } => How::Answered { failed },
+            Ended::Without(End::Late { phase, .. }) => How::Late(phase),
+            Ended::TimedOut => How::Late(Phase::Run),
+            Ended::NotStarted => How::Late(Phase::Start),
+            Ended::Without(End::Nowhere) => How::CannotRun,
+            Ended::Without(End::Refused { .. } | End::Unknown) | Ended::Waited => How::NotTaken,
+            Ended::Without(End::Lost) | Ended::Gone | Ended::Unreachable => How::Lost,
+        }
+    }
 }
 
 /// What a node says to the one that sent it a call.

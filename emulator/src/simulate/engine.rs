@@ -8,6 +8,7 @@ use weir_federation_core::abilities::AtPeers;
 use weir_federation_core::facts::Facts;
 use weir_federation_core::placement::{Arrival, End, HOPS_MAX, Placement};
 use weir_federation_core::policy::Origin;
+use weir_federation_core::waiting;
 use weir_node_core::admission::Slot;
 use weir_node_core::scheduler::{Action, GaveUp, Ran, Request};
 use weir_node_core::time::Time;
@@ -309,6 +310,7 @@ impl<'a> Engine<'a> {
         let function = &world.functions[call.function as usize];
         let arrival = call.legs.last()?.placement.arrival();
         let elsewhere = node.member.as_ref().map_or(0, |member| member.elsewhere);
+        let elsewhere = waiting::places(elsewhere);
         Some(Request {
             function: node.keys[call.function as usize]?,
             class: call.class as usize,
@@ -390,15 +392,19 @@ impl<'a> Engine<'a> {
     /// A call waits no longer, in whatever way it did.
     pub(super) fn stays_no_more(&mut self, id: CallId) {
         let call = self.calls.at(id);
+        let function = call.function;
         let leg = call.leg();
         let stay = std::mem::replace(&mut leg.stay, Stay::Under);
         let Some(member) = self.nodes[leg.node as usize].member.as_mut() else {
             return;
         };
         match stay {
-            Stay::Queued { leaves: true, .. } => member.queued = member.queued.saturating_sub(1),
-            Stay::Elsewhere => member.outside.retain(|other| *other != id),
-            Stay::Queued { leaves: false, .. } | Stay::Under | Stay::Code | Stay::Turn => {}
+            Stay::Queued {
+                leaves: Some(number),
+                ..
+            }
+            | Stay::Elsewhere(number) => member.waiters.leave(&function, number),
+            Stay::Queued { leaves: None, .. } | Stay::Under | Stay::Code | Stay::Turn => {}
         }
     }
 

@@ -260,7 +260,7 @@ impl Engine<'_> {
         for other in 0..small(self.nodes.len() as u64) {
             if let Some(member) = &mut self.nodes[other as usize].member {
                 member.peers.suspect(id, u64::from(life) + 1, now);
-                member.is_stale = true;
+                member.viewing.stale();
             }
         }
     }

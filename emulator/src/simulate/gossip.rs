@@ -6,20 +6,22 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 use weir_federation_core::answers;
 use weir_federation_core::facts::Facts;
+use weir_federation_core::peers::Viewing;
 use weir_federation_core::placement::End;
-use weir_federation_core::report::Report;
+use weir_federation_core::questions::{self, PLACES_ASKED_FOR, QUESTION_INTERVAL, QUESTION_WAIT};
 use weir_federation_core::reporting::{LOOK_INTERVAL_MAX, Say};
-use weir_federation_core::snapshot::{Here, Local, Snapshot};
+use weir_federation_core::snapshot::Snapshot;
 use weir_federation_core::turns::Wish;
 use weir_node_core::time::Time;
 use weir_node_core::words::Refusal;
 
-use super::calls::{CallId, Told};
+use super::calls::{Call, Told};
 use super::engine::Engine;
 use super::events::Event;
 use super::node::Member;
 use super::shell::{self, Said, Why};
 use super::turns::Waits;
+use super::waiting;
 use super::world::{World, small};
 
 /// Bytes of a report on its way, beside its offers; as measured of production.
@@ -40,16 +42,11 @@ pub(super) struct Question {
 impl Member {
     /// Makes the view new, where the table has changed since and it is time.
     pub(super) fn refresh(&mut self, world: &World, at: u32, now: Time) {
-        let is_due = self
-            .viewed
-            .is_none_or(|viewed| now.since(viewed) >= shell::VIEW_INTERVAL);
-        if !is_due || (!self.is_stale && self.viewed.is_some()) {
+        if !self.viewing.is_due(now) {
             return;
         }
         let own = self.report.get_or_insert_with(|| shell::empty(world, at));
         self.peers.look_again(&mut self.view, own, now);
-        self.viewed = Some(now);
-        self.is_stale = false;
     }
 
     /// Sees to it that calls to a peer are counted from the first one on.
@@ -133,8 +130,7 @@ impl Engine<'_> {
             let back = Duration::from_nanos(world.way(other, at).one_way as u64);
             member.peers.measured(&facts.id, there.saturating_add(back));
         }
-        member.is_stale = true;
-        member.viewed = None;
+        member.viewing = Viewing::default();
         member.refresh(world, at, now);
     }
 
@@ -160,10 +156,9 @@ impl Engine<'_> {
         let Some(member) = &mut node.member else {
             return;
         };
-        let waits = member.queued > 0 || !member.outside.is_empty();
-        let usual = match waits {
-            true => shell::QUESTION_INTERVAL,
-            false => LOOK_INTERVAL_MAX,
+        let usual = match member.waiters.is_empty() {
+            false => QUESTION_INTERVAL,
+            true => LOOK_INTERVAL_MAX,
         };
         let next = member.reporting.next_look().unwrap_or(Time::NEVER);
         let next = next.min(now + usual).max(now + Duration::from_nanos(1));
@@ -202,7 +197,7 @@ impl Engine<'_> {
             self.spread(at, brief);
         }
         self.plan_look(at);
-        self.ask_for_oldest(at);
+        self.ask_around(at);
     }
 
     /// A node makes its report.
@@ -221,10 +216,7 @@ impl Engine<'_> {
         let Some(mut report) = report else { return };
         // The short one is made before there are offers to be copied.
         let offers = std::mem::take(&mut report.offers);
-        let short = Report {
-            brief: true,
-            ..report.clone()
-        };
+        let short = report.in_brief();
         report.offers = offers;
         let node = &mut self.nodes[at as usize];
         if let Some(member) = &mut node.member {
@@ -317,102 +309,59 @@ impl Engine<'_> {
         };
         member.peers.hear_later(facts, now);
         member.heard += 1;
-        member.is_stale = true;
-        if member.queued > 0 || !member.outside.is_empty() {
+        member.viewing.stale();
+        if !member.waiters.is_empty() {
             self.pump(at, from);
         }
     }
 
-    /// Asks peers for places for a call that waits.
-    pub(super) fn ask_around(&mut self, id: CallId) {
+    /// Asks peers for places for those who wait longest, as many as it may.
+    pub(super) fn ask_around(&mut self, at: u32) {
         let (world, now) = (self.world, self.now);
-        let Some(call) = self.calls.get(id) else {
-            return;
-        };
-        let (at, number) = (call.node(), call.function);
-        let function = &world.functions[number as usize];
-        let failing = call.failing.clone();
-        let leg = call.leg();
         let node = &mut self.nodes[at as usize];
-        let life = node.life;
-        let Some(member) = &mut node.member else {
+        let Some(mut member) = node.member.take() else {
             return;
         };
-        if !member.tokens.has_one(now) {
-            return;
-        }
-        member.refresh(world, at, now);
-        let known = node.keys[number as usize].and_then(|key| node.scheduler.known(key));
-        let service = known.map(|known| known.service().mean);
-        let service = service.filter(|mean| !mean.is_zero());
-        let abilities = member.abilities.of(&function.name);
-        let reaches = leg.placement.reaches();
-        let request = leg.placement.request(&function.name, &failing, service);
-        let snapshot = Snapshot {
-            local: Local {
-                here: Here::Unable,
-                queue: None,
-                service,
-                start: None,
-                blamed: false,
-                role: world.class(at).role.0,
-                regions: &world.regions[world.nodes[at as usize].class],
-            },
-            view: &member.view,
-            abilities: &abilities,
-            congestion: None,
-            remembered: None,
-            now,
-            chance: 0,
-        };
-        let worth = shell::worth_asking(&request, &snapshot, reaches);
         let mut asked = Vec::new();
-        for peer in worth.iter().filter_map(|id| world.number(id)) {
-            if asked.len() as f64 >= member.tokens.left() {
-                break;
-            }
-            let last = member.asked.get(&(peer, number));
-            if last.is_none_or(|last| now.since(*last) >= shell::QUESTION_INTERVAL) {
-                asked.push(peer);
+        if !member.waiters.is_empty() && member.questions.left(now) > 0 {
+            member.refresh(world, at, now);
+            for id in member.waiters.oldest() {
+                let Some(call) = self.calls.get(id) else {
+                    continue;
+                };
+                let number = call.function;
+                let service = self.nodes[at as usize].service(number);
+                let peers = whom_to_ask(world, at, call, &mut member, service, now);
+                asked.extend(peers.into_iter().map(|peer| (peer, number)));
             }
         }
-        for peer in asked {
-            let Some(member) = &mut self.nodes[at as usize].member else {
-                return;
-            };
-            if !member.tokens.take() {
-                return;
-            }
-            member.asked.insert((peer, number), now);
-            let question = Question {
-                from: at,
-                life,
-                to: peer,
-                function: number,
-                told: None,
-            };
-            let message = match self.free_questions.pop() {
-                Some(message) => {
-                    self.questions[message as usize] = Some(question);
-                    message
-                }
-                None => {
-                    self.questions.push(Some(question));
-                    small(self.questions.len() as u64 - 1)
-                }
-            };
-            let takes = self.travel(at, peer, 0);
-            self.events.plan(now + takes, Event::Asked { message });
+        self.nodes[at as usize].member = Some(member);
+        for (peer, number) in asked {
+            self.question(at, peer, number);
         }
     }
 
-    /// Asks for those that wait outside of the queue longest.
-    fn ask_for_oldest(&mut self, at: u32) {
-        let member = self.nodes[at as usize].member.as_ref();
-        let oldest = member.and_then(|member| member.outside.first().copied());
-        if let Some(id) = oldest {
-            self.ask_around(id);
-        }
+    /// Asks a peer for places of a function.
+    fn question(&mut self, at: u32, peer: u32, function: u32) {
+        let question = Question {
+            from: at,
+            life: self.nodes[at as usize].life,
+            to: peer,
+            function,
+            told: None,
+        };
+        let message = match self.free_questions.pop() {
+            Some(message) => {
+                self.questions[message as usize] = Some(question);
+                message
+            }
+            None => {
+                self.questions.push(Some(question));
+                small(self.questions.len() as u64 - 1)
+            }
+        };
+        let takes = self.travel(at, peer, 0);
+        self.events.plan(self.now + takes, Event::Asked { message });
     }
 
     /// A node is asked for places: it promises those that it has, or lets the other
@@ -434,14 +383,14 @@ impl Engine<'_> {
         let wish = Wish {
             function: number,
             cost: world.functions[number as usize].wanted.cost(None),
-            most: shell::PLACES_ASKED_FOR,
+            most: PLACES_ASKED_FOR,
         };
         let who = world.nodes[from as usize].id;
         if self.promise(at, &who, &wish) {
             return self.answer_question(message, true);
         }
         let waits = (wish, Waits::Question(message));
-        if !self.wait_for_turn(at, who, waits, shell::QUESTION_WAIT) {
+        if !self.wait_for_turn(at, who, waits, QUESTION_WAIT) {
             self.answer_question(message, false);
         }
     }
@@ -467,7 +416,7 @@ impl Engine<'_> {
         Some(Told {
             load,
             places: places.map(|places| answers::guest_room(Some(places), &load, cost)),
-            held: held.saturating_sub(1),
+            held,
             ready_in,
         })
     }
@@ -529,6 +478,39 @@ impl Engine<'_> {
             };
             shell::learn_told(member, &said, now);
         }
+        member.questions.answered(peer, &question.function);
         self.pump(at, peer);
+        self.ask_around(at);
     }
+}
+
+/// Whom a node asks for a call that waits there; they are taken as asked.
+fn whom_to_ask(
+    world: &World,
+    at: u32,
+    call: &mut Call,
+    member: &mut Member,
+    service: Option<Duration>,
+    now: Time,
+) -> Vec<u32> {
+    let number = call.function;
+    let function = &world.functions[number as usize];
+    let brings = member.abilities.brings(&function.name, now);
+    let abilities = member.abilities.of(&function.name);
+    let failing = call.failing.clone();
+    let placement = &call.leg().placement;
+    let request = placement.request(&function.name, &failing, service);
+    let snapshot = Snapshot {
+        local: waiting::local(world, at, service),
+        view: &member.view,
+        abilities: &abilities,
+        congestion: None,
+        remembered: None,
+        now,
+        chance: 0,
+    };
+    let worth = questions::worth_asking(&request, placement.reaches(), &snapshot);
+    let worth = worth.iter();
+    let worth = worth.filter_map(|worth| Some((world.number(&worth.peer)?, worth.brings)));
+    member.questions.ask(&number, worth, brings, now)
 }

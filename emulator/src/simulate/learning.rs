@@ -14,7 +14,7 @@ use weir_federation_core::policy::{
 use weir_federation_core::report::Load;
 use weir_federation_core::snapshot::Word;
 use weir_node_core::time::Time;
-use weir_node_core::words::{Phase, Timing};
+use weir_node_core::words::Timing;
 
 use super::calls::{CallId, Ended};
 use super::engine::Engine;
@@ -91,23 +91,6 @@ fn ending(ended: Ended, came: Option<Came>) -> Ending {
     }
 }
 
-/// Whether an end counts against where it came about (`dispatch/offer.rs`,
-/// `is_failure`).
-fn is_failure(ended: Ended) -> bool {
-    match ended {
-        Ended::Answered { failed, .. } => failed,
-        Ended::TimedOut | Ended::NotStarted | Ended::Without(End::Nowhere) => true,
-        Ended::Without(End::Late { phase, .. }) => match phase {
-            Phase::Run | Phase::Start => true,
-            Phase::Queue => false,
-        },
-        Ended::Without(End::Refused { .. } | End::Unknown | End::Lost)
-        | Ended::Waited
-        | Ended::Gone
-        | Ended::Unreachable => false,
-    }
-}
-
 impl Engine<'_> {
     /// By what a node places calls of a function and a class.
     pub(super) fn policy(&self, node: u32, function: u32, class: u32) -> Arc<dyn Policy> {
@@ -160,12 +143,12 @@ impl Engine<'_> {
         if !was_tried || !is_own {
             return;
         }
-        let failed = is_failure(ended);
+        let how = ended.how();
         let place = peer.map(|peer| world.nodes[peer as usize].id);
         if let Some(member) = self.living(at, life).and_then(|node| node.member.as_mut())
-            && (failed || !member.evidence.is_empty())
+            && (how.is_failure() || !member.evidence.is_empty())
         {
-            member.evidence.note(&function.name, place, failed, now);
+            member.evidence.learn(&function.name, place, how, now);
         }
     }
 
@@ -311,7 +294,7 @@ impl Engine<'_> {
             let under_way = 0;
             let told = Met::Told(Some(Word { load, under_way }));
             member.peers.met(peer, told, now);
-            member.is_stale = true;
+            member.viewing.stale();
         }
         member.policies[probe.slot].probed(&Probed {
             peer,

@@ -3,24 +3,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use weir_federation_core::abilities::Abilities;
 use weir_federation_core::blame::Evidence;
 use weir_federation_core::congestion::Congestion;
 use weir_federation_core::guests::Peak;
-use weir_federation_core::peers::Peers;
+use weir_federation_core::peers::{Peers, Viewing};
 use weir_federation_core::policy::{HeardLimits, Policy, WishLimits};
+use weir_federation_core::questions::Questions;
 use weir_federation_core::report::Report;
 use weir_federation_core::reporting::Reporting;
 use weir_federation_core::snapshot::View;
 use weir_federation_core::turns::{Turn, Turns, Wish};
+use weir_federation_core::waiting::Waiters;
 use weir_node_core::admission::FunctionKey;
 use weir_node_core::scheduler::{Action, Scheduler};
 use weir_node_core::time::Time;
 
 use super::calls::CallId;
-use super::shell::Tokens;
 use super::turns::Waits;
 use super::world::{World, small};
 use crate::workload::chance::Stream;
@@ -55,14 +57,12 @@ pub(super) struct Node {
 pub(super) struct Member {
     pub(super) peers: Peers,
     pub(super) view: View,
-    pub(super) viewed: Option<Time>,
-    /// Whether the view is older than the table.
-    pub(super) is_stale: bool,
+    /// When the view is made new.
+    pub(super) viewing: Viewing,
     pub(super) abilities: Abilities,
     pub(super) reporting: Reporting,
     /// What it told last, or is about to tell.
     pub(super) report: Option<Report>,
-    pub(super) tokens: Tokens,
     pub(super) sequence: u64,
     pub(super) heard: u64,
     pub(super) turns: Turns,
@@ -74,13 +74,12 @@ pub(super) struct Member {
     /// Calls of other nodes by node and function.
     pub(super) held: BTreeMap<(u32, u32), u32>,
     pub(super) remembered: Option<PeerId>,
-    /// Calls that run at peers.
+    /// Places at peers that its calls have, in thousandths of one of its own.
     pub(super) elsewhere: u32,
-    /// Calls that wait and may leave, in the order in which they came.
-    pub(super) queued: u32,
-    pub(super) outside: Vec<CallId>,
-    /// When each peer was asked about each function.
-    pub(super) asked: BTreeMap<(u32, u32), Time>,
+    /// Calls that wait and may leave, by their functions.
+    pub(super) waiters: Waiters<u32, CallId>,
+    /// What was asked of each peer about each function.
+    pub(super) questions: Questions<u32, u32>,
     pub(super) chance: Stream,
     /// In the order of [`World::held`].
     pub(super) policies: Vec<Arc<dyn Policy>>,
@@ -147,6 +146,15 @@ impl Node {
     }
 }
 
+impl Node {
+    /// How long a function runs here; `None` before it has.
+    pub(super) fn service(&self, function: u32) -> Option<Duration> {
+        let known = self.scheduler.known(self.keys[function as usize]?)?;
+        let mean = known.service().mean;
+        (!mean.is_zero()).then_some(mean)
+    }
+}
+
 impl Member {
     fn new(world: &World, at: u32, life: u32, seed: u64, now: Time) -> Member {
         let id = world.nodes[at as usize].id;
@@ -159,12 +167,10 @@ impl Member {
         Member {
             peers: Peers::of_at_most(most, id, u64::from(life) + 1),
             view: View::default(),
-            viewed: None,
-            is_stale: true,
+            viewing: Viewing::default(),
             abilities: Abilities::default(),
             reporting: Reporting::new(now),
             report: None,
-            tokens: Tokens::default(),
             sequence: 0,
             heard: 0,
             turns: Turns::default(),
@@ -174,9 +180,8 @@ impl Member {
             held: BTreeMap::new(),
             remembered: None,
             elsewhere: 0,
-            queued: 0,
-            outside: Vec::new(),
-            asked: BTreeMap::new(),
+            waiters: Waiters::default(),
+            questions: Questions::new(now),
             chance: Stream::new(seed, &format!("{}/{life}/decisions", world.name(at))),
             policies: held.map(|held| held.choice.build()).collect(),
             wishes: None,

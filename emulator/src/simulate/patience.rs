@@ -1,8 +1,9 @@
 //! Calls that wait no longer: in a queue, by their policy's word, or for a peer's
 //! answer.
 
-use weir_federation_core::peers::{Fault, Met};
-use weir_federation_core::placement::{Arrival, Came, End, Placement, patience};
+use weir_federation_core::answers::{self, Back, Told};
+use weir_federation_core::patience::patience;
+use weir_federation_core::placement::{Arrival, Came, End, Placement};
 use weir_node_core::time::Time;
 use weir_node_core::words::Phase;
 
@@ -88,22 +89,23 @@ impl Engine<'_> {
         let world = self.world;
         let call = self.calls.at(id);
         let leg = call.leg();
-        let is_impatient = leg.is_impatient;
+        let (is_impatient, serves) = (leg.is_impatient, leg.serves);
         let arrived = leg.placement.arrival().arrived;
         drop(leg.reserved.take());
         let id_of_peer = world.nodes[peer as usize].id;
+        let told = Told::default();
+        let lesson = answers::lesson(id_of_peer, Back::Nothing, &told, None, is_impatient);
         if let Some(member) = self.living(at, life).and_then(|node| node.member.as_mut()) {
-            member.elsewhere = member.elsewhere.saturating_sub(1);
-            if !is_impatient {
-                member.peers.met(id_of_peer, Met::Failure(Fault::Mute), now);
-                member.is_stale = true;
+            member.elsewhere = member.elsewhere.saturating_sub(serves);
+            if let Some(met) = lesson.met {
+                member.peers.met(id_of_peer, met, now);
+                member.viewing.stale();
             }
         }
         let (phase, after) = (Phase::Run, now.since(arrived));
         let late = Ended::Without(End::Late { phase, after });
-        let came = is_impatient.then_some(Came::Lost(id_of_peer));
-        self.attempted(id, Some(peer), late, came);
-        match came {
+        self.attempted(id, Some(peer), late, lesson.came);
+        match lesson.came {
             Some(came) => self.came(id, came),
             None => self.pass_on(id, late),
         }

@@ -229,18 +229,16 @@ impl Engine<'_> {
     /// until when it waits.
     fn wait_here(&mut self, id: CallId, (leaves, until): (bool, Time), turn: Option<Duration>) {
         let at = self.node_of(id);
+        let call = self.calls.at(id);
+        let member = self.nodes[at as usize].member.as_mut().filter(|_| leaves);
+        let leaves = member.and_then(|member| member.waiters.enter(&call.function, true, id));
         let stay = Stay::Queued { leaves, turn };
-        self.note_failing(id, leaves);
+        self.note_failing(id, leaves.is_some());
         let leg = self.calls.at(id).leg();
         // Its deadline ends its wait by itself.
         let is_bounded = until < leg.placement.arrival().deadline;
         leg.until = if is_bounded { until } else { Time::NEVER };
         leg.stay = stay;
-        if let Some(member) = &mut self.nodes[at as usize].member
-            && leaves
-        {
-            member.queued += 1;
-        }
         match self.arrive(id, true) {
             Verdict::Run(slot) => self.begin(id, slot),
             Verdict::Wait(ticket) => {
@@ -255,8 +253,8 @@ impl Engine<'_> {
                     .calls
                     .get(id)
                     .is_some_and(|call| call.leg().stay == stay);
-                if waits && leaves {
-                    self.ask_around(id);
+                if waits && leaves.is_some() {
+                    self.ask_around(at);
                 }
             }
             Verdict::Refuse { reason, expected } => {
@@ -296,19 +294,19 @@ impl Engine<'_> {
         let Some(member) = &mut self.nodes[at as usize].member else {
             return;
         };
-        if member.outside.len() >= shell::OUTSIDE_MAX {
+        let call = self.calls.at(id);
+        let Some(number) = member.waiters.enter(&call.function, false, id) else {
             let end = End::Refused {
                 reason: Refusal::NobodyHasRoom,
                 wait: Duration::ZERO,
             };
             return self.finish_leg(id, Ended::Without(end));
-        }
-        member.outside.push(id);
+        };
         self.note_failing(id, true);
-        self.calls.at(id).leg().stay = Stay::Elsewhere;
+        self.calls.at(id).leg().stay = Stay::Elsewhere(number);
         let event = Event::Elsewhere { call: id };
         self.events.plan(self.now + limit, event);
-        self.ask_around(id);
+        self.ask_around(at);
     }
 
     /// A call waited for a place elsewhere in vain.
@@ -316,7 +314,7 @@ impl Engine<'_> {
         let Some(call) = self.calls.get(id) else {
             return;
         };
-        if call.leg().stay != Stay::Elsewhere {
+        if !matches!(call.leg().stay, Stay::Elsewhere(_)) {
             return;
         }
         self.stays_no_more(id);

@@ -1,61 +1,25 @@
-//! Stand-ins for rules that only the shells of production have so far, each the
-//! shortest that will do and named with the place of the rule. Who moves one into
-//! a core deletes it here.
+//! What production's shells gather for the core's rules, gathered of a virtual
+//! node: its load, its report, and what is made of an answer. The rules
+//! themselves are the core's.
 //!
-//! | here | the rule |
-//! |---|---|
-//! | [`report`] | `federation/src/federated/maintenance/saying.rs` |
-//! | [`learn`] | `federation/src/dispatch/offer.rs`, `arrived`: which outcome counts for and against a peer |
-//! | [`worth_asking`] | `federation/src/dispatch/waiting.rs`, `Inner::ask` |
-//!
-//! Not modelled, for its rules are there alone too: letting go of code.
+//! Not modelled, for its rules are in a shell alone: letting go of code.
 
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use weir_federation_core::abilities::AtPeers;
 pub(super) use weir_federation_core::answers::Why;
-use weir_federation_core::answers::{self, Holdings};
-use weir_federation_core::explain::Verdict;
-use weir_federation_core::peers::{Fault, Met};
-use weir_federation_core::placement::{Came, End};
-use weir_federation_core::policy;
-use weir_federation_core::report::{Load, OFFERS, Offer, Report};
-use weir_federation_core::snapshot::{Cost, PeerView, Reserved, Snapshot, Word};
-use weir_node_core::admission::{FunctionGauges, Places};
-use weir_node_core::profile::Profile;
+use weir_federation_core::answers::{self, Back, Holdings, Lesson};
+use weir_federation_core::placement::End;
+use weir_federation_core::report::{Load, Offer, Report};
+use weir_federation_core::reporting::offers;
+use weir_federation_core::snapshot::{Cost, PeerView, Reserved, Word};
+use weir_node_core::estimate::Known;
 use weir_node_core::time::Time;
 
 use super::calls::{Ended, Told};
 use super::node::{Member, Node};
 use super::world::{Function, World};
-
-/// Between two views of the peers (`keeper.rs`, `VIEW`).
-pub(super) const VIEW_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Between two questions to one peer about one function (`waiting.rs`,
-/// `LOOK_PAUSE`).
-pub(super) const QUESTION_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Questions that may be asked at once after a pause (`waiting.rs`,
-/// `LOOKS_AT_ONCE`).
-const QUESTIONS_AT_ONCE: f64 = 8.0;
-
-/// Questions of a node in a second (`waiting.rs`, `LOOKS_PER_SECOND`).
-const QUESTIONS_PER_SECOND: f64 = 20.0;
-
-/// How long a question waits at a peer for a place there (`waiting.rs`,
-/// `LOOK_WAIT`).
-pub(super) const QUESTION_WAIT: Duration = Duration::from_secs(1);
-
-/// Places that one question asks for (`waiting.rs`, `PLACES`).
-pub(super) const PLACES_ASKED_FOR: u32 = 64;
-
-/// Calls that one word of a peer moves there (`waiting.rs`, `MOVED`).
-pub(super) const MOVED_MAX: usize = 256;
-
-/// Calls that wait elsewhere than in the queue (`waiting.rs`, `OUTSIDE`).
-pub(super) const OUTSIDE_MAX: usize = 256;
 
 /// The processor of all nodes: a scenario names none.
 pub(super) const ARCHITECTURE: &str = "x86_64";
@@ -90,50 +54,39 @@ pub(super) fn report(world: &World, at: u32, node: &mut Node, member: &mut Membe
     report.epoch = member.peers.epoch();
     report.sequence = member.sequence;
     report.load = load;
-    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    let mut told = 0;
-    // Of functions alike that have nothing here the same is said.
-    let mut idle: Option<(Profile, Places, bool)> = None;
     let admission = node.scheduler.admission();
-    for (function, key) in world.functions.iter().zip(&node.keys) {
-        let Some(key) = key.filter(|_| told < OFFERS) else {
-            continue;
+    let functions = world.functions.iter().zip(&node.keys);
+    let busy = functions.filter_map(|(function, key)| {
+        let gauges = admission.gauges((*key)?)?;
+        let has = gauges.starting + gauges.ready + gauges.running + gauges.waiting > 0;
+        let known = node.scheduler.known((*key)?)?;
+        has.then_some((function, (*key)?, gauges.running, known))
+    });
+    let mut busy: Vec<_> = busy.collect();
+    let calls = |known: &Known| u64::from(known.service().samples);
+    offers::choose(&mut busy, |(.., known)| calls(known), |(f, ..)| &f.name);
+    report.offers.truncate(busy.len());
+    for (at, (function, key, running, known)) in busy.iter().enumerate() {
+        let told = offers::Told {
+            places: admission.places(*key).unwrap_or_default(),
+            full: admission.is_full(*key),
+            running: *running,
+            service: known.service().mean,
+            start: known.start(),
         };
-        let is_idle = admission.gauges(key) == Some(FunctionGauges::default());
-        let alike = idle.filter(|(profile, ..)| is_idle && *profile == function.profile);
-        let (places, full) = match alike {
-            Some((_, places, full)) => (places, full),
-            None => {
-                let places = admission.places(key).unwrap_or_default();
-                (places, admission.is_full(key))
+        match report.offers.get_mut(at) {
+            Some(offer) => {
+                if offer.function != function.qualified {
+                    offer.function.clone_from(&function.qualified);
+                }
+                offer.says(&told);
             }
-        };
-        if is_idle {
-            idle = Some((function.profile, places, full));
+            None => {
+                let offer = Offer::of(function.qualified.clone(), &told);
+                report.offers.push(offer);
+            }
         }
-        let known = node.scheduler.known(key).unwrap_or_default();
-        if told == report.offers.len() {
-            report.offers.push(Offer {
-                function: String::new(),
-                warm: 0,
-                startable: 0,
-                full: false,
-                running: 0,
-                service_micros: 0,
-                start_micros: 0,
-            });
-        }
-        let offer = &mut report.offers[told];
-        if offer.function != function.qualified {
-            offer.function.clone_from(&function.qualified);
-        }
-        (offer.warm, offer.startable) = (places.warm, places.startable);
-        offer.full = full;
-        offer.service_micros = micros(known.service().mean);
-        offer.start_micros = micros(known.start());
-        told += 1;
     }
-    report.offers.truncate(told);
     report.clamp();
 }
 
@@ -211,37 +164,46 @@ impl Said<'_> {
     }
 }
 
-/// What a node learns of an answer to a call, and what that means to the call;
-/// `None` where it ends with it.
-pub(super) fn learn(member: &mut Member, said: &Said<'_>, ended: Ended, now: Time) -> Option<Came> {
+/// What a node learns of what came back of a call, and what that means to it.
+pub(super) fn learn(
+    member: &mut Member,
+    said: &Said<'_>,
+    ended: Ended,
+    is_impatient: bool,
+    now: Time,
+) -> Lesson {
     let word = said.told.map(|told| Word {
         load: told.load,
         under_way: said.under_way,
     });
-    let peer = said.peer;
-    let (met, came) = match (ended, said.why) {
-        (Ended::Answered { ran, failed }, _) => {
-            is_ready(member, said, (!failed).then_some(ran), now);
-            (Met::Answer(word), None)
-        }
-        (Ended::Gone, _) => (Met::Failure(Fault::Lost), Some(Came::Lost(peer))),
-        (Ended::Unreachable, _) => {
-            let fault = Met::Failure(Fault::Unreachable);
-            (fault, Some(Came::Declined(peer)))
-        }
-        (Ended::Without(_), Some(why)) => {
-            refused_by(member, said, why, now);
-            let (met, came) = answers::refusal(peer, why, &said.told(), word);
-            (met, Some(came))
-        }
+    let back = match (ended, said.why) {
+        (Ended::Answered { .. }, _) => Back::Answered,
+        (Ended::Gone, _) => Back::Lost { excused: false },
+        (Ended::Unreachable, _) => Back::Unreachable,
+        (Ended::Without(_) | Ended::Waited, Some(why)) => Back::Refused(why),
+        (Ended::Without(End::Late { .. }), None) => Back::Ended { late: true },
         (Ended::Without(_) | Ended::TimedOut | Ended::NotStarted | Ended::Waited, _) => {
-            is_ready(member, said, None, now);
-            (Met::Answer(word), None)
+            Back::Ended { late: false }
         }
     };
-    member.peers.met(peer, met, now);
-    member.is_stale = true;
-    came
+    match back {
+        Back::Answered => {
+            let ran = match ended {
+                Ended::Answered { ran, failed: false } => Some(ran),
+                _ => None,
+            };
+            is_ready(member, said, ran, now);
+        }
+        Back::Refused(why) => refused_by(member, said, why, now),
+        Back::Ended { .. } => is_ready(member, said, None, now),
+        Back::Lost { .. } | Back::Unreachable | Back::Cut | Back::Nothing | Back::Malformed => {}
+    }
+    let lesson = answers::lesson(said.peer, back, &said.told(), word, is_impatient);
+    if let Some(met) = lesson.met {
+        member.peers.met(said.peer, met, now);
+        member.viewing.stale();
+    }
+    lesson
 }
 
 /// Takes note that a peer has a function, and what it says of its room.
@@ -263,96 +225,12 @@ fn refused_by(member: &mut Member, said: &Said<'_>, why: Why, now: Time) {
 
 /// Takes note of the answer to a question.
 pub(super) fn learn_told(member: &mut Member, said: &Said<'_>, now: Time) {
-    let word = said.told.map(|told| Word {
-        load: told.load,
-        under_way: said.under_way,
-    });
-    member.peers.met(said.peer, Met::Told(word), now);
-    member.is_stale = true;
-    match said.why {
-        None => is_ready(member, said, None, now),
-        Some(why) => refused_by(member, said, why, now),
-    }
-}
-
-/// Questions that a node may ask now.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Tokens {
-    left: f64,
-    at: Time,
-}
-
-impl Default for Tokens {
-    fn default() -> Tokens {
-        Tokens {
-            left: QUESTIONS_AT_ONCE,
-            at: Time::ZERO,
-        }
-    }
-}
-
-impl Tokens {
-    /// Whether one may be asked at `now`.
-    pub(super) fn has_one(&mut self, now: Time) -> bool {
-        let more = now.since(self.at).as_secs_f64() * QUESTIONS_PER_SECOND;
-        (self.left, self.at) = ((self.left + more).min(QUESTIONS_AT_ONCE), now);
-        self.left >= 1.0
-    }
-
-    /// How many may be asked.
-    pub(super) fn left(&self) -> f64 {
-        self.left
-    }
-
-    /// Takes that one; whether there was one.
-    pub(super) fn take(&mut self) -> bool {
-        let has = self.left >= 1.0;
-        if has {
-            self.left -= 1.0;
-        }
-        has
-    }
-}
-
-/// Peers that are worth a question about a function, the best first.
-pub(super) fn worth_asking(
-    request: &policy::Request<'_>,
-    snapshot: &Snapshot<'_>,
-    reaches: policy::Reaches,
-) -> Vec<PeerId> {
-    let view = snapshot.view;
-    let near = reaches.horizontal.then(|| view.neighbours());
-    let far = snapshot.local.regions.iter();
-    let far = far.filter(|_| reaches.vertical && request.bounds == policy::Bounds::Federation);
-    let far = far.filter_map(|region| view.region(region));
-    let pools = near.into_iter().chain(far);
-    let is_one = pools.clone().filter(|pool| !pool.is_empty()).count() <= 1;
-    let weighed = pools.flat_map(|pool| policy::weigh_all(pool, request, snapshot));
-    let mut worth = Vec::new();
-    for (peer, verdict) in weighed {
-        match verdict {
-            Verdict::Unasked { delay } => worth.push((delay, &peer.id)),
-            Verdict::Full => worth.push((peer.round_trip(), &peer.id)),
-            Verdict::Fits { .. }
-            | Verdict::Bringing { .. }
-            | Verdict::OnTrial
-            | Verdict::TooFar { .. }
-            | Verdict::Slower { .. }
-            | Verdict::Visited
-            | Verdict::Unfit
-            | Verdict::NoDisk
-            | Verdict::NeedsGrant
-            | Verdict::Unable
-            | Verdict::Throttled
-            | Verdict::Shed
-            | Verdict::Failing
-            | Verdict::Congested => {}
-        }
-    }
-    // A pool is in the order of ids.
-    match is_one {
-        true => worth.sort_by_key(|(delay, _)| *delay),
-        false => worth.sort_unstable(),
-    }
-    worth.into_iter().map(|(_, id)| *id).collect()
+    let wanted = &said.function.wanted;
+    let function = (&said.function.name, wanted.version);
+    let (why, cpu) = (said.why.map(|why| (why, "", 0)), wanted.cost(None).cpu);
+    let told = said.told();
+    let abilities = &mut member.abilities;
+    let met = abilities.questioned(function, said.peer, &told, why, cpu, now);
+    member.peers.met(said.peer, met, now);
+    member.viewing.stale();
 }

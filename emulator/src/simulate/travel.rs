@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use weir_federation_core::answers;
+use weir_federation_core::patience::wait_there;
 use weir_federation_core::placement::{Arrival, Came, End, HOPS_MAX, Placement};
 use weir_federation_core::policy::{Origin, Reach};
 use weir_federation_core::report::Role;
 use weir_federation_core::snapshot::{Cost, Reserved};
 use weir_federation_core::turns::Wish;
+use weir_federation_core::waiting;
+use weir_federation_core::wanted::bring_time;
 use weir_node_core::time::Time;
 use weir_node_core::words::Refusal;
 
@@ -17,10 +20,6 @@ use super::events::Event;
 use super::placing::has_guest_room;
 use super::shell::{self, Said, Why};
 use super::turns::Waits;
-
-/// What a node that lacks code says until it is there (`serving.rs`,
-/// `BRING_FIRST`).
-const BRING_FIRST: Duration = Duration::from_millis(100);
 
 impl Engine<'_> {
     /// Sends a call to a peer, as far on from there and for as long as its policy
@@ -37,7 +36,9 @@ impl Engine<'_> {
         let (input_bytes, class, function) = (call.input_bytes, call.class, call.function);
         let leg = call.leg();
         let from = leg.node;
-        leg.reserved = Some(reserved);
+        let here = self.nodes[from as usize].service(function);
+        let serves = waiting::serves(here, reserved.service());
+        (leg.reserved, leg.serves) = (Some(reserved), serves);
         let (sender, receiver) = (world.class(from), world.class(peer));
         let (origin, reach) = match receiver.role.0 {
             Role::Edge => (Origin::Neighbour, Reach::Horizontal),
@@ -78,7 +79,7 @@ impl Engine<'_> {
         let leg = Leg::new(peer, life, Placement::new(arrival));
         self.calls.at(id).legs.push(leg);
         if let Some(member) = &mut self.nodes[from as usize].member {
-            member.elsewhere += 1;
+            member.elsewhere += serves;
         }
         self.tally.count_offload(from, peer, now, input_bytes);
         self.events.plan(now + takes, Event::Reach { call: id });
@@ -98,9 +99,7 @@ impl Engine<'_> {
         let node = &mut self.nodes[at as usize];
         let life = node.life;
         let key = node.keys[function as usize];
-        let service = key.and_then(|key| node.scheduler.known(key));
-        let service = service.map(|known| known.service().mean);
-        let service = service.filter(|mean| !mean.is_zero());
+        let service = node.service(function);
         let cost = world.functions[function as usize].wanted.cost(service);
         if let Some(member) = &mut node.member {
             member.guest_cpu[usize::from(cost.long)] += cost.cpu;
@@ -169,7 +168,7 @@ impl Engine<'_> {
             most: 1,
         };
         let ways = world.way(from, at).one_way + world.way(at, from).one_way;
-        let wait = Duration::from_nanos(ways as u64).max(Duration::from_millis(1));
+        let wait = wait_there(false, true, Duration::from_nanos(ways as u64));
         let who = world.nodes[from as usize].id;
         if !self.wait_for_turn(at, who, (wish, Waits::Call(id)), wait) {
             self.calls.at(id).leg().stay = Stay::Under;
@@ -343,7 +342,8 @@ impl Engine<'_> {
         };
         let (function, before) = (&world.functions[call.function as usize], call.legs.len());
         let leg = call.leg();
-        let (at, life, reserved) = (leg.node, leg.life, leg.reserved.take());
+        let (at, life, serves) = (leg.node, leg.life, leg.serves);
+        let reserved = leg.reserved.take();
         let is_impatient = leg.is_impatient;
         leg.until = Time::NEVER;
         let Some(node) = self.living(at, life) else {
@@ -357,7 +357,7 @@ impl Engine<'_> {
         let Some(mut member) = node.member.take() else {
             return;
         };
-        member.elsewhere = member.elsewhere.saturating_sub(1);
+        member.elsewhere = member.elsewhere.saturating_sub(serves);
         let cpu = function.wanted.cost(None).cpu;
         let held = reply.told.as_ref().map_or(0, |told| told.held);
         let said = Said {
@@ -369,20 +369,17 @@ impl Engine<'_> {
                 .as_ref()
                 .map_or(0, |reserved| reserved.under_way(held, cpu)),
         };
-        let mut came = shell::learn(&mut member, &said, reply.ended, now);
-        if let (true, Ended::Without(End::Late { .. })) = (is_impatient, reply.ended) {
-            came = Some(Came::Lost(said.peer));
-        }
+        let lesson = shell::learn(&mut member, &said, reply.ended, is_impatient, now);
         if let Some(reserved) = reserved {
-            match reply.ended {
-                Ended::Gone | Ended::Unreachable => reserved.give_back(),
-                _ => drop(reserved),
+            match lesson.gives_back {
+                true => reserved.give_back(),
+                false => drop(reserved),
             }
         }
         self.nodes[at as usize].member = Some(member);
-        self.attempted(id, Some(gone.node), reply.ended, came);
+        self.attempted(id, Some(gone.node), reply.ended, lesson.came);
         self.pump(at, gone.node);
-        match came {
+        match lesson.came {
             None => self.pass_on(id, reply.ended),
             Some(came) => self.came(id, came),
         }
@@ -401,13 +398,15 @@ impl Engine<'_> {
 
     /// Has it brought for other nodes' users; how long that is expected to take.
     pub(super) fn bring_for_guest(&mut self, at: u32, function: u32) -> Duration {
-        BRING_FIRST.max(self.start_bringing(at, function))
+        let bytes = self.world.functions[function as usize].code_bytes;
+        self.start_bringing(at, function);
+        bring_time(bytes)
     }
 
-    fn start_bringing(&mut self, at: u32, function: u32) -> Duration {
+    fn start_bringing(&mut self, at: u32, function: u32) {
         let world = self.world;
         if self.bringing.contains_key(&(at, function)) {
-            return Duration::ZERO;
+            return;
         }
         let has = |node: &u32| {
             let node = &self.nodes[*node as usize];
@@ -421,7 +420,7 @@ impl Engine<'_> {
             Some(holder) => self
                 .travel(at, holder, 0)
                 .saturating_add(self.travel(holder, at, bytes)),
-            None => BRING_FIRST,
+            None => bring_time(0),
         };
         self.tally.count_code(bytes, self.now);
         self.bringing.insert((at, function), Vec::new());
@@ -432,7 +431,6 @@ impl Engine<'_> {
             function,
         };
         self.events.plan(self.now + takes, event);
-        takes
     }
 
     /// Code has come.

@@ -9,9 +9,9 @@ use weir_node_core::id::FunctionName;
 use weir_node_core::resources::Resources;
 use weir_node_core::time::Time;
 
-use crate::abilities::{Abilities, Able, AtPeers};
+use crate::abilities::{Abilities, Ability, Able, AtPeers};
 use crate::guests::{self, Peak, Processors};
-use crate::peers::Met;
+use crate::peers::{Fault, Met};
 use crate::placement::Came;
 use crate::report::Load;
 use crate::snapshot::{Cost, PeerView, Reserved, Word};
@@ -167,6 +167,83 @@ pub fn refusal(peer: PeerId, why: Why, told: &Told, word: Option<Word>) -> (Met,
     }
 }
 
+/// What came back of a call that was sent to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Back {
+    /// The function's answer.
+    Answered,
+    /// It was not run there, and why.
+    Refused(Why),
+    /// It ended there without an answer, and whether it was too late then.
+    Ended {
+        /// That.
+        late: bool,
+    },
+    /// The function's answer broke off; the peer is there itself.
+    Cut,
+    /// Not a byte of it reached the peer.
+    Unreachable,
+    /// The peer was lost with it; whether only its listener may be, for it is
+    /// still heard.
+    Lost {
+        /// That.
+        excused: bool,
+    },
+    /// Nothing, for as long as an answer may take.
+    Nothing,
+    /// What no member says.
+    Malformed,
+}
+
+/// What a node makes of what came back of a call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Lesson {
+    /// What that says of the peer; `None` for nothing.
+    pub met: Option<Met>,
+    /// What it means to the call; `None` where it ends with it.
+    pub came: Option<Came>,
+    /// Whether the place that it had there is free again though the peer said
+    /// nothing of it.
+    pub gives_back: bool,
+}
+
+/// What a node makes of what came back. `told` and `word` are what the peer said
+/// of itself with it; `impatient` is whether the call's policy waits less long
+/// than the call's own deadline allows, so that it may be tried elsewhere.
+pub fn lesson(
+    peer: PeerId,
+    back: Back,
+    told: &Told,
+    word: Option<Word>,
+    impatient: bool,
+) -> Lesson {
+    let failure = |fault| Some(Met::Failure(fault));
+    let gave_up = impatient.then_some(Came::Lost(peer));
+    let (met, came) = match back {
+        Back::Answered | Back::Ended { late: false } => (Some(Met::Answer(word)), None),
+        Back::Ended { late: true } => (Some(Met::Answer(word)), gave_up),
+        Back::Refused(why) => {
+            let (met, came) = refusal(peer, why, told, word);
+            (Some(met), Some(came))
+        }
+        Back::Cut => (Some(Met::Answer(None)), None),
+        Back::Unreachable => (failure(Fault::Unreachable), Some(Came::Declined(peer))),
+        // What comes now goes over its link.
+        Back::Lost { excused: true } => (None, Some(Came::Lost(peer))),
+        Back::Lost { excused: false } => (failure(Fault::Lost), Some(Came::Lost(peer))),
+        // That its policy is in a hurry is not the peer's fault.
+        Back::Nothing if impatient => (None, gave_up),
+        Back::Nothing => (failure(Fault::Mute), None),
+        Back::Malformed => (failure(Fault::Malformed), Some(Came::Lost(peer))),
+    };
+    let gives_back = matches!(back, Back::Unreachable | Back::Lost { .. } | Back::Cut);
+    Lesson {
+        met,
+        came,
+        gives_back,
+    }
+}
+
 impl Abilities {
     /// Takes note that a peer has a function, what it says of its room, and how
     /// long a call of it ran there, if one did.
@@ -215,6 +292,37 @@ impl Abilities {
             }
             Why::Other => {}
         }
+    }
+}
+
+impl Abilities {
+    /// Takes note of a peer's answer to a question for places of a function that
+    /// takes `cpu` thousandths of a core, with why it has none, if it says so:
+    /// what that says of the peer.
+    pub fn questioned(
+        &mut self,
+        (function, version): (&FunctionName, u64),
+        peer: PeerId,
+        told: &Told,
+        refused: Option<(Why, &str, u64)>,
+        cpu: u32,
+        now: Time,
+    ) -> Met {
+        let held = match self.of(function).get(&peer) {
+            Some(Ability::Ready { room, .. }) => room.held(),
+            Some(Ability::Bringing { .. } | Ability::Unable { .. }) | None => 0,
+        };
+        let under_way = held.saturating_sub(told.held).saturating_mul(cpu);
+        match refused {
+            None => {
+                // As many as it holds of ours already, and this many more.
+                let held = told.held.saturating_sub(1);
+                let told = Told { held, ..*told };
+                self.answered((function, version), peer, &told, None, now);
+            }
+            Some(why) => self.refused((function, version), peer, told, why, now),
+        }
+        Met::Told(told.word(under_way))
     }
 }
 

@@ -14,6 +14,8 @@ use libp2p_identity::PeerId;
 use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
 
+use crate::endings::How;
+
 /// Calls of so many parts of so long count, a minute together; the oldest part is
 /// dropped as a whole.
 const PARTS: usize = 6;
@@ -112,6 +114,12 @@ impl Evidence {
     /// calls that go well need not be told.
     pub fn is_empty(&self) -> bool {
         self.functions.is_empty()
+    }
+
+    /// Takes note of how a call of this node's own users ended where it ran.
+    /// Where those of other nodes' users fail, their own nodes find out.
+    pub fn learn(&mut self, function: &FunctionName, place: Place, how: How, now: Time) {
+        self.note(function, place, how.is_failure(), now);
     }
 
     /// Takes note of how a call ended. Calls that go well are counted once a
@@ -269,6 +277,22 @@ mod tests {
         assert_eq!(evidence.failing(&name(), at(1)).len(), 1);
         assert!(evidence.failing(&name(), at(70_000)).is_empty());
         assert!(evidence.is_empty(), "nothing is looked up any more");
+    }
+
+    #[test]
+    fn a_call_that_only_waited_too_long_blames_nobody() {
+        use weir_node_core::words::Phase;
+        let cases = [
+            ("it waited", How::Late(Phase::Queue), false),
+            ("it was refused", How::NotTaken, false),
+            ("it ran too long", How::Late(Phase::Run), true),
+            ("it broke", How::Broke, true),
+        ];
+        for (name, how, blames) in cases {
+            let mut evidence = Evidence::default();
+            evidence.learn(&self::name(), None, how, at(1));
+            assert_eq!(!evidence.is_empty(), blames, "{name}");
+        }
     }
 
     #[test]

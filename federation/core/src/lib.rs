@@ -20,6 +20,10 @@
 //! | `pace` | how often something is asked of a peer, or heard of it |
 //! | `turns` | whose turn it is at this node's free places |
 //! | `regions` | which regions are followed that nobody named |
+//! | `waiting` | calls that wait and may leave: who, whereto, and who goes first |
+//! | `questions` | which peers are asked for free places, and how often |
+//! | `patience` | how long an answer of a peer is waited for |
+//! | `endings` | how a call ended, and what that says of where it was |
 //! | `peers` | what is known of others, how old it is, and what calls made of it |
 //! | `roster` | who the peers are, in short |
 //! | `window` | our calls at a peer, and what more may go there |
@@ -100,16 +104,19 @@ pub mod congestion;
 pub mod coordinates;
 pub mod copies;
 pub mod detector;
+pub mod endings;
 pub mod endpoint;
 pub mod explain;
 pub mod facts;
 pub mod failure;
 pub mod guests;
 pub mod pace;
+pub mod patience;
 pub mod peers;
 pub mod placement;
 pub mod policy;
 mod pool;
+pub mod questions;
 pub mod refusals;
 pub mod regions;
 pub mod rendezvous;
@@ -121,5 +128,6 @@ pub mod samples;
 mod slots;
 pub mod snapshot;
 pub mod turns;
+pub mod waiting;
 pub mod wanted;
 mod window;

@@ -47,24 +47,6 @@ pub const HOPS_MAX: u8 = 3;
 /// How long a call waits for a place elsewhere that has none here.
 pub const WAIT_ELSEWHERE_MAX: Duration = Duration::from_secs(5);
 
-/// What an answer may take beyond its deadline on its way back: the peer's own
-/// word that it was late says more than a timeout here.
-const LATE_WORD_MAX: Duration = Duration::from_millis(500);
-
-/// What a peer may take beyond a function's own time limit for a call without a
-/// deadline: it waits there, and is started.
-const BEYOND_TIMEOUT_MAX: Duration = Duration::from_secs(120);
-
-/// How long a peer's answer is waited for: what is left until `until`, or the
-/// `timeout` that the function has, and a little for the way back.
-pub fn patience(until: Time, timeout: Duration, round_trip: Duration, now: Time) -> Duration {
-    let patience = match until == Time::NEVER {
-        true => timeout.saturating_add(BEYOND_TIMEOUT_MAX),
-        false => until.since(now).saturating_add(LATE_WORD_MAX),
-    };
-    patience.saturating_add(round_trip)
-}
-
 /// A call as it arrives.
 ///
 /// `P` is how its policy is held: by reference, or shared.

@@ -8,6 +8,8 @@
 //!   as long as a look took.
 //! * Who is outside of the zone or region hears a brief one, seldom.
 
+pub mod offers;
+
 use std::time::Duration;
 
 use weir_node_core::time::Time;

@@ -6,8 +6,8 @@ mod failures;
 mod telling;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use libp2p::gossipsub::IdentTopic;
 use libp2p::identity::Keypair;
 use libp2p::swarm::Stream;
 use libp2p::{Multiaddr, PeerId, Swarm, relay};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
@@ -237,8 +238,8 @@ impl Overlay {
         }
     }
 
-    fn thread(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    fn thread(&self) -> parking_lot::MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.thread.lock()
     }
 
     /// Ends the swarm with all connections and sockets, and waits for that. What

@@ -4,12 +4,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
 use libp2p_tls::certificate;
+use parking_lot::{Mutex, MutexGuard};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -170,7 +171,7 @@ impl Acceptor {
     }
 
     fn members(&self) -> MutexGuard<'_, HashMap<PeerId, (usize, CancellationToken)>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+        self.members.lock()
     }
 
     /// Ends all connections that a member opened, with the calls on them.

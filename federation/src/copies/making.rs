@@ -1,14 +1,15 @@
 //! Copies of this node's calls on their way to peers, and the word that a call
 //! has ended.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, future, stream};
 use http::StatusCode;
 use jiff::Timestamp;
 use libp2p_identity::PeerId;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::debug;
 use weir_federation_core::copies::making::{Making, patience};
@@ -70,7 +71,8 @@ impl Copies {
             }
         } else {
             let copies = Arc::clone(self);
-            tokio::spawn(async move { copies.let_go(id, &owned.copies).await });
+            self.federated
+                .spawn(async move { copies.let_go(id, &owned.copies).await });
         }
     }
 
@@ -90,12 +92,7 @@ impl Copies {
         };
         let (places, planned) = (making.places(), making.planned().to_vec());
         let making = Mutex::new(making);
-        let next = || {
-            making
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .ask_next()
-        };
+        let next = || making.lock().ask_next();
         let places = places.map(|at| {
             let (next, planned) = (&next, &planned);
             async move {
@@ -113,7 +110,7 @@ impl Copies {
         self.counters
             .made
             .fetch_add(count as u64, Ordering::Relaxed);
-        let making = making.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let making = making.into_inner();
         match making.made(places) {
             (made, true) => made,
             (made, false) => self.renote(call.id, self.own(), &made).await,
@@ -213,7 +210,7 @@ impl Copies {
                 return;
             };
             let copies = Arc::clone(&self);
-            tokio::spawn(async move {
+            self.federated.spawn(async move {
                 let _place = place;
                 let told = peers.iter().map(|peer| copies.send_result(*peer, id));
                 for told in future::join_all(told).await {

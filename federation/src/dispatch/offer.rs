@@ -19,29 +19,20 @@ use weir_overlay::carriage::SendError;
 
 use super::Inner;
 use super::bodies::{Kept, Patient};
-use crate::answers::{self, Told, Why};
-use crate::peers::{Fault, Met};
+use crate::answers::{self, Back, Told, Why};
+use crate::peers::Met;
 use crate::policy::Reach;
 use crate::report::Role;
 use crate::snapshot::{PeerView, Reserved, Word};
 use crate::wire::{self, ANSWER, Arrived, REFUSED, Travelling};
+use weir_federation_core::endings::How;
+use weir_federation_core::patience;
 use weir_federation_core::placement::Came;
+use weir_federation_core::waiting;
 use weir_federation_core::wanted::Wanted;
 
 /// Longest text of a peer's error that is passed on, in bytes.
 const ERROR_BYTES: usize = 4 << 10;
-
-/// What an answer may take beyond its deadline on its way back: the peer's own
-/// word that it was late says more than a timeout here.
-const LATE: Duration = Duration::from_millis(500);
-
-/// What a peer may take beyond a function's own time limit for a call without a
-/// deadline: it waits there, and is started.
-const BEYOND: Duration = Duration::from_secs(120);
-
-/// How long a call whose body is sent once may wait at the peer that promised
-/// it a place.
-const GRANTED_WAIT: Duration = Duration::from_secs(5);
 
 /// What came of offering a call to a peer.
 pub(super) enum Offered {
@@ -60,6 +51,21 @@ pub(super) enum Offered {
 }
 
 impl Offered {
+    /// What became of it, by what that means to the call.
+    fn by(came: Came, reason: String) -> Offered {
+        match came {
+            Came::Full(_) => Offered::Full(reason),
+            Came::Lost(_) => Offered::Lost(reason),
+            Came::Declined(_)
+            | Came::PlaceTaken
+            | Came::WaitedEnough
+            | Came::LeftQueue
+            | Came::Brought
+            | Came::BroughtTooLate
+            | Came::NobodyElsewhere => Offered::Declined(reason),
+        }
+    }
+
     fn gave_up() -> Offered {
         Offered::GaveUp("it did not answer in the time that the policy gives it".to_owned())
     }
@@ -177,20 +183,12 @@ impl Inner {
         }
     }
 
-    /// How long a peer's answer is waited for: what is left of the deadline, or
-    /// what the function may take, and a little for the way back.
+    /// How long a peer's answer is waited for.
     fn patience(&self, errand: &Errand<'_>, round_trip: Duration) -> Duration {
-        let limit = errand
-            .spec
-            .map_or(self.node.config().max_timeout, |spec| spec.timeout);
-        let patience = match errand.deadline == Time::NEVER {
-            true => limit.saturating_add(BEYOND),
-            false => {
-                let left = errand.deadline.since(self.node.clock().now());
-                left.saturating_add(LATE)
-            }
-        };
-        patience.saturating_add(round_trip)
+        let spec = errand.spec;
+        let timeout = spec.map_or(self.node.config().max_timeout, |spec| spec.timeout);
+        let now = self.node.clock().now();
+        patience::patience(errand.deadline, timeout, round_trip, now)
     }
 
     /// Offers a call to a peer where it has taken a place. Returns the request
@@ -202,22 +200,19 @@ impl Inner {
         (mut travelling, errand): (Travelling, &Errand<'_>),
     ) -> (Offered, Option<Request<Body>>) {
         let once = is_sent_once(&request);
-        if once {
-            // A refusal would cost the call: it is sent when a place is promised.
-            if let Err(reason) = self.ask_for_one(&to, errand).await {
-                return (Offered::Full(reason), Some(request));
-            }
-            travelling.wait = u64::try_from(GRANTED_WAIT.as_millis()).unwrap_or(0);
-        } else if to.reserved.is_ahead() {
-            travelling.wait = u64::try_from(to.round_trip.as_millis()).unwrap_or(0).max(1);
+        // A refusal would cost the call: it is sent when a place is promised.
+        if once && let Err(reason) = self.ask_for_one(&to, errand).await {
+            return (Offered::Full(reason), Some(request));
         }
+        let wait = patience::wait_there(once, to.reserved.is_ahead(), to.round_trip);
+        travelling.wait = u64::try_from(wait.as_millis()).unwrap_or(0);
         wire::put(request.headers_mut(), &travelling);
         *request.version_mut() = http::Version::HTTP_2;
         to_absolute(&mut request);
         let patience = self.patience(errand, to.round_trip);
         let peer = to.peer;
         let here = self.service(errand.function);
-        let serves = serves(here, to.reserved.service());
+        let serves = waiting::serves(here, to.reserved.service());
         self.waiters.begins_there(serves);
         let sent = self.federated.carriage.send(peer, &to.addresses, request);
         let sent = tokio::time::timeout(patience, sent).await;
@@ -226,44 +221,8 @@ impl Inner {
         }
         let (response, kind, using) = match sent {
             Ok(Ok(sent)) => sent,
-            Ok(Err(SendError::NotSent { reason, .. })) => {
-                to.reserved.give_back();
-                self.count_offload(peer, "unreachable", "");
-                let fault = Met::Failure(Fault::Unreachable);
-                self.federated.met(peer, fault);
-                let reason = format!("it cannot be reached: {reason}");
-                return (Offered::Declined(reason), None);
-            }
-            Ok(Err(SendError::Lost { reason, excused })) => {
-                to.reserved.give_back();
-                self.count_offload(peer, "lost", "");
-                // A peer that is heard may have lost its listener only: what
-                // comes now goes over its link.
-                if !(excused && self.federated.is_linked(&peer)) {
-                    self.federated.met(peer, Met::Failure(Fault::Lost));
-                }
-                return (Offered::Lost(reason), None);
-            }
-            Ok(Err(SendError::Cut { .. })) => {
-                to.reserved.give_back();
-                self.count_offload(peer, "failed", "function-failed");
-                self.federated.met(peer, Met::Answer(None));
-                let text = "the function's answer broke off".to_owned();
-                return (Offered::Failed(InvokeError::Failed(text)), None);
-            }
-            Err(_) if errand.is_impatient => {
-                self.count_offload(peer, "late", "");
-                return (Offered::gave_up(), None);
-            }
-            Err(_) => {
-                self.count_offload(peer, "late", "");
-                self.federated.met(peer, Met::Failure(Fault::Mute));
-                let late = InvokeError::Late {
-                    phase: Phase::Run,
-                    after: patience,
-                };
-                return (Offered::Failed(late), None);
-            }
+            Ok(Err(error)) => return (self.broke(to, error, patience, errand), None),
+            Err(_) => return (self.nothing(to, Back::Nothing, "", patience, errand), None),
         };
         self.counters.carried.count(kind.as_str());
         let returns = Returns {
@@ -280,6 +239,66 @@ impl Inner {
         (offered, None)
     }
 
+    /// A call could not be sent, or what carried it broke.
+    fn broke(
+        &self,
+        to: Seized,
+        error: SendError,
+        patience: Duration,
+        errand: &Errand<'_>,
+    ) -> Offered {
+        let (back, reason) = match error {
+            SendError::NotSent { reason, .. } => {
+                let reason = format!("it cannot be reached: {reason}");
+                (Back::Unreachable, reason)
+            }
+            SendError::Lost { reason, excused } => {
+                // A peer that is heard may have lost its listener only.
+                let excused = excused && self.federated.is_linked(&to.peer);
+                (Back::Lost { excused }, reason)
+            }
+            SendError::Cut { .. } => (Back::Cut, "the function's answer broke off".to_owned()),
+        };
+        self.nothing(to, back, &reason, patience, errand)
+    }
+
+    /// Nothing whole came back of a call.
+    fn nothing(
+        &self,
+        to: Seized,
+        back: Back,
+        reason: &str,
+        patience: Duration,
+        errand: &Errand<'_>,
+    ) -> Offered {
+        let (how, why) = match back {
+            Back::Unreachable => ("unreachable", ""),
+            Back::Lost { .. } => ("lost", ""),
+            Back::Nothing => ("late", ""),
+            Back::Malformed => ("malformed", ""),
+            Back::Cut | Back::Answered | Back::Refused(_) | Back::Ended { .. } => {
+                ("failed", "function-failed")
+            }
+        };
+        self.count_offload(to.peer, how, why);
+        let lesson = answers::lesson(to.peer, back, &Told::default(), None, errand.is_impatient);
+        if lesson.gives_back {
+            to.reserved.give_back();
+        }
+        if let Some(met) = lesson.met {
+            self.federated.met(to.peer, met);
+        }
+        match (back, lesson.came) {
+            (Back::Nothing, Some(_)) => Offered::gave_up(),
+            (Back::Nothing, None) => Offered::Failed(InvokeError::Late {
+                phase: Phase::Run,
+                after: patience,
+            }),
+            (_, Some(came)) => Offered::by(came, reason.to_owned()),
+            (_, None) => Offered::Failed(InvokeError::Failed(reason.to_owned())),
+        }
+    }
+
     async fn arrived<U: Send + Unpin + 'static>(
         self: &Arc<Self>,
         (peer, abilities): (PeerId, u64),
@@ -288,73 +307,88 @@ impl Inner {
         errand: &Errand<'_>,
     ) -> Offered {
         let (mut head, body) = response.into_parts();
-        let Some(arrived) = wire::take::<Arrived>(&mut head.headers) else {
+        let patience = self.patience(errand, Duration::ZERO);
+        let arrived = wire::take::<Arrived>(&mut head.headers);
+        let said = arrived.as_ref().map(|arrived| arrived.told.said());
+        let said = said.unwrap_or_default();
+        let back = back_of(arrived.as_ref());
+        let word = match (back, &arrived) {
+            (Back::Answered, Some(arrived)) => {
+                returns.streams = arrived.told.streams;
+                let failed = head.status.is_server_error();
+                let ran = (!failed).then_some(arrived.timing().1.ran);
+                self.has_answered(errand, &said, ran, &mut returns)
+            }
+            (Back::Ended { .. }, Some(_)) => self.has_answered(errand, &said, None, &mut returns),
+            _ => {
+                let reserved = returns.reserved.as_ref();
+                reserved.and_then(|reserved| word_of(&said, reserved, errand.wanted))
+            }
+        };
+        let lesson = answers::lesson(peer, back, &said, word, errand.is_impatient);
+        let Some(arrived) = arrived else {
             self.count_offload(peer, "malformed", "");
-            let fault = Met::Failure(Fault::Malformed);
-            self.federated.met(peer, fault);
+            self.met(peer, lesson.met);
             return Offered::Lost("it answered without the words that carry an answer".to_owned());
         };
-        let patience = self.patience(errand, Duration::ZERO);
-        let said = arrived.told.said();
-        match arrived.kind.as_str() {
-            ANSWER => {
+        match back {
+            Back::Answered => {
                 self.count_offload(peer, "answered", "");
-                let (start, timing) = arrived.timing();
-                let failed = head.status.is_server_error();
-                returns.streams = arrived.told.streams;
-                let ran = (!failed).then_some(timing.ran);
-                let word = self.has_answered(errand, &said, ran, &mut returns);
-                self.federated.met(peer, Met::Answer(word));
-                let kept = Kept::new(
-                    body.map_err(BodyError::from).boxed_unsync(),
-                    (using, returns),
-                );
-                let body = Patient::new(kept, patience);
-                // A member vouches for whom it sent the call on to, by a name that is one.
-                let named = arrived.ran_on.filter(|id| id.parse::<PeerId>().is_ok());
-                let ran_on = match named {
-                    Some(named) => named.into(),
-                    None => self.name_of(peer),
-                };
-                Offered::Answer(Answer {
-                    response: Response::from_parts(head, AnswerBody::Stream(body.boxed_unsync())),
-                    start,
-                    timing,
-                    ran_on: Some(ran_on),
-                })
+                self.met(peer, lesson.met);
+                let body = body.map_err(BodyError::from).boxed_unsync();
+                let body = Patient::new(Kept::new(body, (using, returns)), patience);
+                let body = AnswerBody::Stream(body.boxed_unsync());
+                Offered::Answer(self.answer(peer, arrived, Response::from_parts(head, body)))
             }
-            REFUSED => {
-                let reserved = returns.reserved.as_ref();
-                let word = reserved.and_then(|reserved| word_of(&said, reserved, errand.wanted));
-                let why = Why::named(arrived.told.why.as_deref());
+            Back::Refused(why) => {
                 self.count_offload(peer, "refused", why.as_str());
                 let text = text_of(body).await;
                 self.refused_by((peer, abilities), errand, &said, (why, &text));
-                let (met, came) = answers::refusal(peer, why, &said, word);
-                self.federated.met(peer, met);
-                match (why, came) {
-                    (Why::Unable, _) => Offered::Declined(format!("it cannot run it: {text}")),
-                    (_, Came::Full(_)) => Offered::Full(format!("it refused: {text}")),
-                    (_, _) => Offered::Declined(format!("it refused: {text}")),
-                }
-            }
-            _ => {
-                let what = match arrived.kind.as_str() {
-                    "late" => "late",
-                    "peer-lost" => "peer-lost",
-                    "body" => "body",
-                    "unfit-request" => "unfit-request",
-                    _ => "function-failed",
+                self.met(peer, lesson.met);
+                let verb = match why {
+                    Why::Unable => "cannot run it",
+                    Why::NodeFull | Why::FunctionFull | Why::Bringing | Why::Other => "refused",
                 };
-                self.count_offload(peer, "failed", what);
-                let word = self.has_answered(errand, &said, None, &mut returns);
-                self.federated.met(peer, Met::Answer(word));
+                let came = lesson.came.unwrap_or(Came::Declined(peer));
+                Offered::by(came, format!("it {verb}: {text}"))
+            }
+            Back::Ended { .. }
+            | Back::Cut
+            | Back::Unreachable
+            | Back::Lost { .. }
+            | Back::Nothing
+            | Back::Malformed => {
+                self.count_offload(peer, "failed", ended_as(&arrived.kind));
+                self.met(peer, lesson.met);
                 let text = text_of(body).await;
-                match what {
-                    "late" if errand.is_impatient => Offered::gave_up(),
-                    _ => Offered::Failed(arrived.error(text, patience)),
+                match lesson.came {
+                    Some(_) => Offered::gave_up(),
+                    None => Offered::Failed(arrived.error(text, patience)),
                 }
             }
+        }
+    }
+
+    /// The answer of a function at a peer.
+    fn answer(&self, peer: PeerId, arrived: Arrived, response: Response<AnswerBody>) -> Answer {
+        let (start, timing) = arrived.timing();
+        // A member vouches for whom it sent the call on to, by a name that is one.
+        let named = arrived.ran_on.filter(|id| id.parse::<PeerId>().is_ok());
+        let ran_on = match named {
+            Some(named) => named.into(),
+            None => self.name_of(peer),
+        };
+        Answer {
+            response,
+            start,
+            timing,
+            ran_on: Some(ran_on),
+        }
+    }
+
+    fn met(&self, peer: PeerId, met: Option<Met>) {
+        if let Some(met) = met {
+            self.federated.met(peer, met);
         }
     }
 
@@ -412,14 +446,32 @@ impl Inner {
     }
 }
 
-/// How many thousandths of a place here one at a peer is, by how long the
-/// function runs here and there.
-fn serves(here: Option<Duration>, there: Option<Duration>) -> u32 {
-    let (Some(here), Some(there)) = (here, there) else {
-        return 1_000;
+/// What came back, by the words that carry an answer.
+fn back_of(arrived: Option<&Arrived>) -> Back {
+    let Some(arrived) = arrived else {
+        return Back::Malformed;
     };
-    let times = here.as_secs_f64() / there.as_secs_f64().max(1e-6);
-    (times.clamp(0.05, 20.0) * 1e3) as u32
+    match arrived.kind.as_str() {
+        ANSWER => Back::Answered,
+        REFUSED => Back::Refused(Why::named(arrived.told.why.as_deref())),
+        kind => Back::Ended {
+            late: ended_as(kind) == LATE,
+        },
+    }
+}
+
+/// The word for a call that was too late at a peer.
+const LATE: &str = "late";
+
+/// The word for metrics of how a call ended at a peer that has no answer.
+fn ended_as(kind: &str) -> &'static str {
+    match kind {
+        LATE => LATE,
+        "peer-lost" => "peer-lost",
+        "body" => "body",
+        "unfit-request" => "unfit-request",
+        _ => "function-failed",
+    }
 }
 
 /// What a peer's words mean to this node.
@@ -459,24 +511,17 @@ async fn text_of(body: hyper::body::Incoming) -> String {
     }
 }
 
-/// Whether an outcome counts against where it came about.
-pub(super) fn is_failure(outcome: &Result<Answer, InvokeError>) -> bool {
+/// How a call ended, as far as that says something of where it was.
+pub(super) fn how(outcome: &Result<Answer, InvokeError>) -> How {
     match outcome {
-        Ok(answer) => answer.response.status().is_server_error(),
-        Err(InvokeError::Failed(_) | InvokeError::CannotRun { .. } | InvokeError::Internal(_)) => {
-            true
-        }
-        Err(InvokeError::Late { phase, .. }) => match phase {
-            Phase::Run | Phase::Start => true,
-            Phase::Queue => false,
+        Ok(answer) => How::Answered {
+            failed: answer.response.status().is_server_error(),
         },
-        Err(
-            InvokeError::Unknown(_)
-            | InvokeError::Class(_)
-            | InvokeError::Refused { .. }
-            | InvokeError::PeerLost(_)
-            | InvokeError::Body(_)
-            | InvokeError::Unfit(_),
-        ) => false,
+        Err(InvokeError::Failed(_) | InvokeError::Internal(_)) => How::Broke,
+        Err(InvokeError::CannotRun { .. }) => How::CannotRun,
+        Err(InvokeError::Late { phase, .. }) => How::Late(*phase),
+        Err(InvokeError::Refused { .. } | InvokeError::Unknown(_)) => How::NotTaken,
+        Err(InvokeError::PeerLost(_)) => How::Lost,
+        Err(InvokeError::Class(_) | InvokeError::Body(_) | InvokeError::Unfit(_)) => How::Caller,
     }
 }

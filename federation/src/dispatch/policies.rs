@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use libp2p_identity::PeerId;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use tokio::sync::Notify;
@@ -144,7 +145,7 @@ impl Congested {
     }
 
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Congestion) -> T) -> T {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         let current = self.current.load_full();
         let mut next = current.as_deref().cloned().unwrap_or_default();
         let changed = change(&mut next);
@@ -343,7 +344,7 @@ impl Policies {
     fn restore(&self, held: &Held, now: Time) {
         let key = (held.policy.name().to_owned(), held.scope.clone());
         let saved = {
-            let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut saved = self.saved.lock();
             saved.remove(&key)
         };
         if let Some(bytes) = saved
@@ -376,7 +377,7 @@ impl Policies {
             });
         }
         // What nobody took yet may be of a function that has not been called.
-        let waiting = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.saved.lock();
         for ((policy, scope), bytes) in waiting.clone() {
             total = total.saturating_add(bytes.len());
             if total <= KEPT_BYTES_MAX {
@@ -392,7 +393,7 @@ impl Policies {
             true => Vec::new(),
             false => cbor4ii::serde::to_vec(Vec::new(), &saved).unwrap_or_default(),
         };
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = self.written.lock();
         if *written == bytes {
             return;
         }
@@ -506,8 +507,10 @@ impl Round {
         };
         let now = inner.node.clock().now();
         for peer in self.limits.probes(&wishes, now) {
-            let (inner, policy) = (inner.clone(), held.policy.clone());
-            tokio::spawn(async move { inner.probe(peer, &*policy).await });
+            let (probing, policy) = (inner.clone(), held.policy.clone());
+            inner
+                .federated
+                .spawn(async move { probing.probe(peer, &*policy).await });
         }
         if let Some((sequence, body)) = self.limits.note(&wishes, now) {
             inner.federated.tell_note(Note {

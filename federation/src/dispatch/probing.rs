@@ -28,8 +28,10 @@ pub(super) async fn ask_those_away(inner: Weak<Inner>) {
         tokio::time::sleep(PAUSE).await;
         let Some(inner) = inner.upgrade() else { return };
         for (peer, addresses) in inner.federated.to_ask(AT_ONCE) {
-            let inner = inner.clone();
-            tokio::spawn(async move { inner.ask_whether_back(peer, &addresses).await });
+            let asking = inner.clone();
+            inner
+                .federated
+                .spawn(async move { asking.ask_whether_back(peer, &addresses).await });
         }
     }
 }

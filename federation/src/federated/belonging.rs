@@ -4,7 +4,7 @@
 use libp2p_identity::PeerId;
 use tracing::warn;
 
-use super::{EVERYBODY, Federated, lock};
+use super::{EVERYBODY, Federated};
 use crate::member::MemberError;
 use crate::message::{self, Handover, Message};
 use crate::peers::Standing;
@@ -38,7 +38,7 @@ impl Federated {
     /// When this node holds no secret, or cannot write.
     pub fn rotate(&self) -> Result<HandedOver, MemberError> {
         let handovers = self.shared.member.rotate(rand::random())?;
-        let known = lock(&self.shared.table).known(self.shared.clock.now());
+        let known = self.shared.table.lock().known(self.shared.clock.now());
         let here = |peer: PeerId| {
             let mut known = known.iter();
             known.any(|known| known.id == peer && known.standing == Standing::In)
@@ -82,12 +82,12 @@ impl Federated {
     pub fn forget_federation(&self) -> Result<(), MemberError> {
         let shared = &self.shared;
         let forgotten = shared.member.forget_membership();
-        let links: Vec<PeerId> = lock(&shared.links).linked().collect();
+        let links: Vec<PeerId> = shared.links.lock().linked().collect();
         for peer in links {
             self.cut(peer);
         }
-        lock(&shared.table).forget_all();
-        lock(&shared.said).clear();
+        shared.table.lock().forget_all();
+        shared.said.lock().clear();
         shared.stale.notify_one();
         forgotten
     }

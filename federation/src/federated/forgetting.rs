@@ -10,7 +10,7 @@ use weir_node::node::ChangeError;
 use weir_node::time::Time;
 use weir_overlay::{Event as Happening, Multiaddr, Verdict};
 
-use super::{EVERYBODY, Federated, Shared, lock};
+use super::{EVERYBODY, Federated, Shared};
 use crate::catalogue::Catalogue;
 use crate::forgotten::{Forgotten, Outcome, Statement};
 use crate::member::unix_time;
@@ -54,13 +54,16 @@ impl Federated {
             return Err(ChangeError::Invalid(text.to_owned()));
         }
         let is_away = !self.here().contains(&peer);
-        let since = lock(&shared.linked).map_or(Time::ZERO, |linked| linked.since);
+        let since = shared
+            .linked
+            .lock()
+            .map_or(Time::ZERO, |linked| linked.since);
         if is_away && shared.clock.now().since(since) < FINDING {
             let text = "this node still looks for its peers: try again";
             return Err(ChangeError::NotYet(text.to_owned()));
         }
-        lock(&shared.said).remove(&peer);
-        let is_known = lock(&shared.table).forget(&peer);
+        shared.said.lock().remove(&peer);
+        let is_known = shared.table.lock().forget(&peer);
         let _ = shared.happenings.try_send(Happening::Found {
             peer,
             address: Multiaddr::empty(),
@@ -92,14 +95,14 @@ impl Federated {
             by: shared.id,
             sealed: sealed.clone(),
         };
-        lock(&shared.forgotten).note(whom, statement, at);
+        shared.forgotten.lock().note(whom, statement, at);
         self.overlay.publish(EVERYBODY, sealed);
         true
     }
 
     /// Asks all that are linked what they know of functions.
     pub(crate) fn ask_around(&self) {
-        let links: Vec<PeerId> = lock(&self.shared.links).kept().collect();
+        let links: Vec<PeerId> = self.shared.links.lock().kept().collect();
         for peer in links {
             self.tell_summary(peer, true);
         }
@@ -140,11 +143,11 @@ impl Shared {
             return Ok(self.hear_of_itself(from, at, now));
         }
         let believed = |by: &PeerId| !self.member.is_denied(by);
-        let known = lock(&self.forgotten).knows(&whom, at, believed);
+        let known = self.forgotten.lock().knows(&whom, at, believed);
         if known {
             return Ok(Verdict::Ignore);
         }
-        if !lock(&self.accusers).may_accuse(from, self.clock.now()) {
+        if !self.accusers.lock().may_accuse(from, self.clock.now()) {
             self.count_rejected("suspects-too-often");
             return Ok(Verdict::Ignore);
         }
@@ -153,19 +156,19 @@ impl Shared {
             by: from,
             sealed: Bytes::copy_from_slice(sealed),
         };
-        lock(&self.forgotten).note(whom, statement, now);
+        self.forgotten.lock().note(whom, statement, now);
         Ok(Verdict::Accept)
     }
 
     /// Hears that this node itself was forgotten, which counts when it was away
     /// and is back since not long ago.
     fn hear_of_itself(&self, by: PeerId, at: u64, now: u64) -> Verdict {
-        let linked = *lock(&self.linked);
+        let linked = *self.linked.lock();
         let was_away = linked.is_none_or(|linked| {
             let back = self.clock.now().since(linked.since);
             back < RETURNING && at < linked.unix + CLOCK_SKEW
         });
-        let own = lock(&self.forgotten).hear_own(at, now, was_away);
+        let own = self.forgotten.lock().hear_own(at, now, was_away);
         match own {
             Outcome::Known | Outcome::Later => return Verdict::Ignore,
             Outcome::Answered => {}
@@ -185,8 +188,8 @@ impl Shared {
     /// Forgets what is known of functions; those that run here go on, and what
     /// others know is asked for anew.
     pub(super) fn forget_functions(&self) {
-        *lock(&self.catalogue) = Catalogue::default();
-        *lock(&self.changed) = BTreeSet::new();
+        *self.catalogue.lock() = Catalogue::default();
+        *self.changed.lock() = BTreeSet::new();
         replication::set_aside(&self.settings.folder);
         self.forgot.notify_one();
     }
@@ -194,14 +197,14 @@ impl Shared {
     /// What is told to a member instead of a summary: that it was forgotten,
     /// as long as it has not heard so.
     pub(super) fn untold(&self, to: &PeerId) -> Option<Bytes> {
-        let forgotten = lock(&self.forgotten);
+        let forgotten = self.forgotten.lock();
         let said = forgotten.said_of(to)?;
         (!self.member.is_denied(&said.by)).then(|| said.sealed.clone())
     }
 
     /// What a newly linked peer may have missed of this, about itself first.
     pub(super) fn forgotten_for(&self, peer: &PeerId) -> Vec<Bytes> {
-        let forgotten = lock(&self.forgotten);
+        let forgotten = self.forgotten.lock();
         let told = forgotten
             .statements()
             .filter(|(_, said)| said.by != *peer && !self.member.is_denied(&said.by));

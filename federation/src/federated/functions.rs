@@ -17,7 +17,7 @@ use weir_node::id::{CallId, Digest, FunctionName};
 use weir_node::node::ChangeError;
 use weir_overlay::{Host as _, Verdict};
 
-use super::{EVERYBODY, Federated, Shared, lock};
+use super::{EVERYBODY, Federated, Shared};
 use crate::catalogue::{CodeRef, Entry, FUNCTIONS, Merged, Record};
 use crate::member::unix_time;
 use crate::membership::{CLOCK_SKEW, Refused};
@@ -44,29 +44,29 @@ pub(super) struct Candidates {
 impl Federated {
     /// What is known of a function.
     pub(crate) fn entry(&self, name: &FunctionName) -> Option<Entry> {
-        lock(&self.shared.catalogue).get(name).cloned()
+        self.shared.catalogue.lock().get(name).cloned()
     }
 
     /// The next function of which a newer record was heard.
     pub(crate) fn next_changed(&self) -> Option<FunctionName> {
-        lock(&self.shared.changed).pop_first()
+        self.shared.changed.lock().pop_first()
     }
 
     /// How many names are known, removed ones included.
     pub(crate) fn count(&self) -> usize {
-        lock(&self.shared.catalogue).len()
+        self.shared.catalogue.lock().len()
     }
 
     /// All names that are known, removed ones included.
     pub(crate) fn names(&self) -> Vec<FunctionName> {
-        let catalogue = lock(&self.shared.catalogue);
+        let catalogue = self.shared.catalogue.lock();
         catalogue.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// All functions that the federation has, with who wrote the newest record
     /// and its version.
     pub fn functions(&self) -> Vec<(Arc<FunctionSpec>, PeerId, u64)> {
-        let catalogue = lock(&self.shared.catalogue);
+        let catalogue = self.shared.catalogue.lock();
         let entries = catalogue.iter();
         let live = entries.filter_map(|(_, entry)| {
             let spec = entry.spec.clone()?;
@@ -121,7 +121,7 @@ impl Federated {
         let encode = |spec: &FunctionSpec| cbor4ii::serde::to_vec(Vec::new(), spec);
         let encoded = spec.map(encode).transpose();
         let encoded = encoded.map_err(|_| refused("the function cannot be told of"))?;
-        let mut catalogue = lock(&shared.catalogue);
+        let mut catalogue = shared.catalogue.lock();
         let topic = match spec {
             Some(spec) => (spec.scope == Scope::Zone).then(|| shared.topic()),
             None => catalogue.get(name).and_then(|e| e.record.topic.clone()),
@@ -144,7 +144,7 @@ impl Federated {
         };
         match catalogue.merge(name.clone(), entry) {
             Merged::Newer { dropped, .. } => {
-                lock(&shared.changed).extend(dropped);
+                shared.changed.lock().extend(dropped);
                 shared.functions_changed.notify_one();
             }
             Merged::Full => {
@@ -164,20 +164,23 @@ impl Federated {
             self.overlay
                 .publish(topic.as_deref().unwrap_or(EVERYBODY), sealed);
         }
-        lock(&shared.lost).remove(&name);
+        shared.lost.lock().remove(&name);
         shared.register(&name);
         Ok(())
     }
 
     /// Who changed or removed a function since this node wrote it last.
     pub fn lost(&self, name: &FunctionName) -> Option<PeerId> {
-        lock(&self.shared.lost).get(name).copied()
+        self.shared.lost.lock().get(name).copied()
     }
 
     /// Records that a member whose summary this is may lack.
     pub(crate) fn missing(&self, from: PeerId, marks: &[u64]) -> Vec<(Option<String>, Bytes)> {
         let topics = self.shared.topics_with(&from);
-        lock(&self.shared.catalogue).missing(marks, &topics, rand::random_range(0..64))
+        self.shared
+            .catalogue
+            .lock()
+            .missing(marks, &topics, rand::random_range(0..64))
     }
 
     /// Tells a linked member records.
@@ -192,7 +195,7 @@ impl Federated {
     /// Whether a member whose summary this is knows the same.
     pub(crate) fn agrees(&self, from: PeerId, marks: &[u64]) -> bool {
         let topics = self.shared.topics_with(&from);
-        lock(&self.shared.catalogue).summary(&topics) == marks
+        self.shared.catalogue.lock().summary(&topics) == marks
     }
 
     /// Tells a linked member what this node knows, in short.
@@ -207,7 +210,7 @@ impl Federated {
             return;
         }
         let topics = self.shared.topics_with(&to);
-        let marks = lock(&self.shared.catalogue).summary(&topics);
+        let marks = self.shared.catalogue.lock().summary(&topics);
         let summary = Message::Summary(Summary { marks, ask });
         if let Ok(sealed) = message::seal(&summary, &self.shared.key) {
             self.overlay
@@ -220,11 +223,11 @@ impl Federated {
     pub(crate) fn members(&self) -> Arc<Members> {
         let shared = &self.shared;
         let (view, drains) = (Arc::downgrade(&*shared.view.load()), self.is_draining());
-        let mut candidates = lock(&shared.candidates);
+        let mut candidates = shared.candidates.lock();
         if candidates.drains == drains && candidates.view.ptr_eq(&view) {
             return Arc::clone(&candidates.members);
         }
-        let known = lock(&shared.table).known(shared.clock.now());
+        let known = shared.table.lock().known(shared.clock.now());
         let alive = known.iter().filter(|known| {
             let gone = matches!(known.standing, Standing::Gone { .. });
             !gone && !known.silent && !known.report.draining && self.admits(&known.id)
@@ -246,7 +249,7 @@ impl Federated {
     /// Members that are heard, and may be asked.
     pub(crate) fn here(&self) -> BTreeSet<PeerId> {
         let shared = &self.shared;
-        let known = lock(&shared.table).known(shared.clock.now());
+        let known = shared.table.lock().known(shared.clock.now());
         let here = known.iter().filter(|known| {
             let gone = matches!(known.standing, Standing::Gone { .. });
             !gone && !known.silent && self.admits(&known.id)
@@ -280,7 +283,7 @@ impl Federated {
 
     /// Forgets removals that everybody has had time to hear of; their names.
     pub(crate) fn forget_removals(&self) -> Vec<FunctionName> {
-        lock(&self.shared.catalogue).forget_removals(unix_time())
+        self.shared.catalogue.lock().forget_removals(unix_time())
     }
 
     /// Members that may have the code of a function, in the order in which they
@@ -289,8 +292,8 @@ impl Federated {
         let keepers = keepers(entry, &self.members());
         // Not the view alone: who takes no calls gives code all the same.
         let shared = &self.shared;
-        let known = lock(&shared.table).known(shared.clock.now());
-        let own = *lock(&shared.coordinate);
+        let known = shared.table.lock().known(shared.clock.now());
+        let own = *shared.coordinate.lock();
         let name = name.qualified();
         let holders = known.iter().filter_map(|known| {
             let keeps = known.id == entry.writer || keepers.contains(&known.id);
@@ -313,7 +316,7 @@ impl Federated {
     /// has it.
     pub(crate) fn may_have(&self, member: &PeerId, digest: &Digest) -> bool {
         let topics = self.shared.topics_with(member);
-        let catalogue = lock(&self.shared.catalogue);
+        let catalogue = self.shared.catalogue.lock();
         let found = catalogue.iter().any(|(_, entry)| {
             let code = entry.record.code.as_ref().map(CodeRef::artifact);
             let topic = entry.record.topic.as_ref();
@@ -326,7 +329,7 @@ impl Federated {
 impl Shared {
     /// Topics, beside the one of everybody, of which both hear.
     pub(super) fn topics_with(&self, peer: &PeerId) -> Vec<String> {
-        let known = lock(&self.table).one(peer, self.clock.now());
+        let known = self.table.lock().one(peer, self.clock.now());
         let near = known.is_some_and(|k| k.report.role == self.role && self.is_near(&k.report));
         match near {
             true => vec![self.topic()],
@@ -363,17 +366,17 @@ impl Shared {
             Err(refused) => return Err(refused.reason()),
         }
         // Whoever says more than the disk takes is heard again later.
-        if lock(&self.changed).len() >= CHANGED {
+        if self.changed.lock().len() >= CHANGED {
             self.count_rejected("full");
             return Ok(Verdict::Ignore);
         }
         let entry = Entry::new(from, record, Bytes::copy_from_slice(bytes));
         let (name, entry) = entry.ok_or("shape")?;
-        let merged = lock(&self.catalogue).merge(name.clone(), entry);
+        let merged = self.catalogue.lock().merge(name.clone(), entry);
         match merged {
             Merged::Newer { before, dropped } => {
                 if before == Some(self.id) && from != self.id {
-                    let mut lost = lock(&self.lost);
+                    let mut lost = self.lost.lock();
                     if lost.len() < FUNCTIONS {
                         lost.insert(name.clone(), from);
                     }
@@ -382,9 +385,11 @@ impl Shared {
                 }
                 self.register(&name);
                 if let Some(dropped) = &dropped {
-                    lock(&self.registry.unregistered).remove(dropped);
+                    self.registry.unregistered.lock().remove(dropped);
                 }
-                lock(&self.changed).extend(dropped.into_iter().chain([name]));
+                self.changed
+                    .lock()
+                    .extend(dropped.into_iter().chain([name]));
                 self.functions_changed.notify_one();
                 Ok(Verdict::Accept)
             }

@@ -10,7 +10,7 @@ use weir_federation_core::failure::accusers::Accusation;
 use weir_node::time::Time;
 use weir_overlay::{Answer, Event as Happening, Host, Multiaddr, Refusal, Verdict};
 
-use super::{EVERYBODY, Shared, lock, region_topic, zone_topic};
+use super::{EVERYBODY, Shared, region_topic, zone_topic};
 use crate::member::{Member, unix_time};
 use crate::membership::{CLOCK_SKEW, Refused};
 use crate::message::{self, Message, Suspicion as Suspecting};
@@ -36,7 +36,7 @@ impl Shared {
             return match self.member.introduce(from, certificate) {
                 Ok(_) => {
                     let introduction = Some(Bytes::copy_from_slice(bytes));
-                    let mut said = lock(&self.said);
+                    let mut said = self.said.lock();
                     if said.len() < PEERS || said.contains_key(&from) {
                         said.entry(from).or_default().introduction = introduction;
                     }
@@ -87,8 +87,8 @@ impl Shared {
                 Ok(self.hear_suspicion(from, whom, suspicion.epoch, now))
             }
             Message::Leave(leave) => {
-                lock(&self.table).leave(from, leave.epoch, now);
-                lock(&self.said).remove(&from);
+                self.table.lock().leave(from, leave.epoch, now);
+                self.said.lock().remove(&from);
                 self.stale.notify_one();
                 Ok(Verdict::Accept)
             }
@@ -130,8 +130,8 @@ impl Shared {
 
     fn hear_suspicion(&self, from: PeerId, whom: PeerId, epoch: u64, now: Time) -> Verdict {
         let accused = {
-            let mut accusers = lock(&self.accusers);
-            let mut table = lock(&self.table);
+            let mut accusers = self.accusers.lock();
+            let mut table = self.table.lock();
             accusers.hear(&mut table, self.id, from, (whom, epoch), now)
         };
         match accused {
@@ -167,7 +167,7 @@ impl Shared {
             return Verdict::Ignore;
         }
         if (1..=unix_time() + CLOCK_SKEW).contains(&report.forgotten) {
-            lock(&self.forgotten).heard(&from, report.forgotten);
+            self.forgotten.lock().heard(&from, report.forgotten);
         }
         if report.brief && self.is_near(&report) {
             return Verdict::Accept;
@@ -183,7 +183,7 @@ impl Shared {
         }
         let heard = {
             let measured = self.round_trips.get(&from).map(|took| *took);
-            let mut table = lock(&self.table);
+            let mut table = self.table.lock();
             let heard = table.hear(from, report, now);
             if let (Heard::New, Some(measured)) = (heard, measured) {
                 table.measured(&from, measured);
@@ -193,7 +193,7 @@ impl Shared {
         match heard {
             Heard::New | Heard::Newer => {
                 let report = Some((topic, Bytes::copy_from_slice(bytes)));
-                lock(&self.said).entry(from).or_default().report = report;
+                self.said.lock().entry(from).or_default().report = report;
                 self.stale.notify_one();
                 if self.twice.contains_key(&from) {
                     self.behind.insert(from, ());
@@ -232,14 +232,14 @@ impl Shared {
     /// Has nothing to do for a while with a member that lies.
     pub(super) fn shun(&self, peer: PeerId) {
         let now = self.clock.now();
-        lock(&self.shunned).shun(peer, now);
-        lock(&self.table).met(peer, Met::Failure(Fault::Lies), now);
+        self.shunned.lock().shun(peer, now);
+        self.table.lock().met(peer, Met::Failure(Fault::Lies), now);
         self.stale.notify_one();
     }
 
     /// The word for a member that lied a moment ago.
     pub(super) fn shuns(&self, peer: &PeerId) -> Option<Refusal> {
-        let left = lock(&self.shunned).left(peer, self.clock.now())?;
+        let left = self.shunned.lock().left(peer, self.clock.now())?;
         Some(Refusal {
             reason: "shunned",
             text: format!(
@@ -262,14 +262,14 @@ impl Shared {
         }
         let denials = self.member.denials().into_iter();
         news.extend(denials.filter_map(|d| Some((all(), seal(&Message::Denial(d))?))));
-        let mut said = lock(&self.said).clone();
+        let mut said = self.said.lock().clone();
         // What is not believed any more is not passed on.
         said.retain(|id, _| *id == self.id || self.member.rights(id).is_some());
         let introductions = said.iter().filter(|(id, _)| **id != peer);
         news.extend(introductions.filter_map(|(_, s)| Some((all(), s.introduction.clone()?))));
         let reports = said.iter().filter(|(id, _)| **id != peer);
         news.extend(reports.filter_map(|(_, s)| s.report.clone()));
-        let known = lock(&self.table).one(&peer, self.clock.now());
+        let known = self.table.lock().one(&peer, self.clock.now());
         let suspected = known.filter(|known| {
             matches!(
                 known.standing,
@@ -288,7 +288,7 @@ impl Shared {
 
     /// Members that were introduced and are heard, this one included.
     pub(super) fn roster(&self, known: &[Known]) -> Marks {
-        let said = lock(&self.said);
+        let said = self.said.lock();
         let told = |id: &PeerId| {
             let said = said.get(id);
             said.is_some_and(|said| said.introduction.is_some() && said.report.is_some())
@@ -305,7 +305,7 @@ impl Shared {
     pub(super) fn news_of(&self, members: &[PeerId]) -> Vec<(String, Bytes)> {
         let own = self.member.certificate().map(Message::Introduction);
         let own = own.and_then(|own| message::seal(&own, &self.key).ok());
-        let said = lock(&self.said);
+        let said = self.said.lock();
         let introduction = |id: &PeerId| match *id == self.id {
             true => own.clone().map(Bytes::from),
             false => said.get(id)?.introduction.clone(),
@@ -355,7 +355,7 @@ impl Host for Shared {
     }
 
     fn addresses(&self, of: PeerId) -> Vec<Multiaddr> {
-        let known = lock(&self.table).one(&of, self.clock.now());
+        let known = self.table.lock().one(&of, self.clock.now());
         let said = known.map(|known| known.report.addresses.clone());
         let said = said.unwrap_or_default().into_iter();
         said.filter_map(|text| text.parse().ok()).collect()
@@ -363,7 +363,7 @@ impl Host for Shared {
 
     fn is_known_at(&self, address: &Multiaddr) -> bool {
         let address = address.to_string();
-        let known = lock(&self.table).known(self.clock.now());
+        let known = self.table.lock().known(self.clock.now());
         let mut said = known.iter().flat_map(|known| &known.report.addresses);
         // Some say who they are in it too.
         said.any(|said| said.split("/p2p/").next() == Some(address.as_str()))
@@ -372,12 +372,12 @@ impl Host for Shared {
     fn happened(&self, event: Happening) {
         if let Happening::RoundTrip { peer, took } = event {
             self.round_trips.insert(peer, took);
-            lock(&self.table).measured(&peer, took);
+            self.table.lock().measured(&peer, took);
             return;
         }
         if let Happening::Refused { reason, text } = &event {
             *self.counters.refused.entry(reason).or_default() += 1;
-            if lock(&self.refusals).is_due(reason, text, self.clock.now()) {
+            if self.refusals.lock().is_due(reason, text, self.clock.now()) {
                 info!(reason, text, "a connection was refused");
             }
             return;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 use serde::Serialize;
 
-use super::{Federated, lock};
+use super::Federated;
 use crate::coordinates::Coordinate;
 use crate::peers::{Fault, Known, Standing};
 
@@ -103,8 +103,8 @@ impl Federated {
     /// All that is known of others.
     pub fn peers(&self) -> Vec<PeerStatus> {
         let now = self.shared.clock.now();
-        let own = *lock(&self.shared.coordinate);
-        let known = lock(&self.shared.table).known(now);
+        let own = *self.shared.coordinate.lock();
+        let known = self.shared.table.lock().known(now);
         known
             .iter()
             .map(|known| self.peer_status(known, &own))
@@ -114,8 +114,8 @@ impl Federated {
     /// What is known of one of them.
     pub fn peer(&self, id: PeerId) -> Option<PeerStatus> {
         let now = self.shared.clock.now();
-        let own = *lock(&self.shared.coordinate);
-        let known = lock(&self.shared.table).one(&id, now)?;
+        let own = *self.shared.coordinate.lock();
+        let known = self.shared.table.lock().one(&id, now)?;
         Some(self.peer_status(&known, &own))
     }
 
@@ -135,7 +135,7 @@ impl Federated {
             role: report.role.to_string(),
             zone: report.zone.clone(),
             region: report.region.clone(),
-            linked: lock(&self.shared.links).link(&known.id).is_some(),
+            linked: self.shared.links.lock().link(&known.id).is_some(),
             round_trip_ms: round_trip.as_secs_f64() * 1e3,
             measured: measured.is_some(),
             architecture: report.architecture.clone(),
@@ -171,7 +171,7 @@ impl Federated {
         let mut tried = Vec::new();
         let known = {
             let now = self.shared.clock.now();
-            lock(&self.shared.table).one(&peer, now)
+            self.shared.table.lock().one(&peer, now)
         };
         match &known {
             None => tried.push((
@@ -183,7 +183,10 @@ impl Federated {
                 Tried::Heard(known.age),
             )),
         }
-        let link = lock(&self.shared.links)
+        let link = self
+            .shared
+            .links
+            .lock()
             .link(&peer)
             .map(|link| link.relayed);
         let round_trip = self.shared.round_trips.get(&peer).map(|took| *took);

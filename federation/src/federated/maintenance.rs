@@ -29,21 +29,14 @@ use weir_overlay::{Event as Happening, Overlay};
 
 use self::every::Every;
 use self::saying::has_others;
-use super::{ADDRESS_BOOK, AWAY, FORGOTTEN, Federated, Shared, lock};
+use super::{ADDRESS_BOOK, AWAY, FORGOTTEN, Federated, Shared};
 use crate::address_book::Writer;
-use crate::peers::{Event, Known};
+use crate::peers::{Event, Known, Viewing};
 use crate::replication;
 use crate::roster::{Roster, Rounds};
 
 /// How often time passes in the table of peers, at the least.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// A view is made at most so often.
-const VIEW_INTERVAL_MIN: Duration = Duration::from_millis(10);
-
-/// A view is made at least so often: one that is out becomes a candidate again
-/// by time alone.
-const VIEW_INTERVAL_MAX: Duration = Duration::from_millis(250);
 
 /// How often a node compares what it knows of functions with one of its links.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(20);
@@ -75,9 +68,7 @@ pub(super) struct Maintenance {
     unsaved: Arc<AtomicBool>,
     /// When it was written down last that others were heard.
     contact: Option<Time>,
-    view_due: bool,
-    view_pace: Every,
-    view_aged: Time,
+    viewing: Viewing,
 }
 
 impl Maintenance {
@@ -96,9 +87,7 @@ impl Maintenance {
             saving: Every::new(SAVE_INTERVAL, now + SAVE_INTERVAL),
             unsaved: Arc::default(),
             contact: None,
-            view_due: true,
-            view_pace: Every::new(VIEW_INTERVAL_MIN, now),
-            view_aged: now,
+            viewing: Viewing::default(),
             federated,
             node,
         }
@@ -140,7 +129,7 @@ impl Maintenance {
                     None => break,
                 },
                 Some((from, roster)) = rosters.recv() => self.hear_roster(from, &roster),
-                () = shared.stale.notified() => self.view_due = true,
+                () = shared.stale.notified() => self.viewing.stale(),
                 () = shared.speak.notified() => {
                     let now = shared.clock.now();
                     self.report(now, true);
@@ -155,7 +144,7 @@ impl Maintenance {
                 _ = tick.tick() => self.tick(),
             }
             let now = shared.clock.now();
-            if self.view_due && self.view_pace.is_due(now) {
+            if self.viewing.is_due(now) {
                 self.make_view(now);
             }
         }
@@ -163,10 +152,9 @@ impl Maintenance {
     }
 
     fn make_view(&mut self, now: Time) {
-        (self.view_due, self.view_aged) = (false, now + VIEW_INTERVAL_MAX);
         let shared = self.shared();
-        let own = lock(&shared.own).clone();
-        let view = lock(&shared.table).view(&own, now);
+        let own = shared.own.lock().clone();
+        let view = shared.table.lock().view(&own, now);
         let view = match shared.member.denies_nobody() {
             true => view,
             false => view.without(&own, |peer| shared.member.is_denied(peer)),
@@ -177,25 +165,24 @@ impl Maintenance {
 
     fn tick(&mut self) {
         let now = self.shared().clock.now();
-        let events = lock(&self.shared().table).tick(now);
+        let events = self.shared().table.lock().tick(now);
         for event in events {
-            self.view_due = true;
+            self.viewing.stale();
             self.pass(event);
         }
-        self.view_due |= now >= self.view_aged;
         let heard = self.shared().reports_near.load(Ordering::Relaxed);
         self.reporting.hears(heard, now);
         if self.reporting.is_look_due(now) {
             self.look_at_itself();
         }
-        let look = lock(&self.shared().links).next_event();
+        let look = self.shared().links.lock().next_event();
         if look <= now {
             self.look_around(now);
         }
         if self.saving.is_due(now) {
             self.save();
             self.learn_distances();
-            if lock(&self.shared().links).kept().next().is_some() {
+            if self.shared().links.lock().kept().next().is_some() {
                 self.note_contact(now);
             }
         }
@@ -211,7 +198,7 @@ impl Maintenance {
                 self.shared().members_changed.notify_one();
                 self.take(Fact::Died(peer));
                 // Should it come back, it is introduced to whoever links.
-                if let Some(said) = lock(&self.shared().said).get_mut(&peer) {
+                if let Some(said) = self.shared().said.lock().get_mut(&peer) {
                     said.report = None;
                 }
             }
@@ -219,14 +206,14 @@ impl Maintenance {
             Event::Forgotten(peer) => {
                 self.federated.carriage.cut(&peer);
                 self.shared().round_trips.remove(&peer);
-                lock(&self.shared().said).remove(&peer);
+                self.shared().said.lock().remove(&peer);
             }
         }
     }
 
     fn look_around(&mut self, now: Time) {
         let shared = self.federated.shared.clone();
-        let known: Vec<Known> = lock(&shared.table).known(now);
+        let known: Vec<Known> = shared.table.lock().known(now);
         self.follow_regions(&known);
         self.introduce(now);
         self.catch_up();
@@ -241,7 +228,7 @@ impl Maintenance {
         self.compare_functions(now);
         self.look_at_links(&known, now);
         // Who knows few may be cut off by losing one of them.
-        let mut links = lock(&shared.links);
+        let mut links = shared.links.lock();
         if links.book().is_small() {
             self.book.save(links.book());
         }
@@ -250,8 +237,8 @@ impl Maintenance {
     /// Has written down what changed, elsewhere than on this thread.
     fn save(&self) {
         let shared = self.shared();
-        self.book.save(lock(&shared.links).book());
-        let mut forgotten = lock(&shared.forgotten);
+        self.book.save(shared.links.lock().book());
+        let mut forgotten = shared.forgotten.lock();
         if self.unsaved.swap(false, Ordering::Relaxed) {
             forgotten.not_saved();
         }

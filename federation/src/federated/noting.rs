@@ -8,7 +8,7 @@ use weir_federation_core::policy::Unheard;
 use weir_node::time::Time;
 use weir_overlay::Verdict;
 
-use super::{Federated, Shared, lock};
+use super::{Federated, Shared};
 use crate::message::{self, Message, Note};
 use crate::report::Load;
 
@@ -40,7 +40,7 @@ impl Shared {
             epoch: note.epoch,
             sequence: note.sequence,
         };
-        let heard = lock(&self.noting).note(&from, order, now);
+        let heard = self.noting.lock().note(&from, order, now);
         match heard {
             Ok(()) => {}
             Err(Unheard::TooOften) => {
@@ -66,7 +66,7 @@ impl Shared {
     /// asks too often.
     pub(super) fn answer_probe(&self, from: PeerId) -> Option<Vec<u8>> {
         let placing = self.placing.get().and_then(std::sync::Weak::upgrade)?;
-        if !lock(&self.noting).probe(&from, self.clock.now()) {
+        if !self.noting.lock().probe(&from, self.clock.now()) {
             return None;
         }
         let load = placing.load_for(&from);
@@ -77,7 +77,7 @@ impl Shared {
 impl Federated {
     /// Tells policies of the same name and scope in this node's zone or region.
     pub(crate) fn tell_note(&self, note: Note) {
-        let epoch = lock(&self.shared.table).epoch();
+        let epoch = self.shared.table.lock().epoch();
         let note = Message::Note(Note { epoch, ..note });
         match message::seal(&note, &self.shared.key) {
             Ok(sealed) => self.overlay.publish(&self.shared.topic(), sealed.into()),
@@ -91,7 +91,7 @@ impl Federated {
     /// Why there is no answer: it is not linked, its version knows no probes, it
     /// was asked too often, or it says what no node can be.
     pub(crate) async fn probe(&self, peer: PeerId) -> Result<Load, String> {
-        if lock(&self.shared.links).link(&peer).is_none() {
+        if self.shared.links.lock().link(&peer).is_none() {
             return Err("there is no link to it".to_owned());
         }
         let answer = self.overlay.probe(peer).await;

@@ -7,7 +7,7 @@ use libp2p_identity::PeerId;
 use weir_node::Node;
 use weir_overlay::Multiaddr;
 
-use super::{Federated, Settings, lock};
+use super::{Federated, Settings};
 use crate::answers::Holdings;
 use crate::coordinates::Coordinate;
 use crate::report::{ADDRESSES, Load, Report, Role};
@@ -19,12 +19,12 @@ const SETTLING_LOOK: Duration = Duration::from_millis(10);
 impl Federated {
     /// This node's own report, as it was said last.
     pub fn own(&self) -> Report {
-        lock(&self.shared.own).clone()
+        self.shared.own.lock().clone()
     }
 
     /// Where it can be linked to, with its id, for invites.
     pub fn bootstrap(&self) -> Vec<String> {
-        let own = lock(&self.shared.own);
+        let own = self.shared.own.lock();
         let addresses = own.addresses.iter();
         addresses
             .map(|address| match address.contains("/p2p/") {
@@ -67,8 +67,8 @@ impl Federated {
             disk_free: node.code_room(),
             is_open: capability.contending == 0 && !self.is_draining(),
         };
-        let promised = lock(&shared.turns).promised_to_others(to, now);
-        let mut peak = lock(&shared.own_peak);
+        let promised = shared.turns.lock().promised_to_others(to, now);
+        let mut peak = shared.own_peak.lock();
         holdings.load(shared.settings.guests, &mut peak, promised, now)
     }
 }

@@ -3,17 +3,17 @@
 use std::collections::BTreeSet;
 #[cfg(feature = "etcd")]
 use std::collections::HashSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 #[cfg(feature = "etcd")]
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use weir_node::id::FunctionName;
 
 #[cfg(feature = "etcd")]
 use super::EVERYBODY;
-use super::{Federated, Shared, lock};
+use super::{Federated, Shared};
 #[cfg(feature = "etcd")]
 use crate::message::{self, Message};
 
@@ -43,13 +43,13 @@ impl Federated {
     /// Has all that is known be written to etcd, but the envelopes that are there.
     #[cfg(feature = "etcd")]
     pub(crate) fn register_all(&self, there: &HashSet<[u8; 8]>) {
-        let catalogue = lock(&self.shared.catalogue);
+        let catalogue = self.shared.catalogue.lock();
         let lacking = catalogue.iter().filter(|(_, entry)| {
             let identity = message::identity(&entry.sealed);
             !there.contains(&identity)
         });
         let lacking = lacking.map(|(name, _)| name.clone());
-        lock(&self.shared.registry.unregistered).extend(lacking);
+        self.shared.registry.unregistered.lock().extend(lacking);
         self.shared.registry.changed.notify_one();
     }
 
@@ -69,13 +69,13 @@ impl Federated {
     /// Has a function be written to etcd when that is reached again.
     #[cfg(feature = "etcd")]
     pub(crate) fn register_later(&self, name: FunctionName) {
-        lock(&self.shared.registry.unregistered).insert(name);
+        self.shared.registry.unregistered.lock().insert(name);
     }
 
     /// The next function that etcd may not know.
     #[cfg(feature = "etcd")]
     pub(crate) fn next_unregistered(&self) -> Option<FunctionName> {
-        lock(&self.shared.registry.unregistered).pop_first()
+        self.shared.registry.unregistered.lock().pop_first()
     }
 }
 
@@ -83,7 +83,7 @@ impl Shared {
     /// Has a function be looked for in etcd, where that is a registry.
     pub(super) fn register(&self, name: &FunctionName) {
         if self.settings.registry.is_in_etcd() {
-            lock(&self.registry.unregistered).insert(name.clone());
+            self.registry.unregistered.lock().insert(name.clone());
             self.registry.changed.notify_one();
         }
     }

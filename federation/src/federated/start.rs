@@ -3,12 +3,13 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use futures_util::future::BoxFuture;
 use libp2p_identity::PeerId;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use weir_federation_core::failure::{Home, Links};
 use weir_node::Node;

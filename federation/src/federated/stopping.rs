@@ -1,12 +1,12 @@
 //! How a node's place in its federation ends: its tasks, threads and sockets.
 
 use std::future::Future;
-use std::sync::Mutex;
 use std::thread::JoinHandle;
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::{Federated, lock};
+use super::Federated;
 
 /// What ends tasks, and tells when they have ended.
 pub(super) struct Stopping {
@@ -35,7 +35,7 @@ impl Stopping {
     }
 
     pub(super) fn keep(&self, thread: JoinHandle<()>) {
-        *lock(&self.thread) = Some(thread);
+        *self.thread.lock() = Some(thread);
     }
 }
 
@@ -43,7 +43,7 @@ impl Federated {
     /// Runs a task until it ends, or this node's place in its federation does:
     /// then it is dropped where it waits. After that nothing begins any more.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let Some(alive) = lock(&self.stopping.alive).clone() else {
+        let Some(alive) = self.stopping.alive.lock().clone() else {
             return;
         };
         let mut stops = self.stopping.watch();
@@ -64,13 +64,13 @@ impl Federated {
     pub async fn stop(&self) {
         let stopping = &self.stopping;
         stopping.stops.send_replace(true);
-        drop(lock(&stopping.alive).take());
+        drop(stopping.alive.lock().take());
         let mut ended = stopping.ended.lock().await;
         while ended.recv().await.is_some() {}
         self.overlay.stop().await;
         self.carriage.cut_all();
         self.acceptor.cut_all();
-        let thread = lock(&stopping.thread).take();
+        let thread = stopping.thread.lock().take();
         let files = self.shared.member.files().clone();
         let finished = tokio::task::spawn_blocking(move || {
             let joined = thread.map(JoinHandle::join);

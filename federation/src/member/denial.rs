@@ -1,5 +1,7 @@
 //! Who is denied: by this node, or by the federation.
 
+use parking_lot::RwLockWriteGuard;
+
 use super::*;
 
 /// One who is denied.
@@ -26,7 +28,7 @@ impl Member {
         if peer == self.id {
             return Err(MemberError::Itself);
         }
-        let mut state = write(&self.state);
+        let mut state = self.state.write();
         let at = self.later_than_said(&state, &peer);
         let statement = match (everywhere, &state.secret) {
             (false, _) => None,
@@ -60,7 +62,7 @@ impl Member {
         peer: PeerId,
         everywhere: bool,
     ) -> Result<Option<Option<Vec<u8>>>, MemberError> {
-        let mut state = write(&self.state);
+        let mut state = self.state.write();
         let known = state.denied.get(&peer.to_string());
         let known = known.filter(|denied| !denied.lifted);
         let by_all = known.is_some_and(|denied| denied.statement.is_some());
@@ -98,7 +100,7 @@ impl Member {
             read => read?,
         };
         let peer = denial.member().ok_or(Refused::Malformed)?;
-        let mut state = write(&self.state);
+        let mut state = self.state.write();
         let known = state.denied.get(&peer.to_string());
         let as_new = |known: &Denied| {
             known.at >= denial.at && self.is_current(&state.federation, known.statement.as_deref())
@@ -121,7 +123,7 @@ impl Member {
 
     /// All denials that the federation made, to be passed on.
     pub fn denials(&self) -> Vec<Vec<u8>> {
-        let state = read(&self.state);
+        let state = self.state.read();
         let statements = state.denied.values().filter_map(|d| d.statement.as_ref());
         statements
             .filter_map(|text| STANDARD.decode(text).ok())
@@ -131,12 +133,12 @@ impl Member {
 
     /// Whether nobody was ever denied.
     pub fn denies_nobody(&self) -> bool {
-        read(&self.state).denied.is_empty()
+        self.state.read().denied.is_empty()
     }
 
     /// Whether somebody is denied now, by the certificate that was shown.
     pub fn is_denied(&self, peer: &PeerId) -> bool {
-        let state = read(&self.state);
+        let state = self.state.read();
         // Asked on each call, where a text of the id costs more than the rest.
         if state.denied.is_empty() {
             return false;
@@ -147,7 +149,9 @@ impl Member {
         };
         // A certificate that is later than the federation's word holds again.
         denied.statement.is_none()
-            || read(&self.known)
+            || self
+                .known
+                .read()
                 .get(peer)
                 .is_none_or(|c| c.membership().issued <= denied.at)
     }

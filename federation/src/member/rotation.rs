@@ -145,7 +145,7 @@ impl Change {
             let denied = state.denied.get(&peer.to_string());
             denied.is_some_and(|denied| !denied.lifted)
         };
-        let known = read(&member.known).clone().into_iter();
+        let known = member.known.read().clone().into_iter();
         let certified = known.filter_map(|(peer, certificate)| {
             let rights = certificate.check(&state.federation, peer, now).ok()?;
             let new = new.certify(peer, rights, now, expires);
@@ -189,11 +189,11 @@ impl Member {
     /// # Errors
     /// When this node holds no secret, or cannot write.
     pub fn rotate(&self, chance: [u8; 32]) -> Result<Vec<Handover>, MemberError> {
-        let _one = lock(&self.rotating);
+        let _one = self.rotating.lock();
         let now = unix_time();
         let new = RootSecret::new(chance);
         let (old, change) = {
-            let state = read(&self.state);
+            let state = self.state.read();
             let old = state.secret.clone().ok_or(MemberError::NoSecret)?;
             let change = Change::made(self, &state, &old, &new, now);
             (old, change)
@@ -208,7 +208,7 @@ impl Member {
         };
         let saved = self.files.save_now(path.clone(), json(&kept));
         saved.map_err(failed)?;
-        let mut state = write(&self.state);
+        let mut state = self.state.write();
         let current = state.secret.as_ref().map(RootSecret::federation);
         if current != Some(old.federation()) {
             drop(state);
@@ -242,7 +242,7 @@ impl Member {
         (state.federation, state.next) = (new.federation(), None);
         state.successions.clone_from(&change.successions);
         state.secret = Some(new);
-        *write(&self.known) = change.certified.clone();
+        *self.known.write() = change.certified.clone();
         drop(state);
         self.files.finish();
         Ok(change.handovers())
@@ -251,9 +251,9 @@ impl Member {
     /// What `peer` is to be told, should it have missed that the secret was
     /// changed.
     pub(crate) fn handover_for(&self, peer: &PeerId) -> Option<Handover> {
-        let state = read(&self.state);
+        let state = self.state.read();
         let succession = state.successions.last()?.clone();
-        let known = read(&self.known);
+        let known = self.known.read();
         let certificate = known.get(peer)?;
         let current = certificate.membership().federation == state.federation;
         current.then(|| Handover {
@@ -276,7 +276,7 @@ impl Member {
         }
         let is_known =
             |known: &HashMap<PeerId, Certificate>| known.get(&member) == Some(&certificate);
-        if is_known(&read(&self.known)) || is_known(&read(&self.coming)) {
+        if is_known(&self.known.read()) || is_known(&self.coming.read()) {
             return Ok(false);
         }
         self.introduce(member, &handover.certificate).map(|_| true)
@@ -291,7 +291,7 @@ impl Member {
 
     fn hear_succession(&self, bytes: &[u8]) -> Result<(), Refused> {
         let succession = Succession::from_bytes(bytes)?;
-        let mut state = write(&self.state);
+        let mut state = self.state.write();
         if state.successions.iter().any(|known| known == bytes) {
             return Ok(());
         }
@@ -304,7 +304,7 @@ impl Member {
         drop(known);
         if state.next.is_some() {
             // It cannot be certified for the step between any more.
-            write(&self.coming).clear();
+            self.coming.write().clear();
         }
         tracing::info!(to = %succession.successor(), "the federation's secret was changed");
         state.next = Some(succession.successor());
@@ -319,7 +319,7 @@ impl Member {
     /// Goes over to the federation that follows, with its own certificate of
     /// it; `false` when it is of none that follows.
     pub(super) fn take_over(&self, certificate: &Certificate) -> Result<bool, Refused> {
-        let mut state = write(&self.state);
+        let mut state = self.state.write();
         let Some(next) = state.next else {
             return Ok(false);
         };
@@ -332,21 +332,21 @@ impl Member {
         state.token = None;
         state.certificate = Some(certificate.clone());
         drop(state);
-        let coming = std::mem::take(&mut *write(&self.coming));
-        write(&self.known).extend(coming);
+        let coming = std::mem::take(&mut *self.coming.write());
+        self.known.write().extend(coming);
         tracing::info!(federation = %next, "went over to the changed secret");
         Ok(true)
     }
 
     /// Whether the secret that there is now came after that of `past`.
     pub(super) fn follows(&self, past: &Federation) -> bool {
-        let state = read(&self.state);
+        let state = self.state.read();
         read_all(&state.successions).any(|s| s.predecessor() == *past)
     }
 
     /// Whether a denial is by a secret that was changed since.
     pub(super) fn is_past(&self, denial: &[u8]) -> bool {
-        let state = read(&self.state);
+        let state = self.state.read();
         read_all(&state.successions).any(|s| Denial::from_bytes(denial, &s.predecessor()).is_ok())
     }
 

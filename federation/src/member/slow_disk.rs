@@ -19,7 +19,7 @@ fn slow(token: Option<Token>, number: u8) -> (Node, mpsc::Sender<()>, mpsc::Rece
     let files = Files::with(move |path, bytes| {
         let _ = begin.send(path.to_owned());
         // At the end of the test nobody holds it up any more.
-        let _ = lock(&gone).recv();
+        let _ = gone.lock().recv();
         save(path, bytes)
     });
     let folder = tempfile::tempdir().expect("a folder");

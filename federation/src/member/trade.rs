@@ -70,7 +70,7 @@ enum Admitted {
 impl Member {
     /// The first words to `to`.
     pub fn hello(&self) -> Vec<u8> {
-        let state = read(&self.state);
+        let state = self.state.read();
         encode(&Hello {
             versions: vec![VERSION],
             certificate: state
@@ -108,7 +108,7 @@ impl Member {
                     let text = "this node cannot write its list of used tokens";
                     return Member::refuse(refusal("disk", text));
                 }
-                write(&self.known).insert(from, certificate.clone());
+                self.known.write().insert(from, certificate.clone());
                 Some(certificate)
             }
             Err(refusal) => return Member::refuse(refusal),
@@ -120,7 +120,7 @@ impl Member {
             issued: issued.map(|certificate| ByteBuf::from(certificate.to_bytes())),
             refused: None,
             denials: denials.map(ByteBuf::from).collect(),
-            successions: bytes_of(&read(&self.state).successions),
+            successions: bytes_of(&self.state.read().successions),
         };
         Answer {
             bytes: encode(&reply),
@@ -152,7 +152,7 @@ impl Member {
         match shown {
             Some(Ok((rights, certificate))) => {
                 let now = unix_time();
-                let state = read(&self.state);
+                let state = self.state.read();
                 let is_past = |c: &Certificate| {
                     let theirs = c.membership().federation;
                     theirs != state.federation && Some(theirs) != state.next
@@ -162,7 +162,7 @@ impl Member {
                 let secret = state.secret.as_ref().filter(|_| worn || past);
                 let anew = secret.map(|s| s.certify(from, rights, now, now + self.life.as_secs()));
                 // Anybody may pass on what whoever changed the secret issued.
-                let issued = || read(&self.known).get(&from).filter(|_| past).cloned();
+                let issued = || self.known.read().get(&from).filter(|_| past).cloned();
                 Ok(Admitted::Known(anew.or_else(issued)))
             }
             Some(Err(refused)) if hello.token.is_none() => Err(refusal(
@@ -182,12 +182,12 @@ impl Member {
     fn trade(&self, from: PeerId, token: &str) -> Result<Admitted, Refusal> {
         let refused = |refused: Refused| refusal(refused.reason(), format!("its token: {refused}"));
         let token: Token = token.parse().map_err(refused)?;
-        let secret = read(&self.state).secret.clone().ok_or_else(|| {
+        let secret = self.state.read().secret.clone().ok_or_else(|| {
             let text = "this node may not let anybody in: join at the node that made the token";
             refusal("not-inviting", text)
         })?;
         let now = unix_time();
-        let mut used = lock(&self.used);
+        let mut used = self.used.lock();
         used.retain(|_, used| used.expires > now);
         let id = STANDARD.encode(token.invite().id);
         // The same node again: its first answer may have been lost.
@@ -217,8 +217,8 @@ impl Member {
             let text: String = text.chars().take(300).collect();
             self.note_refusal(from, &reason, &text);
             // Of strangers nothing follows for one who belongs somewhere.
-            if !self.is_member() || read(&self.known).contains_key(&from) {
-                *lock(&self.refusal) = Some(text.clone());
+            if !self.is_member() || self.known.read().contains_key(&from) {
+                *self.refusal.lock() = Some(text.clone());
             }
             return Err(refusal(
                 "refused-by-peer",
@@ -248,14 +248,14 @@ impl Member {
             self.take_certificate(&issued)
                 .map_err(|refused| refusal(refused.reason(), refused.to_string()))?;
         }
-        *lock(&self.refusal) = None;
+        *self.refusal.lock() = None;
         Ok(())
     }
 
     /// Notes that its invite was refused for good, where whoever made the invite
     /// says so: of others' refusals nothing follows.
     fn note_refusal(&self, from: PeerId, reason: &str, text: &str) {
-        let state = read(&self.state);
+        let state = self.state.read();
         let Some(token) = state.token.as_ref().filter(|_| state.certificate.is_none()) else {
             return;
         };
@@ -277,7 +277,7 @@ impl Member {
         }
         certificate.check(&self.federation(), self.id, unix_time())?;
         self.keep_certificate(&certificate);
-        let mut state = write(&self.state);
+        let mut state = self.state.write();
         let joined = state.certificate.is_none();
         state.certificate = Some(certificate);
         state.token = None;

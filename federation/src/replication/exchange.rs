@@ -7,7 +7,6 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -17,6 +16,7 @@ use http::{HeaderValue, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, Limited, StreamBody};
 use libp2p_identity::PeerId;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info};
 use weir_federation_core::replication::fetching::{Gave, PART_TIMEOUT, Pace, Part, Spacing, Step};
@@ -308,7 +308,7 @@ impl Exchange {
         };
         let now = self.federated.shared.clock.now();
         let at = {
-            let mut spacing = self.spacing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut spacing = self.spacing.lock();
             spacing.take(bytes, rate.as_bytes(), now)
         };
         tokio::time::sleep(at.since(now)).await;

@@ -1,7 +1,7 @@
 //! Code that is kept for the federation: by the writer of a function and as
 //! many others as its deployer asked for, so that it outlives their nodes.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use libp2p_identity::PeerId;
+use parking_lot::Mutex;
 use tracing::debug;
 use weir_federation_core::replication::Replication;
 use weir_federation_core::replication::pins::Pinning;
@@ -18,8 +19,8 @@ use weir_node::executor::Body;
 use weir_node::id::{Digest, FunctionName};
 use weir_node::time::Time;
 
+use super::AdoptError;
 use super::exchange::{ARTIFACT, Exchange, digest_in};
-use super::{AdoptError, lock};
 use crate::catalogue::{CodeRef, Entry};
 use crate::federated::Federated;
 use crate::message::ENVELOPE_BYTES;
@@ -47,7 +48,10 @@ struct Begun<'a> {
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
         let now = self.pins.now();
-        lock(&self.pins.rules).pinned(self.digest, self.is_kept, now);
+        self.pins
+            .rules
+            .lock()
+            .pinned(self.digest, self.is_kept, now);
     }
 }
 
@@ -120,7 +124,7 @@ impl Pins {
     /// Keeps the code of a function for the federation, fetching it if need be.
     pub(super) async fn pin(&self, name: &FunctionName, code: CodeRef) -> Result<(), AdoptError> {
         let digest = code.artifact();
-        match lock(&self.rules).pin(digest, self.now()) {
+        match self.rules.lock().pin(digest, self.now()) {
             Pinning::Kept => return Ok(()),
             Pinning::Full => {
                 let text = "this node keeps too much already";
@@ -134,7 +138,7 @@ impl Pins {
             let mut begun = Begun {
                 pins: self,
                 digest,
-                is_kept: lock(&self.rules).is_pinned(&digest),
+                is_kept: self.rules.lock().is_pinned(&digest),
             };
             let pinned = match begun.is_kept {
                 true => Ok(()),

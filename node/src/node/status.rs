@@ -135,11 +135,19 @@ pub struct Capability {
     pub contending: usize,
 }
 
-/// The same for one function.
-#[derive(Debug, Clone)]
-pub struct FunctionCapability {
+/// A function that has instances or calls here.
+#[derive(Clone)]
+pub struct BusyFunction {
     /// As deployed.
     pub spec: Arc<FunctionSpec>,
+    /// Calls answered since the node started.
+    pub invocations: u64,
+    function: Arc<Function>,
+}
+
+/// What a node can do with one function at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct FunctionCapability {
     /// Room for calls.
     pub places: Places,
     /// Calls that run.
@@ -151,8 +159,6 @@ pub struct FunctionCapability {
     pub full: bool,
     /// How long a start takes, smoothed; zero before the first.
     pub start: Duration,
-    /// Calls answered since the node started.
-    pub invocations: u64,
 }
 
 impl Node {
@@ -210,45 +216,45 @@ impl Node {
         }
     }
 
-    /// Functions of which there is something to tell: they have instances or
-    /// calls here, or no place left. At most `most`, those called most.
-    pub fn function_capabilities(&self, most: usize) -> Vec<FunctionCapability> {
+    /// Functions of which there may be something to tell, for they have instances
+    /// or calls here.
+    pub fn busy_functions(&self) -> Vec<BusyFunction> {
         let busy: Vec<FunctionKey> = {
             let scheduler = self.inner.scheduler();
             scheduler.admission().busy_functions().collect()
         };
         let busy = busy.iter().filter_map(|key| self.inner.by_key.get(key));
         let busy = busy.filter(|function| !function.is_trial);
-        let mut functions: Vec<Arc<Function>> = busy.map(|f| f.value().clone()).collect();
-        if functions.len() > most {
-            functions.sort_by_key(|f| std::cmp::Reverse(f.invocations.load(Ordering::Relaxed)));
-            functions.truncate(most);
-        }
-        let mut able: Vec<FunctionCapability> = Vec::with_capacity(functions.len());
-        able.extend(functions.iter().filter_map(|function| {
+        let busy = busy.map(|function| function.value().clone());
+        let busy = busy.filter_map(|function| {
             let version = function.current.load();
-            if version.state() != FunctionState::Ready || !version.executor.works() {
-                return None;
-            }
-            let (places, gauges, full) = {
-                let scheduler = self.inner.scheduler();
-                let admission = scheduler.admission();
-                let places = admission.places(function.key)?;
-                let full = admission.is_full(function.key);
-                (places, admission.gauges(function.key)?, full)
-            };
-            Some(FunctionCapability {
+            let runs = version.state() == FunctionState::Ready && version.executor.works();
+            runs.then(|| BusyFunction {
                 spec: version.spec.clone(),
-                places,
-                running: gauges.running,
-                service: function.known.service(),
-                full,
-                start: function.known.start(),
                 invocations: function.invocations.load(Ordering::Relaxed),
+                function: function.clone(),
             })
-        }));
-        able.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
-        able
+        });
+        busy.collect()
+    }
+
+    /// What it can do with one of them; `None` when that was removed.
+    pub fn function_capability(&self, busy: &BusyFunction) -> Option<FunctionCapability> {
+        let function = &busy.function;
+        let (places, gauges, full) = {
+            let scheduler = self.inner.scheduler();
+            let admission = scheduler.admission();
+            let places = admission.places(function.key)?;
+            let full = admission.is_full(function.key);
+            (places, admission.gauges(function.key)?, full)
+        };
+        Some(FunctionCapability {
+            places,
+            running: gauges.running,
+            service: function.known.service(),
+            full,
+            start: function.known.start(),
+        })
     }
 
     /// For how many calls of a function there is room; `None` when it is not

@@ -263,3 +263,111 @@ fn what_a_refusal_says_of_a_function_is_kept() {
         "it says nothing"
     );
 }
+
+#[test]
+fn what_comes_back_counts_against_whoever_is_to_blame() {
+    let peer = id(4);
+    let word = Some(Word {
+        load: report().load,
+        under_way: 0,
+    });
+    let failed = |fault| Some(Met::Failure(fault));
+    let answer = Some(Met::Answer(word));
+    let (lost, declined) = (Some(Came::Lost(peer)), Some(Came::Declined(peer)));
+    let lost_there = Back::Lost { excused: false };
+    // What came back, whether its policy is in a hurry; what was met, what came
+    // of the call, and whether its place there is free.
+    let cases = [
+        ("an answer", Back::Answered, false, answer, None, false),
+        (
+            "it failed there",
+            Back::Ended { late: false },
+            true,
+            answer,
+            None,
+            false,
+        ),
+        (
+            "it was late there",
+            Back::Ended { late: true },
+            false,
+            answer,
+            None,
+            false,
+        ),
+        (
+            "late for its policy alone",
+            Back::Ended { late: true },
+            true,
+            answer,
+            lost,
+            false,
+        ),
+        (
+            "a refusal",
+            Back::Refused(Why::Unable),
+            false,
+            Some(Met::Told(word)),
+            declined,
+            false,
+        ),
+        (
+            "half of an answer",
+            Back::Cut,
+            false,
+            Some(Met::Answer(None)),
+            None,
+            true,
+        ),
+        (
+            "nobody was reached",
+            Back::Unreachable,
+            true,
+            failed(Fault::Unreachable),
+            declined,
+            true,
+        ),
+        (
+            "it was lost",
+            lost_there,
+            false,
+            failed(Fault::Lost),
+            lost,
+            true,
+        ),
+        (
+            "its listener was",
+            Back::Lost { excused: true },
+            false,
+            None,
+            lost,
+            true,
+        ),
+        (
+            "nothing",
+            Back::Nothing,
+            false,
+            failed(Fault::Mute),
+            None,
+            false,
+        ),
+        ("nothing in a hurry", Back::Nothing, true, None, lost, false),
+        (
+            "nonsense",
+            Back::Malformed,
+            true,
+            failed(Fault::Malformed),
+            lost,
+            false,
+        ),
+    ];
+    for (name, back, impatient, met, came, gives_back) in cases {
+        let expected = Lesson {
+            met,
+            came,
+            gives_back,
+        };
+        let learned = lesson(peer, back, &Told::default(), word, impatient);
+        assert_eq!(learned, expected, "{name}");
+    }
+}

@@ -1,9 +1,14 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
+use super::calls::PROBES_PER_PEER;
 use super::standing::{FIRST_PROBE, FORGIVEN_AFTER, LONGEST_PROBE, MOST_STRIKES};
 use super::*;
+use crate::facts::Facts;
+use crate::report::{Load, Report};
 use crate::samples::{id, numbered, report};
-use crate::snapshot::{Cost, Reserved};
+use crate::snapshot::{Cost, Reserved, Word};
 
 fn at(milliseconds: u64) -> Time {
     Time::from_nanos(milliseconds * 1_000_000)

@@ -10,8 +10,8 @@ use weir_node::invocation::{Answer, Invocation, InvokeError, Timing};
 
 use super::Course;
 use crate::dispatch::offer;
-use crate::dispatch::serving::bring_time;
 use crate::policy::{Class, Ending, More};
+use weir_federation_core::wanted::bring_time;
 
 impl Course<'_> {
     /// What only some policies look at; of a call that runs here `alone`, little.
@@ -54,7 +54,7 @@ impl Course<'_> {
         function: &FunctionName,
         outcome: &Result<Answer, InvokeError>,
     ) {
-        let Some(ending) = ending(outcome) else {
+        let Some(ending) = offer::how(outcome).ending() else {
             return;
         };
         let answer = outcome.as_ref().ok();
@@ -82,23 +82,4 @@ impl Course<'_> {
         };
         self.placement.attempted(&how, self.now());
     }
-}
-
-/// What an outcome teaches of where it came about; `None` for what is its
-/// caller's doing.
-fn ending(outcome: &Result<Answer, InvokeError>) -> Option<Ending> {
-    Some(match outcome {
-        Ok(_) | Err(InvokeError::Failed(_) | InvokeError::Internal(_)) => {
-            match offer::is_failure(outcome) {
-                true => Ending::Failed,
-                false => Ending::Answered,
-            }
-        }
-        Err(InvokeError::Late { .. }) => Ending::Late,
-        Err(InvokeError::PeerLost(_)) => Ending::Lost,
-        Err(
-            InvokeError::Refused { .. } | InvokeError::CannotRun { .. } | InvokeError::Unknown(_),
-        ) => Ending::Refused,
-        Err(InvokeError::Class(_) | InvokeError::Body(_) | InvokeError::Unfit(_)) => return None,
-    })
 }

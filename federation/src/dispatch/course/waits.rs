@@ -1,8 +1,9 @@
 //! A call that waits: in the queue here, or for a place elsewhere.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use weir_federation_core::placement::Came;
 use weir_node::invocation::Invocation;

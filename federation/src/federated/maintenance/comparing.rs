@@ -12,7 +12,7 @@ use rand::seq::IndexedRandom as _;
 use tracing::{debug, info};
 use weir_node::time::Time;
 
-use super::super::{EVERYBODY, lock, topics};
+use super::super::{EVERYBODY, topics};
 use super::Maintenance;
 use crate::message::{self, Message};
 use crate::peers::{Known, Standing};
@@ -30,7 +30,7 @@ impl Maintenance {
         if !shared.settings.follows_regions {
             return;
         }
-        let own = *lock(&shared.coordinate);
+        let own = *shared.coordinate.lock();
         let mut heard: BTreeMap<String, Duration> = BTreeMap::new();
         for known in known {
             let gone = known.silent || matches!(known.standing, Standing::Gone { .. });
@@ -51,7 +51,7 @@ impl Maintenance {
         let listens = topics(&shared.settings, &nearest, shared.role);
         shared.regions.store(Arc::new(nearest));
         self.overlay().listen_to(listens);
-        self.view_due = true;
+        self.viewing.stale();
     }
 
     /// Tells those who speak from an earlier life what they said since: their
@@ -61,8 +61,8 @@ impl Maintenance {
         let behind: Vec<PeerId> = shared.behind.iter().map(|peer| *peer.key()).collect();
         shared.behind.clear();
         for peer in behind {
-            let said = lock(&shared.said).get(&peer).and_then(|s| s.report.clone());
-            let linked = lock(&shared.links).link(&peer).is_some();
+            let said = shared.said.lock().get(&peer).and_then(|s| s.report.clone());
+            let linked = shared.links.lock().link(&peer).is_some();
             if let Some(report) = said.filter(|_| linked) {
                 self.overlay().tell(peer, vec![report]);
             }
@@ -105,7 +105,7 @@ impl Maintenance {
         if *count > ROSTERS_PER_LOOK || !shared.is_kept(&from) {
             return;
         }
-        let known = lock(&shared.table).known(shared.clock.now());
+        let known = shared.table.lock().known(shared.clock.now());
         let Comparison { tell, answer } = roster.compare(&shared.roster(&known));
         if !tell.is_empty() {
             debug!(peer = %from, members = tell.len(), "tells members that were missed");
@@ -128,8 +128,8 @@ impl Maintenance {
 
     pub(super) fn learn_distances(&mut self) {
         let shared = self.federated.shared.clone();
-        let known = lock(&shared.table).known(shared.clock.now());
-        let mut coordinate = lock(&shared.coordinate);
+        let known = shared.table.lock().known(shared.clock.now());
+        let mut coordinate = shared.coordinate.lock();
         for known in known {
             if let Some(took) = shared.round_trips.get(&known.id) {
                 coordinate.learn(&known.report.coordinate, *took, rand::random());
@@ -139,7 +139,7 @@ impl Maintenance {
 
     /// One of the links on which somebody is heard.
     fn any_link(&self) -> Option<PeerId> {
-        let kept: Vec<PeerId> = lock(&self.shared().links).kept().collect();
+        let kept: Vec<PeerId> = self.shared().links.lock().kept().collect();
         kept.choose(&mut rand::rng()).copied()
     }
 }

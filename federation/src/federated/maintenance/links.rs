@@ -11,7 +11,7 @@ use weir_federation_core::failure::{Around, Fact, Wish};
 use weir_node::time::Time;
 use weir_overlay::{Event as Happening, Multiaddr};
 
-use super::super::{Linked, lock};
+use super::super::Linked;
 use super::Maintenance;
 use crate::member::unix_time;
 use crate::message::{self, Message, Suspicion as Suspecting};
@@ -110,8 +110,8 @@ impl Maintenance {
         {
             let shared = self.shared();
             let now = shared.clock.now();
-            let mut links = lock(&shared.links);
-            let mut table = lock(&shared.table);
+            let mut links = shared.links.lock();
+            let mut table = shared.table.lock();
             links.take(fact, &mut table, now, &mut wishes);
         }
         self.carry_out(wishes);
@@ -138,7 +138,10 @@ impl Maintenance {
             denies: &|peer| member.is_denied(peer),
         };
         let mut wishes = Vec::new();
-        lock(&shared.links).look(&around, now, rand::random(), &mut wishes);
+        shared
+            .links
+            .lock()
+            .look(&around, now, rand::random(), &mut wishes);
         self.carry_out(wishes);
     }
 
@@ -152,7 +155,7 @@ impl Maintenance {
                     shared.counters.suspicions.fetch_add(1, Ordering::Relaxed);
                     let suspicion = Message::Suspicion(Suspecting::new(peer, epoch));
                     shared.publish(self.overlay(), &suspicion);
-                    self.view_due = true;
+                    self.viewing.stale();
                 }
                 Wish::Tell { peer, epoch } => {
                     let suspicion = Message::Suspicion(Suspecting::new(peer, epoch));
@@ -165,7 +168,7 @@ impl Maintenance {
                 Wish::Close(peer) => {
                     self.overlay().disconnect(peer);
                     self.federated.carriage.close(&peer);
-                    self.view_due = true;
+                    self.viewing.stale();
                 }
                 Wish::Cut { peer, why } => {
                     info!(%peer, why, "ends what there is with a member");
@@ -197,8 +200,8 @@ impl Maintenance {
     /// Keeps since when there was always a link.
     pub(super) fn note_links(&self) {
         let shared = self.shared();
-        let is_linked = lock(&shared.links).kept().next().is_some();
-        let mut linked = lock(&shared.linked);
+        let is_linked = shared.links.lock().kept().next().is_some();
+        let mut linked = shared.linked.lock();
         *linked = match is_linked {
             true => linked.or_else(|| {
                 Some(Linked {
@@ -224,7 +227,7 @@ impl Maintenance {
             .iter()
             .filter(|text| all_local || !is_local(text));
         let told: Vec<String> = told.take(ADDRESSES).cloned().collect();
-        let mut own = lock(&self.shared().own);
+        let mut own = self.shared().own.lock();
         if settings.peer_advertise.is_empty()
             && !settings.relayed
             && let Some(listen) = settings.peer_listen
@@ -241,7 +244,7 @@ impl Maintenance {
     /// Takes what another member found when it dialled an address of this node.
     fn tested(&mut self, address: &Multiaddr, reachable: bool) {
         info!(%address, reachable, "a member tried whether this node can be dialled");
-        let mut tested = lock(&self.shared().tested);
+        let mut tested = self.shared().tested.lock();
         let address = address.to_string();
         if tested.len() < TESTED || tested.contains_key(&address) {
             tested.insert(address, reachable);
@@ -250,7 +253,7 @@ impl Maintenance {
 
     /// Whether this node is told, or was found, to be out of reach.
     fn is_hidden(&self) -> bool {
-        let tested = lock(&self.shared().tested);
+        let tested = self.shared().tested.lock();
         let unreachable = !tested.is_empty() && tested.values().all(|reachable| !reachable);
         self.shared().settings.relayed || unreachable
     }

@@ -1,20 +1,20 @@
 //! What a node says of itself, and how it is said; when is the core's to decide.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use libp2p_identity::PeerId;
 use tracing::warn;
 use weir_federation_core::reporting::Say;
+use weir_federation_core::reporting::offers::{self, Told};
 use weir_node::function::Scope;
 use weir_node::time::Time;
 
-use super::super::{EVERYBODY, Shared, lock};
+use super::super::{EVERYBODY, Shared};
 use super::Maintenance;
 use crate::message::{self, Message};
 use crate::peers::Standing;
-use crate::report::{OFFERS, Offer, Report};
+use crate::report::{Offer, Report};
 
 impl Maintenance {
     /// Says how the node is if that has changed and may be said; else looks
@@ -37,30 +37,33 @@ impl Maintenance {
 
     pub(super) fn current_report(&self) -> Report {
         let shared = self.shared();
-        let functions = self.node.function_capabilities(OFFERS);
+        let mut busy = self.node.busy_functions();
+        busy.retain(|function| function.spec.scope != Scope::Node);
+        offers::choose(&mut busy, |f| f.invocations, |f| &f.spec.name);
         let draining = shared.draining.load(Ordering::Relaxed);
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let told = functions.iter().filter(|f| f.spec.scope != Scope::Node);
-        let offers = told.map(|f| Offer {
-            function: f.spec.name.qualified(),
-            warm: f.places.warm,
-            startable: f.places.startable,
-            full: f.full,
-            running: f.running,
-            service_micros: micros(f.service.mean),
-            start_micros: micros(f.start),
+        let offers = busy.iter().filter_map(|function| {
+            let able = self.node.function_capability(function)?;
+            let told = Told {
+                places: able.places,
+                full: able.full,
+                running: able.running,
+                service: able.service.mean,
+                start: able.start,
+            };
+            Some(Offer::of(function.spec.name.qualified(), &told))
         });
+        let offers: Vec<Offer> = offers.collect();
         let load = self.federated.load(&self.node, None);
-        let own = lock(&shared.own);
+        let own = shared.own.lock();
         let executors = self.node.executors();
         let mut report = Report {
             executors: executors.into_iter().map(str::to_owned).collect(),
             draining,
-            forgotten: lock(&shared.forgotten).own(),
+            forgotten: shared.forgotten.lock().own(),
             load,
             abilities: self.node.ability_changes(),
-            coordinate: *lock(&shared.coordinate),
-            offers: offers.collect(),
+            coordinate: *shared.coordinate.lock(),
+            offers,
             ..own.clone()
         };
         drop(own);
@@ -85,12 +88,7 @@ impl Maintenance {
         self.introduce(now);
         self.say(&mut report, false);
         if brief {
-            let mut short = Report {
-                brief: true,
-                offers: Vec::new(),
-                ..report.clone()
-            };
-            self.say(&mut short, true);
+            self.say(&mut report.in_brief(), true);
         }
         self.reporting.has_said(report);
         let counters = &self.shared().counters;
@@ -103,13 +101,15 @@ impl Maintenance {
         if !shared.aloud.swap(false, Ordering::Relaxed) {
             return;
         }
-        let said = lock(&shared.said)
+        let said = shared
+            .said
+            .lock()
             .get(&shared.id)
             .and_then(|s| s.report.clone());
         let Some(report) = said else {
             return;
         };
-        let links: Vec<PeerId> = lock(&shared.links).linked().collect();
+        let links: Vec<PeerId> = shared.links.lock().linked().collect();
         for link in links {
             self.overlay().tell(link, vec![report.clone()]);
         }
@@ -134,7 +134,7 @@ impl Maintenance {
         let shared = self.federated.shared.clone();
         self.sequence += 1;
         report.epoch = {
-            let mut table = lock(&shared.table);
+            let mut table = shared.table.lock();
             table.said(self.sequence);
             table.epoch()
         };
@@ -144,7 +144,7 @@ impl Maintenance {
         if let Some(wrong) = &wrong {
             warn!(%wrong, "this node's own report is not sent");
         }
-        lock(&shared.unsaid).clone_from(&wrong);
+        shared.unsaid.lock().clone_from(&wrong);
         if wrong.is_some() {
             return;
         }
@@ -161,15 +161,15 @@ impl Maintenance {
         };
         self.overlay().publish(&topic, sealed.clone());
         if !everybody {
-            lock(&shared.said).entry(shared.id).or_default().report = Some((topic, sealed));
-            *lock(&shared.own) = report.clone();
+            shared.said.lock().entry(shared.id).or_default().report = Some((topic, sealed));
+            *shared.own.lock() = report.clone();
         }
     }
 }
 
 /// Whether there are nodes that do not hear this node's full reports.
 pub(super) fn has_others(shared: &Shared) -> bool {
-    let known = lock(&shared.table).known(shared.clock.now());
+    let known = shared.table.lock().known(shared.clock.now());
     known.iter().any(|known| {
         let same = known.report.role == shared.role && shared.is_near(&known.report);
         !same && !matches!(known.standing, Standing::Gone { .. })
