@@ -64,7 +64,7 @@ fn a_call_counts_when_it_is_sent() {
 
 #[test]
 fn one_slow_answer_is_not_all_that_is_known_of_a_node() {
-    let mut world = World::new("proportional-fairness", 2);
+    let world = World::new("proportional-fairness", 2);
     for _ in 0..10 {
         world.answers(0, 1, 10);
         world.answers(1, 1, 10);
