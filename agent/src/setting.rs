@@ -5,7 +5,9 @@ mod values;
 
 use std::fmt;
 
-pub use self::values::{Auto, Everywhere, Port, View, duration, multiaddress, pair, plain};
+pub use self::values::{
+    Auto, Everywhere, PolicyName, Port, View, duration, multiaddress, pair, plain,
+};
 use crate::document::{Table, Value};
 
 /// Where a value was written.

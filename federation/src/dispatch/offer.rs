@@ -417,20 +417,6 @@ impl Inner {
         word
     }
 
-    /// Takes note that a peer has a function, and what it says of its room.
-    pub(super) fn is_ready(
-        &self,
-        peer: PeerId,
-        errand: &Errand<'_>,
-        said: &Told,
-        ran: Option<Duration>,
-    ) {
-        let now = self.node.clock().now();
-        let function = (errand.function, errand.wanted.version);
-        let mut abilities = self.federated.abilities();
-        abilities.answered(function, peer, said, ran, now);
-    }
-
     /// Takes note of why a peer did not take a call of a function.
     pub(super) fn refused_by(
         &self,

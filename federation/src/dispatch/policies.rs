@@ -162,7 +162,7 @@ pub(super) struct Policies {
     by_function: ArcSwap<HashMap<FunctionName, OfFunction>>,
     pub(super) congestion: Congested,
     /// Held while a function's is added, or one is set.
-    adding: parking_lot::Mutex<()>,
+    adding: Mutex<()>,
     /// What they kept in an earlier life and nobody took yet, by name and scope.
     saved: Mutex<BTreeMap<(String, String), ByteBuf>>,
     /// There is one more of them.
@@ -181,7 +181,7 @@ impl Policies {
             by_hand: ArcSwapOption::empty(),
             by_function: ArcSwap::default(),
             congestion: Congested::default(),
-            adding: parking_lot::Mutex::default(),
+            adding: Mutex::default(),
             saved: Mutex::new(read(&saved)),
             added: Arc::default(),
             written: Mutex::new(saved),
@@ -335,7 +335,7 @@ impl Policies {
             return;
         };
         let key = (held.policy.name().to_owned(), held.scope.clone());
-        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut saved = self.saved.lock();
         if bytes.len() <= SAVED_BYTES_MAX && saved.len() < SET_ASIDE_MAX {
             saved.insert(key, ByteBuf::from(bytes));
         }
