@@ -378,7 +378,7 @@ fn whole(criterion: &mut Criterion) {
             });
         });
     }
-    for (waiting, count) in [(1, 1), (10_000, 1), (10_000, 100)] {
+    for (waiting, count) in [(1, 1), (100, 1), (10_000, 1), (10_000, 100)] {
         let name = format!("arrive, wait, run and finish, {waiting} waiting, {count} functions");
         group.bench_function(name, |bencher| {
             let mut machine = Machine::new(Cpu::millicores(100), count);

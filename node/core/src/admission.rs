@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use crate::class::ClassConfig;
 use crate::estimate::ExpectedWait;
-use crate::pool::{Change, Eviction, Pool, Taken, cost};
+use crate::pool::{Change, Eviction, LastUse, Pool, Standing, Taken, cost};
 use crate::profile::Profile;
 use crate::queue::share::Names;
 use crate::queue::{Fit, Look, Queue, Waited, Waiting};
@@ -309,6 +309,23 @@ impl<T> Admission<T> {
         now: Time,
         actions: &mut Vec<Action<T>>,
     ) -> Verdict {
+        match self.arrive_warm(arrival.function, now) {
+            Some(slot) => Verdict::Run(slot),
+            None => self.arrive_cold(arrival, token, now, actions),
+        }
+    }
+
+    /// The same for one that was just seen not to run on a warm instance.
+    ///
+    /// # Panics
+    /// When the class is not one of the configured ones.
+    pub(crate) fn arrive_cold(
+        &mut self,
+        arrival: Arrival,
+        token: impl FnOnce() -> T,
+        now: Time,
+        actions: &mut Vec<Action<T>>,
+    ) -> Verdict {
         let Arrival {
             function,
             class,
@@ -319,9 +336,6 @@ impl<T> Admission<T> {
             end,
             pace,
         } = arrival;
-        if let Some(slot) = self.arrive_warm(function, now) {
-            return Verdict::Run(slot);
-        }
         if let Some(refusal) = self.closed() {
             return Verdict::Refuse(refusal);
         }
@@ -514,6 +528,26 @@ impl<T> Admission<T> {
             self.queue.correct(function, class, charged, took);
         }
         self.pool.finish(slot, now);
+        self.wake(function);
+        self.settle(now, actions);
+    }
+
+    /// Takes a place for a call that is yet to be decided about, where it would
+    /// run at once on a warm instance.
+    pub(crate) fn reserve(&mut self, function: FunctionKey, now: Time) -> Option<(Slot, LastUse)> {
+        let before = self.pool.last_use(function)?;
+        Some((self.arrive_warm(function, now)?, before))
+    }
+
+    /// Takes such a place back on which no call ran.
+    pub(crate) fn release(
+        &mut self,
+        (slot, before): (Slot, LastUse),
+        now: Time,
+        actions: &mut Vec<Action<T>>,
+    ) {
+        let function = slot.function();
+        self.pool.finish_unused(slot, before, now);
         self.wake(function);
         self.settle(now, actions);
     }
@@ -798,22 +832,15 @@ impl<T> From<Change> for Action<T> {
 /// Judges whether the oldest waiting call of a function can run, and starts
 /// instances or stops those of others so that it soon can.
 fn judge(pool: &mut Pool, key: FunctionKey, look: Look, now: Time) -> Fit {
-    let waiting = pool.gauges(key).map_or(0, |gauges| gauges.waiting);
     let verdict = loop {
-        if pool.has_place(key) {
-            if pool.has_room(key) {
-                return Fit::Runs;
-            }
-            break Fit::Short;
-        }
-        if pool.covers(key, waiting) || !pool.may_start(key) {
-            return Fit::Asleep;
-        }
-        if !pool.start(key, now) {
-            let served = pool
-                .gauges(key)
-                .is_some_and(|gauges| gauges.starting + gauges.ready > 0);
-            break if served { Fit::Patient } else { Fit::Short };
+        match pool.standing(key) {
+            Standing::Runs => return Fit::Runs,
+            Standing::Short => break Fit::Short,
+            Standing::Settled => return Fit::Asleep,
+            // Perhaps that is not enough for all that wait.
+            Standing::Lacks { .. } if pool.start(key, now) => {}
+            Standing::Lacks { served: true } => break Fit::Patient,
+            Standing::Lacks { served: false } => break Fit::Short,
         }
     };
     match look {

@@ -9,6 +9,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::time::nanos;
+
 /// Samples that percentiles are read from: enough that three of them lie
 /// beyond the 95th, few enough that a function which changes is known anew
 /// after a few seconds of load, and half a kibibyte each.
@@ -87,10 +89,14 @@ impl ExpectedWait {
     /// What it is when `ahead` others go before, `places` serve them all, and
     /// each call takes as long as this one.
     pub fn new(service: Duration, ahead: u64, places: u32) -> Self {
-        let turns = |count: u64| {
-            let nanos = service.as_nanos().saturating_mul(count.into());
-            let nanos = nanos / u128::from(places.max(1));
-            Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        let places = places.max(1);
+        let turns = |count: u64| match nanos(service).checked_mul(count) {
+            Some(all) => Duration::from_nanos(all / u64::from(places)),
+            None => {
+                let all = service.as_nanos().saturating_mul(count.into());
+                let each = u64::try_from(all / u128::from(places));
+                Duration::from_nanos(each.unwrap_or(u64::MAX))
+            }
         };
         ExpectedWait {
             others: turns(ahead),
@@ -168,10 +174,6 @@ impl Known {
         let next = moving_mean(mean, nanos(sample));
         self.start.store(next, Ordering::Relaxed);
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The last samples of something, in order of their length.

@@ -23,7 +23,7 @@ use crate::ledger::Ledger;
 use crate::profile::Profile;
 use crate::resources::{Cpu, Resources};
 use crate::slab::{Key, Slab};
-use crate::time::Time;
+use crate::time::{Time, nanos};
 use crate::words::Start;
 
 /// Wait after a first failed start before a kept instance is started again;
@@ -125,8 +125,21 @@ impl Slot {
 
 /// What so much of a processor is for so long, in nanoseconds of one core.
 pub(crate) fn cost(cpu: Cpu, time: Duration) -> u64 {
-    let nanos = time.as_nanos().saturating_mul(cpu.as_millicores().into()) / 1000;
-    u64::try_from(nanos).unwrap_or(u64::MAX)
+    // Not for what is never: that takes a while with numbers of 128 bits.
+    match nanos(time).checked_mul(cpu.as_millicores().into()) {
+        Some(thousandths) => thousandths / 1000,
+        None => {
+            let thousandths = time.as_nanos().saturating_mul(cpu.as_millicores().into());
+            u64::try_from(thousandths / 1000).unwrap_or(u64::MAX)
+        }
+    }
+}
+
+/// How an instance was used last, should it turn out not to be used now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastUse {
+    age: u64,
+    brief: bool,
 }
 
 /// A function that could not run here even alone.
@@ -184,6 +197,23 @@ pub enum Taken {
     NoPlace,
     /// There is a place, but what a call holds is not free.
     NoRoom,
+}
+
+/// How the oldest waiting call of a function stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It can run now.
+    Runs,
+    /// There is a place for it, but what it holds is not free.
+    Short,
+    /// Its function has as many instances as it may or needs, those being started
+    /// included.
+    Settled,
+    /// Its function would have one more instance.
+    Lacks {
+        /// Whether it has any.
+        served: bool,
+    },
 }
 
 /// Which idle instances may be stopped to make room.
@@ -247,6 +277,7 @@ struct Instance {
     holds: Resources,
     began: Time,
     ready_at: Time,
+    /// When a call ended last, or it became ready.
     idle_since: Time,
     busy: Busy,
     /// The pool's age at the last use.
@@ -292,6 +323,15 @@ struct Function {
 impl Function {
     fn live(&self) -> u32 {
         self.starting + self.ready
+    }
+
+    /// Whether the instances being started have places for `calls` calls.
+    fn covers(&self, calls: u32) -> bool {
+        u64::from(calls) <= u64::from(self.starting) * u64::from(self.profile.calls_per_instance)
+    }
+
+    fn may_start(&self) -> bool {
+        self.live() < self.profile.max_instances
     }
 }
 
@@ -633,11 +673,9 @@ impl Pool {
                         if instance.running + 1 == function.profile.calls_per_instance {
                             function.available.push(slot.instance);
                         }
-                        if instance.running == 0 {
-                            instance.idle_since = now;
-                            if instance.timer.is_none() {
-                                self.set_keep_alive_timer(slot.instance);
-                            }
+                        instance.idle_since = now;
+                        if instance.running == 0 && instance.timer.is_none() {
+                            self.set_keep_alive_timer(slot.instance);
                         }
                     }
                     Phase::Retiring if instance.running == 0 => self.stop(slot.instance),
@@ -653,6 +691,33 @@ impl Pool {
             // The instance died under the call.
             (Some(function), None) => function.running -= 1,
             (None, None) => {}
+        }
+    }
+
+    /// How the instance was used last on which the next call of a function would
+    /// run; `None` when there is none.
+    pub(crate) fn last_use(&self, key: FunctionKey) -> Option<LastUse> {
+        let id = self.functions.get(key.0)?.available.last()?;
+        let instance = self.instances.get(id.key())?;
+        Some(LastUse {
+            age: instance.age,
+            brief: instance.brief,
+        })
+    }
+
+    /// Takes a place back that was taken just now and on which no call ran: its
+    /// instance was used as it was before.
+    pub(crate) fn finish_unused(&mut self, slot: Slot, before: LastUse, now: Time) {
+        let (id, key) = (slot.instance, slot.function);
+        let ended = self.instances.get(id.key()).map(|it| it.idle_since);
+        self.finish(slot, now);
+        if let (Some(instance), Some(ended)) = (self.instances.get_mut(id.key()), ended) {
+            instance.idle_since = ended;
+            instance.age = before.age;
+            instance.brief = before.brief;
+        }
+        if let Some(function) = self.functions.get_mut(key.0) {
+            function.uses = function.uses.saturating_sub(1);
         }
     }
 
@@ -759,19 +824,36 @@ impl Pool {
         self.busy.at(self.running, now)
     }
 
+    /// How the oldest waiting call of a function stands; settled when it was removed.
+    pub(crate) fn standing(&self, key: FunctionKey) -> Standing {
+        let Some(function) = self.functions.get(key.0) else {
+            return Standing::Settled;
+        };
+        if !function.available.is_empty() {
+            let room = function.profile.call.fits(self.ledger.free()) && self.let_in(function) > 0;
+            return match room {
+                true => Standing::Runs,
+                false => Standing::Short,
+            };
+        }
+        match function.covers(function.waiting) || !function.may_start() {
+            true => Standing::Settled,
+            false => Standing::Lacks {
+                served: function.live() > 0,
+            },
+        }
+    }
+
     /// Whether the instances being started have places for `calls` calls.
     pub fn covers(&self, key: FunctionKey, calls: u32) -> bool {
-        self.functions.get(key.0).is_some_and(|function| {
-            let places =
-                u64::from(function.starting) * u64::from(function.profile.calls_per_instance);
-            u64::from(calls) <= places
-        })
+        let function = self.functions.get(key.0);
+        function.is_some_and(|function| function.covers(calls))
     }
 
     /// Whether the function has fewer instances than its maximum.
     pub fn may_start(&self, key: FunctionKey) -> bool {
         let function = self.functions.get(key.0);
-        function.is_some_and(|function| function.live() < function.profile.max_instances)
+        function.is_some_and(Function::may_start)
     }
 
     /// Whether every instance that the function may have is there, and none has

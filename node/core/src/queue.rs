@@ -33,49 +33,29 @@
 //! [`Queue::offer`] has the same turns as [`Queue::pick`], over all lanes, as
 //! whatever a lane waits for here is not what it waits for there.
 
+mod choice;
+mod expected;
+mod give_ups;
+mod heap;
+mod lanes;
+mod numbers;
 pub(crate) mod share;
-
-use std::collections::BTreeSet;
-use std::ops::Bound::{Excluded, Unbounded};
-use std::time::Duration;
+mod turns;
 
 use crate::class::ClassConfig;
-use crate::estimate::ExpectedWait;
 use crate::pool::FunctionKey;
 use crate::slab::{Key, Slab};
 use crate::time::Time;
 
-use self::share::{Moved, Shares, Turn, Turns};
+use self::choice::Scratch;
+use self::give_ups::{GiveUp, GiveUps};
+use self::lanes::{Class, Lane, LaneId, State, number};
 
-/// Lanes of a class that are looked at behind a head that does not fit: enough
-/// to keep the node busy beside one large function, few enough that a release
-/// costs little however many functions wait.
-pub const LOOK_AHEAD: usize = 8;
-
-/// Times that a head is passed over before it holds everything back. More
-/// keeps the node busier; fewer bounds a large call's wait more tightly.
-pub const PASSED_OVER: u32 = 32;
-
-/// Calls that are asked about one place elsewhere: each is a few looks into
-/// maps, and all of them together a few microseconds under a lock.
-pub const ASKED: usize = 64;
-
-/// The stride of weight 1; large against the greatest weight, so that integer
-/// division costs no class more than a thousandth of its share.
-const STRIDE_ONE: u64 = 1 << 20;
-
-/// The greatest weight.
-const WEIGHT_MOST: u32 = 1000;
+pub use self::choice::{ASKED, Fit, LOOK_AHEAD, Look, PASSED_OVER};
 
 /// The part of its time after which a call is late: it may still be served, but
 /// what comes now is more likely to be.
 const LATE: u64 = 2;
-
-/// The part of its time for which a lane has had calls waiting before its load
-/// is taken to last, and the part of its time that others may then go before a
-/// newcomer. Half of what makes a lane late, so that one whose load lasts stays
-/// in order even where it is served at half the rate that was expected.
-const LASTING: u32 = 4;
 
 /// A waiting call; finds nothing once the call has left the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -159,30 +139,6 @@ pub struct Due {
     pub may_stay: bool,
 }
 
-/// Which lane is being judged in [`Queue::pick`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// The oldest of the class whose turn it is.
-    Turn,
-    /// The oldest of another class, or a patient one.
-    Head,
-    /// One behind an older one that does not fit.
-    Behind,
-}
-
-/// The judgement on a lane's head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
-    /// It can run now.
-    Runs,
-    /// Its own function must move first; [`Queue::wake`] says when it did.
-    Asleep,
-    /// It is served by its own instances; it would take one more place.
-    Patient,
-    /// It lacks resources.
-    Short,
-}
-
 #[derive(Debug)]
 struct Entry<T> {
     token: T,
@@ -209,108 +165,36 @@ impl<T> Entry<T> {
     }
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
-    #[default]
-    Asleep,
-    Contending,
-    Patient,
-}
-
-#[derive(Debug, Default, Clone)]
-struct Lane {
-    head: Option<Key>,
-    tail: Option<Key>,
-    state: State,
-    length: usize,
-    /// Calls that a start is at hand for.
-    promised: u32,
-    /// Since when there has been a call without a break.
-    since: Time,
-    /// How often its head was passed over since one of its calls was served.
-    passed_over: u32,
-}
-
-#[derive(Debug)]
-struct Class {
-    stride: u64,
-    /// How much it was served, in strides; the least is next.
-    pass: u64,
-    most: usize,
-    /// Calls by kind.
-    lengths: [usize; 2],
-    /// What its namespaces and functions were given.
-    shares: Shares,
-    /// Lanes that contend.
-    contending: Turns,
-    /// All others that have calls.
-    resting: Turns,
-    /// How many contend.
-    contending_lanes: usize,
-    /// Calls in contending lanes.
-    contending_calls: usize,
-    /// Patient lanes, looked at in turn.
-    patient: BTreeSet<usize>,
-    patient_last: Option<usize>,
-}
-
-impl Class {
-    /// The order in which a lane stands that contends, or does not.
-    fn turns(&mut self, contends: bool) -> &mut Turns {
-        match contends {
-            true => &mut self.contending,
-            false => &mut self.resting,
-        }
-    }
-}
-
 /// All waiting calls of a node.
 #[derive(Debug)]
 pub struct Queue<T> {
     classes: Vec<Class>,
-    /// By function, class and kind; as many as there ever were functions at once.
-    lanes: Vec<Lane>,
     entries: Slab<Entry<T>>,
-    give_ups: BTreeSet<(Time, u64, Key)>,
+    give_ups: GiveUps,
     sequence: u64,
     /// The pass of the class served last, before it was served.
     pass: u64,
+    /// Lanes that contend.
     contending: usize,
     /// The lane that was passed over too often, until one of its calls is
     /// served.
-    starved: Option<usize>,
+    starved: Option<LaneId>,
     /// Kept between picks so that they allocate nothing.
-    order: Vec<usize>,
-    passed_over: Vec<usize>,
+    scratch: Scratch,
 }
 
 impl<T> Queue<T> {
     /// Makes an empty queue; `priority` is the weight of a class.
     pub fn new(classes: &[ClassConfig]) -> Self {
-        let class = |config: &ClassConfig| Class {
-            stride: STRIDE_ONE / u64::from(config.priority.clamp(1, WEIGHT_MOST)),
-            pass: 0,
-            most: config.queue,
-            lengths: [0; 2],
-            shares: Shares::default(),
-            contending: Turns::default(),
-            resting: Turns::default(),
-            contending_lanes: 0,
-            contending_calls: 0,
-            patient: BTreeSet::new(),
-            patient_last: None,
-        };
         Queue {
-            classes: classes.iter().map(class).collect(),
-            lanes: Vec::new(),
+            classes: classes.iter().map(Class::new).collect(),
             entries: Slab::default(),
-            give_ups: BTreeSet::new(),
+            give_ups: GiveUps::default(),
             sequence: 0,
             pass: 0,
             contending: 0,
             starved: None,
-            order: Vec::new(),
-            passed_over: Vec::new(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -331,7 +215,7 @@ impl<T> Queue<T> {
     /// Puts what a call of a function took in the place of what it was charged
     /// when it went, both in nanoseconds of one core.
     pub fn correct(&mut self, function: FunctionKey, class: usize, charged: u64, took: u64) {
-        self.charge(function, class, |shares, at| {
+        self.classes[class].charge(function.index(), |shares, at| {
             shares.correct(at, charged, took)
         });
     }
@@ -368,7 +252,7 @@ impl<T> Queue<T> {
     /// the calls of its lane lack before it. Nor are there more patient lanes than
     /// are looked at each time.
     pub fn only_lengthens(&self, function: FunctionKey, class: usize, kind: Kind) -> bool {
-        let lane = self.lanes.get(self.lane(function, class, kind));
+        let lane = self.classes[class].lanes.get(number(function, kind));
         let few = |class: &Class| class.patient.len() <= LOOK_AHEAD;
         lane.is_some_and(|lane| lane.state != State::Asleep) && self.classes.iter().all(few)
     }
@@ -382,13 +266,16 @@ impl<T> Queue<T> {
 
     /// Calls of a function that a start is at hand for.
     pub fn promised(&self, function: FunctionKey) -> u32 {
-        let lanes = self.lanes_of(function);
-        lanes.map(|at| self.lanes[at].promised).sum()
+        let lanes = self
+            .classes
+            .iter()
+            .flat_map(|class| class.lanes_of(function));
+        lanes.map(|(_, lane)| lane.promised).sum()
     }
 
-    /// Puts a call at the end of its lane and wakes the lane, should it be asleep. The caller has
-    /// looked at [`Queue::is_full`]. `promised` tells whether a start is at
-    /// hand for it.
+    /// Puts a call at the end of its lane and wakes the lane, should it be
+    /// asleep. The caller has looked at [`Queue::is_full`]. `promised` tells
+    /// whether a start is at hand for it.
     pub fn push(
         &mut self,
         function: FunctionKey,
@@ -428,14 +315,13 @@ impl<T> Queue<T> {
         now: Time,
         token: T,
     ) -> Ticket {
-        let at = self.lane(function, seat.class, seat.kind);
-        if self.lanes.len() <= at {
-            let lanes = (function.index() + 1) * self.classes.len() * Kind::ALL.len();
-            self.lanes.resize(lanes, Lane::default());
-        }
+        let number = number(function, seat.kind);
+        let class = &mut self.classes[seat.class];
+        class.make_lane(number);
+        let Lane { head, tail, .. } = class.lanes[number];
         // Most come last, and those that were away were among the first, or
         // left a moment ago.
-        let mut before = self.lanes[at].tail;
+        let mut before = tail;
         while let Some(key) = before
             && self.entry(key).seat.sequence > seat.sequence
         {
@@ -443,7 +329,7 @@ impl<T> Queue<T> {
         }
         let after = match before {
             Some(before) => self.entry(before).after,
-            None => self.lanes[at].head,
+            None => head,
         };
         let give_up = if promised { seat.end } else { seat.leave };
         let key = self.entries.insert(Entry {
@@ -455,32 +341,63 @@ impl<T> Queue<T> {
             before,
             after,
         });
-        let lane = &mut self.lanes[at];
+        if let Some(before) = before {
+            self.entry_mut(before).after = Some(key);
+        }
+        if let Some(after) = after {
+            self.entry_mut(after).before = Some(key);
+        }
+        self.note_give_up(key, seat.sequence, give_up);
+        self.lengthen(
+            LaneId {
+                class: seat.class,
+                number,
+            },
+            key,
+            now,
+        );
+        Ticket(key)
+    }
+
+    /// Takes note in its lane of a call that stands there.
+    fn lengthen(&mut self, at: LaneId, key: Key, now: Time) {
+        let &Entry {
+            function,
+            seat,
+            promised,
+            before,
+            after,
+            ..
+        } = self.entry(key);
+        let class = &mut self.classes[at.class];
+        class.lengths[seat.kind as usize] += 1;
+        let lane = &mut class.lanes[at.number];
         if lane.length == 0 {
+            lane.function = Some(function);
             lane.since = now;
         }
         lane.length += 1;
         lane.promised += u32::from(promised);
-        let contends = lane.state == State::Contending;
-        let class = &mut self.classes[seat.class];
-        class.lengths[seat.kind as usize] += 1;
-        class.contending_calls += usize::from(contends);
-        match after {
-            Some(after) => self.entry_mut(after).before = Some(key),
-            None => self.lanes[at].tail = Some(key),
+        let state = lane.state;
+        if before.is_none() {
+            lane.head = Some(key);
         }
-        match before {
-            Some(before) => self.entry_mut(before).after = Some(key),
-            None => self.set_head(at, Some(key)),
+        if after.is_none() {
+            lane.tail = Some(key);
         }
-        if give_up != Time::NEVER {
-            self.give_ups.insert((give_up, seat.sequence, key));
+        class.contending_calls += usize::from(state == State::Contending);
+        match (before, after) {
+            (None, None) => {
+                class.begin(at.number, seat.sequence, self.pass);
+                self.contending += 1;
+            }
+            (None, Some(_)) => class.stand(at.number, seat.sequence),
+            (Some(_), _) => {}
         }
         // One that is patient lacks as much as it did.
-        if self.lanes[at].state == State::Asleep {
+        if state == State::Asleep {
             self.set_state(at, State::Contending);
         }
-        Ticket(key)
     }
 
     /// Takes out a call that is no longer wanted; `None` when it has left.
@@ -491,23 +408,27 @@ impl<T> Queue<T> {
 
     /// Takes out the oldest call of a function, of whatever class.
     pub fn remove_oldest(&mut self, function: FunctionKey) -> Option<Waited<T>> {
-        let heads = self.lanes_of(function).filter_map(|at| self.lanes[at].head);
+        let lanes = self
+            .classes
+            .iter()
+            .flat_map(|class| class.lanes_of(function));
+        let heads = lanes.filter_map(|(_, lane)| lane.head);
         let oldest = heads.min_by_key(|key| self.entry(*key).seat.sequence)?;
         Some(self.take(oldest))
     }
 
     /// When the first call gives up.
     pub fn next_give_up(&self) -> Option<Time> {
-        self.give_ups.first().map(|(give_up, ..)| *give_up)
+        self.give_ups.first().map(|first| first.at)
     }
 
     /// The call that gave up first, by `now`. It is to be removed or
     /// [promised a start](Queue::promise).
     pub fn due(&self, now: Time) -> Option<Due> {
-        let &(give_up, _, key) = self.give_ups.first()?;
-        let entry = self.entry(key);
-        (give_up <= now).then_some(Due {
-            ticket: Ticket(key),
+        let first = self.give_ups.first().filter(|first| first.at <= now)?;
+        let entry = self.entry(first.call);
+        Some(Due {
+            ticket: Ticket(first.call),
             function: entry.function,
             may_stay: entry.seat.end > now,
         })
@@ -518,323 +439,32 @@ impl<T> Queue<T> {
         let Some(entry) = self.entries.get_mut(ticket.0) else {
             return;
         };
-        let (sequence, end) = (entry.seat.sequence, entry.seat.end);
-        let old = std::mem::replace(&mut entry.give_up, end);
-        let again = std::mem::replace(&mut entry.promised, true);
         let (function, seat) = (entry.function, entry.seat);
-        self.give_ups.remove(&(old, sequence, ticket.0));
-        if end != Time::NEVER {
-            self.give_ups.insert((end, sequence, ticket.0));
+        let old = std::mem::replace(&mut entry.give_up, seat.end);
+        let again = std::mem::replace(&mut entry.promised, true);
+        if old != seat.end {
+            self.forget_give_up(ticket.0, seat.sequence, old);
+            self.note_give_up(ticket.0, seat.sequence, seat.end);
         }
-        let at = self.lane(function, seat.class, seat.kind);
-        self.lanes[at].promised += u32::from(!again);
+        let lane = &mut self.classes[seat.class].lanes[number(function, seat.kind)];
+        lane.promised += u32::from(!again);
     }
 
     /// Has the lanes of a function judged again: a place became free, or an
     /// instance may start.
     pub fn wake(&mut self, function: FunctionKey) {
-        for at in self.lanes_of(function) {
-            if self.lanes[at].head.is_some() {
-                self.set_state(at, State::Contending);
-            }
-        }
-    }
-
-    // How long a newcomer would wait.
-
-    /// Calls of its own function that are served before a newcomer of a class.
-    pub fn ahead_of_function(&self, function: FunctionKey, class: usize) -> u64 {
-        self.ahead(class, |other| {
-            let lanes = Kind::ALL.map(|kind| self.lane(function, other, kind));
-            let lanes = lanes.iter().filter_map(|at| self.lanes.get(*at));
-            lanes.map(|lane| lane.length).sum()
-        })
-    }
-
-    /// Calls of all functions that contend with a newcomer of a class and are
-    /// served before it, as many as if they were all like it: functions get
-    /// equal shares, so that it waits for no more of another function's than
-    /// there are of its own.
-    pub fn ahead_of_class(&self, function: FunctionKey, class: usize) -> u64 {
-        let lanes = Kind::ALL.map(|kind| self.lane(function, class, kind));
-        let own = lanes.iter().filter_map(|at| self.lanes.get(*at));
-        let own = own.map(|lane| lane.length).sum::<usize>();
-        let equal = own
-            .saturating_add(1)
-            .saturating_mul(self.classes[class].contending_lanes.max(1));
-        self.ahead(class, |other| match other == class {
-            true => self.classes[other].contending_calls.min(equal - 1),
-            false => self.classes[other].contending_calls,
-        })
-    }
-
-    /// All calls of its own class, and of each other class as many as are
-    /// served meanwhile.
-    fn ahead(&self, class: usize, waiting: impl Fn(usize) -> usize) -> u64 {
-        let count = |of: usize| u64::try_from(waiting(of)).unwrap_or(u64::MAX);
-        let own = count(class);
-        let turns = own
-            .saturating_add(1)
-            .saturating_mul(self.classes[class].stride);
-        let others = (0..self.classes.len()).filter(|other| *other != class);
-        let others = others.map(|other| count(other).min(turns / self.classes[other].stride));
-        own.saturating_add(others.sum())
-    }
-
-    /// Whether a newcomer that may wait for `time` is likely to be served in
-    /// it; whatever nothing is known of is.
-    ///
-    /// While load lasts, a lane takes in no more than it serves. One more would
-    /// wait until it is late, and then find itself behind the newest.
-    pub fn fits(
-        &self,
-        function: FunctionKey,
-        class: usize,
-        time: Duration,
-        expected: ExpectedWait,
-        now: Time,
-    ) -> bool {
-        let lane = self.lanes.get(self.lane(function, class, Kind::Awaited));
-        let lane = lane.and_then(|lane| Some((lane, lane.head?, lane.tail?)));
-        let Some((lane, head, tail)) = lane.filter(|_| !expected.turn.is_zero()) else {
-            return expected.whole() <= time;
-        };
-        if self.entry(head).is_late(now) {
-            // It would be the next one, and bury the newcomer before it.
-            return self.entry(tail).is_late(now) && expected.turn <= time;
-        }
-        let lasting = part(time, LASTING);
-        let lasts = now.since(lane.since) >= lasting;
-        expected.whole() <= time && !(lasts && expected.others > lasting)
-    }
-
-    // Who goes next.
-
-    /// Takes out the call that goes next, or none when no call fits. `judge`
-    /// is asked about the heads of lanes in the order of their turn.
-    pub fn pick(
-        &mut self,
-        now: Time,
-        mut judge: impl FnMut(FunctionKey, Look) -> Fit,
-    ) -> Option<Waited<T>> {
-        let mut order = std::mem::take(&mut self.order);
-        let mut passed_over = std::mem::take(&mut self.passed_over);
-        order.clear();
-        passed_over.clear();
-        order.extend((0..self.classes.len()).filter(|class| self.contends(*class)));
-        order.sort_unstable_by_key(|class| (self.classes[*class].pass, *class));
-        let chosen = self.choose(&order, &mut passed_over, &mut judge);
-        let chosen = chosen.map(|at| {
-            for &at in &passed_over {
-                self.lanes[at].passed_over += 1;
-                if self.lanes[at].passed_over >= PASSED_OVER {
-                    self.starved.get_or_insert(at);
-                }
-            }
-            let key = self.next_of(at, now).expect("a chosen lane has a call");
-            self.serve(key)
-        });
-        self.order = order;
-        self.passed_over = passed_over;
-        chosen
-    }
-
-    /// Takes out the first call that `ask` says goes to a place elsewhere. It is
-    /// asked about the next calls of all lanes in the order of their turn, at
-    /// most [`ASKED`].
-    pub fn offer(&mut self, now: Time, mut ask: impl FnMut(&T) -> bool) -> Option<Waited<T>> {
-        let mut order = std::mem::take(&mut self.order);
-        order.clear();
-        order.extend((0..self.classes.len()).filter(|at| self.next_lane(*at, None).is_some()));
-        // One that contended for nothing here has saved no credit.
-        order.sort_unstable_by_key(|at| (self.classes[*at].pass.max(self.pass), *at));
-        let chosen = self.choose_elsewhere(&order, now, &mut ask);
-        self.order = order;
-        let chosen = chosen?;
-        let class = self.entry(chosen).seat.class;
-        self.classes[class].pass = self.classes[class].pass.max(self.pass);
-        Some(self.serve(chosen))
-    }
-
-    fn choose_elsewhere(
-        &self,
-        order: &[usize],
-        now: Time,
-        ask: &mut impl FnMut(&T) -> bool,
-    ) -> Option<Key> {
-        let mut asked = 0;
-        for &class in order {
-            let mut turn = None;
-            while let Some(lane) = self.next_lane(class, turn) {
-                turn = Some(lane);
-                let mut next = self.next_of(self.lane_of(lane.head), now);
-                let newest_first = next != Some(lane.head);
-                // Not all calls of a lane may go to the same peers.
-                for _ in 0..LOOK_AHEAD {
-                    let Some(key) = next else {
-                        break;
-                    };
-                    if asked == ASKED {
-                        return None;
-                    }
-                    asked += 1;
-                    let entry = self.entry(key);
-                    if ask(&entry.token) {
-                        return Some(key);
-                    }
-                    next = if newest_first {
-                        entry.before
-                    } else {
-                        entry.after
-                    };
-                }
-            }
-        }
-        None
-    }
-
-    /// The lane of a class after `after`, whether it contends or not.
-    fn next_lane(&self, class: usize, after: Option<Turn>) -> Option<Turn> {
-        let class = &self.classes[class];
-        let lanes = [class.contending.next(after), class.resting.next(after)];
-        lanes.into_iter().flatten().min()
-    }
-
-    /// Which call of a lane goes next: its oldest, or its newest while the
-    /// oldest is late.
-    fn next_of(&self, at: usize, now: Time) -> Option<Key> {
-        let head = self.lanes[at].head?;
-        match self.entry(head).is_late(now) {
-            true => self.lanes[at].tail,
-            false => Some(head),
-        }
-    }
-
-    /// Takes out a call in its turn.
-    fn serve(&mut self, key: Key) -> Waited<T> {
-        let at = self.lane_of(key);
-        self.forgive(at);
-        let (function, seat) = (self.entry(key).function, self.entry(key).seat);
-        let class = &mut self.classes[seat.class];
-        self.pass = class.pass;
-        class.pass += class.stride;
-        let waited = self.take(key);
-        self.charge(function, seat.class, |shares, at| {
-            shares.serve(at, seat.cost)
-        });
-        waited
-    }
-
-    fn choose(
-        &mut self,
-        order: &[usize],
-        passed_over: &mut Vec<usize>,
-        judge: &mut impl FnMut(FunctionKey, Look) -> Fit,
-    ) -> Option<usize> {
-        if let Some(at) = self.starved {
-            let head = self.lanes[at].head.expect("a starved lane has a call");
-            match judge(self.entry(head).function, Look::Turn) {
-                Fit::Runs => return Some(at),
-                Fit::Short => return None,
-                Fit::Asleep | Fit::Patient => self.forgive(at),
-            }
-        }
-        let mut turn = Look::Turn;
-        for &class in order {
-            let mut short = 0;
-            let mut from = None;
-            while short <= LOOK_AHEAD {
-                let Some(lane) = self.classes[class].contending.next(from) else {
-                    break;
-                };
-                from = Some(lane);
-                let at = self.lane_of(lane.head);
-                let function = self.entry(lane.head).function;
-                match judge(function, if short == 0 { turn } else { Look::Behind }) {
-                    Fit::Runs => return Some(at),
-                    Fit::Asleep => self.set_state(at, State::Asleep),
-                    Fit::Patient => self.set_state(at, State::Patient),
-                    Fit::Short => {
-                        if short == 0 {
-                            passed_over.push(at);
-                            turn = Look::Head;
-                        }
-                        short += 1;
-                    }
-                }
-            }
-        }
-        self.choose_patient(judge)
-    }
-
-    /// What the others left goes to lanes that would like one more instance.
-    fn choose_patient(
-        &mut self,
-        judge: &mut impl FnMut(FunctionKey, Look) -> Fit,
-    ) -> Option<usize> {
-        let mut look = Look::Head;
         for class in 0..self.classes.len() {
-            for _ in 0..self.classes[class].patient.len().min(LOOK_AHEAD) {
-                let Some(at) = self.next_patient(class) else {
-                    break;
-                };
-                let head = self.lanes[at].head.expect("a patient lane has a call");
-                match judge(self.entry(head).function, look) {
-                    Fit::Runs => return Some(at),
-                    Fit::Asleep => self.set_state(at, State::Asleep),
-                    Fit::Patient => {}
-                    Fit::Short => self.set_state(at, State::Contending),
+            for kind in Kind::ALL {
+                let number = number(function, kind);
+                let lane = self.classes[class].lanes.get(number);
+                if lane.is_some_and(|lane| lane.head.is_some()) {
+                    self.set_state(LaneId { class, number }, State::Contending);
                 }
-                look = Look::Behind;
             }
-        }
-        None
-    }
-
-    fn next_patient(&mut self, class: usize) -> Option<usize> {
-        let class = &mut self.classes[class];
-        let from = class.patient_last.map_or(Unbounded, Excluded);
-        let after = class.patient.range((from, Unbounded)).next();
-        class.patient_last = after.or_else(|| class.patient.first()).copied();
-        class.patient_last
-    }
-
-    /// Whether a head was passed over so often that nobody goes before it.
-    #[cfg(test)]
-    pub(crate) fn is_held_back(&self) -> bool {
-        self.starved.is_some()
-    }
-
-    /// Has a lane count anew how often it is passed over.
-    fn forgive(&mut self, at: usize) {
-        self.lanes[at].passed_over = 0;
-        if self.starved == Some(at) {
-            self.starved = None;
         }
     }
 
     // How it is kept.
-
-    fn lane(&self, function: FunctionKey, class: usize, kind: Kind) -> usize {
-        (function.index() * self.classes.len() + class) * Kind::ALL.len() + kind as usize
-    }
-
-    /// The lane of a waiting call.
-    fn lane_of(&self, key: Key) -> usize {
-        let entry = self.entry(key);
-        self.lane(entry.function, entry.seat.class, entry.seat.kind)
-    }
-
-    /// Those that there are of a function.
-    fn lanes_of(&self, function: FunctionKey) -> std::ops::Range<usize> {
-        let each = self.classes.len() * Kind::ALL.len();
-        let first = function.index() * each;
-        first.min(self.lanes.len())..(first + each).min(self.lanes.len())
-    }
-
-    fn contends(&self, class: usize) -> bool {
-        !self.classes[class].contending.is_empty()
-    }
 
     fn entry(&self, key: Key) -> &Entry<T> {
         self.entries
@@ -848,166 +478,92 @@ impl<T> Queue<T> {
             .expect("lanes hold waiting calls only")
     }
 
-    /// Where a lane stands whose first call is `head`.
-    fn turn(&self, head: Key) -> (usize, Turn) {
-        let entry = self.entry(head);
-        let Seat {
-            class, sequence, ..
-        } = entry.seat;
-        let shares = &self.classes[class].shares;
-        (class, shares.turn(entry.function.index(), sequence, head))
-    }
-
-    /// Changes the passes of a function and its namespace, and has all lanes
-    /// stand where they are then.
-    fn charge(
-        &mut self,
-        function: FunctionKey,
-        class: usize,
-        change: impl FnOnce(&mut Shares, usize) -> Moved,
-    ) {
-        let index = function.index();
-        let heads = Kind::ALL.map(|kind| {
-            let lane = self.lanes.get(self.lane(function, class, kind))?;
-            let head = lane.head?;
-            let sequence = self.entry(head).seat.sequence;
-            Some((head, sequence, lane.state == State::Contending))
-        });
-        let class = &mut self.classes[class];
-        let stand = |shares: &Shares| {
-            heads.map(|lane| lane.map(|(head, sequence, _)| shares.turn(index, sequence, head)))
-        };
-        let before = stand(&class.shares);
-        let moved = change(&mut class.shares, index);
-        let after = stand(&class.shares);
-        moved.apply(&mut class.contending);
-        moved.apply(&mut class.resting);
-        for (at, lane) in heads.iter().enumerate() {
-            let (Some((.., contends)), Some(before), Some(after)) = (lane, before[at], after[at])
-            else {
-                continue;
-            };
-            class.turns(*contends).reorder(before, after);
-        }
-    }
-
-    /// Has a function go on from where others are if none of its lanes is as
-    /// `was` says.
-    fn join(&mut self, at: usize, was: impl Fn(&Lane) -> bool) {
-        let other = at ^ 1;
-        if self.lanes.get(other).is_some_and(was) {
-            return;
-        }
-        let head = self.lanes[at].head.expect("a lane that joins has a call");
-        let (function, class) = (self.entry(head).function, self.entry(head).seat.class);
-        self.charge(function, class, Shares::join);
-    }
-
-    /// Gives a lane another head. Both calls are in the queue.
-    fn set_head(&mut self, at: usize, head: Option<Key>) {
-        let old = std::mem::replace(&mut self.lanes[at].head, head);
-        let contends = self.lanes[at].state == State::Contending;
-        match (
-            old.map(|old| self.turn(old)),
-            head.map(|head| self.turn(head)),
-        ) {
-            (Some((class, before)), Some((_, after))) => {
-                self.classes[class].turns(contends).reorder(before, after);
-            }
-            (Some((class, before)), None) => self.classes[class].turns(contends).remove(before),
-            (None, Some((class, after))) => {
-                self.classes[class].turns(contends).insert(after);
-                self.join(at, |lane| lane.head.is_some());
-            }
-            (None, None) => {}
-        }
-    }
-
     /// Moves a lane that is not empty from one state to another.
-    fn set_state(&mut self, at: usize, state: State) {
-        let lane = &mut self.lanes[at];
-        let old = std::mem::replace(&mut lane.state, state);
-        if old == state {
-            return;
-        }
-        let length = lane.length;
-        let head = lane.head.expect("an empty lane has no state to leave");
-        let (class, turn) = self.turn(head);
-        let (least, class) = (self.pass, &mut self.classes[class]);
-        match old {
-            State::Asleep => class.resting.remove(turn),
-            State::Contending => {
-                class.contending.remove(turn);
-                class.contending_lanes -= 1;
-                class.contending_calls -= length;
-                self.contending -= 1;
-            }
-            State::Patient => {
-                class.resting.remove(turn);
-                class.patient.remove(&at);
-            }
-        }
-        match state {
-            State::Asleep => class.resting.insert(turn),
-            State::Contending => {
-                if class.contending.is_empty() {
-                    class.pass = class.pass.max(least);
-                }
-                class.contending.insert(turn);
-                class.contending_lanes += 1;
-                class.contending_calls += length;
-                self.contending += 1;
-                self.join(at, |lane| lane.state == State::Contending);
-            }
-            State::Patient => {
-                class.resting.insert(turn);
-                class.patient.insert(at);
-            }
+    fn set_state(&mut self, at: LaneId, state: State) {
+        let class = &mut self.classes[at.class];
+        let before = class.contending_lanes;
+        class.set_state(at.number, state, self.pass);
+        self.contending = self.contending + class.contending_lanes - before;
+    }
+
+    /// Has a lane count anew how often it is passed over.
+    fn forgive(&mut self, at: LaneId) {
+        self.classes[at.class].lanes[at.number].passed_over = 0;
+        if self.starved == Some(at) {
+            self.starved = None;
         }
     }
 
     /// Unlinks one call; its lane keeps its state as long as it has calls.
     fn take(&mut self, key: Key) -> Waited<T> {
-        let at = self.lane_of(key);
         let Entry {
+            token,
+            function,
             seat,
+            give_up,
+            promised,
             before,
             after,
-            promised,
-            ..
-        } = *self.entry(key);
-        if before.is_none() && after.is_none() {
-            self.set_state(at, State::Asleep);
-            self.forgive(at);
+        } = self.entries.remove(key).expect("taken once");
+        let at = LaneId {
+            class: seat.class,
+            number: number(function, seat.kind),
+        };
+        if let Some(before) = before {
+            self.entry_mut(before).after = after;
         }
-        match before {
-            Some(before) => self.entry_mut(before).after = after,
-            None => self.set_head(at, after),
-        }
-        match after {
-            Some(after) => self.entry_mut(after).before = before,
-            None => self.lanes[at].tail = before,
-        }
-        let lane = &mut self.lanes[at];
+        let next = after.map(|after| {
+            let entry = self.entry_mut(after);
+            entry.before = before;
+            entry.seat.sequence
+        });
+        let class = &mut self.classes[at.class];
+        class.lengths[seat.kind as usize] -= 1;
+        let lane = &mut class.lanes[at.number];
         lane.length -= 1;
         lane.promised -= u32::from(promised);
-        let contends = lane.state == State::Contending;
-        let class = &mut self.classes[seat.class];
-        class.lengths[seat.kind as usize] -= 1;
-        class.contending_calls -= usize::from(contends);
-        let entry = self.entries.remove(key).expect("taken once");
-        self.give_ups.remove(&(entry.give_up, seat.sequence, key));
+        if before.is_none() {
+            lane.head = after;
+        }
+        if after.is_none() {
+            lane.tail = before;
+        }
+        let contends = usize::from(lane.state == State::Contending);
+        class.contending_calls -= contends;
+        match (before, next) {
+            (None, None) => {
+                class.end(at.number);
+                self.contending -= contends;
+                self.forgive(at);
+            }
+            (None, Some(sequence)) => class.stand(at.number, sequence),
+            (Some(_), _) => {}
+        }
+        self.forget_give_up(key, seat.sequence, give_up);
         Waited {
-            token: entry.token,
-            function: entry.function,
+            token,
+            function,
             arrived: seat.arrived,
             promised,
             seat,
         }
     }
-}
 
-/// One of so many equal parts of a time.
-fn part(time: Duration, parts: u32) -> Duration {
-    time.checked_div(parts).unwrap_or(time)
+    fn note_give_up(&mut self, call: Key, sequence: u64, at: Time) {
+        if at != Time::NEVER {
+            self.give_ups.insert(GiveUp { at, sequence, call });
+        }
+    }
+
+    /// The call has left, or gives up at another moment.
+    fn forget_give_up(&mut self, call: Key, sequence: u64, at: Time) {
+        if at != Time::NEVER {
+            let entries = &self.entries;
+            let counts = |other: &GiveUp| {
+                let entry = entries.get(other.call);
+                entry.is_some_and(|entry| entry.give_up == other.at)
+            };
+            self.give_ups.remove(&GiveUp { at, sequence, call }, counts);
+        }
+    }
 }

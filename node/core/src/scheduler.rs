@@ -31,6 +31,7 @@ use crate::admission::{
 };
 use crate::class::ClassConfig;
 use crate::estimate::{Estimate, ExpectedWait, Known, Samples, longest_wait, time_to_wait};
+use crate::pool::LastUse;
 use crate::profile::Profile;
 use crate::rate::{Counted, Rate};
 use crate::resources::{Cpu, Resources};
@@ -174,6 +175,24 @@ pub enum Ran {
     TimedOut(Duration),
     /// It failed, however quickly.
     Failed,
+}
+
+/// A place for a call that is yet to be decided about. It must be run on or given
+/// to [`Scheduler::release`]; dropped, what it holds is lost until the node
+/// restarts.
+#[must_use = "what it holds is released by release or by finishing its slot alone"]
+#[derive(Debug)]
+pub struct Reserved {
+    slot: Slot,
+    before: LastUse,
+    charge: Option<Charge>,
+}
+
+impl Reserved {
+    /// The place, for its call to run on.
+    pub fn run(self) -> Slot {
+        self.slot
+    }
 }
 
 /// What would become of a call that arrived now.
@@ -525,7 +544,7 @@ impl<T> Scheduler<T> {
         let (admission, asked) = (&mut self.admission, &mut self.asked);
         let verdict = match seat {
             Some(seat) => admission.come_back(request.function, seat, waiter, now, asked),
-            None => admission.arrive(arrival, waiter, now, asked),
+            None => admission.arrive_cold(arrival, waiter, now, asked),
         };
         match verdict {
             admission::Verdict::Run(slot) => Verdict::Run(slot),
@@ -617,6 +636,50 @@ impl<T> Scheduler<T> {
             start: function.known.start(),
             function_full: self.admission.is_full(request.function),
         })
+    }
+
+    /// The same, and the place on a warm instance where the call would run at
+    /// once: it is kept until whoever decides about the call runs it there or
+    /// [releases](Scheduler::release) it.
+    ///
+    /// # Panics
+    /// When the class is not one of the configured ones.
+    pub fn reserve(&mut self, request: &Request, now: Time) -> Option<(Outlook, Option<Reserved>)> {
+        let outlook = self.prospect(request, now)?;
+        if outlook.prospect != Prospect::Warm {
+            return Some((outlook, None));
+        }
+        let taken = self.admission.reserve(request.function, now);
+        let reserved = taken.map(|(slot, before)| {
+            let function = self.function_mut(request.function);
+            let charge = request.per_second.zip(function);
+            let charge = charge.and_then(|(per_second, function)| {
+                let counted = function.rate.take(now, per_second)?;
+                Some(Charge {
+                    counted,
+                    per_second,
+                })
+            });
+            Reserved {
+                slot,
+                before,
+                charge,
+            }
+        });
+        Some((outlook, reserved))
+    }
+
+    /// Takes a place back whose call runs elsewhere, or not at all: it is as if it
+    /// had not come.
+    pub fn release(&mut self, reserved: Reserved, now: Time, actions: &mut Vec<Action<T>>) {
+        let Reserved {
+            slot,
+            before,
+            charge,
+        } = reserved;
+        self.give_back(slot.function(), charge, now);
+        self.admission.release((slot, before), now, &mut self.asked);
+        self.ask(now, actions);
     }
 
     /// Hands a free place elsewhere to the waiting call whose turn it is, among

@@ -9,115 +9,12 @@
 //! others are: it saves no credit. What a call is expected to take is charged
 //! when it goes, and corrected when it has ended.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound::{Excluded, Unbounded};
-
-use crate::slab::Key;
+use std::collections::BTreeMap;
 
 /// How far a namespace or a function may be ahead of the one that was served
 /// last, in nanoseconds of one core. Without it whoever made one very long call
 /// would wait for as long once others come.
 const AHEAD_MOST: u64 = 10_000_000_000;
-
-/// Where a lane stands; the least is next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Turn {
-    /// The pass of its namespace.
-    namespace_pass: u64,
-    namespace: usize,
-    /// The pass of its function.
-    pass: u64,
-    /// When its first call came, as a number that grows.
-    sequence: u64,
-    /// Its first call.
-    pub(super) head: Key,
-}
-
-/// Lanes in the order of their turn.
-#[derive(Debug, Default)]
-pub(super) struct Turns {
-    /// Those that have lanes here.
-    namespaces: BTreeSet<(u64, usize)>,
-    /// By namespace; as many as there ever were at once.
-    lanes: Vec<BTreeSet<(u64, u64, Key)>>,
-}
-
-impl Turns {
-    pub(super) fn insert(&mut self, turn: Turn) {
-        if self.lanes.len() <= turn.namespace {
-            self.lanes.resize_with(turn.namespace + 1, BTreeSet::new);
-        }
-        let lanes = &mut self.lanes[turn.namespace];
-        lanes.insert((turn.pass, turn.sequence, turn.head));
-        self.namespaces
-            .insert((turn.namespace_pass, turn.namespace));
-    }
-
-    pub(super) fn remove(&mut self, turn: Turn) {
-        let Some(lanes) = self.lanes.get_mut(turn.namespace) else {
-            return;
-        };
-        lanes.remove(&(turn.pass, turn.sequence, turn.head));
-        if lanes.is_empty() {
-            self.namespaces
-                .remove(&(turn.namespace_pass, turn.namespace));
-        }
-    }
-
-    /// The one after `after`, which need not be here any more; the first of all
-    /// for `None`. Nothing may have been charged in between.
-    pub(super) fn next(&self, after: Option<Turn>) -> Option<Turn> {
-        let (from, rest) = match after {
-            Some(turn) => {
-                let behind = Excluded((turn.pass, turn.sequence, turn.head));
-                let lanes = self.lanes.get(turn.namespace);
-                let next = lanes.and_then(|lanes| lanes.range((behind, Unbounded)).next());
-                let next = next.copied();
-                let place = (turn.namespace_pass, turn.namespace);
-                (Excluded(place), next.map(|lane| (place, lane)))
-            }
-            None => (Unbounded, None),
-        };
-        let (place, lane) = match rest {
-            Some(found) => found,
-            None => {
-                let place = *self.namespaces.range((from, Unbounded)).next()?;
-                (place, *self.lanes[place.1].first()?)
-            }
-        };
-        let ((namespace_pass, namespace), (pass, sequence, head)) = (place, lane);
-        Some(Turn {
-            namespace_pass,
-            namespace,
-            pass,
-            sequence,
-            head,
-        })
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.namespaces.is_empty()
-    }
-
-    /// Has a lane that is here stand elsewhere in its namespace.
-    pub(super) fn reorder(&mut self, before: Turn, after: Turn) {
-        let was = (before.pass, before.sequence, before.head);
-        let is = (after.pass, after.sequence, after.head);
-        if was != is
-            && let Some(lanes) = self.lanes.get_mut(after.namespace)
-        {
-            lanes.remove(&was);
-            lanes.insert(is);
-        }
-    }
-
-    /// Gives a namespace another pass.
-    fn move_namespace(&mut self, namespace: usize, from: u64, to: u64) {
-        if from != to && self.namespaces.remove(&(from, namespace)) {
-            self.namespaces.insert((to, namespace));
-        }
-    }
-}
 
 #[derive(Debug, Default, Clone)]
 struct Namespace {
@@ -141,20 +38,14 @@ pub(super) struct Shares {
     served: u64,
 }
 
-/// Another pass for the namespace of a function. The lanes of the function itself
-/// are [reordered](Turns::reorder) by whoever changes its own.
+/// What a function and its namespace were given, after one of them was given
+/// more or less.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moved {
-    namespace: usize,
-    from: u64,
-    to: u64,
-}
-
-impl Moved {
-    /// Has lanes stand where their namespace is now.
-    pub(super) fn apply(self, turns: &mut Turns) {
-        turns.move_namespace(self.namespace, self.from, self.to);
-    }
+pub(super) struct Passes {
+    pub(super) namespace: usize,
+    pub(super) namespace_pass: u64,
+    /// That of the function.
+    pub(super) pass: u64,
 }
 
 impl Shares {
@@ -176,34 +67,31 @@ impl Shares {
         }
     }
 
-    /// Where a lane of a function stands whose first call is `head`.
-    pub(super) fn turn(&self, function: usize, sequence: u64, head: Key) -> Turn {
+    /// What a function and its namespace were given.
+    pub(super) fn passes(&self, function: usize) -> Passes {
         let Function { pass, namespace } = self.functions[function];
-        Turn {
-            namespace_pass: self.namespaces[namespace].pass,
+        Passes {
             namespace,
+            namespace_pass: self.namespaces[namespace].pass,
             pass,
-            sequence,
-            head,
         }
     }
 
     /// Has a function that wanted nothing go on from where others are.
-    pub(super) fn join(&mut self, function: usize) -> Moved {
+    pub(super) fn join(&mut self, function: usize) -> Passes {
         let Function { pass, namespace } = &mut self.functions[function];
         let home = &mut self.namespaces[*namespace];
         *pass = (*pass).max(home.served);
-        let from = home.pass;
-        home.pass = from.max(self.served);
-        Moved {
+        home.pass = home.pass.max(self.served);
+        Passes {
             namespace: *namespace,
-            from,
-            to: home.pass,
+            namespace_pass: home.pass,
+            pass: *pass,
         }
     }
 
     /// Takes note that a call of a function goes, in its turn.
-    pub(super) fn serve(&mut self, function: usize, cost: u64) -> Moved {
+    pub(super) fn serve(&mut self, function: usize, cost: u64) -> Passes {
         let Function { pass, namespace } = &self.functions[function];
         self.namespaces[*namespace].served = *pass;
         self.served = self.namespaces[*namespace].pass;
@@ -211,7 +99,7 @@ impl Shares {
     }
 
     /// Puts what a call took in the place of what it was charged.
-    pub(super) fn correct(&mut self, function: usize, charged: u64, took: u64) -> Moved {
+    pub(super) fn correct(&mut self, function: usize, charged: u64, took: u64) -> Passes {
         let Function { pass, namespace } = &mut self.functions[function];
         let home = &mut self.namespaces[*namespace];
         let moved = |pass: u64, served: u64| {
@@ -219,12 +107,11 @@ impl Shares {
             pass.min(served.saturating_add(AHEAD_MOST))
         };
         *pass = moved(*pass, home.served);
-        let from = home.pass;
-        home.pass = moved(from, self.served);
-        Moved {
+        home.pass = moved(home.pass, self.served);
+        Passes {
             namespace: *namespace,
-            from,
-            to: home.pass,
+            namespace_pass: home.pass,
+            pass: *pass,
         }
     }
 }
@@ -289,8 +176,7 @@ mod tests {
             shares.serve(0, 1_000);
         }
         shares.join(1);
-        let key = Key::from_bits(0);
-        let (old, new) = (shares.turn(0, 0, key), shares.turn(1, 0, key));
+        let (old, new) = (shares.passes(0), shares.passes(1));
         assert_eq!(old.namespace_pass - new.namespace_pass, 1_000);
     }
 
@@ -301,7 +187,7 @@ mod tests {
         shares.serve(0, 1_000);
         shares.begin(0);
         shares.add(1, 0);
-        let turn = shares.turn(1, 0, Key::from_bits(0));
+        let turn = shares.passes(1);
         assert_eq!((turn.namespace_pass, turn.pass), (0, 0));
     }
 
@@ -310,10 +196,10 @@ mod tests {
         let mut shares = Shares::default();
         shares.add(0, 0);
         shares.serve(0, u64::MAX);
-        let turn = shares.turn(0, 0, Key::from_bits(0));
+        let turn = shares.passes(0);
         assert_eq!((turn.namespace_pass, turn.pass), (AHEAD_MOST, AHEAD_MOST));
         shares.correct(0, u64::MAX, 5);
-        let turn = shares.turn(0, 0, Key::from_bits(0));
+        let turn = shares.passes(0);
         assert_eq!(turn.pass, 5);
     }
 }

@@ -370,6 +370,56 @@ fn a_call_that_does_not_run_leaves_its_room_in_the_rate() {
 }
 
 #[test]
+fn a_place_is_kept_for_a_call_that_is_decided_about_and_given_back_as_it_was() {
+    let mut node = Node::new(1);
+    node.warm();
+    let request = Request {
+        per_second: Some(1),
+        ..node.request()
+    };
+    let expires = node.scheduler.next_event();
+    node.now += 1_000;
+    let (looked, now) = (node.scheduler.reserve(&request, at(node.now)), at(node.now));
+    let (outlook, reserved) = looked.expect("it is there");
+    let reserved = reserved.expect("it is warm");
+    assert_eq!(outlook.prospect, Prospect::Warm);
+    // Others find neither the place nor its room in the rate.
+    let (outlook, none) = node.scheduler.reserve(&request, now).expect("it is there");
+    assert_eq!(outlook.prospect, Prospect::Refuse(Refusal::RateLimit));
+    assert!(none.is_none());
+    let ticket = node.waits(node.request());
+    node.scheduler.release(reserved, now, &mut node.actions);
+    let slots = node.carry_out(0);
+    assert_eq!(slots.len(), 1, "whoever waits has it then");
+    assert!(
+        node.scheduler
+            .cancel(ticket, now, &mut node.actions)
+            .is_none()
+    );
+    // The look did not count as a use, nor against the rate.
+    let mut node = Node::new(1);
+    node.warm();
+    node.now += 1_000;
+    let (_, reserved) = node.scheduler.reserve(&request, now).expect("it is there");
+    let reserved = reserved.expect("it is warm");
+    node.scheduler.release(reserved, now, &mut node.actions);
+    assert_eq!(node.scheduler.next_event(), expires);
+    node.now = 60_000;
+    node.expire();
+    assert_eq!(
+        node.asked(),
+        ["stop 0"],
+        "it was idle for as long as it may be"
+    );
+    let mut node = Node::new(1);
+    node.warm();
+    let (_, reserved) = node.scheduler.reserve(&request, now).expect("it is there");
+    let slot = reserved.expect("it is warm").run();
+    node.finish(slot, Some(Ran::Answered(ms(100))));
+    assert_eq!(node.known().service().samples, 1);
+}
+
+#[test]
 fn a_call_beyond_the_rate_is_refused_or_given_back_to_whoever_may_know_of_another_place() {
     let check = |patient: bool, reason: Refusal| {
         let mut node = Node::new(4);
