@@ -44,17 +44,17 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// What is tried.
 #[derive(Debug, Clone)]
-pub struct Small {
-    pub policy: String,
+pub(crate) struct Small {
+    pub(crate) policy: String,
     /// How often nodes report.
-    pub report: Duration,
+    pub(crate) report: Duration,
     /// Part of calls that enter at a quarter of the nodes.
-    pub skew: f64,
+    pub(crate) skew: f64,
     /// Seconds and load, as a part of capacity, one after the other.
-    pub loads: Vec<(f64, f64)>,
+    pub(crate) loads: Vec<(f64, f64)>,
     /// How often a client tries again.
-    pub retries: u32,
-    pub seed: u64,
+    pub(crate) retries: u32,
+    pub(crate) seed: u64,
 }
 
 /// One call of a client, from its first try on.
@@ -67,23 +67,23 @@ struct Ended {
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Outcomes {
+pub(crate) struct Outcomes {
     ended: Vec<Ended>,
     latencies: Vec<f64>,
     answered_at: Vec<f64>,
     ran: [f64; NODES],
     lasted: f64,
     /// Calls a second that all nodes together can run.
-    pub capacity: f64,
+    pub(crate) capacity: f64,
 }
 
 impl Outcomes {
-    pub fn goodput(&self) -> f64 {
+    pub(crate) fn goodput(&self) -> f64 {
         self.goodput_between(0.0, f64::MAX)
     }
 
     /// The part of calls that came then and were answered in time.
-    pub fn goodput_between(&self, from: f64, to: f64) -> f64 {
+    pub(crate) fn goodput_between(&self, from: f64, to: f64) -> f64 {
         let all = self.ended.iter().filter(|of| (from..to).contains(&of.came));
         let (mut good, mut count) = (0.0, 0.0);
         for ended in all {
@@ -94,12 +94,12 @@ impl Outcomes {
     }
 
     /// Answers in a second.
-    pub fn answers_between(&self, from: f64, to: f64) -> f64 {
+    pub(crate) fn answers_between(&self, from: f64, to: f64) -> f64 {
         let all = self.answered_at.iter();
         all.filter(|at| (from..to).contains(*at)).count() as f64 / (to - from)
     }
 
-    pub fn mean_ms(&self) -> f64 {
+    pub(crate) fn mean_ms(&self) -> f64 {
         self.latencies.iter().sum::<f64>() / self.latencies.len().max(1) as f64 * 1e3
     }
 
@@ -111,7 +111,7 @@ impl Outcomes {
     }
 
     /// The part of its capacity that the busiest node used, by that of all.
-    pub fn most_over_capacity(&self) -> f64 {
+    pub(crate) fn most_over_capacity(&self) -> f64 {
         let used: Vec<f64> = (0..NODES)
             .map(|at| self.ran[at] / f64::from(CORES))
             .collect();
@@ -195,7 +195,7 @@ struct Loop<'a> {
 }
 
 /// Plays it.
-pub fn run(small: &Small) -> Outcomes {
+pub(crate) fn run(small: &Small) -> Outcomes {
     let mut game = Loop::new(small);
     let lasts: f64 = small.loads.iter().map(|(seconds, _)| seconds).sum();
     let end = Time::ZERO + Duration::from_secs_f64(lasts + 1.0);
