@@ -198,7 +198,7 @@ pub async fn single(places: u32, load: f64, scale: &Scale, seed: u64) -> Result<
     let answered = open_loop(node.node.address, request, due.clone()).await?;
     Ok(Twins {
         calls: due.len(),
-        real: seen(&answered, &[node.id.clone()]),
+        real: seen(&answered, std::slice::from_ref(&node.id)),
         played: play(&[places], scale.service, &due).await?,
     })
 }
