@@ -59,8 +59,8 @@ impl Levels {
         if now.since(of.since) < WINDOW && of.calls < WINDOW_CALLS {
             return;
         }
-        let most = QUEUEING_MAX.max(of.ran / of.calls);
-        let is_behind = of.queued / of.calls > most;
+        let most = QUEUEING_MAX.max(of.ran.checked_div(of.calls).unwrap_or_default());
+        let is_behind = of.queued.checked_div(of.calls).unwrap_or_default() > most;
         // By at least a step, so that the lowest levels rise too.
         of.level = match is_behind {
             true => of.level * (1.0 - SINKS),
