@@ -135,7 +135,7 @@ async fn a_federated_node_starts_and_stops_three_times_in_one_process() {
         let bootstrap = federated.settled_bootstrap().await;
         assert!(!bootstrap.is_empty(), "it does not listen");
         let rules = Rules {
-            default: policy::named("spill").expect("the usual one"),
+            default: (&policy::Choice::default()).into(),
             by_class: BTreeMap::new(),
         };
         let dispatch = Dispatch::new(node.clone(), federated.clone(), rules);
