@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, Version};
 use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -23,10 +24,7 @@ use crate::within;
 const PIECES_AHEAD: usize = 16;
 
 /// A request body: whole, fed by the test, or with trailers.
-type Body = Either<Full<Bytes>, Either<Fed, StreamBody<Frames>>>;
-
-/// The frames of a body that is known at once.
-type Frames = futures_util::stream::Iter<std::array::IntoIter<Result<Frame<Bytes>, Infallible>, 2>>;
+type Body = Either<Full<Bytes>, Either<Fed, UnsyncBoxBody<Bytes, Infallible>>>;
 
 /// A body that a test feeds piece by piece; it ends when the feeder is dropped.
 #[derive(Debug)]
@@ -180,7 +178,7 @@ impl Ask {
         let trailers = HeaderMap::from_iter([(HeaderName::from_static(name), value)]);
         let frames = [Frame::data(body.into()), Frame::trailers(trailers)].map(Ok);
         let body = StreamBody::new(futures_util::stream::iter(frames));
-        self.body = Either::Right(Either::Right(body));
+        self.body = Either::Right(Either::Right(body.boxed_unsync()));
         self.header("trailer", name)
     }
 

@@ -157,7 +157,7 @@ impl Life<'_> {
                 queue: act.queue,
                 service: None,
                 start: None,
-                blamed: act.chance % 5 == 0,
+                blamed: act.chance.is_multiple_of(5),
                 role: Role::Edge,
                 regions: &regions,
             },
@@ -244,7 +244,7 @@ impl Life<'_> {
             let peer = to.map(|to| &self.peers[to].peer.0);
             if let Some(window) = peer.and_then(|peer| peer.window())
                 && let Some(reserved) = window.reserve(None, COST, self.now)
-                && act.chance % 3 == 0
+                && act.chance.is_multiple_of(3)
             {
                 self.held.push(reserved);
             }
@@ -266,11 +266,11 @@ impl Life<'_> {
             });
         }
         self.now = self.now + Duration::from_millis(act.passes);
-        if !self.gone.is_empty() && act.chance % 4 == 0 {
+        if !self.gone.is_empty() && act.chance.is_multiple_of(4) {
             let at = act.changes.index(self.gone.len());
             self.gone[at] = !self.gone[at];
         }
-        if act.chance % 7 == 0 {
+        if act.chance.is_multiple_of(7) {
             self.tick(act.chance);
         }
     }
@@ -293,7 +293,7 @@ impl Life<'_> {
         assert!(next > self.now, "{}", self.policy.name());
         for peer in wishes.probes() {
             assert!(view.peer(peer).is_some(), "{}", self.policy.name());
-            let load = (chance % 3 != 0).then(|| report().load);
+            let load = (!chance.is_multiple_of(3)).then(|| report().load);
             self.policy.probed(&Probed {
                 peer: *peer,
                 load,
