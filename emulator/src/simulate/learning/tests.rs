@@ -272,7 +272,7 @@ fn each_node_has_a_policy_of_its_own_that_is_told_everything() {
 }
 
 #[test]
-#[ignore = "nothing goes away in this scenario since whom to ask is the core's rule: to be found out"]
+#[ignore = "its policy reaches nobody, so nobody is asked, and who was not asked is no candidate"]
 fn a_call_waits_in_the_queue_no_longer_than_its_policy_says() {
     let report = simulate(&scenario(THREE), 2, Some(&Choice::of(&IMPATIENT)));
     let told = told();
