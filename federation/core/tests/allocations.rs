@@ -139,9 +139,8 @@ fn a_decision_allocates_nothing() {
                 for _ in 0..20 {
                     decide();
                 }
-                let counted = allocation_counter::measure(|| {
-                    answered(&*policy, &function, Some(numbered(0)));
-                });
+                let to = Some(numbered(0));
+                let counted = allocation_counter::measure(|| answered(&*policy, &function, to));
                 assert_eq!(counted.count_total, 0, "{} learns", policy.name());
             }
         }
