@@ -116,7 +116,7 @@ pub(in crate::policy) const STAT: Key = Key {
 /// The asynchronous optimiser's smoothing.
 pub(in crate::policy) const ALPHA: Key = Key {
     name: "alpha",
-    about: "how much of the old weight optimiser=async keeps with each answer; the paper's experiments used 0.95",
+    about: "how much of the old weight an answer leaves with optimiser=async; the paper's experiments used 0.95",
     unit: "of 1",
     range: Range::Number {
         least: 0.0,
