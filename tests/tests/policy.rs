@@ -192,9 +192,9 @@ async fn a_change_of_policy_loses_no_call() {
         .collect();
     for policy in [
         "local-only",
-        "edge-only",
         "spill",
-        "edge-only",
+        "local-only",
+        "spill",
         "local-only",
         "spill",
     ] {

@@ -96,7 +96,7 @@ async fn play(places: &[u32], service: Duration, due: &[Duration]) -> Result<See
     let folder = tempfile::tempdir()?;
     let mut moments = String::new();
     for moment in due {
-        writeln!(moments, "{}us", moment.as_micros())?;
+        writeln!(moments, "{:.6}", moment.as_secs_f64())?;
     }
     std::fs::write(folder.path().join("due.txt"), moments)?;
     let last = due.last().copied().unwrap_or_default();
