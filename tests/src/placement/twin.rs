@@ -178,11 +178,11 @@ impl Three {
 /// When the clients or the simulator cannot run.
 pub async fn single(places: u32, load: f64, scale: &Scale, seed: u64) -> Result<Twins> {
     let node = Member::start(roomy(places)).await;
-    // Each call has a worker of its own, as it has a core of its own in the
+    // As many workers as places: each call has one, as it has a core of its own in the
     // simulator.
     let model = json!({"simulated": {
         "processor": {"name": "one", "speed": 1e9, "cores": places, "memory": 1_u64 << 32},
-        "workers": 1,
+        "workers": places,
         "operations": {"offset": scale.service.as_nanos() as f64},
         "output": {"fixed": "done"},
     }});
