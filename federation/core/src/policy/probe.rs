@@ -104,12 +104,17 @@ impl Rule for Probe {
         let weight = match (number(WAITING), number(BUSY), number(WAY)) {
             (Some(waiting), Some(busy), Some(way)) if age <= self.stale => {
                 let once = sight.service().unwrap_or_default();
-                let there = once * (1.0 + waiting + busy);
+                let ours = match self.is_faithful {
+                    true => 0.0,
+                    // What it answered counts them too, as far as they were there.
+                    false => f64::from(sight.held) / f64::from(sight.cores.max(1)),
+                };
+                let there = once * (1.0 + (waiting + busy).max(ours));
                 terms.put("answered_s", there);
                 terms.put("answered_ago_s", age);
                 match self.is_faithful {
                     true => (there * 1e3).floor() / 1e3,
-                    false => way + there * crowding(sight),
+                    false => way + there,
                 }
             }
             _ => sight.expected * crowding(sight),

@@ -15,6 +15,8 @@
 //!   `w_i^(-alpha/beta)`.
 //! * A call counted when it was answered, so that all that came before that went the
 //!   same way: here it counts when it is sent.
+//! * What a queue does to response times is seen one response time later, by when all
+//!   calls had gone the other way: here our own calls there for each core count at once.
 //! * One slow answer was all that was known of a node: here weights are averages of
 //!   the last few.
 
@@ -122,7 +124,11 @@ impl ProportionalFairness {
         if !one.weight.is_finite() {
             return f64::INFINITY;
         }
-        let cost = power(one.weight, self.alpha) * power(self.rate(one, now), self.beta);
+        let ours = match self.table.is_faithful {
+            true => 1.0,
+            false => 1.0 + one.busy(),
+        };
+        let cost = power(one.weight, self.alpha) * power(self.rate(one, now), self.beta) * ours;
         // Published, one whose last answer is of this moment divides by zero.
         cost.min(f64::MAX)
     }

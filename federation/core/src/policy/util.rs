@@ -88,7 +88,12 @@ impl ByLoad {
             kept,
         );
         let which = self.part(sight.which, sight.body_bytes);
-        (load, self.lines.predict(which, load, sight.now))
+        // Calls that came while it was crowded say little of when it is not: where
+        // times do not rise with the load, at a lesser one than was sampled they are in
+        // proportion to what is there, as unknown ones are (`crowding`).
+        let flat = |took: f64, at: f64| took * ((100.0 + load) / (100.0 + at)).min(1.0);
+        let known = self.lines.predict_by(which, load, sight.now, flat);
+        (load, known)
     }
 
     /// Whether an error took a destination out of the table, as published.

@@ -108,6 +108,18 @@ impl Lines {
     /// What `y` is for an `x`, at least 0, and how long ago the last sample was;
     /// `None` where none is known, or all are stale.
     pub(in crate::policy) fn predict(&self, which: Which, x: f64, now: f64) -> Option<(f64, f64)> {
+        self.predict_by(which, x, now, |mean, _| mean)
+    }
+
+    /// The same where `flat`, of the means of `y` and `x`, is what `y` is for a line
+    /// that does not rise, unless it may fall.
+    pub(in crate::policy) fn predict_by(
+        &self,
+        which: Which,
+        x: f64,
+        now: f64,
+        flat: impl Fn(f64, f64) -> f64,
+    ) -> Option<(f64, f64)> {
         let line = self.rows.find(which)?;
         let age = (now - line[SAMPLED].get()?).max(0.0);
         let count = number(line, COUNT);
@@ -121,8 +133,11 @@ impl Lines {
             true => (number(line, XY) / count - mean_x * mean_y) / spread,
             false => 0.0,
         };
-        let slope = if self.may_fall { slope } else { slope.max(0.0) };
-        Some(((mean_y + slope * (x - mean_x)).max(0.0), age))
+        let y = match slope > 0.0 || self.may_fall {
+            true => mean_y + slope * (x - mean_x),
+            false => flat(mean_y, mean_x),
+        };
+        Some((y.max(0.0), age))
     }
 
     /// Notes a number with a call that is sent, for when it is answered. Allocates
