@@ -37,6 +37,8 @@ pub(super) struct Peer {
     /// What it says of its run time.
     pub(super) told_ms: u64,
     pub(super) warm: bool,
+    /// What it says of a start.
+    pub(super) start_ms: u64,
     /// How old its word is.
     pub(super) age_ms: u64,
     /// Of a region, and not a neighbour.
@@ -54,6 +56,7 @@ pub(super) fn peer(number: u8) -> Peer {
         round_trip_ms: 1,
         told_ms: 100,
         warm: true,
+        start_ms: 50,
         age_ms: 0,
         cloud: false,
     }
@@ -127,7 +130,7 @@ impl Trial {
             };
             let offer = &mut report.offers[0];
             offer.service_micros = peer.told_ms * 1_000;
-            offer.start_micros = 50_000;
+            offer.start_micros = peer.start_ms * 1_000;
             (offer.warm, offer.startable) = match peer.warm {
                 true => (64, 64),
                 false => (0, 64),
