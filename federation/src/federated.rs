@@ -48,7 +48,6 @@ use crate::catalogue::Catalogue;
 use crate::coordinates::Coordinate;
 use crate::facts::carriage;
 use crate::forgotten::Forgotten;
-use crate::guests::Peak;
 use crate::member::{Member, MemberError};
 use crate::message::{self, Message, Summary};
 use crate::peers::{Fault, Met, Peers};
@@ -141,8 +140,6 @@ pub(crate) struct Shared {
     pub(crate) regions: ArcSwap<Vec<String>>,
     abilities: Mutex<Abilities>,
     turns: Mutex<Turns>,
-    /// Processors that calls of own users held at once lately.
-    own_peak: Mutex<Peak>,
     /// Why this node's own report was not sent, while that is so.
     unsaid: Mutex<Option<String>>,
     pub(crate) counters: Counters,

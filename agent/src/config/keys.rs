@@ -397,7 +397,7 @@ pub static KEYS: &[Key<Config>] = &[
         "federation.guests",
         |c| percent(&mut c.federation.guests),
         "Percent of this node that calls of other nodes' users may hold which run longer than 1 \
-         s; short ones may have all that its own users have not needed at once for 10 s.",
+         s; short ones may have all that is free.",
     ),
     key(
         "federation.policy",

@@ -9,7 +9,6 @@ use libp2p_identity::PeerId;
 use weir_federation_core::abilities::Abilities;
 use weir_federation_core::blame::Evidence;
 use weir_federation_core::congestion::Congestion;
-use weir_federation_core::guests::Peak;
 use weir_federation_core::peers::{Peers, Viewing};
 use weir_federation_core::policy::{HeardLimits, Policy, WishLimits};
 use weir_federation_core::questions::Questions;
@@ -68,7 +67,6 @@ pub(super) struct Member {
     pub(super) turns: Turns,
     /// Who waits for its turn, and what it wishes for.
     pub(super) takers: BTreeMap<Turn, (Wish<u32>, Waits)>,
-    pub(super) own_peak: Peak,
     /// Thousandths of processors of guests that run briefly, and long.
     pub(super) guest_cpu: [u32; 2],
     /// Calls of other nodes by node and function.
@@ -175,7 +173,6 @@ impl Member {
             heard: 0,
             turns: Turns::default(),
             takers: BTreeMap::new(),
-            own_peak: Peak::default(),
             guest_cpu: [0; 2],
             held: BTreeMap::new(),
             remembered: None,

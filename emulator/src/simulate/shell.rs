@@ -37,7 +37,7 @@ pub(super) fn load(node: &mut Node, member: &mut Member, to: Option<&PeerId>, no
         is_open: admission.contending() == 0,
     };
     let promised = member.turns.promised_to_others(to, now);
-    let mut load = holdings.load(node.guests_share, &mut member.own_peak, promised, now);
+    let mut load = holdings.load(node.guests_share, promised);
     if let Some(claims) = node.claims {
         let claimed = (f64::from(load.cpu_total) * claims) as u32;
         let claimed = claimed.min(load.cpu_total);

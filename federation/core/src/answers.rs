@@ -10,7 +10,7 @@ use weir_node_core::resources::Resources;
 use weir_node_core::time::Time;
 
 use crate::abilities::{Abilities, Ability, Able, AtPeers};
-use crate::guests::{self, Peak, Processors};
+use crate::guests::{self, Processors};
 use crate::peers::{Fault, Met};
 use crate::placement::Came;
 use crate::report::Load;
@@ -91,15 +91,13 @@ impl Holdings {
     /// How loaded the node is, as somebody is to hear it to whom `promised`
     /// thousandths of a core are not free, for they are promised to others. Long
     /// guests may have `share` of it (in `0.0..=1.0`).
-    pub fn load(&self, share: f64, peak: &mut Peak, promised: u32, now: Time) -> Load {
+    pub fn load(&self, share: f64, promised: u32) -> Load {
         let free = self.capacity.checked_sub(self.held).unwrap_or_default();
         let [short, long] = self.guest_cpu;
         let guests = short.saturating_add(long);
-        let own = self.held.cpu.as_millicores().saturating_sub(guests);
         let processors = Processors {
             total: self.capacity.cpu.as_millicores(),
             free: free.cpu.as_millicores(),
-            own_peak: peak.note(own, now),
             guests,
             guests_long: long,
             promised,

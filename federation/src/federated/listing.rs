@@ -230,6 +230,6 @@ fn full_because(known: &Known) -> Option<&'static str> {
         0 if load.cpu_total == 0 => Some("it has no processors for functions"),
         0 if load.waiting > 0 => Some("its own calls wait"),
         0 if load.cpu_free == 0 => Some("its processors are busy"),
-        0 => Some("the rest is kept for its own calls, or promised"),
+        0 => Some("the rest is promised to others"),
     }
 }

@@ -68,8 +68,7 @@ impl Federated {
             is_open: capability.contending == 0 && !self.is_draining(),
         };
         let promised = shared.turns.lock().promised_to_others(to, now);
-        let mut peak = shared.own_peak.lock();
-        holdings.load(shared.settings.guests, &mut peak, promised, now)
+        holdings.load(shared.settings.guests, promised)
     }
 }
 

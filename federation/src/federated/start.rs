@@ -191,7 +191,6 @@ impl Shared {
             regions: ArcSwap::from_pointee(settings.regions.clone()),
             abilities: Mutex::default(),
             turns: Mutex::default(),
-            own_peak: Mutex::default(),
             unsaid: Mutex::default(),
             counters: Counters::default(),
             refusals: Mutex::default(),

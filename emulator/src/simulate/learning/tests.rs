@@ -272,9 +272,16 @@ fn each_node_has_a_policy_of_its_own_that_is_told_everything() {
 }
 
 #[test]
-#[ignore = "its policy reaches nobody, so nobody is asked, and who was not asked is no candidate"]
 fn a_call_waits_in_the_queue_no_longer_than_its_policy_says() {
-    let report = simulate(&scenario(THREE), 2, Some(&Choice::of(&IMPATIENT)));
+    // The others have instances, and tell of them: a policy that reaches nobody asks
+    // nobody.
+    let there = |edge| {
+        format!(
+            "[[workload]]\nfunction = \"f\"\nat = \"{edge}\"\narrivals = {{ poisson = {{ rate = 2 }} }}\n"
+        )
+    };
+    let text = [THREE.to_owned(), there("edge-2"), there("edge-3")].concat();
+    let report = simulate(&scenario(&text), 2, Some(&Choice::of(&IMPATIENT)));
     let told = told();
     let mut waited = told[0].endings.iter();
     // A peer that needs 100 ms is not waited for, and then there is nobody left.

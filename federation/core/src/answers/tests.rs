@@ -49,7 +49,7 @@ fn a_node_tells_what_it_has_and_what_guests_may_have_of_it() {
     let load = |change: fn(&mut Holdings), promised| {
         let mut holdings = holdings();
         change(&mut holdings);
-        holdings.load(0.5, &mut Peak::default(), promised, at(1))
+        holdings.load(0.5, promised)
     };
     let usual = load(|_| {}, 0);
     assert_eq!((usual.cpu_total, usual.cpu_free), (4_000, 2_000));
