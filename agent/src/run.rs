@@ -26,7 +26,8 @@ use crate::http::{Greeting, Limits, Listeners, Server, Transport, is_free, threa
 use crate::setting::PolicyName;
 use crate::shutdown::{Asked, Signals};
 use crate::tls::Certificates;
-use crate::{local, problems, telemetry};
+use crate::local::{self, Note};
+use crate::{problems, telemetry};
 
 /// Bytes that a call's head has more between nodes than a client may send: what
 /// the nodes say to each other, and 32 for each header, as HTTP/2 counts.
@@ -73,6 +74,8 @@ pub struct RunningNode {
     server: Server,
     members: Option<Server>,
     grace: Duration,
+    /// For commands on this machine, until the node has ended.
+    _note: Option<Note>,
 }
 
 impl std::fmt::Debug for RunningNode {
@@ -309,6 +312,12 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
         }
         (Some(_) | None, _) => None,
     };
+    // Before the door opens: whoever sees it open may run a command at once.
+    let environment = |name: &str| std::env::var(name).ok();
+    let note = local::leave(address.port(), &config.token_file(), &environment);
+    let note = note.inspect_err(|error| {
+        debug!(%error, "commands are not told where the token is");
+    });
     let server = Server::start(listeners, limits, greeting, Arc::clone(&door), traffic)?;
     info!(%address, tls = encrypted, node = door.node.id(), "listening");
     Ok(RunningNode {
@@ -317,6 +326,7 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
         server,
         members,
         grace: config.node.grace,
+        _note: note.ok().flatten(),
     })
 }
 
@@ -458,11 +468,6 @@ pub fn run(config: Config, reload: &dyn Fn() -> anyhow::Result<Config>) -> anyho
                 return Ok(());
             }
         };
-        let token_file = config.token_file();
-        let environment = |name: &str| std::env::var(name).ok();
-        // For commands on this machine; without it they are told where to look.
-        let _note = local::leave(node.address.port(), &token_file, &environment)
-            .inspect_err(|error| debug!(%error, "commands are not told where the token is"));
         if io::stderr().is_terminal() {
             greet(&node, &config).await;
         }
