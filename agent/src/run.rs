@@ -23,10 +23,10 @@ use crate::config::Config;
 use crate::door::Door;
 use crate::door::guests::Guests;
 use crate::http::{Greeting, Limits, Listeners, Server, Transport, is_free, thread_count};
+use crate::local::{self, Note};
 use crate::setting::PolicyName;
 use crate::shutdown::{Asked, Signals};
 use crate::tls::Certificates;
-use crate::local::{self, Note};
 use crate::{problems, telemetry};
 
 /// Bytes that a call's head has more between nodes than a client may send: what
