@@ -10,7 +10,7 @@
 //! * [`foreign`] is a member of another making: the wire as it is documented.
 //! * [`network`] has hosts of the tests' own, and cuts and mends their links.
 //! * [`placement`] tries where calls go, beside one ideal queue.
-//! * [`client`] speaks HTTP to it, well and badly.
+//! * [`client`] speaks HTTP to it, well and badly; [`tls`] has certificates.
 //! * [`bench`] measures it beside other programs.
 //!
 //! The tests lie in `tests/`, one file per kind of promise. They assert facts
@@ -38,6 +38,7 @@ pub mod guests;
 pub mod network;
 pub mod node;
 pub mod placement;
+pub mod tls;
 
 use std::time::Duration;
 

@@ -10,8 +10,9 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite;
 use weir_tests::client::{raw, raw_status, rest};
 use weir_tests::network::{self, Host};
-use weir_tests::node::{Function, Node, Setup};
-use weir_tests::{pass, within};
+use weir_tests::node::{Function, Node, Setup, free_address};
+use weir_tests::tls::{certificate, said_over_tls};
+use weir_tests::{eventually, pass, within};
 
 /// Places of a node of two cores for calls that declare nothing, and how many
 /// of them open calls may hold.
@@ -237,6 +238,62 @@ async fn the_time_for_a_head_counts_from_the_connection() {
     let node = Setup::new().config(config).start().await;
     let mut stream = connect(node.address).await;
     assert_eq!(rest(&mut stream).await, "");
+}
+
+#[tokio::test]
+async fn a_head_that_came_with_the_request_before_has_its_time_too() {
+    let config = "[http]\nheader-timeout = \"300ms\"\nidle-timeout = \"10m\"";
+    let node = Setup::new().config(config).start().await;
+    node.deploy(Function::new("echo", "echo")).await;
+    let part = "GET /healthz HTTP/1.1\r\nhost";
+    let chunked = "transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    for (whole, rest_of) in [
+        ("GET /healthz HTTP/1.1\r\nhost: x\r\n", "\r\n"),
+        (
+            "POST /function/echo HTTP/1.1\r\nhost: x\r\n",
+            "content-length: 2\r\n\r\nhi",
+        ),
+        ("POST /function/echo HTTP/1.1\r\nhost: x\r\n", chunked),
+    ] {
+        let mut stream = connect(node.address).await;
+        let words = format!("{whole}{rest_of}{part}");
+        stream
+            .write_all(words.as_bytes())
+            .await
+            .expect("it is read");
+        let told = rest(&mut stream).await;
+        assert_eq!(told.matches("HTTP/1.1 200").count(), 1, "{words}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn the_time_for_a_head_is_the_same_over_tls() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (certificate, key) = certificate(folder.path(), "own");
+    let config = format!(
+        "[http]\nheader-timeout = \"300ms\"\nidle-timeout = \"10m\"\ntls-certificate = \
+         \"{}\"\ntls-key = \"{}\"",
+        certificate.display(),
+        key.display()
+    );
+    let (setup, address) = (Setup::new().config(&config), free_address());
+    let mut child = setup.command(address).spawn().expect("weir can be started");
+    let whole = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    eventually("it serves over TLS", async || {
+        let told = said_over_tls(address, whole).await;
+        told.starts_with("HTTP/1.1 200").then_some(())
+    })
+    .await;
+    // A part of a head, nothing of one, and the end of a second one that is missing.
+    let second = format!(
+        "{}GET /healthz HTTP/1.1\r\nhost",
+        whole.replace("close", "keep-alive")
+    );
+    for (words, answers) in [("GET /healthz HTTP/1.1\r\nhost", 0), ("", 0), (&*second, 1)] {
+        let told = said_over_tls(address, words).await;
+        assert_eq!(told.matches("HTTP/1.1 200").count(), answers, "{told}");
+    }
+    child.start_kill().expect("our own child can be killed");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use weir_tests::client::{raw, raw_status};
 use weir_tests::eventually;
 use weir_tests::guests::guest;
 use weir_tests::node::{Function, Node, Setup, free_address, text, weir};
+use weir_tests::tls::certificate;
 use weir_tests::within;
 
 /// Panics unless the command succeeded; returns its standard output.
@@ -482,38 +483,11 @@ async fn a_hangup_reads_token_and_level_again_and_ends_nothing() {
     asked.expect_status(200);
 }
 
-/// A certificate for localhost as openssl makes it without being told more, with
-/// its key.
-fn certificate(folder: &TempDir, name: &str) -> (PathBuf, PathBuf) {
-    let path = |end: &str| folder.path().join(format!("{name}.{end}"));
-    let (certificate, key) = (path("pem"), path("key"));
-    let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
-        .args([
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-subj",
-            "/CN=localhost",
-        ])
-        .args([
-            "-addext",
-            "subjectAltName=DNS:localhost,IP:127.0.0.1",
-            "-keyout",
-        ])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .expect("openssl is installed");
-    assert!(made.status.success(), "{}", text(&made.stderr));
-    (certificate, key)
-}
-
 #[tokio::test]
 async fn a_certificate_that_is_its_own_authority_works_and_errors_name_the_remedy() {
     let folder = folder();
-    let (first, key) = certificate(&folder, "first");
-    let (other, other_key) = certificate(&folder, "other");
+    let (first, key) = certificate(folder.path(), "first");
+    let (other, other_key) = certificate(folder.path(), "other");
     let toml = format!(
         "[http]\ntls-certificate = \"{}\"\ntls-key = \"{}\"",
         first.display(),

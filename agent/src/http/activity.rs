@@ -33,6 +33,8 @@ pub struct Activity {
     idle_since: AtomicU64,
     /// When the first byte of the next head came.
     head_since: AtomicU64,
+    /// Whether a part of the next head came, and not all of it.
+    in_head: AtomicBool,
     /// Since when the client takes no more bytes.
     stalled_since: AtomicU64,
     /// Whether it is to end if nothing runs, and who is told.
@@ -61,6 +63,7 @@ impl Activity {
             multiplexed: AtomicBool::new(false),
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(1),
+            in_head: AtomicBool::new(false),
             stalled_since: AtomicU64::new(NONE),
             evicted: AtomicBool::new(false),
             evictee: AtomicWaker::new(),
@@ -83,6 +86,12 @@ impl Activity {
 
     fn head_read(&self) {
         self.head_since.store(NONE, Ordering::Relaxed);
+    }
+
+    /// Notes whether what came last ends within a head. One that began while a
+    /// request ran has its time from the end of that request's answer on.
+    pub fn is_in_head(&self, in_head: bool) {
+        self.in_head.store(in_head, Ordering::Relaxed);
     }
 
     /// Notes that a handshake is done, and that the first head is awaited now.
@@ -187,6 +196,9 @@ impl Drop for Busy {
         if activity.running.fetch_sub(1, Ordering::Relaxed) == 1 {
             let now = activity.moment(Instant::now());
             activity.idle_since.store(now, Ordering::Relaxed);
+            if activity.in_head.load(Ordering::Relaxed) {
+                activity.head_since.store(now, Ordering::Relaxed);
+            }
         }
     }
 }

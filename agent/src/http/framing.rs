@@ -114,6 +114,15 @@ impl Framing {
         self.part == Part::Opaque
     }
 
+    /// Whether the bytes so far end within a head.
+    pub fn is_in_head(&self) -> bool {
+        let is_line = matches!(
+            self.part,
+            Part::Method(_) | Part::Line | Part::Name(..) | Part::Length | Part::Rest | Part::Empty
+        );
+        is_line && !self.trailers
+    }
+
     /// Follows the bytes that come next, up to what is found.
     pub fn follow(&mut self, bytes: &[u8]) -> Found {
         let mut at = 0;

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::activity::Activity;
 use super::framing::{Found, Framing};
 
 /// What the parser gets instead of a bare line feed: no line holds a carriage
@@ -71,17 +72,20 @@ impl Heads {
 pub struct Strict<S> {
     stream: S,
     heads: Arc<Heads>,
+    activity: Arc<Activity>,
     framing: Framing,
     /// What is still to be read instead of what came, once that is refused.
     refusal: Option<&'static [u8]>,
 }
 
 impl<S> Strict<S> {
-    /// Looks at the heads of `stream`; `heads` tells what its requests became.
-    pub fn new(stream: S, heads: Arc<Heads>) -> Self {
+    /// Looks at the heads of `stream`; `heads` tells what its requests became, and
+    /// `activity` is told when a head came in part.
+    pub fn new(stream: S, heads: Arc<Heads>, activity: Arc<Activity>) -> Self {
         Strict {
             stream,
             heads,
+            activity,
             framing: Framing::default(),
             refusal: None,
         }
@@ -122,6 +126,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
             }
             let came = &buffer.filled()[before..];
             let fine = this.look(came);
+            this.activity.is_in_head(this.framing.is_in_head());
             if fine == came.len() {
                 return Poll::Ready(Ok(()));
             }

@@ -42,7 +42,7 @@ pub(super) async fn serve<H: Handler>(
     let peer = connection.peer;
     let activity = Arc::clone(&connection.activity);
     let heads = Arc::<Heads>::default();
-    let stream = Strict::new(stream, Arc::clone(&heads));
+    let stream = Strict::new(stream, Arc::clone(&heads), Arc::clone(&activity));
     let bounds = HeadBounds::of(&shared.limits);
     let stream = Explained::new(stream, Arc::clone(&activity), bounds);
     let service = service_fn(move |request: Request<Incoming>| {

@@ -232,3 +232,44 @@ fn what_is_no_request_is_left_to_the_parser() {
         assert_eq!(follow_any(bytes, false).0, Found::Fine);
     }
 }
+
+#[test]
+fn a_head_that_came_in_part_is_known_wherever_it_begins() {
+    let before = [
+        ("first", ""),
+        ("behind an empty line", "\r\n"),
+        ("behind a head", "GET / HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (
+            "behind a body",
+            "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nbye",
+        ),
+        (
+            "behind chunks and a trailer",
+            "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nbye\r\n0\r\na: \
+             b\r\n\r\n",
+        ),
+    ];
+    for (name, before) in before {
+        let mut framing = Framing::default();
+        framing.follow(before.as_bytes());
+        assert!(!framing.is_in_head(), "{name}");
+        for part in [
+            "GE",
+            "T / HTTP/1.1\r",
+            "\nho",
+            "st: x\r\n",
+            "content-length: 1",
+            "\r\n\r",
+        ] {
+            framing.follow(part.as_bytes());
+            assert!(framing.is_in_head(), "{name}: {part:?}");
+        }
+        for part in ["\n", "1"] {
+            framing.follow(part.as_bytes());
+            assert!(!framing.is_in_head(), "{name}: {part:?}");
+        }
+    }
+    let mut framing = Framing::default();
+    framing.follow(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\na: b");
+    assert!(!framing.is_in_head(), "trailers are of the body");
+}

@@ -26,6 +26,11 @@ struct Taken {
     last: String,
 }
 
+fn watching<S>(stream: S, heads: Arc<Heads>) -> Strict<S> {
+    let activity = Activity::begin(std::time::Instant::now());
+    Strict::new(stream, heads, Arc::new(activity))
+}
+
 /// A server that answers until its connection ends.
 async fn serve<S>(stream: S, taken: Arc<Mutex<Requests>>, heads: Arc<Heads>)
 where
@@ -70,7 +75,7 @@ fn take(bytes: &[u8], piece: usize, strict: bool) -> Taken {
         let serving = async {
             match strict {
                 true => {
-                    let stream: Strict<DuplexStream> = Strict::new(server, Arc::clone(&heads));
+                    let stream: Strict<DuplexStream> = watching(server, Arc::clone(&heads));
                     serve(stream, Arc::clone(&taken), Arc::clone(&heads)).await;
                 }
                 false => serve(server, Arc::clone(&taken), Arc::clone(&heads)).await,
@@ -150,14 +155,14 @@ fn what_comes_before_the_answer_to_an_upgrade_is_not_read_if_that_is_denied() {
 #[test]
 fn a_head_behind_a_denied_upgrade_is_looked_at() {
     let heads = Arc::<Heads>::default();
-    let mut strict = Strict::new((), Arc::clone(&heads));
+    let mut strict = watching((), Arc::clone(&heads));
     let upgrade = b"GET / HTTP/1.1\r\nhost: x\r\nupgrade: y\r\n\r\n";
     for _ in 0..2 {
         assert_eq!(strict.look(upgrade), upgrade.len());
         assert!(heads.answered(false));
     }
     assert_eq!(strict.look(b"GET / HTTP/1.1\n"), 14);
-    let mut strict = Strict::new((), Arc::clone(&heads));
+    let mut strict = watching((), Arc::clone(&heads));
     assert_eq!(strict.look(upgrade), upgrade.len());
     assert!(heads.answered(true));
     assert_eq!(strict.look(b"\n\n"), 2);
@@ -319,7 +324,7 @@ proptest! {
     fn pieces_make_no_difference(bytes in prop::collection::vec(body(), 0..5), request in request(), piece in 1_usize..50) {
         let bytes = [request, bytes.concat()].concat();
         let look = |piece: usize| {
-            let mut strict = Strict::new((), Arc::<Heads>::default());
+            let mut strict = watching((), Arc::<Heads>::default());
             let mut before = 0;
             for piece in bytes.chunks(piece) {
                 let fine = strict.look(piece);
