@@ -21,7 +21,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use weir_federation::dispatch::{Dispatch, unmet_here};
+use weir_federation::dispatch::{Alone, Dispatch, unmet_here};
 use weir_node::Node;
 use weir_node::id::FunctionName;
 use weir_node::invocation::{InvokeError, Outcome};
@@ -86,6 +86,8 @@ pub struct Door {
     pub stopping: CancellationToken,
     /// Where calls go, when the node is in a federation.
     pub dispatch: Option<Dispatch>,
+    /// How they would be placed, when it is in none.
+    pub alone: Option<Alone>,
     /// Labels that functions may ask for.
     pub labels: BTreeMap<String, String>,
     /// Whether some function was ever constrained here: most nodes have none, and
@@ -107,7 +109,7 @@ impl Door {
         config: &Config,
         credentials: Credentials,
         address: SocketAddr,
-        dispatch: Option<Dispatch>,
+        (dispatch, alone): (Option<Dispatch>, Option<Alone>),
         certificates: Option<Arc<Certificates>>,
     ) -> Self {
         let http = &config.http;
@@ -135,6 +137,7 @@ impl Door {
             followers: Arc::new(Semaphore::new(LOG_FOLLOWERS)),
             stopping: CancellationToken::new(),
             dispatch,
+            alone,
             server_header: HeaderValue::try_from(address.ip().to_string())
                 .expect("an address is plain text"),
             node_header: HeaderValue::try_from(node.id()).expect("a node's id is plain text"),

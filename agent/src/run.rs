@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tracing::{debug, error, info, warn};
-use weir_federation::dispatch::{Dispatch, Rules};
+use weir_federation::dispatch::{Alone, Dispatch, Rules};
 use weir_federation::federated::{Federated, Settings};
 use weir_federation::regions::NONE as NO_REGION;
 use weir_federation::{CallStreams, Multiaddr};
@@ -254,10 +254,10 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
         None => Greeting::Plain,
     };
     let encrypted = certificates.is_some();
-    let (dispatch, streams) = match wanted {
+    let bound = member_listeners.as_ref().map(Listeners::address);
+    let settings = federation_settings(&config, bound);
+    let (dispatch, alone, streams) = match wanted {
         true => {
-            let bound = member_listeners.as_ref().map(Listeners::address);
-            let settings = federation_settings(&config, bound);
             let started = Federated::start(&node, settings).context("join the federation");
             let (federated, streams) = started?;
             let let_in = federated.member().is_let_in();
@@ -273,16 +273,23 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
                 ),
             }
             let dispatch = Dispatch::new(node.clone(), federated, rules);
-            (Some(dispatch), Some(streams))
+            (Some(dispatch), None, Some(streams))
         }
         false => {
             for call in node.take_held() {
                 node.resume(call.id);
             }
-            (None, None)
+            (None, Some(Alone::load(rules, &settings.folder)), None)
         }
     };
-    let door = Door::new(node, &config, credentials, address, dispatch, certificates);
+    let door = Door::new(
+        node,
+        &config,
+        credentials,
+        address,
+        (dispatch, alone),
+        certificates,
+    );
     let door = Arc::new(door);
     tokio::spawn(problems::watch(Arc::clone(&door)));
     // Weak, because the door holds the node and would never go otherwise.

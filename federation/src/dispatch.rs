@@ -36,7 +36,7 @@ use self::explained::Explained;
 pub use self::explained::{Candidate, Explanation, Step};
 use self::policies::Policies;
 pub use self::policies::{
-    BY_HAND_MAX, Calls, InForce, ROUTES_MAX, Route, Rule, Rules, Unchanged, Unnoticed,
+    Alone, BY_HAND_MAX, Calls, InForce, ROUTES_MAX, Route, Rule, Rules, Unchanged, Unnoticed,
 };
 use self::serving::{Guest, Serving};
 use self::waiting::Waiters;

@@ -78,6 +78,37 @@ async fn policies_are_listed_and_shown_with_their_parameters() {
 }
 
 #[tokio::test]
+async fn a_node_alone_keeps_what_is_set_for_when_it_has_peers() {
+    let mut node = Node::start().await;
+    assert_eq!(in_force(&node, "all").await, said("spill", "configuration"));
+    let told = done(&node, &["policy", "set", "adaptive"]).await;
+    assert!(told.contains("once this node is in a federation"), "{told}");
+    assert_eq!(
+        in_force(&node, "all").await,
+        said("adaptive", "set by hand")
+    );
+    let wrong = refused(&node, &["policy", "set", "--class", "none-such", "spill"]).await;
+    assert!(wrong.contains("no QoS class"), "{wrong}");
+    for needs_peers in [["congestion", "list"], ["routes", "list"]] {
+        let mut arguments = needs_peers.to_vec();
+        arguments.extend((needs_peers[0] == "routes").then_some("work"));
+        let told = refused(&node, &arguments).await;
+        assert!(told.contains("is in no federation"), "{told}");
+    }
+
+    node.kill().await;
+    let member = "[federation]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n\
+                  peer-listen = \"127.0.0.1:0\"\n";
+    let node = node.into_setup().config(member).start().await;
+    assert_eq!(
+        in_force(&node, "all").await,
+        said("adaptive", "set by hand")
+    );
+    done(&node, &["policy", "reset"]).await;
+    assert_eq!(in_force(&node, "all").await, said("spill", "configuration"));
+}
+
+#[tokio::test]
 async fn a_policy_that_is_set_places_calls_at_once_and_over_a_restart_until_it_is_reset() {
     let mut members = two().await;
     let [first, second] = &members[..] else {

@@ -206,11 +206,11 @@ async fn set(global: &Global, arguments: &SetArguments) -> anyhow::Result<()> {
     let body = Some(json!({ "policy": text }));
     let told = tell(global, Method::PUT, &path, body, "set the policy").await?;
     let word = |key: &str| told[key].as_str().unwrap_or_default();
-    let said = format!(
-        "{}: placed by {} from now on",
-        word("calls"),
-        word("policy")
-    );
+    let from = match told["alone"].as_bool() {
+        Some(true) => "once this node is in a federation; alone it runs all calls itself",
+        Some(false) | None => "from now on",
+    };
+    let said = format!("{}: placed by {} {from}", word("calls"), word("policy"));
     global.answer(&told, &said)
 }
 

@@ -41,7 +41,7 @@ pub async fn answer(
     } else {
         match door.admit(&request) {
             Ok(()) if federation::speaks(route) => {
-                return federation::answer(door, request).await;
+                return federation::answer(&connection.handler, request).await;
             }
             Ok(()) => return manage(door, route_of(route, name), request).await,
             Err(problem) => Err(problem),

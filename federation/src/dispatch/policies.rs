@@ -17,6 +17,7 @@ use weir_node::function::FunctionSpec;
 use weir_node::id::FunctionName;
 use weir_node::time::Time;
 
+pub use self::alone::Alone;
 use self::by_hand::ByHand;
 pub use self::by_hand::{BY_HAND_MAX, Calls};
 pub use self::managing::{InForce, ROUTES_MAX, Route, Unchanged, Unnoticed};
@@ -31,6 +32,7 @@ use crate::policy::{
 use crate::report::Load;
 use crate::snapshot::Word;
 
+mod alone;
 mod by_hand;
 mod managing;
 
@@ -46,6 +48,9 @@ const SET_ASIDE_MAX: usize = 4_096;
 
 /// The file of what policies keep, in the federation's folder.
 const FILE: &str = "policies";
+
+/// The file of what was set by hand, beside it.
+const BY_HAND_FILE: &str = "policies-by-hand";
 
 /// A policy, and how it is written.
 #[derive(Clone)]
@@ -72,6 +77,15 @@ pub struct Rules {
     pub default: Rule,
     /// By QoS class.
     pub by_class: BTreeMap<String, Rule>,
+}
+
+impl Rules {
+    /// For which calls they are, as [`Calls`] is written, and how each is written.
+    fn written(&self) -> impl Iterator<Item = (String, String)> {
+        let classes = self.by_class.iter();
+        let classes = classes.map(|(class, rule)| (format!("class/{class}"), rule.text.clone()));
+        std::iter::once((String::new(), self.default.text.clone())).chain(classes)
+    }
 }
 
 /// The policy of one call.

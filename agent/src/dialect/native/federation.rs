@@ -3,9 +3,11 @@
 mod policies;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -23,7 +25,6 @@ use weir_node::id::FunctionName;
 use super::json_answer;
 use crate::door::Door;
 use crate::door::problem::Problem;
-use crate::http::body;
 use crate::http::reply::Reply;
 use crate::setting;
 
@@ -79,7 +80,7 @@ struct Denial {
 }
 
 /// Answers a request whose sender may manage the node.
-pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<Reply> {
+pub(super) async fn answer(door: &Arc<Door>, request: Request<Incoming>) -> Response<Reply> {
     let (parts, incoming) = request.into_parts();
     let path = parts
         .uri
@@ -87,27 +88,49 @@ pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<
         .strip_prefix("/weir/v1/")
         .unwrap_or_default();
     let path: Vec<&str> = path.split('/').collect();
-    let Some(dispatch) = &door.dispatch else {
-        body::refuse(incoming);
-        let alone = "this node is in no federation: give federation.listen (--listen), or a token \
-                     to join by (--join)";
-        return Problem::new(StatusCode::CONFLICT, "alone", alone).render();
-    };
     let text = match Limited::new(incoming, BODY_BYTES).collect().await {
         Ok(collected) => collected.to_bytes(),
         Err(_) => {
             return Problem::bad_request("the body is too long, or broke off".to_owned()).render();
         }
     };
-    let answered = match (&parts.method, path.as_slice()) {
+    let answered = match (path.as_slice(), &door.dispatch) {
+        (["policies", calls @ ..], _) => {
+            policies::policies(door, &parts.method, calls, &text).await
+        }
+        (_, None) => Err(alone()),
+        (path, Some(dispatch)) => of_member(door, dispatch, &parts, path, &text).await,
+    };
+    match answered {
+        Ok(value) => json_answer(StatusCode::OK, &value),
+        Err(problem) => problem.render(),
+    }
+}
+
+/// What a node in no federation answers.
+fn alone() -> Problem {
+    let text = "this node is in no federation: give federation.listen (--listen), or a token to \
+                join by (--join)";
+    Problem::new(StatusCode::CONFLICT, "alone", text)
+}
+
+/// Answers what only a node in a federation can.
+async fn of_member(
+    door: &Door,
+    dispatch: &Dispatch,
+    parts: &Parts,
+    path: &[&str],
+    text: &[u8],
+) -> Result<Value, Problem> {
+    match (&parts.method, path) {
         (&Method::GET, ["peers"]) => Ok(json!(dispatch.federated().peers())),
         (&Method::GET, ["catalogue"]) => Ok(catalogue(door, dispatch)),
         (&Method::POST, ["catalogue", name]) => announce(door, dispatch, name).await,
         (&Method::GET, ["peers", id]) => one_peer(dispatch, id),
         (&Method::DELETE, ["peers", id]) => forget(dispatch, id),
         (&Method::POST, ["peers", id, "ping"]) => ping(dispatch, id).await,
-        (&Method::POST, ["tokens"]) => token(dispatch, &text).await,
-        (&Method::POST, ["denials"]) => deny(dispatch, &text),
+        (&Method::POST, ["tokens"]) => token(dispatch, text).await,
+        (&Method::POST, ["denials"]) => deny(dispatch, text),
         (&Method::DELETE, ["denials", id]) => {
             let everywhere = parts.uri.query() == Some("federation=true");
             allow(dispatch, id, everywhere)
@@ -120,20 +143,13 @@ pub(super) async fn answer(door: &Door, request: Request<Incoming>) -> Response<
         (&Method::POST, ["leave"]) => leave(dispatch).await,
         (&Method::POST, ["secret", "rotate"]) => rotate(dispatch),
         (&Method::GET, ["explain", call]) => explain(dispatch, call),
-        (method, ["policies", calls @ ..]) => {
-            policies::policies(door, dispatch, method, calls, &text).await
-        }
-        (method, ["congestion", peer @ ..]) => policies::congestion(dispatch, method, peer, &text),
-        (method, ["routes", function]) => policies::routes(door, dispatch, method, function, &text),
+        (method, ["congestion", peer @ ..]) => policies::congestion(dispatch, method, peer, text),
+        (method, ["routes", function]) => policies::routes(door, dispatch, method, function, text),
         _ => Err(Problem::not_found(format!(
             "there is nothing at {} {:?}",
             parts.method,
             parts.uri.path()
         ))),
-    };
-    match answered {
-        Ok(value) => json_answer(StatusCode::OK, &value),
-        Err(problem) => problem.render(),
     }
 }
 

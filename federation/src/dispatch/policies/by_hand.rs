@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tracing::warn;
 use weir_node::id::FunctionName;
 
+use super::managing::Unchanged;
 use crate::policy::{Choice, Policy};
 
 /// Policies that may be set by hand on one node.
@@ -110,6 +111,28 @@ impl ByHand {
             Calls::OfClass(class) => put(&mut self.classes, class, made),
             Calls::OfFunction(function) => put(&mut self.functions, function, made),
         }
+    }
+
+    /// These, with another policy for some calls, or with theirs taken back, and
+    /// whether one had been set for them; `None` where there is none to take back.
+    ///
+    /// # Errors
+    /// When there may be no more.
+    pub(super) fn with(
+        &self,
+        calls: &Calls,
+        choice: Option<Choice>,
+    ) -> Result<Option<(ByHand, bool)>, Unchanged> {
+        let had = self.get(calls).is_some();
+        if choice.is_none() && !had {
+            return Ok(None);
+        }
+        if !had && self.len() >= BY_HAND_MAX {
+            return Err(Unchanged::TooMany);
+        }
+        let mut next = self.clone();
+        next.set(calls, choice.map(Into::into));
+        Ok(Some((next, had)))
     }
 
     /// The one that was set for these calls.

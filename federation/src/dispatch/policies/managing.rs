@@ -1,6 +1,7 @@
 //! What an operator sees of the policies of a running node, and changes: which
 //! is for which calls, their tables, and what is said to be congested.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde::Serialize;
 use weir_node::id::FunctionName;
 
 use super::by_hand::{BY_HAND_MAX, ByHand, Calls};
-use super::{Dispatch, Held, Inner};
+use super::{BY_HAND_FILE, Dispatch, Held, Inner};
 use crate::PeerId;
 use crate::congestion::CONGESTED_MAX;
 use crate::policy::{Choice, ClassKey, Policy};
@@ -68,30 +69,44 @@ pub enum Unnoticed {
     TooMany,
 }
 
+/// Policies that are in force, by the calls for which they are and as they are
+/// written, with who said so.
+pub(super) fn rows(
+    all: impl IntoIterator<Item = (String, String)>,
+    by_hand: Option<&ByHand>,
+) -> Vec<InForce> {
+    let mut all: BTreeMap<String, (String, &'static str)> = all
+        .into_iter()
+        .map(|(scope, policy)| {
+            let said_by = match scope.starts_with("function/") {
+                true => "label",
+                false => "configuration",
+            };
+            (scope, (policy, said_by))
+        })
+        .collect();
+    let set = by_hand.into_iter().flat_map(ByHand::iter);
+    all.extend(
+        set.map(|(calls, made)| (calls.to_string(), (made.choice.to_string(), "set by hand"))),
+    );
+    let all = all.into_iter().map(|(scope, (policy, said_by))| InForce {
+        calls: match scope.is_empty() {
+            true => "all".to_owned(),
+            false => scope,
+        },
+        policy,
+        said_by,
+    });
+    all.collect()
+}
+
 impl Dispatch {
     /// The policies by which this node places calls.
     pub fn policies(&self) -> Vec<InForce> {
         let policies = &self.inner.policies;
-        let by_hand = policies.by_hand.load_full();
         let all = policies.held().into_iter();
-        let all = all.map(|held| {
-            let calls = Calls::read(&held.scope);
-            let set = calls.and_then(|calls| by_hand.as_ref()?.get(&calls));
-            let said_by = match (set, held.scope.starts_with("function/")) {
-                (Some(_), _) => "set by hand",
-                (None, true) => "label",
-                (None, false) => "configuration",
-            };
-            InForce {
-                calls: match held.scope.is_empty() {
-                    true => "all".to_owned(),
-                    false => held.scope,
-                },
-                policy: held.text,
-                said_by,
-            }
-        });
-        all.collect()
+        let all = all.map(|held| (held.scope, held.text));
+        rows(all, policies.by_hand.load_full().as_deref())
     }
 
     /// Places calls by another policy from now on, over restarts too; calls that
@@ -107,16 +122,11 @@ impl Dispatch {
         let now = node.clock().now();
         let _changing = policies.adding.lock();
         let current = policies.by_hand.load_full();
-        let mut next = current.as_deref().cloned().unwrap_or_default();
-        let had = next.get(calls).is_some();
-        if choice.is_none() && !had {
+        let current = current.as_deref().cloned().unwrap_or_default();
+        let Some((next, had)) = current.with(calls, choice)? else {
             return Ok(false);
-        }
-        if !had && next.len() >= BY_HAND_MAX {
-            return Err(Unchanged::TooMany);
-        }
+        };
         let before = policies.held();
-        next.set(calls, choice.map(Into::into));
         let written = next.written();
         let next = (next.len() > 0).then(|| Arc::new(next));
         policies.by_hand.store(next);
@@ -245,6 +255,6 @@ impl super::Policies {
     }
 
     fn by_hand_path(&self) -> std::path::PathBuf {
-        self.path.with_file_name("policies-by-hand")
+        self.path.with_file_name(BY_HAND_FILE)
     }
 }

@@ -1,12 +1,13 @@
 //! Routes about how calls are placed: which policy is for which calls, what is
 //! said to be congested, and the tables of policies.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use weir_federation::dispatch::{Calls, Dispatch, Unchanged, Unnoticed};
+use weir_federation::dispatch::{Alone, Calls, Dispatch, InForce, Unchanged, Unnoticed};
 use weir_federation::policy::Choice;
 use weir_node::id::FunctionName;
 
@@ -66,19 +67,18 @@ enum WeightWord {
 /// `/weir/v1/policies`, `/weir/v1/policies/class/NAME` and
 /// `/weir/v1/policies/function/NAME`.
 pub(super) async fn policies(
-    door: &Door,
-    dispatch: &Dispatch,
+    door: &Arc<Door>,
     method: &Method,
     calls: &[&str],
     text: &[u8],
 ) -> Result<Value, Problem> {
     if method == Method::GET && calls.is_empty() {
-        return Ok(json!(dispatch.policies()));
+        return Ok(json!(in_force(door)));
     }
     let calls = which(calls)?;
     let choice = match *method {
         Method::PUT => {
-            exists(door, dispatch, &calls)?;
+            exists(door, &calls)?;
             let wish: Wish = read(text)?;
             let choice: Choice = wish
                 .policy
@@ -90,8 +90,8 @@ pub(super) async fn policies(
         _ => return Err(Problem::method("GET, PUT, DELETE")),
     };
     let shown = choice.as_ref().map(ToString::to_string);
-    let (placer, which) = (dispatch.clone(), calls.clone());
-    let set = tokio::task::spawn_blocking(move || placer.set_policy(&which, choice));
+    let (placer, which) = (Arc::clone(door), calls.clone());
+    let set = tokio::task::spawn_blocking(move || set(&placer, &which, choice));
     let had = match set.await {
         Ok(set) => set.map_err(|error| unchanged(&error))?,
         Err(ended) => std::panic::resume_unwind(ended.into_panic()),
@@ -101,7 +101,28 @@ pub(super) async fn policies(
             "no policy was set by hand for these calls",
         ));
     }
-    Ok(json!({ "calls": named(&calls), "policy": shown, "replaced": had }))
+    Ok(json!({
+        "calls": named(&calls),
+        "policy": shown,
+        "replaced": had,
+        "alone": door.dispatch.is_none(),
+    }))
+}
+
+/// By which policies calls are placed, or would be by a node that is alone.
+fn in_force(door: &Door) -> Vec<InForce> {
+    match (&door.dispatch, &door.alone) {
+        (Some(dispatch), _) => dispatch.policies(),
+        (None, alone) => alone.as_ref().map(Alone::policies).unwrap_or_default(),
+    }
+}
+
+fn set(door: &Door, calls: &Calls, choice: Option<Choice>) -> Result<bool, Unchanged> {
+    match (&door.dispatch, &door.alone) {
+        (Some(dispatch), _) => dispatch.set_policy(calls, choice),
+        (None, Some(alone)) => alone.set_policy(calls, choice),
+        (None, None) => Ok(false),
+    }
 }
 
 fn which(calls: &[&str]) -> Result<Calls, Problem> {
@@ -128,7 +149,7 @@ fn function_named(name: &str) -> Result<FunctionName, Problem> {
 }
 
 /// Whether there are such calls at all: a name that was misspelt is told.
-fn exists(door: &Door, dispatch: &Dispatch, calls: &Calls) -> Result<(), Problem> {
+fn exists(door: &Door, calls: &Calls) -> Result<(), Problem> {
     match calls {
         Calls::All => Ok(()),
         Calls::OfClass(class) => {
@@ -141,12 +162,17 @@ fn exists(door: &Door, dispatch: &Dispatch, calls: &Calls) -> Result<(), Problem
                 ))),
             }
         }
-        Calls::OfFunction(name) => is_known(door, dispatch, name),
+        Calls::OfFunction(name) => is_known(door, name),
     }
 }
 
-fn is_known(door: &Door, dispatch: &Dispatch, name: &FunctionName) -> Result<(), Problem> {
-    match door.node.spec(name).is_some() || dispatch.is_known(name) {
+fn is_known(door: &Door, name: &FunctionName) -> Result<(), Problem> {
+    let told_of = || {
+        door.dispatch
+            .as_ref()
+            .is_some_and(|dispatch| dispatch.is_known(name))
+    };
+    match door.node.spec(name).is_some() || told_of() {
         true => Ok(()),
         false => Err(Problem::not_found(format!("no function {name} is known"))),
     }
@@ -223,7 +249,7 @@ pub(super) fn routes(
     text: &[u8],
 ) -> Result<Value, Problem> {
     let function = function_named(function)?;
-    is_known(door, dispatch, &function)?;
+    is_known(door, &function)?;
     match *method {
         Method::GET => Ok(json!(dispatch.routes(&function, &classes(door)))),
         Method::PUT => {
@@ -239,7 +265,7 @@ pub(super) fn routes(
             };
             let class = wish.class.as_deref();
             if let Some(class) = class {
-                exists(door, dispatch, &Calls::OfClass(class.to_owned()))?;
+                exists(door, &Calls::OfClass(class.to_owned()))?;
             }
             let changed = match wish.to.as_deref() {
                 Some("here") => vec![None],
