@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::id::ImageName;
+use crate::keep::Keeping;
 use crate::resources::{Memory, Resources};
 
 pub use weir_node_core::class::ClassConfig;
@@ -137,6 +138,8 @@ pub struct NodeConfig {
     pub max_functions: usize,
     /// Longest timeout that a function may ask for.
     pub max_timeout: Duration,
+    /// By which rule idle instances stay of functions that name none.
+    pub keeping: Keeping,
     /// QoS classes; the first is the default. Never empty.
     pub classes: Vec<ClassConfig>,
     /// Asynchronous calls.
@@ -164,6 +167,7 @@ impl NodeConfig {
             max_calls: 4096,
             max_functions: 10_000,
             max_timeout: Duration::from_secs(3600),
+            keeping: Keeping::Fixed,
             classes: vec![ClassConfig::default()],
             asynchronous: AsyncConfig::default(),
             artifacts: ArtifactConfig::default(),

@@ -25,7 +25,7 @@ pub mod store;
 
 pub use node::Node;
 pub use weir_node_core::{
-    admission, estimate, function, id, ledger, need, pool, queue, resources, scheduler, time,
+    admission, estimate, function, id, keep, ledger, need, pool, queue, resources, scheduler, time,
 };
 
 /// An error and its causes in one line.

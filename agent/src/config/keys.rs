@@ -158,6 +158,12 @@ pub static KEYS: &[Key<Config>] = &[
         "Longest timeout that a function may ask for.",
     ),
     key(
+        "functions.keep-alive-policy",
+        |c| plain(&mut c.node.keeping),
+        "By which rule idle instances stay, unless a function says it: fixed (its keep-alive), \
+         greedy-dual (until their room is wanted) or histogram (as its idle times say).",
+    ),
+    key(
         "async.backlog",
         |c| plain(&mut c.node.asynchronous.backlog),
         "Accepted asynchronous calls that are not done yet; more are 429.",

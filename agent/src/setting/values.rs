@@ -14,6 +14,7 @@ use weir_federation::report::Role;
 use weir_federation::{Endpoint, Multiaddr};
 use weir_node::function::{CodeSource, Network, Outbound, Protocol, Pull, Scope};
 use weir_node::id::ImageName;
+use weir_node::keep::Keeping;
 use weir_node::resources::{Cpu, Memory};
 
 use super::Field;
@@ -246,7 +247,7 @@ impl Scalar for Token {
 parsed_scalars!(
     Role: "role", Registry: "registry", PolicyName: "policy",
     Memory: "size", Cpu: "cores", Protocol: "protocol", CodeSource: "image", ImageName: "image",
-    Port: "port", Pull: "word", Network: "network", Scope: "scope"
+    Port: "port", Pull: "word", Network: "network", Scope: "scope", Keeping: "word"
 );
 
 /// A port that something listens on.

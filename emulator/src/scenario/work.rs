@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use weir_federation_core::policy::{Choice, Wrong};
 use weir_node_core::class::ClassConfig;
+use weir_node_core::keep::Keeping;
 use weir_node_core::resources::{Cpu, Memory};
 
 use super::arrivals::Arrivals;
@@ -52,6 +53,30 @@ impl Field for Scope {
     }
 }
 
+/// By which rule idle instances stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeepAlive(pub Keeping);
+
+impl Field for KeepAlive {
+    fn take(&mut self, tree: &Tree, reading: &mut Reading<'_>) {
+        let Value::Text(text) = &tree.value else {
+            return wrong(tree, &self.takes(), &tree.value, reading);
+        };
+        match text.parse() {
+            Ok(keeping) => self.0 = keeping,
+            Err(message) => reading.mistakes.add(&tree.at, message),
+        }
+    }
+
+    fn takes(&self) -> String {
+        "fixed, greedy-dual or histogram".to_owned()
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(self.0.to_string())
+    }
+}
+
 /// A function.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Function {
@@ -81,6 +106,8 @@ pub struct Function {
     pub least: Whole<0, 100_000>,
     /// How long an idle instance stays.
     pub keep_alive: Duration,
+    /// By which rule it stays.
+    pub keeping: KeepAlive,
     /// How long a call may run.
     pub timeout: Duration,
     /// Whether a call may be run again.
@@ -107,6 +134,7 @@ impl Default for Function {
             most: Whole(1_000),
             least: Whole(0),
             keep_alive: Duration::from_secs(600),
+            keeping: KeepAlive::default(),
             timeout: Duration::from_secs(60),
             idempotent: false,
             scope: Scope::default(),
@@ -170,6 +198,12 @@ impl Section for Function {
             "keep-alive",
             |s| &mut s.keep_alive,
             "How long an idle instance stays.",
+        ),
+        key(
+            "keep-alive-policy",
+            |s| &mut s.keeping,
+            "By which rule it stays: for that time, until its room is wanted, or as pauses between \
+             calls say.",
         ),
         key("timeout", |s| &mut s.timeout, "How long a call may run."),
         key(

@@ -379,6 +379,7 @@ fn alike(
         max_instances: small(of.most.0),
         min_instances: small(of.least.0),
         keep_alive: of.keep_alive,
+        keeping: of.keeping.0,
     };
     let one = move |number| {
         let name = of.function_name(number);

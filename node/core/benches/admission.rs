@@ -38,6 +38,7 @@ fn profile() -> Profile {
         max_instances: 100,
         min_instances: 0,
         keep_alive: Duration::from_secs(600),
+        keeping: weir_node_core::keep::Keeping::Fixed,
     }
 }
 

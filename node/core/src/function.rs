@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, FunctionName, IdError, ImageName, SecretName};
+use crate::keep::Keeping;
 use crate::resources::{Cpu, Memory, Resources};
 
 /// How an executor speaks to the code of a function.
@@ -464,6 +465,9 @@ pub struct FunctionSpec {
     /// How its asynchronous calls are kept.
     #[serde(default)]
     pub durability: Durability,
+    /// By which rule idle instances stay; `None` for the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeping: Option<Keeping>,
     /// Kept to be shown.
     pub as_deployed: AsDeployed,
 }
@@ -568,6 +572,7 @@ impl FunctionSpec {
             copies: Self::USUAL_COPIES,
             prefetch: false,
             durability: Durability::default(),
+            keeping: None,
             as_deployed: AsDeployed::default(),
         }
     }

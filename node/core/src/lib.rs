@@ -45,6 +45,7 @@
 //!     max_instances: 4,
 //!     min_instances: 0,
 //!     keep_alive: Duration::from_secs(60),
+//!     keeping: weir_node_core::keep::Keeping::Fixed,
 //! };
 //! let (mut actions, now) = (Vec::new(), Time::ZERO);
 //! let function = admission.add("shop", profile, now, &mut actions).expect("it fits");
@@ -78,6 +79,7 @@ pub mod computer;
 pub mod estimate;
 pub mod function;
 pub mod id;
+pub mod keep;
 pub mod ledger;
 pub mod need;
 pub mod pool;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::keep::Keeping;
 use crate::resources::Resources;
 
 /// How admission accounts the instances of a function.
@@ -17,6 +18,8 @@ pub struct Profile {
     pub max_instances: u32,
     /// Instances kept warm even when idle; at most `max_instances`.
     pub min_instances: u32,
-    /// How long an idle instance stays.
+    /// How long an idle instance stays, by a rule that says nothing else.
     pub keep_alive: Duration,
+    /// By which rule it stays.
+    pub keeping: Keeping,
 }

@@ -369,6 +369,7 @@ impl Executor for Docker {
             max_instances: spec.max.unwrap_or(u32::MAX),
             min_instances: spec.min,
             keep_alive: spec.keep_alive,
+            keeping: spec.keeping.unwrap_or_default(),
         }
     }
 

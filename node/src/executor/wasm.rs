@@ -191,6 +191,7 @@ impl Executor for Wasm {
             max_instances: 1,
             min_instances: spec.min.min(1),
             keep_alive: spec.keep_alive,
+            keeping: spec.keeping.unwrap_or_default(),
         }
     }
 

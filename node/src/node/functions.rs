@@ -297,6 +297,14 @@ impl Inner {
         }
     }
 
+    /// How a version is accounted, by the node's own rule where it names none.
+    pub(super) fn profile(&self, version: &Version) -> Profile {
+        Profile {
+            keeping: version.spec.keeping.unwrap_or(self.config.keeping),
+            ..version.executor.profile(&version.spec)
+        }
+    }
+
     /// Refuses what could never run here, before anything is kept.
     pub(super) fn check_fits(
         &self,
@@ -317,7 +325,7 @@ impl Inner {
     }
 
     pub(super) fn admit_new(self: &Arc<Self>, version: &Arc<Version>, beside: Beside) {
-        let profile = version.executor.profile(&version.spec);
+        let profile = self.profile(version);
         let log = Arc::new(FunctionLog::new(
             self.config.log_lines,
             self.config.log_bytes_per_second,
@@ -376,7 +384,7 @@ impl Inner {
     }
 
     pub(super) fn admit_update(self: &Arc<Self>, function: &Function, version: &Version) {
-        let profile = version.executor.profile(&version.spec);
+        let profile = self.profile(version);
         let mut actions = Vec::new();
         let updated =
             self.scheduler()

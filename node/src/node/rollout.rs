@@ -10,6 +10,7 @@ use super::functions::{Function, not_found};
 use super::version::{Parts, Version};
 use super::{ChangeError, DeployMode, Inner, Node, stored};
 use crate::admission::FunctionKey;
+use crate::executor::Profile;
 use crate::function::FunctionSpec;
 use crate::id::{Digest, FunctionName};
 use crate::store::{FunctionRecord, VersionRecord};
@@ -361,8 +362,10 @@ impl Inner {
     ) -> Result<Next, ChangeError> {
         let mut key = None;
         if version.is_unchecked() {
-            let mut profile = version.executor.profile(&version.spec);
-            profile.min_instances = 0;
+            let profile = Profile {
+                min_instances: 0,
+                ..self.profile(version)
+            };
             let log = function.log.clone();
             let trial = self.admit(version, profile, log, Beside::default(), true);
             let trial = trial.map_err(|error| ChangeError::Invalid(error.to_string()))?;

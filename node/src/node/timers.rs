@@ -146,6 +146,7 @@ mod tests {
             max_instances: 1,
             min_instances: 1,
             keep_alive: Duration::from_secs(60),
+            keeping: crate::keep::Keeping::Fixed,
         };
         let mut actions = Vec::new();
         let added = shell.lock().add("", profile, at(0), &mut actions);

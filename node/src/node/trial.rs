@@ -213,7 +213,7 @@ impl Inner {
 
     /// Gives a function new code, and the instance that it was tried with.
     fn admit_in_stead(self: &Arc<Self>, function: &Function, trial: FunctionKey, by: &Version) {
-        let profile = by.executor.profile(&by.spec);
+        let profile = self.profile(by);
         let namespace = by.spec.name.namespace.as_str();
         let mut actions = Vec::new();
         let now = self.clock.now();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use weir_node::function::{FunctionSpec, Network, Outbound, Protocol, Pull, Scope};
 use weir_node::id::ImageName;
+use weir_node::keep::Keeping;
 use weir_node::resources::{Cpu, Memory, QuantityError};
 
 use crate::document::Value;
@@ -27,6 +28,7 @@ impl Kind {
     pub(super) const IMAGE: Kind = Kind::new("image", own::<ImageName>);
     pub(super) const PULL: Kind = Kind::new("word", own::<Pull>);
     pub(super) const NETWORK: Kind = Kind::new("network", own::<Network>);
+    pub(super) const KEEPING: Kind = Kind::new("word", own::<Keeping>);
     pub(super) const SCOPE: Kind = Kind::new("scope", own::<Scope>);
     pub(super) const POLICY: Kind = Kind::new("policy", own::<PolicyName>);
     pub(super) const TARGETS: Kind = Kind::new("list", list::<Outbound>);

@@ -121,6 +121,23 @@ pub static OPTIONS: &[DeployOption] = &[
         ["3m", "10m", "how long unused code stays loaded"],
     ),
     option(
+        "keep-alive-policy",
+        "POLICY",
+        "By which rule idle instances stay: fixed, greedy-dual or histogram",
+        annotation(
+            "weir.keep-alive-policy",
+            Kind::KEEPING,
+            |spec, text| put(&mut spec.keeping, parsed(text).map(Some)),
+            |spec| spec.keeping.map(|keeping| keeping.to_string()),
+        ),
+        [
+            "histogram",
+            "the node's",
+            "by which rule: `fixed` (the time above), `greedy-dual` (until their room is wanted) or \
+             `histogram` (as the function's own pauses say, else the time above)",
+        ],
+    ),
+    option(
         "concurrency",
         "N",
         "Calls that one instance runs at once",

@@ -64,6 +64,7 @@ fn profiles() -> [Profile; 3] {
         max_instances: 1,
         min_instances: 0,
         keep_alive: Duration::from_secs(600),
+        keeping: crate::keep::Keeping::Fixed,
     };
     let alone = Profile {
         calls_per_instance: 1,

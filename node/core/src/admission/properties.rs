@@ -65,6 +65,7 @@ fn any_profile() -> impl Strategy<Value = Profile> {
                     max_instances,
                     min_instances,
                     keep_alive: Duration::from_millis(keep),
+                    keeping: crate::keep::Keeping::Fixed,
                 }
             },
         )
@@ -106,6 +107,7 @@ const WEIGHTLESS: Profile = Profile {
     max_instances: 1,
     min_instances: 0,
     keep_alive: Duration::ZERO,
+    keeping: crate::keep::Keeping::Fixed,
 };
 
 fn endless(class: usize) -> Waiting {

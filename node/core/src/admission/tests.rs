@@ -22,6 +22,7 @@ fn profile() -> Profile {
         max_instances: 10,
         min_instances: 0,
         keep_alive: Duration::from_secs(60),
+        keeping: crate::keep::Keeping::Fixed,
     }
 }
 
@@ -231,6 +232,7 @@ fn keep_alive_of_zero_makes_every_call_cold() {
     let mut node = Node::new(1000, 1000);
     let function = node.add(Profile {
         keep_alive: Duration::ZERO,
+        keeping: crate::keep::Keeping::Fixed,
         ..profile()
     });
     node.arrive(function, "one");

@@ -29,6 +29,7 @@ fn profile() -> Profile {
         max_instances: 10,
         min_instances: 0,
         keep_alive: ms(60_000),
+        keeping: crate::keep::Keeping::Fixed,
     }
 }
 
@@ -780,6 +781,7 @@ proptest! {
             min_instances: at % 2,
             calls_per_instance: 1 + at % 2,
             keep_alive: ms(30),
+            keeping: crate::keep::Keeping::Fixed,
             ..profile()
         };
         let mut functions = Vec::new();
