@@ -24,19 +24,29 @@
 //! * Whatever fits alone into the node runs in the end: a head that is passed
 //!   over too often holds the others back ([`crate::queue`]), and when nothing
 //!   moves any more even kept instances make room.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `prospect` | what would become of a call, and how long it would wait |
+//! | `settle` | what follows from an event: who runs, who leaves, what starts and stops |
+//! | `numbers` | what runs, waits and is held |
+
+mod numbers;
+mod prospect;
+mod settle;
 
 use std::time::Duration;
 
 use crate::class::ClassConfig;
-use crate::estimate::ExpectedWait;
-use crate::pool::{Change, Eviction, LastUse, Pool, Standing, Taken, cost};
+use crate::pool::{LastUse, Pool, Taken, cost};
 use crate::profile::Profile;
 use crate::queue::share::Names;
-use crate::queue::{Fit, Look, Queue, Waited, Waiting};
+use crate::queue::{Queue, Waited, Waiting};
 use crate::resources::{Cpu, Resources};
 use crate::time::Time;
 use crate::words::{Phase, Refusal};
 
+pub use self::prospect::Prospect;
 pub use crate::pool::{FunctionGauges, FunctionKey, InstanceId, Places, Slot, TooLarge};
 pub use crate::queue::{Kind, Seat, Ticket};
 
@@ -74,22 +84,6 @@ pub struct Pace {
     /// Calls of this node that run elsewhere now: those places serve its queue
     /// too.
     pub elsewhere: u32,
-}
-
-/// What would become of a call that arrived now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prospect {
-    /// It would run on a ready instance.
-    Warm,
-    /// It would wait for a start, and for nothing else.
-    Start,
-    /// It would wait for a place.
-    Wait {
-        /// So long, as far as anybody knows.
-        expected: ExpectedWait,
-    },
-    /// It would be refused.
-    Refuse(Refusal),
 }
 
 /// What becomes of a call that arrives.
@@ -416,69 +410,6 @@ impl<T> Admission<T> {
         Some((token, seat))
     }
 
-    /// What would become of such a call; `None` when the function was removed.
-    ///
-    /// # Panics
-    /// When the class is not one of the configured ones.
-    pub fn prospect(&self, arrival: &Arrival, now: Time) -> Option<Prospect> {
-        let function = arrival.function;
-        let gauges = self.pool.gauges(function)?;
-        if let Some(refusal) = self.closed() {
-            return Some(Prospect::Refuse(refusal));
-        }
-        if !self.overtakes(gauges) && self.pool.has_place(function) && self.pool.has_room(function)
-        {
-            return Some(Prospect::Warm);
-        }
-        if self.starts_at_once(function, gauges.waiting) {
-            return Some(Prospect::Start);
-        }
-        Some(match self.refusal(arrival, now) {
-            Some(refusal) => Prospect::Refuse(refusal),
-            None => Prospect::Wait {
-                expected: self.expected_wait(function, arrival.class, arrival.pace),
-            },
-        })
-    }
-
-    /// Why a call is not let into the queue.
-    fn refusal(&self, arrival: &Arrival, now: Time) -> Option<Refusal> {
-        let &Arrival {
-            function, class, ..
-        } = arrival;
-        match arrival.kind {
-            Kind::Accepted => None,
-            Kind::Awaited if self.queue.is_full(class) => Some(Refusal::QueueFull),
-            Kind::Awaited => {
-                let time = arrival.leave.since(now);
-                let expected = self.expected_wait(function, class, arrival.pace);
-                let fits = self.queue.fits(function, class, time, expected, now);
-                (!fits).then_some(Refusal::Overloaded)
-            }
-        }
-    }
-
-    /// How long a newcomer would wait for a place.
-    ///
-    /// # Panics
-    /// When the class is not one of the configured ones.
-    pub fn expected_wait(&self, function: FunctionKey, class: usize, pace: Pace) -> ExpectedWait {
-        let own = self
-            .pool
-            .gauges(function)
-            .map_or(0, |gauges| gauges.running);
-        let (ahead, here) = match self.pool.has_place(function) || own == 0 {
-            // Its calls take what any call gives back.
-            true => {
-                let all = u32::try_from(self.pool.running()).unwrap_or(u32::MAX);
-                (self.queue.ahead_of_class(function, class), all)
-            }
-            // Its own instances serve it.
-            false => (self.queue.ahead_of_function(function, class), own),
-        };
-        ExpectedWait::new(pace.service, ahead, here.saturating_add(pace.elsewhere))
-    }
-
     /// Processor time that a call is expected to take, in nanoseconds of one
     /// core.
     fn expected_cost(&self, function: FunctionKey, pace: Pace) -> u64 {
@@ -492,30 +423,6 @@ impl<T> Admission<T> {
     /// Whether a newcomer that ran at once would go before somebody who waits.
     fn overtakes(&self, gauges: FunctionGauges) -> bool {
         gauges.waiting > 0 || self.queue.has_contenders()
-    }
-
-    /// For how many more calls of a function there is room; `None` when it was
-    /// removed.
-    pub fn places(&self, function: FunctionKey) -> Option<Places> {
-        self.pool.places(function)
-    }
-
-    /// Whether a newcomer waits for a start rather than for room. Such calls
-    /// are taken beyond the length of their queue, or a class without one
-    /// could never make a cold call.
-    fn is_start_at_hand(&self, key: FunctionKey, waiting: u32) -> bool {
-        self.pool.covers(key, waiting + 1)
-            || (!self.queue.has_contenders()
-                && !self.pool.has_place(key)
-                && self.pool.may_start(key)
-                && self.pool.has_room_to_start(key))
-    }
-
-    /// Whether a newcomer waits for a start, and then for nothing else: what it
-    /// and those before it hold is free.
-    fn starts_at_once(&self, key: FunctionKey, waiting: u32) -> bool {
-        self.is_start_at_hand(key, waiting)
-            && self.pool.has_room_for(key, waiting.saturating_add(1))
     }
 
     /// Ends a call that ran.
@@ -562,12 +469,6 @@ impl<T> Admission<T> {
     }
 
     // Instances.
-
-    /// Of which function an instance is being started; `None` when nobody wants
-    /// it any more, or it is started.
-    pub fn being_started(&self, instance: InstanceId) -> Option<FunctionKey> {
-        self.pool.being_started(instance)
-    }
 
     /// Takes note that an instance takes calls.
     pub fn started(&mut self, id: InstanceId, now: Time, actions: &mut Vec<Action<T>>) {
@@ -636,23 +537,6 @@ impl<T> Admission<T> {
         self.settle(now, actions);
     }
 
-    /// What a call of a function holds of processors; nothing once it was
-    /// removed.
-    pub fn call_cpu(&self, function: FunctionKey) -> Cpu {
-        self.pool.call_cpu(function)
-    }
-
-    /// How long calls have run on an instance, all together; `None` when it is
-    /// no more.
-    pub fn busy(&self, instance: InstanceId, now: Time) -> Option<Duration> {
-        self.pool.busy(instance, now)
-    }
-
-    /// How long calls have run on this node, all together.
-    pub fn all_busy(&self, now: Time) -> Duration {
-        self.pool.all_busy(now)
-    }
-
     // Time.
 
     /// Does what is due: calls give up, idle instances stop, kept ones start.
@@ -673,65 +557,6 @@ impl<T> Admission<T> {
         self.draining = true;
     }
 
-    // Numbers.
-
-    /// Calls that run.
-    pub fn running(&self) -> usize {
-        self.pool.running()
-    }
-
-    /// Calls that wait.
-    pub fn waiting(&self) -> usize {
-        self.queue.len()
-    }
-
-    /// Calls of one class that wait.
-    pub fn class_waiting(&self, class: usize) -> usize {
-        self.queue.class_len(class)
-    }
-
-    /// Instances that hold resources, those being started or stopped included.
-    pub fn instances(&self) -> usize {
-        self.pool.instances()
-    }
-
-    /// What is promised.
-    pub fn held(&self) -> Resources {
-        self.pool.ledger().held()
-    }
-
-    /// What there is to promise.
-    pub fn capacity(&self) -> Resources {
-        self.pool.ledger().capacity()
-    }
-
-    /// When the first waiting call gives up.
-    pub fn next_give_up(&self) -> Option<Time> {
-        self.queue.next_give_up()
-    }
-
-    /// Queues of functions that lack what others hold. Those that wait for
-    /// their own function's maximum, or for a start, do not count.
-    pub fn contending(&self) -> usize {
-        self.queue.lacking()
-    }
-
-    /// Whether every instance that a function may have is there, and none has a
-    /// free place.
-    pub fn is_full(&self, function: FunctionKey) -> bool {
-        self.pool.is_full(function)
-    }
-
-    /// Functions that have instances, or calls that run or wait.
-    pub fn busy_functions(&self) -> impl Iterator<Item = FunctionKey> {
-        self.pool.busy_functions()
-    }
-
-    /// The numbers of one function; `None` when it was removed.
-    pub fn gauges(&self, key: FunctionKey) -> Option<FunctionGauges> {
-        self.pool.gauges(key)
-    }
-
     // How it is done.
 
     fn wake(&mut self, key: FunctionKey) {
@@ -748,109 +573,6 @@ impl<T> Admission<T> {
         self.pool.count_waited(waited.function);
         waited.token
     }
-
-    /// Brings everything to rest after an event: nobody waits who could run.
-    fn settle(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
-        // First, or a call might run after its caller was told that it waited
-        // too long.
-        self.expire_calls(now, actions);
-        if !self.queue.is_empty() {
-            self.run_waiting(now, actions);
-        }
-        self.settle_instances(now, actions);
-    }
-
-    /// The same where nothing but time can have changed since the last event for
-    /// those who wait.
-    fn settle_again(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
-        match self.queue.next_give_up().is_some_and(|due| due <= now) {
-            true => self.settle(now, actions),
-            false => self.settle_instances(now, actions),
-        }
-    }
-
-    fn settle_instances(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
-        // After those who wait, who may need what is about to stop.
-        if self.pool.next_event().is_some_and(|due| due <= now) {
-            self.pool.expire(now);
-        }
-        if !self.draining && self.pool.is_lacking() && !self.queue.has_contenders() {
-            self.pool.prestart(now);
-        }
-        if self.pool.has_changes() {
-            actions.extend(self.pool.changes().map(Action::from));
-        }
-    }
-
-    /// Has those leave who waited as long as they may, but for those that a
-    /// start is at hand for.
-    fn expire_calls(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
-        while let Some(due) = self.queue.due(now) {
-            let promised = self.queue.promised(due.function);
-            if due.may_stay && self.pool.covers(due.function, promised.saturating_add(1)) {
-                self.queue.promise(due.ticket);
-                continue;
-            }
-            let waited = self.queue.remove(due.ticket).expect("it is due");
-            let phase = match waited.promised {
-                true => Phase::Start,
-                false => Phase::Queue,
-            };
-            actions.push(Action::Expired {
-                token: self.token(waited),
-                phase,
-            });
-        }
-    }
-
-    fn run_waiting(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
-        let Admission { pool, queue, .. } = self;
-        while let Some(waited) = queue.pick(now, |function, look| judge(pool, function, look, now))
-        {
-            let Taken::Slot(mut slot) = pool.take(waited.function, waited.arrived, now) else {
-                unreachable!("judged to run in this very state");
-            };
-            slot.charged = Some((waited.seat.class, waited.seat.cost));
-            pool.count_waited(waited.function);
-            actions.push(Action::Run {
-                token: waited.token,
-                slot,
-            });
-        }
-    }
-}
-
-impl<T> From<Change> for Action<T> {
-    fn from(change: Change) -> Self {
-        match change {
-            Change::Start { instance, function } => Action::Start { instance, function },
-            Change::Stop { instance } => Action::Stop { instance },
-        }
-    }
-}
-
-/// Judges whether the oldest waiting call of a function can run, and starts
-/// instances or stops those of others so that it soon can.
-fn judge(pool: &mut Pool, key: FunctionKey, look: Look, now: Time) -> Fit {
-    let verdict = loop {
-        match pool.standing(key) {
-            Standing::Runs => return Fit::Runs,
-            Standing::Short => break Fit::Short,
-            Standing::Settled => return Fit::Asleep,
-            // Perhaps that is not enough for all that wait.
-            Standing::Lacks { .. } if pool.start(key, now) => {}
-            Standing::Lacks { served: true } => break Fit::Patient,
-            Standing::Lacks { served: false } => break Fit::Short,
-        }
-    };
-    match look {
-        Look::Turn if pool.is_still() => pool.make_room(key, Eviction::LastResort),
-        Look::Turn | Look::Head => pool.make_room(key, Eviction::Surplus),
-        // One large call after the other would empty the pool for all of them
-        // at once, though only the first can use the room.
-        Look::Behind => {}
-    }
-    verdict
 }
 
 #[cfg(test)]

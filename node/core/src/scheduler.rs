@@ -19,98 +19,42 @@
 //!   back without having run leaves its room to others.
 //! * Only calls that answered teach how long calls run: failures are quicker, and
 //!   no faster way to serve. Those that ran out of time took at least so long.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `arriving` | calls as they come, what would become of them, places that are kept |
+//! | `asking` | what admission asks for, in the words of the scheduler |
+//! | `function` | what is learned of a function |
+//! | `gate` | how many starts go on at once |
 
+mod arriving;
+mod asking;
+mod function;
 mod gate;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::admission::{
-    self, Admission, Arrival, FunctionKey, InstanceId, Kind, Pace, Prospect, Seat, Slot, Ticket,
-    TooLarge,
-};
+use crate::admission::{self, Admission, FunctionKey, InstanceId, Seat, Slot, Ticket, TooLarge};
 use crate::class::ClassConfig;
-use crate::estimate::{Estimate, ExpectedWait, Known, Samples, longest_wait, time_to_wait};
-use crate::pool::LastUse;
+use crate::estimate::{Estimate, Known};
 use crate::profile::Profile;
-use crate::rate::{Counted, Rate};
+use crate::rate::Counted;
 use crate::resources::{Cpu, Resources};
 use crate::time::Time;
-use crate::words::{Phase, Refusal};
 
+use self::function::Function;
 use self::gate::Gate;
+
+pub use self::arriving::{Outlook, Request, Reserved, Verdict};
+pub use self::asking::GaveUp;
+pub use self::function::Ran;
 
 /// Change of a need, as a part of it, up to which calls hold what they did.
 const NEED_CHANGE_MIN: f64 = 0.1;
 
 /// Growth of a need beyond which calls run quicker than they did.
 const NEED_GROWTH_QUICKER: f64 = 1.5;
-
-/// A call at the door.
-#[derive(Debug, Clone, Copy)]
-pub struct Request {
-    /// Which function.
-    pub function: FunctionKey,
-    /// Its class, as an index into the configured ones.
-    pub class: usize,
-    /// Whether it waits for a place; else only for a start that is at hand.
-    pub patient: bool,
-    /// When it came; now, or before it was placed in vain.
-    pub arrived: Time,
-    /// The latest useful answer; [`Time::NEVER`] for none. See
-    /// [`ClassConfig::deadline_of`].
-    pub deadline: Time,
-    /// Until when it waits, where it was accepted to be run later; `None` when
-    /// somebody waits for its answer.
-    pub persists_until: Option<Time>,
-    /// How long it may run.
-    pub timeout: Duration,
-    /// Most calls of its function in a second; `None` for any number, and for a
-    /// call that was counted already.
-    pub per_second: Option<u32>,
-    /// Calls of this node that run elsewhere now: those places serve its queue
-    /// too.
-    pub elsewhere: u32,
-}
-
-/// What becomes of a call that arrives.
-#[derive(Debug)]
-pub enum Verdict {
-    /// It runs now, on a warm instance.
-    Run(Slot),
-    /// It waits; its token comes back in an [`Action`], perhaps in one of this
-    /// very event.
-    Wait(Ticket),
-    /// It is not taken.
-    Refuse {
-        /// Why.
-        reason: Refusal,
-        /// How long it would have to wait; zero when nobody knows.
-        expected: Duration,
-    },
-    /// The function was removed.
-    Unknown,
-}
-
-/// Why a call waits no longer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GaveUp {
-    /// Its deadline passed.
-    Late {
-        /// What it waited for.
-        phase: Phase,
-        /// How long it had.
-        after: Duration,
-    },
-    /// It had no place for as long as it may wait.
-    WaitedTooLong {
-        /// How long a newcomer would wait, as far as anybody knows; no less than
-        /// it waited itself.
-        expected: Duration,
-    },
-    /// The start that it waited for is not there yet.
-    NotStarted,
-}
 
 /// What the shell must do.
 #[derive(Debug)]
@@ -166,54 +110,6 @@ pub enum Action<T> {
     },
 }
 
-/// How the code of a call ended, as far as it teaches something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ran {
-    /// It began to answer after that.
-    Answered(Duration),
-    /// It ran out of time after that.
-    TimedOut(Duration),
-    /// It failed, however quickly.
-    Failed,
-}
-
-/// A place for a call that is yet to be decided about. It must be run on or given
-/// to [`Scheduler::release`]; dropped, what it holds is lost until the node
-/// restarts.
-#[must_use = "what it holds is released by release or by finishing its slot alone"]
-#[derive(Debug)]
-pub struct Reserved {
-    slot: Slot,
-    before: LastUse,
-    charge: Option<Charge>,
-}
-
-impl Reserved {
-    /// The place, for its call to run on.
-    pub fn run(self) -> Slot {
-        self.slot
-    }
-}
-
-/// What would become of a call that arrived now.
-#[derive(Debug, Clone, Copy)]
-pub struct Outlook {
-    /// That.
-    pub prospect: Prospect,
-    /// How long it would wait for a place; zero for not at all, or when nothing
-    /// is known. For a call that would be refused, how long it would have to.
-    pub wait: Duration,
-    /// How long it may wait for one.
-    pub time_to_wait: Duration,
-    /// How long calls of its function run.
-    pub service: Estimate,
-    /// How long starts of it take; zero before the first.
-    pub start: Duration,
-    /// Whether its function has every instance that it may have, and none has a
-    /// free place.
-    pub function_full: bool,
-}
-
 /// A call that waits: what the shell left with it, and what it may be told.
 #[derive(Debug)]
 pub struct Waiter<T> {
@@ -230,56 +126,6 @@ pub struct Waiter<T> {
 struct Charge {
     counted: Counted,
     per_second: u32,
-}
-
-/// What is known of a function beside what admission counts.
-#[derive(Debug)]
-struct Function {
-    key: FunctionKey,
-    /// Calls of the last second, where there is a bound.
-    rate: Rate,
-    /// From the first one on.
-    samples: Option<Box<Samples>>,
-    service: Estimate,
-    known: Arc<Known>,
-}
-
-impl Function {
-    fn new(key: FunctionKey) -> Self {
-        Function {
-            key,
-            rate: Rate::default(),
-            samples: None,
-            service: Estimate::default(),
-            known: Arc::default(),
-        }
-    }
-
-    fn learn(&mut self, ran: Ran, started: Option<Duration>) {
-        if let Some(started) = started {
-            self.known.learn_start(started);
-        }
-        match ran {
-            Ran::Answered(took) => self.samples.get_or_insert_default().learn(took),
-            Ran::TimedOut(took) => self.samples.get_or_insert_default().learn_at_least(took),
-            Ran::Failed => return,
-        }
-        self.note_service();
-    }
-
-    /// Forgets how long calls ran: they do not run as they did.
-    fn forget_service(&mut self) {
-        self.samples = None;
-        self.note_service();
-    }
-
-    fn note_service(&mut self) {
-        let samples = self.samples.as_ref();
-        self.service = samples
-            .map(|samples| samples.estimate())
-            .unwrap_or_default();
-        self.known.set_service(&self.service);
-    }
 }
 
 /// The state of one machine; `T` is what the shell needs to answer a waiting call.
@@ -463,225 +309,6 @@ impl<T> Scheduler<T> {
 
     // Calls.
 
-    /// Takes a call in. `token` is asked for only when the call must wait, so
-    /// that a warm call costs no channel.
-    ///
-    /// # Panics
-    /// When the class is not one of the configured ones.
-    pub fn arrive(
-        &mut self,
-        request: &Request,
-        token: impl FnOnce() -> T,
-        now: Time,
-        actions: &mut Vec<Action<T>>,
-    ) -> Verdict {
-        self.take_in(request, None, token, now, actions)
-    }
-
-    /// Takes a call back in that left for a place elsewhere. It was taken once,
-    /// so that nothing is refused: it has its seat, or a place.
-    ///
-    /// # Panics
-    /// When the class is not one of the configured ones.
-    pub fn come_back(
-        &mut self,
-        request: &Request,
-        seat: Seat,
-        token: impl FnOnce() -> T,
-        now: Time,
-        actions: &mut Vec<Action<T>>,
-    ) -> Verdict {
-        self.take_in(request, Some(seat), token, now, actions)
-    }
-
-    fn take_in(
-        &mut self,
-        request: &Request,
-        seat: Option<Seat>,
-        token: impl FnOnce() -> T,
-        now: Time,
-        actions: &mut Vec<Action<T>>,
-    ) -> Verdict {
-        self.elsewhere = request.elsewhere;
-        let Some(function) = self.function_mut(request.function) else {
-            return Verdict::Unknown;
-        };
-        let mut charge = None;
-        if let Some(per_second) = request.per_second {
-            let counted = match seat {
-                Some(_) => Some(function.rate.take_again(now, per_second)),
-                None => function.rate.take(now, per_second),
-            };
-            let Some(counted) = counted else {
-                return Verdict::Refuse {
-                    reason: match request.patient {
-                        true => Refusal::RateLimit,
-                        // Whoever asked may know of another place.
-                        false => Refusal::NoRoom,
-                    },
-                    expected: function.rate.wait(now, per_second),
-                };
-            };
-            charge = Some(Charge {
-                counted,
-                per_second,
-            });
-        }
-        if seat.is_none()
-            && let Some(slot) = self.admission.arrive_warm(request.function, now)
-        {
-            return Verdict::Run(slot);
-        }
-        let arrival = self.arrival(request);
-        let waiter = || Waiter {
-            token: token(),
-            function: request.function,
-            class: request.class,
-            arrived: request.arrived,
-            deadline: request.deadline,
-            charge,
-        };
-        let (admission, asked) = (&mut self.admission, &mut self.asked);
-        let verdict = match seat {
-            Some(seat) => admission.come_back(request.function, seat, waiter, now, asked),
-            None => admission.arrive_cold(arrival, waiter, now, asked),
-        };
-        match verdict {
-            admission::Verdict::Run(slot) => Verdict::Run(slot),
-            admission::Verdict::Wait(ticket) => {
-                self.ask(now, actions);
-                Verdict::Wait(ticket)
-            }
-            admission::Verdict::Refuse(reason) => {
-                self.give_back(request.function, charge, now);
-                let expected =
-                    self.admission
-                        .expected_wait(request.function, request.class, arrival.pace);
-                Verdict::Refuse {
-                    reason,
-                    expected: expected.whole(),
-                }
-            }
-            admission::Verdict::Unknown => Verdict::Unknown,
-        }
-    }
-
-    /// How admission sees a call.
-    fn arrival(&self, request: &Request) -> Arrival {
-        let service = self.service(request.function);
-        let longest = longest_wait(self.classes[request.class].max_wait, &service);
-        let (leave, end) = match request.persists_until {
-            Some(until) => (until.min(request.deadline), until.min(request.deadline)),
-            None => {
-                let left = request.deadline.since(request.arrived);
-                let left = (request.deadline != Time::NEVER).then_some(left);
-                let leave = request.arrived + time_to_wait(longest, left, &service);
-                // A start may well take longer than the call that it is for.
-                let started = request.arrived + request.timeout.max(longest);
-                let end = match request.deadline {
-                    Time::NEVER => started,
-                    deadline => deadline,
-                };
-                (leave, end)
-            }
-        };
-        Arrival {
-            function: request.function,
-            class: request.class,
-            kind: match request.persists_until {
-                Some(_) => Kind::Accepted,
-                None => Kind::Awaited,
-            },
-            patient: request.patient,
-            arrived: request.arrived,
-            leave,
-            end,
-            pace: Pace {
-                service: service.mean,
-                elsewhere: request.elsewhere,
-            },
-        }
-    }
-
-    /// What would become of such a call; `None` when the function was removed.
-    ///
-    /// # Panics
-    /// When the class is not one of the configured ones.
-    pub fn prospect(&self, request: &Request, now: Time) -> Option<Outlook> {
-        let function = self.function(request.function)?;
-        let arrival = self.arrival(request);
-        let mut prospect = self.admission.prospect(&arrival, now)?;
-        let expected = match prospect {
-            Prospect::Wait { expected } => expected,
-            Prospect::Refuse(_) => {
-                let Request {
-                    function, class, ..
-                } = *request;
-                self.admission.expected_wait(function, class, arrival.pace)
-            }
-            Prospect::Warm | Prospect::Start => ExpectedWait::default(),
-        };
-        let mut wait = expected.whole();
-        if let Some(per_second) = request.per_second
-            && !function.rate.has_room(now, per_second)
-        {
-            prospect = Prospect::Refuse(Refusal::RateLimit);
-            wait = function.rate.wait(now, per_second);
-        }
-        Some(Outlook {
-            prospect,
-            wait,
-            time_to_wait: arrival.leave.since(now),
-            service: function.service,
-            start: function.known.start(),
-            function_full: self.admission.is_full(request.function),
-        })
-    }
-
-    /// The same, and the place on a warm instance where the call would run at
-    /// once: it is kept until whoever decides about the call runs it there or
-    /// [releases](Scheduler::release) it.
-    ///
-    /// # Panics
-    /// When the class is not one of the configured ones.
-    pub fn reserve(&mut self, request: &Request, now: Time) -> Option<(Outlook, Option<Reserved>)> {
-        let outlook = self.prospect(request, now)?;
-        if outlook.prospect != Prospect::Warm {
-            return Some((outlook, None));
-        }
-        let taken = self.admission.reserve(request.function, now);
-        let reserved = taken.map(|(slot, before)| {
-            let function = self.function_mut(request.function);
-            let charge = request.per_second.zip(function);
-            let charge = charge.and_then(|(per_second, function)| {
-                let counted = function.rate.take(now, per_second)?;
-                Some(Charge {
-                    counted,
-                    per_second,
-                })
-            });
-            Reserved {
-                slot,
-                before,
-                charge,
-            }
-        });
-        Some((outlook, reserved))
-    }
-
-    /// Takes a place back whose call runs elsewhere, or not at all: it is as if it
-    /// had not come.
-    pub fn release(&mut self, reserved: Reserved, now: Time, actions: &mut Vec<Action<T>>) {
-        let Reserved {
-            slot,
-            before,
-            charge,
-        } = reserved;
-        self.give_back(slot.function(), charge, now);
-        self.admission.release((slot, before), now, &mut self.asked);
-        self.ask(now, actions);
-    }
-
     /// Hands a free place elsewhere to the waiting call whose turn it is, among
     /// those that `ask` says can go there. That one is not in the queue any
     /// more; it is returned with its seat.
@@ -830,89 +457,6 @@ impl<T> Scheduler<T> {
     fn token(&mut self, waiter: Waiter<T>, now: Time) -> T {
         self.give_back(waiter.function, waiter.charge, now);
         waiter.token
-    }
-
-    /// Passes on what admission asks for, and lets instances start as far as the
-    /// gate is free.
-    fn ask(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
-        self.pass_on(now, actions);
-        while let Some(instance) = self.gate.next() {
-            match self.admission.being_started(instance) {
-                Some(function) => {
-                    self.gate.enter(instance);
-                    actions.push(Action::Start { instance, function });
-                }
-                // Nobody wants it any more, so that it is not even begun.
-                None => {
-                    let asked = &mut self.asked;
-                    self.admission.start_failed(instance, now, asked);
-                    self.pass_on(now, actions);
-                }
-            }
-        }
-    }
-
-    fn pass_on(&mut self, now: Time, actions: &mut Vec<Action<T>>) {
-        if self.asked.is_empty() {
-            return;
-        }
-        let mut asked = std::mem::take(&mut self.asked);
-        for action in asked.drain(..) {
-            actions.push(self.translated(action, now));
-        }
-        self.asked = asked;
-    }
-
-    fn translated(&mut self, action: admission::Action<Waiter<T>>, now: Time) -> Action<T> {
-        match action {
-            admission::Action::Run { token, slot } => Action::Run {
-                token: token.token,
-                slot,
-            },
-            admission::Action::Start { instance, function } => {
-                Action::Prepare { instance, function }
-            }
-            admission::Action::Stop { instance } => Action::Stop { instance },
-            admission::Action::Expired { token, phase } => {
-                let why = self.gave_up(&token, phase, now);
-                let token = self.token(token, now);
-                Action::GaveUp { token, why }
-            }
-            admission::Action::CannotStart { token, instance } => Action::CannotStart {
-                token: self.token(token, now),
-                instance,
-            },
-            admission::Action::Removed { token } => Action::Removed {
-                token: self.token(token, now),
-            },
-        }
-    }
-
-    /// What a call is told that waited in `phase` for as long as it may.
-    fn gave_up(&self, waiter: &Waiter<T>, phase: Phase, now: Time) -> GaveUp {
-        if now >= waiter.deadline {
-            return GaveUp::Late {
-                phase,
-                after: waiter.deadline.since(waiter.arrived),
-            };
-        }
-        match phase {
-            Phase::Start => GaveUp::NotStarted,
-            Phase::Queue | Phase::Run => {
-                let pace = Pace {
-                    service: self.service(waiter.function).mean,
-                    elsewhere: self.elsewhere,
-                };
-                let (function, class) = (waiter.function, waiter.class);
-                let expected = self.admission.expected_wait(function, class, pace);
-                // What it waited in vain is a measurement too: the queue that it
-                // leaves may look short.
-                let waited = now.since(waiter.arrived);
-                GaveUp::WaitedTooLong {
-                    expected: expected.whole().max(waited),
-                }
-            }
-        }
     }
 }
 

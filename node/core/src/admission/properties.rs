@@ -7,6 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::queue::Fit;
 use crate::resources::{Cpu, Memory};
 
 /// One thing that happens. Numbers choose among what is there, modulo its count.

@@ -3,8 +3,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::admission::Prospect;
 use crate::resources::Memory;
-use crate::words::Start;
+use crate::words::{Phase, Refusal, Start};
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
