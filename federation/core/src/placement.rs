@@ -16,6 +16,8 @@
 //! Its policy learns how each attempt ended, here or at a peer
 //! ([`Placement::attempted`]).
 
+mod deciding;
+
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +29,10 @@ use weir_node_core::time::Time;
 use weir_node_core::words::{Phase, Refusal, Timing};
 
 use crate::beside::Beside;
-use crate::explain::Witness;
 use crate::policy::{
-    self, Bounds, Class, ClassKey, Decision, Ending, More, Origin, Outcome, Policy, Reach, Reaches,
-    Reason, Request,
+    Class, ClassKey, Decision, Ending, More, Origin, Outcome, Policy, Reach, Reaches, Request,
 };
-use crate::snapshot::{Here, Local, Snapshot};
+use crate::snapshot::Here;
 use crate::wanted::Wanted;
 
 /// Peers to which one call is offered, at most.
@@ -393,82 +393,6 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
         sender.copied().filter(|_| !self.is_own())
     }
 
-    /// Decides what to do next. `away` says whether somebody could run it who
-    /// takes no calls now, and is not gone.
-    pub fn decide(
-        &self,
-        window: &Window,
-        request: &Request<'_>,
-        snapshot: &Snapshot<'_>,
-        away: impl Fn() -> bool,
-        witness: &mut dyn Witness,
-    ) -> Decided {
-        let arrival = &self.arrival;
-        let ends = |reason, end| Decided {
-            decision: Decision::Reject(reason),
-            step: Step::End(end),
-        };
-        if window.here == Here::Unable && !window.deployed && !arrival.known {
-            return ends(Reason::NoSuchPlace, End::Unknown);
-        }
-        if self.decisions >= DECISIONS_MAX {
-            let end = End::Refused {
-                reason: Refusal::NobodyHasRoom,
-                wait: Duration::ZERO,
-            };
-            return ends(Reason::NobodyHasRoom, end);
-        }
-        let decision = policy::decide(&*arrival.policy, request, snapshot, witness);
-        let is_stuck = matches!(decision, Decision::Ask | Decision::Reject(_));
-        if is_stuck && self.may_bring(window) && self.would_run(request, snapshot) {
-            // Who would run it here if only the code were here brings that first.
-            return Decided {
-                decision,
-                step: Step::Bring,
-            };
-        }
-        let decision = match decision {
-            // It may be back soon.
-            Decision::Reject(Reason::NobodyHasRoom | Reason::NoSuchPlace)
-                if window.here == Here::Unable
-                    && self.is_own()
-                    && !self.waited_elsewhere
-                    && away() =>
-            {
-                Decision::Ask
-            }
-            decision => decision,
-        };
-        let step = match decision {
-            Decision::Run => Step::Run,
-            Decision::Enqueue { until } => Step::Wait {
-                until: until.min(arrival.deadline),
-                leaves: self.is_own()
-                    && arrival.policy.reaches() != Reaches::default()
-                    && arrival.wanted.bounds != Bounds::Node,
-            },
-            Decision::Offload {
-                to,
-                reach,
-                hops,
-                until,
-            } => Step::Offer {
-                to,
-                reach,
-                hops: hops.min(arrival.hops.saturating_sub(1)),
-                until: until.min(arrival.deadline),
-            },
-            Decision::Ask if !self.waited_elsewhere => Step::WaitElsewhere {
-                limit: WAIT_ELSEWHERE_MAX.min(arrival.deadline.since(snapshot.now)),
-            },
-            // The last place: better than none.
-            Decision::Ask if !self.anywhere => Step::LookWider,
-            Decision::Ask => Step::End(self.rejected(Reason::NobodyHasRoom, window)),
-            Decision::Reject(reason) => Step::End(self.rejected(reason, window)),
-        };
-        Decided { decision, step }
-    }
-
     /// Takes note that a step is done at `now`. Where that is [`Step::Run`] or
     /// [`Step::Wait`], an attempt begins.
     pub fn take(&mut self, step: Step, now: Time) {
@@ -565,50 +489,6 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
         End::Late {
             phase,
             after: self.arrival.deadline.since(self.arrival.arrived),
-        }
-    }
-
-    fn may_bring(&self, window: &Window) -> bool {
-        !window.deployed
-            && self.arrival.known
-            && self.arrival.fits_here
-            && self.is_own()
-            && !self.brought
-            && self.arrival.wanted.bounds != Bounds::Node
-    }
-
-    /// Whether it would run here if its code were here: else there is no use in
-    /// bringing that.
-    fn would_run(&self, request: &Request<'_>, snapshot: &Snapshot<'_>) -> bool {
-        let local = Local {
-            here: Here::Startable,
-            ..snapshot.local
-        };
-        let snapshot = Snapshot { local, ..*snapshot };
-        let decision = policy::would_decide(&*self.arrival.policy, request, &snapshot);
-        decision == Decision::Run
-    }
-
-    fn rejected(&self, reason: Reason, window: &Window) -> End {
-        let reason = match reason {
-            // More room would not help.
-            Reason::NobodyHasRoom if window.here == Here::Unable && !self.waited_elsewhere => {
-                Reason::NoSuchPlace
-            }
-            reason => reason,
-        };
-        let refused = |reason| End::Refused {
-            reason,
-            wait: Duration::ZERO,
-        };
-        match (reason, window.refusal) {
-            (Reason::NoRoom | Reason::NobodyHasRoom, Some((reason, wait))) => {
-                End::Refused { reason, wait }
-            }
-            (Reason::NoRoom, None) => refused(Refusal::NoRoom),
-            (Reason::NobodyHasRoom, None) => refused(Refusal::NobodyHasRoom),
-            (Reason::NoSuchPlace, _) => End::Nowhere,
-            (Reason::TooLate, _) => self.late(Phase::Queue),
         }
     }
 }

@@ -341,9 +341,7 @@ impl Links {
             } => {
                 self.lost.remove(&peer);
                 if dialled {
-                    let near = peers.one(&peer, now);
-                    let near = near.is_some_and(|known| self.is_own_place(&known.report));
-                    self.book.note(peer, &[&address], near, unix);
+                    self.note_address(peer, &address, unix, peers, now);
                 }
                 self.book.reached(&peer);
                 let link = Link {
@@ -379,10 +377,7 @@ impl Links {
             Fact::DialFailed { peer, end, reason } => {
                 self.dial_failed(peer, end, &reason, peers, now, wishes);
             }
-            Fact::Silent { peer, denied: true } => wishes.push(Wish::Cut {
-                peer,
-                why: "it is denied",
-            }),
+            Fact::Silent { peer, denied: true } => wishes.push(cut(peer, "it is denied")),
             Fact::Silent {
                 peer,
                 denied: false,
@@ -391,28 +386,25 @@ impl Links {
                 wishes.push(Wish::Close(peer));
                 suspect(peer, "it fell silent".to_owned(), peers, now, wishes);
             }
-            Fact::Lied(peer) => wishes.push(Wish::Cut {
-                peer,
-                why: "it lied",
-            }),
+            Fact::Lied(peer) => wishes.push(cut(peer, "it lied")),
             // Not what this node hears itself: others may be wrong.
             Fact::Died(peer) if self.is_kept(&peer) => {}
-            Fact::Died(peer) => wishes.push(Wish::Cut {
-                peer,
-                why: "it is dead",
-            }),
+            Fact::Died(peer) => wishes.push(cut(peer, "it is dead")),
             Fact::Found { peer, .. } if peer == self.own => {}
             Fact::Found {
                 peer,
                 address,
                 unix,
-            } => {
-                let near = peers.one(&peer, now);
-                let near = near.is_some_and(|known| self.is_own_place(&known.report));
-                self.book.note(peer, &[address], near, unix);
-            }
+            } => self.note_address(peer, &address, unix, peers, now),
             Fact::Forgotten(peer) => self.book.forget(&peer),
         }
+    }
+
+    /// Writes down where a member is, and whether that is near.
+    fn note_address(&mut self, peer: PeerId, address: &str, unix: u64, peers: &Peers, now: Time) {
+        let near = peers.one(&peer, now);
+        let near = near.is_some_and(|known| self.is_own_place(&known.report));
+        self.book.note(peer, &[address], near, unix);
     }
 
     /// Whether a report is of this node's own zone, where it is an edge node.
@@ -516,6 +508,10 @@ impl Links {
 fn spread(peer: &PeerId) -> f64 {
     let last = peer.to_bytes().last().copied().unwrap_or_default();
     f64::from(last) / 256.0
+}
+
+fn cut(peer: PeerId, why: &'static str) -> Wish {
+    Wish::Cut { peer, why }
 }
 
 /// Takes a member for dead, unless the table of peers has heard so already.

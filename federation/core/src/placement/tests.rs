@@ -2,10 +2,10 @@ use weir_node_core::estimate::ExpectedWait;
 
 use super::*;
 use crate::abilities::AtPeers;
-use crate::policy::Case;
+use crate::policy::{self, Bounds, Case, Reason};
 use crate::report::Role;
 use crate::samples::id;
-use crate::snapshot::View;
+use crate::snapshot::{Local, Snapshot, View};
 
 /// Says what the snapshot's chance names, and reaches neighbours.
 struct Says;

@@ -6,8 +6,17 @@ use super::{
 };
 use crate::policy::{Ending, Outcome, Which};
 
-impl Adaptive {
-    pub(super) fn learn(&self, outcome: &Outcome<'_>) {
+/// Where the time of an attempt went, in milliseconds.
+struct Times {
+    took: f64,
+    ran: f64,
+    /// Fetching, waiting and starting.
+    beside: f64,
+    way: f64,
+}
+
+impl Times {
+    fn of(outcome: &Outcome<'_>) -> Times {
         let took = in_ms(outcome.took());
         let timing = outcome.timing;
         let there = [timing.fetched, timing.queued, timing.started];
@@ -15,7 +24,18 @@ impl Adaptive {
         // What whoever ran it says is a part of what it took, whatever it says.
         let ran = in_ms(timing.ran).min(took);
         let beside = there.min(took - ran);
-        let way = took - ran - beside;
+        Times {
+            took,
+            ran,
+            beside,
+            way: took - ran - beside,
+        }
+    }
+}
+
+impl Adaptive {
+    pub(super) fn learn(&self, outcome: &Outcome<'_>) {
+        let times = Times::of(outcome);
         let which = Which::of(outcome.function);
         let row = self
             .known
@@ -37,20 +57,8 @@ impl Adaptive {
         };
         match outcome.ending {
             Ending::Answered => {
-                let usual = self.known.entry(which, outcome.ended);
-                usual[at::SERVICE].blend(ran, self.share);
-                usual[at::WAY].blend(took, self.share);
-                usual[at::FAILED].blend(0.0, USUAL_SHARE);
-                usual[at::BYTES].blend(outcome.answer_bytes as f64, self.share);
-                let known = row[at::SERVICE].get().map(|service| {
-                    let rest = [at::BESIDE, at::WAY].map(|cell| row[cell].get());
-                    service + rest.into_iter().flatten().sum::<f64>()
-                });
-                let error = known.map_or(took / 2.0, |known| took - known);
-                row[at::VARIANCE].blend(error * error, share);
-                row[at::SERVICE].blend(ran, share);
-                row[at::BESIDE].blend(beside, share);
-                self.learn_way(outcome, row, way, share);
+                self.learn_usual(outcome, &times);
+                self.learn_times(outcome, row, &times, share);
                 note(at::FAILED, 0.0, FAILURE_SHARE);
                 note(at::REFUSED, 0.0, REFUSAL_SHARE);
             }
@@ -69,11 +77,33 @@ impl Adaptive {
             Ending::Late => {
                 note(at::FAILED, 1.0, FAILURE_SHARE);
                 // It would have taken longer still.
-                if row[at::SERVICE].get().is_none_or(|service| service < took) {
-                    row[at::SERVICE].blend(took, share);
+                let known = row[at::SERVICE].get();
+                if known.is_none_or(|service| service < times.took) {
+                    row[at::SERVICE].blend(times.took, share);
                 }
             }
         }
+    }
+
+    /// What is usual of the function, wherever it ran.
+    fn learn_usual(&self, outcome: &Outcome<'_>, times: &Times) {
+        let usual = self.known.entry(Which::of(outcome.function), outcome.ended);
+        usual[at::SERVICE].blend(times.ran, self.share);
+        usual[at::WAY].blend(times.took, self.share);
+        usual[at::FAILED].blend(0.0, USUAL_SHARE);
+        usual[at::BYTES].blend(outcome.answer_bytes as f64, self.share);
+    }
+
+    fn learn_times(&self, outcome: &Outcome<'_>, row: &Row, times: &Times, share: f64) {
+        let known = row[at::SERVICE].get().map(|service| {
+            let rest = [at::BESIDE, at::WAY].map(|cell| row[cell].get());
+            service + rest.into_iter().flatten().sum::<f64>()
+        });
+        let error = known.map_or(times.took / 2.0, |known| times.took - known);
+        row[at::VARIANCE].blend(error * error, share);
+        row[at::SERVICE].blend(times.ran, share);
+        row[at::BESIDE].blend(times.beside, share);
+        self.learn_way(outcome, row, times.way, share);
     }
 
     fn learn_way(&self, outcome: &Outcome<'_>, row: &Row, way: f64, share: f64) {

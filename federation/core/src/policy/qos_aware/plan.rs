@@ -85,64 +85,85 @@ impl Demand {
     }
 }
 
-/// The shares of the best plan. Where a promise cannot be kept, `is_strict` has no
-/// plan; else it is kept as far as can be. `None` where there is none.
-pub(super) fn plan(demands: &[Demand], limits: &Limits, is_strict: bool) -> Option<Vec<Split>> {
-    let mut program = Program::default();
-    // Which part each share is, and which part is the kept promise.
-    let mut parts: Vec<([Option<usize>; PLACES], Option<usize>)> = Vec::new();
-    let [mut local, mut edge, mut cloud] = [const { Vec::new() }; PLACES];
-    let largest = demands
-        .iter()
-        .map(|demand| demand.utility)
-        .fold(1.0, f64::max);
-    for demand in demands {
+/// Which part of the program each share of a demand is, and which part is its kept
+/// promise.
+type Parts = ([Option<usize>; PLACES], Option<usize>);
+
+/// A program as demands are added to it.
+#[derive(Default)]
+struct Draft {
+    program: Program,
+    parts: Vec<Parts>,
+    /// What one of each part takes of a place.
+    takes: [Vec<(usize, f64)>; PLACES],
+}
+
+impl Draft {
+    /// Adds a demand; `little` is what a call is worth beside its gain at each place,
+    /// `largest` the largest utility of all demands.
+    fn add(&mut self, demand: &Demand, little: [f64; PLACES], price: f64, largest: f64) {
+        let program = &mut self.program;
         let mut shares = [None; PLACES];
         let mut all = Vec::new();
         for (at, share) in shares.iter_mut().enumerate() {
             let (Some(place), Some(gain)) = (demand.places[at], demand.gain(at)) else {
                 continue;
             };
-            let little = if is_strict { 0.0 } else { LITTLE[at] };
             let part = program.gains.len();
-            program.gains.push(demand.rate * (gain + little));
+            program.gains.push(demand.rate * (gain + little[at]));
             all.push((part, 1.0));
             let takes = demand.rate * demand.cores * place.service;
-            match at {
-                0 => local.push((part, takes)),
-                1 => edge.push((part, takes)),
-                _ => cloud.push((part, takes * limits.price)),
-            }
+            self.takes[at].push(match at {
+                0 | 1 => (part, takes),
+                _ => (part, takes * price),
+            });
             *share = Some(part);
         }
         program.limits.push((all.clone(), 1.0));
         let kept = (demand.completion > 0.0).then(|| {
             let part = program.gains.len();
-            program
-                .gains
-                .push(demand.rate.max(1e-6) * largest * PROMISE);
+            let worth = demand.rate.max(1e-6) * largest * PROMISE;
+            program.gains.push(worth);
             program.limits.push((vec![(part, 1.0)], demand.completion));
             let less = all.iter().map(|(part, _)| (*part, -1.0));
             let row = std::iter::once((part, 1.0)).chain(less).collect();
             program.limits.push((row, 0.0));
             part
         });
-        parts.push((shares, kept));
+        self.parts.push((shares, kept));
     }
-    program.limits.push((local, limits.local));
-    program.limits.push((edge, limits.edge));
-    if limits.budget.is_finite() {
-        program.limits.push((cloud, limits.budget));
+
+    /// Bounds what is taken of each place.
+    fn limit(&mut self, limits: &Limits) {
+        let [local, edge, cloud] = std::mem::take(&mut self.takes);
+        self.program.limits.push((local, limits.local));
+        self.program.limits.push((edge, limits.edge));
+        if limits.budget.is_finite() {
+            self.program.limits.push((cloud, limits.budget));
+        }
     }
-    let x = program.solve()?;
+}
+
+/// The shares of the best plan. Where a promise cannot be kept, `is_strict` has no
+/// plan; else it is kept as far as can be. `None` where there is none.
+pub(super) fn plan(demands: &[Demand], limits: &Limits, is_strict: bool) -> Option<Vec<Split>> {
+    let mut draft = Draft::default();
+    let utilities = demands.iter().map(|demand| demand.utility);
+    let largest = utilities.fold(1.0, f64::max);
+    let little = if is_strict { [0.0; PLACES] } else { LITTLE };
+    for demand in demands {
+        draft.add(demand, little, limits.price, largest);
+    }
+    draft.limit(limits);
+    let x = draft.program.solve()?;
     let are_kept = demands
         .iter()
-        .zip(&parts)
+        .zip(&draft.parts)
         .all(|(demand, (_, kept))| kept.is_none_or(|part| x[part] >= demand.completion - 1e-6));
     if is_strict && !are_kept {
         return None;
     }
-    let split = |(shares, _): &([Option<usize>; PLACES], Option<usize>)| {
+    let split = |(shares, _): &Parts| {
         let mut split = [0.0; PLACES + 1];
         for (share, part) in split.iter_mut().zip(shares) {
             *share = part.map_or(0.0, |part| x[part].clamp(0.0, 1.0));
@@ -151,5 +172,5 @@ pub(super) fn plan(demands: &[Demand], limits: &Limits, is_strict: bool) -> Opti
         split[PLACES] = (1.0 - sum).max(0.0);
         split
     };
-    Some(parts.iter().map(split).collect())
+    Some(draft.parts.iter().map(split).collect())
 }
