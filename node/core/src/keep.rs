@@ -134,6 +134,11 @@ impl Default for Pauses {
 }
 
 impl Pauses {
+    /// Since when it is idle, if it is.
+    pub fn idle_since(&self) -> Option<Time> {
+        self.idle_since
+    }
+
     /// Its last call ended.
     pub fn fell_idle(&mut self, now: Time) {
         self.idle_since = Some(now);

@@ -25,6 +25,7 @@
 //! | `timers` | what happens by time alone |
 
 mod eviction;
+mod habit;
 mod instances;
 mod room;
 mod slot;
@@ -39,6 +40,7 @@ use crate::resources::{Cpu, Resources};
 use crate::slab::{Key, Slab};
 use crate::time::Time;
 
+use self::habit::Habit;
 use self::instances::{Busy, Instance, Phase};
 use self::timers::Timer;
 
@@ -137,6 +139,8 @@ struct Function {
     failed_starts: u32,
     /// Before this, no kept instance is started.
     retry_at: Option<Time>,
+    /// What its pauses teach, where its instances stay by them.
+    habit: Option<Box<Habit>>,
 }
 
 impl Function {
@@ -160,7 +164,7 @@ pub struct Pool {
     ledger: Ledger,
     functions: Slab<Function>,
     instances: Slab<Instance>,
-    /// At most one per instance and one per function.
+    /// At most one per instance and two per function.
     timers: BTreeSet<(Time, Timer)>,
     /// Functions with fewer instances than they are to keep.
     lacking: BTreeSet<FunctionKey>,
@@ -272,6 +276,7 @@ impl Pool {
             learned: false,
             failed_starts: 0,
             retry_at: None,
+            habit: Habit::of(&profile),
         }));
         self.note_lacking(key);
         Ok(key)
@@ -287,6 +292,7 @@ impl Pool {
             function.learned = false;
             function.failed_starts = 0;
             self.clear_retry(key);
+            self.change_habit(key);
         }
         self.note_lacking(key);
         Ok(())
@@ -302,6 +308,7 @@ impl Pool {
         function.profile.min_instances = replicas.min(function.profile.max_instances);
         if replicas == 0 {
             self.retire_all(key);
+            self.expect_none(key);
         }
         while let Some(id) = self.longest_idle_surplus(key) {
             self.retire(id);
@@ -348,6 +355,7 @@ impl Pool {
     pub fn remove(&mut self, key: FunctionKey) {
         self.retire_all(key);
         self.clear_retry(key);
+        self.expect_none(key);
         self.lacking.remove(&key);
         self.functions.remove(key.0);
     }

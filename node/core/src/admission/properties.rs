@@ -66,7 +66,7 @@ fn any_profile() -> impl Strategy<Value = Profile> {
                     max_instances,
                     min_instances,
                     keep_alive: Duration::from_millis(keep),
-                    keeping: crate::keep::Keeping::Fixed,
+                    keeping: crate::keep::Keeping::ALL[(keep % 3) as usize],
                 }
             },
         )

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use crate::profile::Profile;
 use crate::resources::Resources;
 use crate::time::Time;
 
 use super::timers::Timer;
-use super::{Change, FunctionKey, InstanceId, Pool};
+use super::{Change, Function, FunctionKey, InstanceId, Pool};
 
 /// Wait after a first failed start before a kept instance is started again;
 /// doubles with each failure. Calls do not wait for it: each failed start
@@ -81,20 +80,22 @@ pub(super) struct Instance {
     pub(super) start_cost: Duration,
     /// Whether no call has used it but the one that saw whether its code runs.
     pub(super) brief: bool,
+    /// Whether it was started before a call that is expected, and was not used.
+    pub(super) came_back: bool,
     /// When the keep-alive is looked at next. It may be earlier than the
     /// expiry: using an instance does not move its timer, or every call would.
     pub(super) timer: Option<Time>,
 }
 
 impl Instance {
-    /// When its keep-alive passes, should it stay idle.
-    pub(super) fn expires(&self, of: &Profile) -> Time {
+    /// When it is to go, should it stay idle.
+    pub(super) fn expires(&self, of: &Function) -> Time {
         let most = if self.brief {
             BRIEF_KEEP_ALIVE
         } else {
             Duration::MAX
         };
-        self.idle_since + of.keep_alive.min(most)
+        self.idle_since + of.stays(self.came_back).min(most)
     }
 }
 
@@ -102,8 +103,13 @@ impl Pool {
     /// Starts one more instance; `false`, and nothing changed, when there is
     /// no room for it and a call, or the maximum is reached.
     pub fn start(&mut self, key: FunctionKey, now: Time) -> bool {
+        self.start_one(key, now).is_some()
+    }
+
+    /// The same; which it is.
+    pub(super) fn start_one(&mut self, key: FunctionKey, now: Time) -> Option<InstanceId> {
         if !self.may_start(key) || !self.has_room_to_start(key) {
-            return false;
+            return None;
         }
         let function = self.functions.get_mut(key.0).expect("checked by may_start");
         let holds = function.profile.instance;
@@ -126,6 +132,7 @@ impl Pool {
                     age: self.age,
                     start_cost: Duration::ZERO,
                     brief: false,
+                    came_back: false,
                     timer: None,
                 })
                 .to_bits(),
@@ -134,7 +141,7 @@ impl Pool {
             instance,
             function: key,
         });
-        true
+        Some(instance)
     }
 
     /// Takes note that an instance is ready. Returns its function if calls may
@@ -269,6 +276,7 @@ impl Pool {
         }
         if function.live() == 0 {
             function.uses = 0;
+            self.expect_return(key);
         }
     }
 

@@ -7,6 +7,7 @@ use crate::time::{Time, nanos};
 use crate::words::Start;
 
 use super::instances::Phase;
+use super::timers::Timer;
 use super::{FunctionKey, InstanceId, Pool};
 
 /// A place on an instance and what the call there holds. It must be given to
@@ -102,6 +103,9 @@ impl Pool {
         let Some(function) = self.functions.get_mut(key.0) else {
             return Taken::NoPlace;
         };
+        if let Some(due) = function.was_called(now) {
+            self.timers.remove(&(due, Timer::Return(key)));
+        }
         let Some(&id) = function.available.last() else {
             return Taken::NoPlace;
         };
@@ -121,6 +125,7 @@ impl Pool {
         instance.busy.add(instance.running as usize, now);
         instance.running += 1;
         instance.brief = false;
+        instance.came_back = false;
         instance.age = self.age;
         if instance.running >= function.profile.calls_per_instance {
             function.available.pop();
@@ -155,13 +160,16 @@ impl Pool {
             (Some(function), Some(instance)) => {
                 function.running -= 1;
                 instance.running -= 1;
+                function.fell_idle(now);
                 match instance.phase {
                     Phase::Ready => {
                         if instance.running + 1 == function.profile.calls_per_instance {
                             function.available.push(slot.instance);
                         }
                         instance.idle_since = now;
-                        if instance.running == 0 && instance.timer.is_none() {
+                        // By its pauses it may go sooner than it was to be looked at.
+                        let looks_anew = instance.timer.is_none() || function.habit.is_some();
+                        if instance.running == 0 && looks_anew {
                             self.set_keep_alive_timer(slot.instance);
                         }
                     }

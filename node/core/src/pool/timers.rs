@@ -16,6 +16,8 @@ const PRESTART_RETRY: Duration = Duration::from_secs(1);
 pub(super) enum Timer {
     KeepAlive(InstanceId),
     Prestart(FunctionKey),
+    /// An instance comes back before its function is called again.
+    Return(FunctionKey),
 }
 
 impl Pool {
@@ -88,6 +90,7 @@ impl Pool {
                     }
                     self.note_lacking(key);
                 }
+                Timer::Return(key) => self.come_back(key, now),
                 Timer::KeepAlive(id) => self.expire_instance(id, now),
             }
         }
@@ -110,7 +113,7 @@ impl Pool {
         if of.live() <= of.profile.min_instances || of.waiting > 0 {
             return;
         }
-        if instance.expires(&of.profile) > now {
+        if instance.expires(of) > now {
             self.set_keep_alive_timer(id);
         } else {
             self.retire(id);
@@ -126,7 +129,10 @@ impl Pool {
             .functions
             .get(instance.function.0)
             .expect("ready is current");
-        let due = instance.expires(&of.profile);
+        let due = instance.expires(of);
+        if let Some(before) = instance.timer.take() {
+            self.timers.remove(&(before, Timer::KeepAlive(id)));
+        }
         if due != Time::NEVER {
             instance.timer = Some(due);
             self.timers.insert((due, Timer::KeepAlive(id)));
