@@ -68,6 +68,22 @@ fn count(seen: &[String], name: &str) -> usize {
 }
 
 #[tokio::test]
+async fn the_readme_shows_what_a_simulation_prints() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = fs::read_to_string(root).expect("there is a README");
+    let command = "weir simulate three-nodes --policy spill,local-only --repeat 5";
+    assert!(readme.contains(command), "README.md lacks: {command}");
+    let arguments: Vec<&str> = command.split(' ').skip(1).collect();
+    let printed = done(&arguments).await;
+    for line in printed.lines().filter(|line| !line.trim().is_empty()) {
+        assert!(
+            readme.contains(line),
+            "README.md lacks a line of: {command}\n{printed}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn all_mistakes_of_a_scenario_are_told_with_their_place() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("wrong.toml");

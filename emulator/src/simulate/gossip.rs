@@ -342,7 +342,7 @@ impl Engine<'_> {
     }
 
     /// Asks a peer for places of a function.
-    fn question(&mut self, at: u32, peer: u32, function: u32) {
+    pub(super) fn question(&mut self, at: u32, peer: u32, function: u32) {
         let question = Question {
             from: at,
             life: self.nodes[at as usize].life,

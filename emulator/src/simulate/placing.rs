@@ -117,11 +117,15 @@ impl Engine<'_> {
             let function = call.function;
             !has_guest_room(world, node, &mut member, (guest, from, function), now)
         });
-        let todo = self.choose(id, at, &mut member, outlook, closed);
+        let (todo, asks) = self.choose(id, at, &mut member, outlook, closed);
         self.nodes[at as usize].member = Some(member);
+        if let Some((peer, function)) = asks {
+            self.question(at, peer, function);
+        }
         todo
     }
 
+    /// What is to be done with a call, and who is to be asked about which function.
     fn choose(
         &mut self,
         id: CallId,
@@ -129,9 +133,10 @@ impl Engine<'_> {
         member: &mut Member,
         outlook: Option<scheduler::Outlook>,
         closed: bool,
-    ) -> Todo {
+    ) -> (Todo, Option<(u32, u32)>) {
         let (world, now) = (self.world, self.now);
         let call = self.calls.at(id);
+        let number = call.function;
         let function = &world.functions[call.function as usize];
         let (qos, names_class) = (&world.qos[call.class as usize], call.names_class);
         let input_bytes = call.input_bytes;
@@ -197,7 +202,13 @@ impl Engine<'_> {
             .placement
             .decide(&window, &request, &snapshot, away, &mut ());
         leg.placement.take(decided.step, now);
-        match decided.step {
+        let asks = decided.asks.and_then(|place| {
+            let peer = world.number(&member.view.peers[place].id)?;
+            let brings = member.abilities.brings(&function.name, now);
+            let asked = member.questions.ask(&number, [(peer, true)], brings, now);
+            Some((*asked.first()?, number))
+        });
+        let todo = match decided.step {
             Step::Run => Todo::Run,
             Step::Wait { leaves, until } => Todo::Wait {
                 leaves,
@@ -222,7 +233,8 @@ impl Engine<'_> {
             Step::WaitElsewhere { limit } => Todo::Elsewhere(limit),
             Step::LookWider => Todo::Again,
             Step::End(end) => Todo::End(end),
-        }
+        };
+        (todo, asks)
     }
 
     /// Lets a call wait in the queue of its node; whether it may leave that, and

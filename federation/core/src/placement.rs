@@ -192,6 +192,9 @@ pub struct Decided {
     pub decision: Decision,
     /// What to do.
     pub step: Step,
+    /// Which peer of the view is to be asked to bring the function's code, for
+    /// calls to come.
+    pub asks: Option<usize>,
 }
 
 /// How an attempt to have a call run ended, as the shell knows it.

@@ -287,6 +287,13 @@ pub trait Policy: Send + Sync {
         true
     }
 
+    /// Whether it sends calls to others though this node has room for them: then
+    /// peers that lack a function's code are asked to bring it before anything
+    /// waits.
+    fn shares_out(&self) -> bool {
+        !self.runs_here_first(Origin::Here)
+    }
+
     /// Decides about a call of this node's own users.
     fn decide(&self, case: &mut Case<'_>) -> Decision;
 
@@ -415,7 +422,25 @@ pub fn decide(
     snapshot: &Snapshot<'_>,
     witness: &mut dyn Witness,
 ) -> Decision {
-    decided(policy, Case::new(request, snapshot, witness))
+    decide_and_ask(policy, request, snapshot, witness).0
+}
+
+/// The same, and which peer is to be asked to bring the function's code, if any:
+/// one that was looked at by a policy that shares calls out, and was not asked yet.
+pub fn decide_and_ask(
+    policy: &dyn Policy,
+    request: &Request<'_>,
+    snapshot: &Snapshot<'_>,
+    witness: &mut dyn Witness,
+) -> (Decision, Option<usize>) {
+    let mut case = Case::new(request, snapshot, witness);
+    let decision = decided(policy, &mut case);
+    let asks = case.unasked.filter(|_| {
+        // Who waits asks for itself.
+        let waits = matches!(decision, Decision::Ask | Decision::Reject(_));
+        request.origin == Origin::Here && !waits && policy.shares_out()
+    });
+    (decision, asks)
 }
 
 /// What a policy would decide: nothing comes of it ([`Case::is_trial`]).
@@ -426,14 +451,14 @@ pub fn would_decide(
 ) -> Decision {
     let mut witness = ();
     let case = Case::new(request, snapshot, &mut witness);
-    decided(policy, case.into_trial())
+    decided(policy, &mut case.into_trial())
 }
 
-fn decided(policy: &dyn Policy, mut case: Case<'_>) -> Decision {
+fn decided(policy: &dyn Policy, case: &mut Case<'_>) -> Decision {
     let (request, snapshot) = (case.request, case.snapshot);
     let decision = match request.origin {
-        Origin::Here => policy.decide(&mut case),
-        Origin::Neighbour | Origin::Region { .. } => return policy.receive(&mut case),
+        Origin::Here => policy.decide(case),
+        Origin::Neighbour | Origin::Region { .. } => return policy.receive(case),
     };
     match decision {
         Decision::Reject(Reason::NobodyHasRoom | Reason::NoSuchPlace)

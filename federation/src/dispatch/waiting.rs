@@ -304,6 +304,39 @@ impl Inner {
         }
     }
 
+    /// Asks a peer to bring a function's code for calls to come, where one more
+    /// question may be asked; nobody waits for its answer.
+    pub(super) fn introduce(
+        self: &Arc<Self>,
+        peer: PeerId,
+        function: &FunctionName,
+        wanted: &Arc<Wanted>,
+    ) {
+        let now = self.node.clock().now();
+        let brings = self.federated.abilities().brings(function, now);
+        let mut questions = self.waiters.questions.lock();
+        if questions
+            .ask(function, [(peer, true)], brings, now)
+            .is_empty()
+        {
+            return;
+        }
+        drop(questions);
+        let (inner, function, wanted) = (self.clone(), function.clone(), wanted.clone());
+        self.federated.spawn(async move {
+            let errand = Errand {
+                function: &function,
+                wanted: &wanted,
+                spec: None,
+                hops: 0,
+                deadline: Time::NEVER,
+                is_impatient: false,
+            };
+            let _ = inner.look(peer, &errand, 1, Duration::ZERO).await;
+            inner.waiters.questions.lock().answered(peer, &function);
+        });
+    }
+
     /// Asks one peer for places for a call that waits, and moves those there
     /// that may go.
     async fn ask_for(self: Arc<Self>, waiting: Arc<Waiting>, peer: PeerId) {

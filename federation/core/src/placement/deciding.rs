@@ -25,13 +25,15 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
         if let Some(ends) = self.ends_unasked(window) {
             return ends;
         }
-        let decision = policy::decide(&*self.arrival.policy, request, snapshot, witness);
+        let policy = &*self.arrival.policy;
+        let (decision, asks) = policy::decide_and_ask(policy, request, snapshot, witness);
         let is_stuck = matches!(decision, Decision::Ask | Decision::Reject(_));
         if is_stuck && self.may_bring(window) && self.would_run(request, snapshot) {
             // Who would run it here if only the code were here brings that first.
             return Decided {
                 decision,
                 step: Step::Bring,
+                asks: None,
             };
         }
         let decision = match decision {
@@ -49,6 +51,7 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
         Decided {
             decision,
             step: self.step(decision, window, snapshot.now),
+            asks,
         }
     }
 
@@ -57,6 +60,7 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
         let ends = |reason, end| Decided {
             decision: Decision::Reject(reason),
             step: Step::End(end),
+            asks: None,
         };
         if window.here == Here::Unable && !window.deployed && !self.arrival.known {
             return Some(ends(Reason::NoSuchPlace, End::Unknown));

@@ -491,6 +491,11 @@ impl Policy for Adaptive {
         origin != Origin::Here
     }
 
+    fn shares_out(&self) -> bool {
+        // Only for calls that would wait: an idle peer is no sooner done than here.
+        false
+    }
+
     fn decide(&self, case: &mut Case<'_>) -> Decision {
         let look = self.look(case);
         let local = case.snapshot.local;

@@ -30,6 +30,8 @@ pub struct Case<'a> {
     draws: Draws,
     /// Somebody may take it who was not asked, or brings its code.
     pub(super) open: bool,
+    /// The first peer that was looked at of those who were not asked.
+    pub(super) unasked: Option<usize>,
     /// Somebody could take it, and is full.
     pub(super) full: bool,
     is_watched: bool,
@@ -157,6 +159,7 @@ impl<'a> Case<'a> {
             snapshot,
             draws: Draws::new(snapshot.chance),
             open: false,
+            unasked: None,
             full: false,
             is_watched: witness.is_watching(),
             is_trial: false,
@@ -411,7 +414,11 @@ impl<'a> Case<'a> {
                     snapshot: self.snapshot,
                 });
             }
-            Rated::Not(Verdict::Unasked { .. } | Verdict::Bringing { .. }) => self.open = true,
+            Rated::Not(Verdict::Unasked { .. }) => {
+                self.open = true;
+                self.unasked.get_or_insert(place);
+            }
+            Rated::Not(Verdict::Bringing { .. }) => self.open = true,
             Rated::Not(
                 Verdict::Full
                 | Verdict::OnTrial

@@ -34,6 +34,11 @@ impl Policy for CloudOnly {
         origin != Origin::Here
     }
 
+    fn shares_out(&self) -> bool {
+        // Its calls wait where nobody has the code, and ask.
+        false
+    }
+
     fn decide(&self, case: &mut Case<'_>) -> Decision {
         let here = match case.snapshot.local.role {
             Role::Cloud => case.run_here(),

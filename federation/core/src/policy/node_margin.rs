@@ -447,6 +447,11 @@ impl Policy for NodeMargin {
         !is_spread(origin)
     }
 
+    fn shares_out(&self) -> bool {
+        // What is too much here waits, and asks.
+        false
+    }
+
     fn decide(&self, case: &mut Case<'_>) -> Decision {
         self.count(case);
         let planned = self.planned(case);

@@ -501,6 +501,11 @@ impl Policy for QosAware {
         !is_spread(origin)
     }
 
+    fn shares_out(&self) -> bool {
+        // Its plan is over those that have the code.
+        false
+    }
+
     fn decide(&self, case: &mut Case<'_>) -> Decision {
         let decision = self.decided(case);
         if self.faithful && !case.is_trial() {

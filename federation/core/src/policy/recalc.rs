@@ -375,6 +375,11 @@ impl Policy for Recalc {
         !is_spread(origin)
     }
 
+    fn shares_out(&self) -> bool {
+        // Peers tell rates of what they have.
+        false
+    }
+
     fn decide(&self, case: &mut Case<'_>) -> Decision {
         self.count(case);
         let decision = self.within_rate(case).or_else(|| self.to_peer(case));
