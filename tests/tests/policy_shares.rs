@@ -16,11 +16,11 @@ const SPEEDS: [&str; 3] = ["60", "40", "160"];
 /// Calls that each policy places, and clients that send them, each its next one
 /// when the one before was answered. No node is ever full.
 const CALLS: usize = 120;
-const CLIENTS: usize = 4;
+const CLIENTS: usize = 6;
 const PLACES: u32 = 8;
 
 /// Calls that a policy may learn from first.
-const LEARNING: usize = 60;
+const LEARNING: usize = 48;
 
 /// Where calls are to run.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +43,10 @@ use Expected::{Answered, Each, Home, Most, Refused, Shares};
 
 const HERE: Expected = Shares([1.0, 0.0, 0.0], 0.0);
 
+/// How far a share may be from what its formula says: of 120 draws, more than four
+/// standard deviations of a share of one half.
+const WITHIN: f64 = 0.2;
+
 /// Shares in inverse proportion to response times of 60, 40 and 160 ms.
 const INVERSE: [f64; 3] = [0.348, 0.522, 0.130];
 
@@ -59,35 +63,33 @@ const POLICIES: [(&str, Expected); 38] = [
     ("cloud-only", Refused),
     ("edge-only", Most(1, 0.5)),
     ("adaptive", Most(1, 0.8)),
-    // A draw of 120 is within 0.13 of a share of one half in all but three of a
-    // thousand cases.
-    ("static own=60", Shares([0.6, 0.2, 0.2], 0.15)),
-    ("random-proportional", Shares(INVERSE, 0.15)),
-    ("proportional-fairness", Shares(INVERSE, 0.15)),
+    ("static own=60", Shares([0.6, 0.2, 0.2], WITHIN)),
+    ("random-proportional", Shares(INVERSE, WITHIN)),
+    ("proportional-fairness", Shares(INVERSE, WITHIN)),
     // The third is more than twice as slow as the second.
-    ("round-robin", Shares([0.4, 0.6, 0.0], 0.15)),
-    ("latency-threshold", Shares([0.333; 3], 0.15)),
+    ("round-robin", Shares([0.4, 0.6, 0.0], WITHIN)),
+    ("latency-threshold", Shares([0.333; 3], WITHIN)),
     ("random period=100ms", Each(0.05)),
     ("least-impedance", Most(1, 0.5)),
     ("rtt", Answered),
     ("util", Most(1, 0.5)),
     ("delay", Most(1, 0.5)),
     ("probe", Answered),
-    ("prequal", Answered),
-    ("c3", Most(1, 0.5)),
-    ("join-idle-queue", Answered),
-    ("hiku", Answered),
+    ("prequal", Most(1, 0.5)),
+    ("c3", Most(1, 0.4)),
+    ("join-idle-queue", HERE),
+    ("hiku", Home(0.2)),
     ("least-outstanding", Each(0.1)),
     ("peak-ewma", Most(1, 0.5)),
     ("ch-bl", Answered),
     ("ch-rlu", Home(0.1)),
-    ("hermod", Answered),
-    ("stale-li", Answered),
+    ("hermod", Home(0.2)),
+    ("stale-li", Each(0.1)),
     ("qos-aware", Answered),
-    ("hash-ring", Home(0.0)),
+    ("hash-ring", Home(0.1)),
     ("ucb1", Most(1, 0.4)),
     ("linucb", Most(1, 0.4)),
-    ("architecture-aware by=turns", Home(0.0)),
+    ("architecture-aware by=turns", Home(0.1)),
     ("round-robin faithful=true", Answered),
 ];
 
@@ -162,7 +164,6 @@ async fn every_policy_shares_calls_out_as_its_formula_says() {
     set(&members[0], "static own=34").await;
     eventually("all have run it", async || {
         let ran = calls(&members, LEARNING).await;
-        println!("learning: {ran:?}");
         ran.iter().all(|ran| *ran > 0).then_some(())
     })
     .await;

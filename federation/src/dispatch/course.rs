@@ -236,7 +236,7 @@ impl<'a> Course<'a> {
         let view = inner.federated.shared.view.load();
         let decided = self.decide(&window, &view, invocation, explain);
         self.placement.take(decided.step, self.now());
-        if let Some(peer) = decided.asks.and_then(|place| view.peers.get(place)) {
+        if let Some(peer) = decided.asks.map(|place| &view.peers[place]) {
             inner.introduce(peer.id, &invocation.function, self.wanted());
         }
         if decided.step != Step::End(End::Unknown) {
