@@ -3,7 +3,7 @@
 use http_body_util::BodyExt;
 use weir_tests::client::{Ask, raw, read_until};
 use weir_tests::eventually;
-use weir_tests::node::{Function, Node, Setup};
+use weir_tests::node::{Function, Node, Setup, text};
 
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"];
 
@@ -215,6 +215,36 @@ async fn the_first_call_is_cold_and_the_next_is_warm_until_the_keep_alive_ends()
     })
     .await;
     assert_eq!(node.call("hello", "x").await.header("x-weir-start"), "cold");
+}
+
+#[tokio::test]
+async fn what_stays_until_its_room_is_wanted_outlives_what_stays_for_a_time() {
+    let config = "[functions]\nkeep-alive-policy = \"greedy-dual\"";
+    let node = Setup::new().config(config).start().await;
+    let own = |name: &str| Function::new(name, "echo").setting("keep-alive", "50ms");
+    node.deploy(own("stays")).await;
+    node.deploy(own("goes").setting("keep-alive-policy", "fixed"))
+        .await;
+    for name in ["stays", "goes"] {
+        assert_eq!(node.call(name, "x").await.header("x-weir-start"), "cold");
+    }
+    let instances = async |name: &str| node.metric("weir_instances", &[name]).await;
+    eventually("its time is over", async || {
+        (instances("goes").await == 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(node.call("stays", "x").await.header("x-weir-start"), "warm");
+    assert_eq!(node.call("goes", "x").await.header("x-weir-start"), "cold");
+    let shown = node.weir(["describe", "goes"]).await;
+    assert!(
+        text(&shown.stdout).contains("fixed"),
+        "{}",
+        text(&shown.stdout)
+    );
+    let wrong = own("wrong").setting("keep-alive-policy", "for-ever");
+    let refused = node.manage("POST", "/system/functions").json(&wrong.body);
+    let refused = refused.send().await.expect_status(400).text();
+    assert!(refused.contains("greedy-dual"), "{refused}");
 }
 
 #[tokio::test]
