@@ -229,6 +229,14 @@ impl Trial {
         })
     }
 
+    /// The peer that is to be asked to bring the function's code.
+    pub(super) fn asks(&self, policy: &dyn Policy, chance: u64) -> Option<usize> {
+        let view = self.view();
+        self.look(chance, &view, |request, snapshot| {
+            super::decide_and_ask(policy, request, snapshot, &mut ()).1
+        })
+    }
+
     /// The terms of a decision by their names: `None` is this node.
     pub(super) fn terms(
         &self,

@@ -12,6 +12,7 @@ use crate::report::{Offer, Report, Role};
 use crate::samples::{id, report};
 use crate::snapshot::{FunctionRoom, Local, PeerView, View, Word};
 
+mod asking;
 mod every;
 
 /// A peer, built by what is unusual about it.
