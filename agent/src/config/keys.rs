@@ -8,7 +8,7 @@ use weir_federation::report::Role;
 use weir_node::config::ClassConfig;
 
 use super::Config;
-use crate::setting::{Auto, Everywhere, Field, FieldOf, Key, View, pair, plain};
+use crate::setting::{Auto, Everywhere, Field, FieldOf, Key, PolicyName, View, pair, plain};
 
 /// Every setting that has one value. The QoS classes are [`CLASS_KEYS`].
 pub static KEYS: &[Key<Config>] = &[
@@ -507,7 +507,7 @@ pub static CLASS_KEYS: &[Key<ClassConfig>] = &[
     ),
     Key::new(
         "policy",
-        |c| plain(&mut c.policy),
+        |c| policy(&mut c.policy),
         "Policy that places its calls in a federation, as NAME or NAME:KEY=VALUE,...; none: \
          federation.policy.",
     ),
@@ -543,6 +543,15 @@ fn percent(share: &mut f64) -> Box<dyn Field + '_> {
         read: |percent: u32| f64::from(percent.min(100)) / 100.0,
         // At most a hundred, and whole: see above.
         write: |share| (*share * 100.0).round() as u32,
+    })
+}
+
+/// A policy with its parameters, which the core keeps as it is written.
+fn policy(policy: &mut Option<String>) -> Box<dyn Field + '_> {
+    Box::new(View {
+        field: policy,
+        read: |policy: Option<PolicyName>| policy.map(|policy| policy.to_string()),
+        write: |policy| policy.as_ref()?.parse().ok(),
     })
 }
 

@@ -82,6 +82,41 @@ fn all_mistakes_are_reported_at_once_with_their_place() {
 }
 
 #[test]
+fn a_policy_is_a_text_or_a_table_of_its_parameters() {
+    let text = "[federation]\npolicy = \"static:own=34\"\n\n[[qos]]\nname = \"fast\"\n\
+                policy = \"power-of-d:by=room,d=3\"\n";
+    let table = "[federation.policy]\nname = \"static\"\nown = 34\n\n[[qos]]\nname = \"fast\"\n\
+                 policy = { name = \"power-of-d\", d = 3, by = \"room\" }\n";
+    let read = |file: &str| {
+        let loaded = load(defaults(), &layers(file, &[], &[]), MACHINE).expect("it is right");
+        let class = loaded.config.node.classes[0].policy.clone();
+        (loaded.config.policy, class)
+    };
+    assert_eq!(read(text), read(table));
+    for (wrong, told) in [
+        (
+            "[federation.policy]\nown = 34\n",
+            "weir.conf:1: federation.policy: a policy's table lacks its name",
+        ),
+        (
+            "[federation.policy]\nname = \"static\"\nowns = 34\n",
+            "has no parameter",
+        ),
+        (
+            "[federation.policy]\nname = \"static\"\nown = [1]\n",
+            "own expects one text",
+        ),
+        (
+            "[[qos]]\nname = \"a\"\npolicy = \"spil\"\n",
+            "weir.conf:3: policy: ",
+        ),
+    ] {
+        let found = mistakes(&layers(wrong, &[], &[])).join("\n");
+        assert!(found.contains(told), "{told:?} in {found}");
+    }
+}
+
+#[test]
 fn a_door_beyond_loopback_needs_chosen_credentials() {
     let open = "[http]\nlisten = \"0.0.0.0:80\"\n";
     assert!(mistakes(&layers(open, &[], &[]))[0].starts_with("weir.conf:2: http.listen"));

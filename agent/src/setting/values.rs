@@ -29,6 +29,10 @@ trait Scalar: Sized {
     const SECRET: bool = false;
     fn read(text: &str) -> Result<Self, String>;
     fn write(&self) -> String;
+    /// The one text that a file says in another way.
+    fn spelled(_: &Value) -> Result<Option<String>, String> {
+        Ok(None)
+    }
 }
 
 impl<T: Scalar> Field for T {
@@ -36,8 +40,12 @@ impl<T: Scalar> Field for T {
         T::KIND
     }
     fn assign(&mut self, value: &Value) -> Result<(), String> {
-        let Value::Text(text) = value else {
-            return Err(format!("expects one {}, not a {}", T::KIND, value.kind()));
+        let spelled = T::spelled(value)?;
+        let text = match (value, &spelled) {
+            (Value::Text(text), _) | (_, Some(text)) => text,
+            (value, None) => {
+                return Err(format!("expects one {}, not a {}", T::KIND, value.kind()));
+            }
         };
         *self = T::read(text)?;
         Ok(())
@@ -245,7 +253,7 @@ impl Scalar for Token {
 }
 
 parsed_scalars!(
-    Role: "role", Registry: "registry", PolicyName: "policy",
+    Role: "role", Registry: "registry",
     Memory: "size", Cpu: "cores", Protocol: "protocol", CodeSource: "image", ImageName: "image",
     Port: "port", Pull: "word", Network: "network", Scope: "scope", Keeping: "word"
 );
@@ -286,10 +294,43 @@ impl FromStr for PolicyName {
     }
 }
 
+impl Scalar for PolicyName {
+    const KIND: &'static str = "policy";
+    fn read(text: &str) -> Result<Self, String> {
+        parsed(text)
+    }
+    fn write(&self) -> String {
+        self.to_string()
+    }
+    /// A table of `name` and the policy's parameters.
+    fn spelled(value: &Value) -> Result<Option<String>, String> {
+        let Value::Table(table) = value else {
+            return Ok(None);
+        };
+        let mut name = None;
+        let mut parameters = Vec::new();
+        for (key, tree) in table {
+            match &tree.value {
+                Value::Text(text) if key == "name" => name = Some(text.as_str()),
+                Value::Text(text) => parameters.push(format!("{key}={text}")),
+                other => return Err(format!("{key} expects one text, not a {}", other.kind())),
+            }
+        }
+        let name = name.ok_or("a policy's table lacks its name")?;
+        Ok(Some(match parameters.is_empty() {
+            true => name.to_owned(),
+            false => format!("{name}:{}", parameters.join(",")),
+        }))
+    }
+}
+
 /// `none` where a value may be missing.
 impl<T: Scalar> Scalar for Option<T> {
     const KIND: &'static str = T::KIND;
     const SECRET: bool = T::SECRET;
+    fn spelled(value: &Value) -> Result<Option<String>, String> {
+        T::spelled(value)
+    }
     fn read(text: &str) -> Result<Self, String> {
         if text == "none" {
             Ok(None)
