@@ -180,6 +180,13 @@ impl Window {
         })
     }
 
+    /// Whether one more call may go there ahead of a place, of `most` that may.
+    pub(crate) fn may_go_ahead(&self, function: &FunctionRoom, most: u32) -> bool {
+        most > 0
+            && self.held() < self.allowance.load(Ordering::Relaxed)
+            && function.held() < function.capacity().saturating_add(most)
+    }
+
     /// Takes the right to send one call ahead of a place, where the function's
     /// room there allows that ([`FunctionRoom::ahead`]).
     pub fn reserve_ahead(

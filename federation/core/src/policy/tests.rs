@@ -12,6 +12,7 @@ use crate::report::{Offer, Report, Role};
 use crate::samples::{id, report};
 use crate::snapshot::{FunctionRoom, Local, PeerView, View, Word};
 
+mod ahead;
 mod asking;
 mod every;
 
@@ -82,6 +83,7 @@ impl Peer {
     }
 }
 
+#[derive(Clone)]
 struct Given {
     here: Here,
     queue: Option<Duration>,

@@ -250,10 +250,14 @@ impl<'a> Look<'a> {
         if !has_it {
             return Rated::Not(Verdict::Unasked { delay: delay() });
         }
-        let ahead = || known.is_some_and(|known| known.ahead(peer.round_trip()) > 0);
-        if room == 0 && !ahead() {
+        if room == 0 && !may_go_ahead(peer, known) {
             return Rated::Not(Verdict::Full);
         }
+        // One that is sent ahead waits there for a round trip at the most: a place
+        // that is free is better.
+        let turn = if room == 0 { peer.round_trip_nanos } else { 0 };
+        let nanos = nanos.saturating_add(turn);
+        let delay = || Duration::from_nanos(nanos);
         if let Some(held) = self.held(peer) {
             return Rated::Not(held);
         }
@@ -316,6 +320,16 @@ impl<'a> Look<'a> {
         let way = peer.round_trip_nanos.saturating_add(start);
         way.saturating_add(ahead).saturating_add(service)
     }
+}
+
+/// Whether a call may go to a peer ahead of a place there. Those that are there
+/// already count: who chose a peer that takes no more of them would choose it over
+/// and over, beside others that have a place.
+fn may_go_ahead(peer: &PeerView, known: Option<&Arc<FunctionRoom>>) -> bool {
+    let (Some(known), Some(window)) = (known, peer.window()) else {
+        return false;
+    };
+    window.may_go_ahead(known, known.ahead(peer.round_trip()))
 }
 
 fn from_micros(micros: u64) -> u64 {
