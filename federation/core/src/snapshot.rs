@@ -175,6 +175,27 @@ impl PeerView {
         self.facts = facts;
     }
 
+    /// Whether a call of a function may be sent there now.
+    pub(crate) fn has_room(
+        &self,
+        offered: Option<&Offered>,
+        known: Option<&Arc<FunctionRoom>>,
+        cost: Cost,
+    ) -> bool {
+        let room = match known {
+            Some(known) => {
+                known.refresh(offered, self.heard);
+                known.room()
+            }
+            None => window::room_of(offered),
+        };
+        room > 0
+            && match self.window() {
+                Some(window) => window.has_room(cost),
+                None => self.room_for(cost) > 0,
+            }
+    }
+
     /// Calls of a function that may be sent there now.
     pub(crate) fn room(
         &self,

@@ -123,6 +123,13 @@ impl Window {
         free.min(cost.of(short, long))
     }
 
+    /// Whether a call of this cost may be sent now: quicker than [`Window::room`].
+    pub(crate) fn has_room(&self, cost: Cost) -> bool {
+        let open = &self.open[usize::from(cost.long)];
+        open.load(Ordering::Relaxed) >= cost.cpu.max(1)
+            && self.held() < self.allowance.load(Ordering::Relaxed)
+    }
+
     /// Calls of ours that it holds.
     pub fn held(&self) -> u32 {
         self.held.load(Ordering::Relaxed)
@@ -322,6 +329,14 @@ impl FunctionRoom {
         let _ = self
             .service_micros
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// The same as [`FunctionRoom::service`], in nanoseconds.
+    pub(crate) fn service_nanos(&self) -> Option<u64> {
+        match self.service_micros.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(micros.saturating_mul(1_000)),
+        }
     }
 
     /// How long calls run there; `None` before the first.

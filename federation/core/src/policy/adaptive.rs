@@ -299,7 +299,7 @@ impl Adaptive {
 
     fn look(&self, case: &Case<'_>) -> Look {
         let (request, snapshot) = (case.request, case.snapshot);
-        let function = Which::of(request.function);
+        let function = case.function();
         let usual = self.known.find(function);
         let service = snapshot.local.service.map(in_ms);
         let service = service.or_else(|| read(usual, at::SERVICE));

@@ -157,7 +157,7 @@ impl ArchitectureAware {
             By::Turns(turns) => turns.fetch_add(1, Ordering::Relaxed),
             By::Chance | By::Bandit(_) => 0,
         };
-        let of = Which::of(case.request.function);
+        let of = case.function();
         let all = match &self.by {
             By::Bandit(tried) => tried.turn(of),
             By::Turns(_) | By::Chance => 0.0,
@@ -191,7 +191,7 @@ impl ArchitectureAware {
     fn went(&self, case: &Case<'_>, architecture: &Architecture, at: usize) {
         let By::Bandit(tried) = &self.by else { return };
         if !case.is_trial() {
-            let arm = Which::of(case.request.function).class(architecture.key);
+            let arm = case.function().class(architecture.key);
             let used = self.used[at].get().unwrap_or(0.0);
             tried.send(arm, used, true, case.snapshot.now);
         }

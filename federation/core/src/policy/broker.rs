@@ -46,9 +46,11 @@ pub(super) use dispatcher::{Links, crowding, expected_work, least, load_of, proc
 pub(super) use lines::{Lines, WINDOW, size_class};
 pub(super) use table::{ALPHA, EXPLORE, OPTIMISER, PERIOD, Row, STALE, STAT, Table, cell};
 
-/// Destinations that one decision compares: this node, a large pool's draws and
-/// best known, and the draws of another.
+/// Destinations that a decision compares: here, draws and best known, other draws.
 const DESTINATIONS_MAX: usize = 1 + LOOKED_AT + ASKED_MAX + LOOKED_AT;
+
+/// Those where the neighbours are few.
+const DESTINATIONS_FEW: usize = 1 + LOOKED_AT;
 
 /// Functions and classes whose best destinations are remembered.
 const REMEMBERED_MAX: usize = 256;
@@ -173,17 +175,17 @@ impl Destination<'_> {
 }
 
 /// The destinations of one decision.
-struct Destinations<'a> {
-    all: [Destination<'a>; DESTINATIONS_MAX],
+struct Destinations<'a, 'r> {
+    all: &'r mut [Destination<'a>],
     count: usize,
     /// Whether there are more, of which these were drawn.
     are_drawn: bool,
 }
 
-impl<'a> Destinations<'a> {
-    fn new() -> Destinations<'a> {
+impl<'a, 'r> Destinations<'a, 'r> {
+    fn new(all: &'r mut [Destination<'a>]) -> Destinations<'a, 'r> {
         Destinations {
-            all: [Destination::default(); DESTINATIONS_MAX],
+            all,
             count: 0,
             are_drawn: false,
         }
@@ -289,7 +291,7 @@ impl<R: Rule> Broker<R> {
     }
 
     /// This node, where it can run the call at once and the function does not fail.
-    fn look_here<'t>(&'t self, case: &mut Case<'_>, to: &mut Destinations<'t>) {
+    fn look_here<'t>(&'t self, case: &mut Case<'_>, to: &mut Destinations<'t, '_>) {
         if case.run_well_here().is_none() {
             return;
         }
@@ -328,7 +330,7 @@ impl<R: Rule> Broker<R> {
     fn look_at<'t>(
         &'t self,
         case: &mut Case<'_>,
-        to: &mut Destinations<'t>,
+        to: &mut Destinations<'t, '_>,
         pool: &Pool,
         reach: Reach,
     ) {
@@ -368,7 +370,7 @@ impl<R: Rule> Broker<R> {
     }
 
     /// The members of all regions that this node spills to.
-    fn look_up<'t>(&'t self, case: &mut Case<'_>, to: &mut Destinations<'t>) {
+    fn look_up<'t>(&'t self, case: &mut Case<'_>, to: &mut Destinations<'t, '_>) {
         if case.request.bounds != super::Bounds::Federation {
             return;
         }
@@ -379,12 +381,29 @@ impl<R: Rule> Broker<R> {
         }
     }
 
+    /// Picks this node or a neighbour, and where regions count as much one of their
+    /// members too.
+    fn nearest<'t>(
+        &'t self,
+        case: &mut Case<'_>,
+        room: &mut [Destination<'t>],
+    ) -> Option<Decision> {
+        let mut all = Destinations::new(room);
+        self.look_here(case, &mut all);
+        let neighbours = case.snapshot.view.neighbours();
+        self.look_at(case, &mut all, neighbours, Reach::Horizontal);
+        if self.cloud == Cloud::Equal {
+            self.look_up(case, &mut all);
+        }
+        self.choose(case, &all, false)
+    }
+
     /// Picks one of these, and sends the call there. `is_final` is whether no
     /// destination may dispatch it once more.
     fn choose(
         &self,
         case: &mut Case<'_>,
-        among: &Destinations<'_>,
+        among: &Destinations<'_, '_>,
         is_final: bool,
     ) -> Option<Decision> {
         let all = among.all();
@@ -420,8 +439,7 @@ impl<R: Rule> Broker<R> {
     }
 
     /// Remembers a member of a large pool as one of the best, where it is.
-    fn remember(&self, case: &Case<'_>, all: &[Destination<'_>], chosen: (usize, f64)) {
-        let (place, weight) = chosen;
+    fn remember(&self, case: &Case<'_>, all: &[Destination<'_>], (place, weight): (usize, f64)) {
         let Some(best) = self.best.entry_if_open(case.which(), case.snapshot.now) else {
             return;
         };
@@ -492,16 +510,14 @@ impl<R: Rule> Policy for Broker<R> {
     }
 
     fn decide(&self, case: &mut Case<'_>) -> Decision {
-        let view = case.snapshot.view;
-        let mut all = Destinations::new();
-        self.look_here(case, &mut all);
-        self.look_at(case, &mut all, view.neighbours(), Reach::Horizontal);
-        if self.cloud == Cloud::Equal {
-            self.look_up(case, &mut all);
-        }
-        let mut chosen = self.choose(case, &all, false);
+        let is_few = case.snapshot.view.neighbours().len() <= LOOKED_AT;
+        let mut chosen = match is_few && self.cloud != Cloud::Equal {
+            true => self.nearest(case, &mut [Destination::default(); DESTINATIONS_FEW]),
+            false => self.nearest(case, &mut [Destination::default(); DESTINATIONS_MAX]),
+        };
         if chosen.is_none() && self.cloud == Cloud::Last {
-            all.count = 0;
+            let mut all = [Destination::default(); DESTINATIONS_MAX];
+            let mut all = Destinations::new(&mut all);
             self.look_up(case, &mut all);
             chosen = self.choose(case, &all, false);
         }
@@ -510,7 +526,8 @@ impl<R: Rule> Policy for Broker<R> {
 
     fn receive(&self, case: &mut Case<'_>) -> Decision {
         let view = case.snapshot.view;
-        let mut all = Destinations::new();
+        let mut all = [Destination::default(); DESTINATIONS_MAX];
+        let mut all = Destinations::new(&mut all);
         match case.request.origin {
             Origin::Here => return self.decide(case),
             Origin::Neighbour => {
@@ -548,8 +565,9 @@ impl<R: Rule> Policy for Broker<R> {
     }
 
     fn weight(&self, function: &FunctionName, class: ClassKey, to: Option<&PeerId>) -> Option<f64> {
-        let which = Which::of(function).class(class).at(to);
-        self.rule.table()?.weight(which)
+        self.rule
+            .table()?
+            .weight(Which::of(function).class(class).at(to))
     }
 
     fn set_weight(

@@ -123,7 +123,7 @@ impl Policy for C3 {
     }
 
     fn decide(&self, case: &mut Case<'_>) -> Decision {
-        let function = self.which(Which::of(case.request.function));
+        let function = self.which(case.function());
         let clients = case.snapshot.view.neighbours().len() as f64 + 1.0;
         let local = case.snapshot.local.service.map(in_ms);
         let own = |case: &mut Case<'_>| {

@@ -11,6 +11,7 @@ use super::memory::Which;
 use super::weigh::{Look, Rated, Seen, fits};
 use super::{Bounds, Decision, Origin, Reach, Reason, Request};
 use crate::explain::{Term, Verdict, Weighed, Witness};
+use crate::facts::FunctionKey;
 use crate::snapshot::{Draws, Here, PeerView, PeerViews, Pool, Snapshot};
 
 /// Peers of a pool that one decision looks at: all of a pool of so many, and
@@ -27,6 +28,8 @@ pub struct Case<'a> {
     pub request: &'a Request<'a>,
     /// What is known.
     pub snapshot: &'a Snapshot<'a>,
+    /// What stands for its function: worked out once.
+    function: FunctionKey,
     draws: Draws,
     /// Somebody may take it who was not asked, or brings its code.
     pub(super) open: bool,
@@ -47,6 +50,7 @@ pub struct Candidate<'a> {
     pub peer: &'a PeerView,
     delay_nanos: u64,
     alike_nanos: u64,
+    function: FunctionKey,
     seen: Seen<'a>,
     request: &'a Request<'a>,
     snapshot: &'a Snapshot<'a>,
@@ -118,7 +122,7 @@ impl Candidate<'_> {
 
     /// The row of a memory that is of the call's function and class there.
     pub fn which(&self) -> Which {
-        let of = Which::of(self.request.function);
+        let of = Which::by(self.function);
         of.class(self.request.more.class.key).to_peer(self.peer.key)
     }
 }
@@ -157,6 +161,7 @@ impl<'a> Case<'a> {
         Case {
             request,
             snapshot,
+            function: FunctionKey::of(request.function),
             draws: Draws::new(snapshot.chance),
             open: false,
             unasked: None,
@@ -180,9 +185,19 @@ impl<'a> Case<'a> {
         self.is_trial
     }
 
+    /// What stands for its function.
+    pub(super) fn key(&self) -> FunctionKey {
+        self.function
+    }
+
+    /// The row of a memory that is of its function, whatever its class.
+    pub(super) fn function(&self) -> Which {
+        Which::by(self.function)
+    }
+
     /// The row of a memory that is of this call's function and class.
     pub fn which(&self) -> Which {
-        Which::of(self.request.function).class(self.request.more.class.key)
+        Which::by(self.function).class(self.request.more.class.key)
     }
 
     /// The next draw, in `0.0..1.0`.
@@ -302,7 +317,7 @@ impl<'a> Case<'a> {
         if !self.may_leave() {
             return None;
         }
-        let look = Look::new(self.request, self.snapshot);
+        let look = self.look();
         let seen = look.at(&self.peers()[place]);
         self.look_at(&look, place, seen, None)
     }
@@ -334,7 +349,7 @@ impl<'a> Case<'a> {
         if !self.may_leave() || pool.is_empty() {
             return None;
         }
-        let look = Look::new(self.request, self.snapshot);
+        let look = self.look();
         let mut best = Best::default();
         let mut consider =
             |case: &mut Case<'a>, place: usize, seen: Seen<'a>, fit: Option<bool>| {
@@ -375,6 +390,10 @@ impl<'a> Case<'a> {
         best.place.map(|to| self.send(to, reach))
     }
 
+    fn look(&self) -> Look<'a> {
+        Look::of(self.function, self.request, self.snapshot)
+    }
+
     fn peers(&self) -> &'a PeerViews {
         &self.snapshot.view.peers
     }
@@ -409,6 +428,7 @@ impl<'a> Case<'a> {
                     peer,
                     delay_nanos,
                     alike_nanos: look.alike,
+                    function: self.function,
                     seen,
                     request: self.request,
                     snapshot: self.snapshot,

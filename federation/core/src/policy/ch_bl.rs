@@ -25,7 +25,7 @@ use super::{
     Case, Decision, Field, Key, Kind, Origin, Outcome, Parameters, Policy, Range, Reach, Reaches,
     Wishes,
 };
-use crate::facts::{FunctionKey, PeerKey};
+use crate::facts::PeerKey;
 
 /// As the list has it.
 pub(super) const KIND: Kind = Kind {
@@ -94,7 +94,7 @@ impl ChBl {
     fn walk(&self, case: &mut Case<'_>, points: &Points) -> Option<Decision> {
         let snapshot = case.snapshot;
         let view = snapshot.view;
-        let home = ring::mix(FunctionKey::of(case.request.function).as_u64());
+        let home = ring::mix(case.key().as_u64());
         let mut last = None;
         for key in points.from(home).take(STEPS_MAX) {
             if last == Some(key) {

@@ -28,7 +28,7 @@ use super::{
     Candidate, Case, Cell, Decision, Field, Key, Kind, Memory, Origin, Outcome, Parameters, Policy,
     Range, Reach, Reaches, Which, Wishes,
 };
-use crate::facts::{FunctionKey, PeerKey};
+use crate::facts::PeerKey;
 
 /// As the list has it.
 pub(super) const KIND: Kind = Kind {
@@ -141,8 +141,8 @@ impl ChRlu {
     fn walk(&self, case: &mut Case<'_>, points: &Points) -> Option<Decision> {
         let snapshot = case.snapshot;
         let view = snapshot.view;
-        let function = Which::of(case.request.function);
-        let home = ring::mix(FunctionKey::of(case.request.function).as_u64());
+        let function = case.function();
+        let home = ring::mix(case.key().as_u64());
         let local = snapshot.local.service.map_or(1.0, in_ms);
         let is_popular = self.is_popular(function, snapshot.now);
         let (mut tried, mut first, mut last) = (0, None, None);

@@ -69,7 +69,7 @@ impl Hiku {
 
     /// The worker of whom the fewest calls are known, of those that wait for one.
     fn pulled(&self, case: &mut Case<'_>) -> Option<Decision> {
-        let function = FunctionKey::of(case.request.function).as_u64();
+        let function = case.key().as_u64();
         let faithful = self.faithful;
         let found = self.idle.find(
             case,

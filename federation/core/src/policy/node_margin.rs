@@ -235,7 +235,7 @@ impl NodeMargin {
     /// By the plan of the last round.
     fn planned(&self, case: &mut Case<'_>) -> Option<Decision> {
         let plan = self.plan.current();
-        let [function, _] = Which::of(case.request.function).numbers();
+        let [function, _] = case.function().numbers();
         let found = plan.as_deref().and_then(|plan| {
             let at = plan.binary_search_by_key(&function, |(of, _)| *of).ok()?;
             plan.get(at)

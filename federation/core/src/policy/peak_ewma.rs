@@ -127,7 +127,7 @@ impl Policy for PeakEwma {
 
     fn decide(&self, case: &mut Case<'_>) -> Decision {
         let now = case.snapshot.now;
-        let function = self.which(Which::of(case.request.function));
+        let function = self.which(case.function());
         let view = case.snapshot.view;
         let near = servers::better_of_two(case, view.neighbours(), |candidate, terms| {
             self.cost(function, now, candidate, terms)

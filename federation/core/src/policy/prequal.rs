@@ -293,7 +293,7 @@ impl Policy for Prequal {
     }
 
     fn decide(&self, case: &mut Case<'_>) -> Decision {
-        let function = self.which(Which::of(case.request.function));
+        let function = self.which(case.function());
         match self.faithful {
             true => self.published(case, function),
             false => self.mended(case, function),

@@ -314,7 +314,7 @@ impl QosAware {
             return purse.is_none_or(|left| left > 0.0);
         }
         // As published, by the average since the start and the neighbours' time.
-        let service = self.places[1].find(Which::of(case.request.function));
+        let service = self.places[1].find(case.function());
         let service = service.and_then(|cells| cells[SERVICE].get());
         let cores = f64::from(case.request.cost.cpu) / 1e3;
         let cost = self.price * service.unwrap_or(SERVICE_UNKNOWN) * cores;

@@ -188,7 +188,7 @@ impl Recalc {
     /// Runs a call here within the rate that its function is meant for.
     fn within_rate(&self, case: &mut Case<'_>) -> Option<Decision> {
         let decision = case.run_well_here()?;
-        let cells = self.own.find(Which::of(case.request.function));
+        let cells = self.own.find(case.function());
         let most = case.request.more.rate_max.map(f64::from);
         case.own_terms()
             .put("rate_max", most.unwrap_or(f64::INFINITY));
@@ -203,7 +203,7 @@ impl Recalc {
     fn to_peer(&self, case: &mut Case<'_>) -> Option<Decision> {
         let pool = around(case)?;
         let now = seconds(case.snapshot.now);
-        let of = Which::of(case.request.function);
+        let of = case.function();
         let told = in_proportion(case, pool, Reach::Horizontal, |candidate, terms| {
             let cells = self.told.find(of.to_peer(candidate.peer.key));
             let number = if self.faithful { WEIGHT } else { TAKES };
@@ -232,7 +232,7 @@ impl Recalc {
 
     /// Whether a peer's call is within what it may send.
     fn takes_from(&self, case: &Case<'_>, from: &PeerId) -> bool {
-        let of = Which::of(case.request.function);
+        let of = case.function();
         let limit = self.own.find(of).and_then(|cells| cells[LIMIT].get());
         let Some(limit) = limit else {
             // It was promised nothing, and refused nothing.

@@ -136,7 +136,16 @@ impl<'a> Seen<'a> {
 }
 
 impl<'a> Look<'a> {
-    pub(super) fn new(request: &'a Request<'a>, snapshot: &'a Snapshot<'a>) -> Look<'a> {
+    fn new(request: &'a Request<'a>, snapshot: &'a Snapshot<'a>) -> Look<'a> {
+        Look::of(FunctionKey::of(request.function), request, snapshot)
+    }
+
+    /// The same of a call whose function's key is known.
+    pub(super) fn of(
+        function: FunctionKey,
+        request: &'a Request<'a>,
+        snapshot: &'a Snapshot<'a>,
+    ) -> Look<'a> {
         let local = &snapshot.local;
         let executor = request.needs.executor.and_then(Executor::named);
         let service = nanos(local.service.unwrap_or_default());
@@ -149,7 +158,7 @@ impl<'a> Look<'a> {
         Look {
             request,
             snapshot,
-            function: FunctionKey::of(request.function),
+            function,
             now: snapshot.now.as_nanos(),
             deadline: request.deadline.as_nanos(),
             start: nanos(local.start.unwrap_or(start_prior(executor))),
@@ -241,8 +250,8 @@ impl<'a> Look<'a> {
             return Rated::Not(Verdict::Failing);
         }
         let known = seen.room();
-        let room = peer.room(offered, known, request.cost);
-        let nanos = self.completion(seen, room);
+        let has_room = peer.has_room(offered, known, request.cost);
+        let nanos = self.completion(seen, has_room);
         let delay = || Duration::from_nanos(nanos);
         if self.now.saturating_add(nanos) >= self.deadline {
             return Rated::Not(Verdict::TooFar { delay: delay() });
@@ -250,12 +259,12 @@ impl<'a> Look<'a> {
         if !has_it {
             return Rated::Not(Verdict::Unasked { delay: delay() });
         }
-        if room == 0 && !may_go_ahead(peer, known) {
+        if !has_room && !may_go_ahead(peer, known) {
             return Rated::Not(Verdict::Full);
         }
         // One that is sent ahead waits there for a round trip at the most: a place
         // that is free is better.
-        let turn = if room == 0 { peer.round_trip_nanos } else { 0 };
+        let turn = if has_room { 0 } else { peer.round_trip_nanos };
         let nanos = nanos.saturating_add(turn);
         let delay = || Duration::from_nanos(nanos);
         if let Some(held) = self.held(peer) {
@@ -281,15 +290,15 @@ impl<'a> Look<'a> {
     }
 
     /// After how many nanoseconds a call would be done at a peer that has room for
-    /// so many more: the way there and back, a start, what waits there already,
+    /// it, or has not: the way there and back, a start, what waits there already,
     /// and the function's own time.
-    fn completion(&self, seen: &Seen<'_>, room: u32) -> u64 {
+    fn completion(&self, seen: &Seen<'_>, has_room: bool) -> u64 {
         let Seen { peer, offered, .. } = *seen;
         let start = match offered {
             // One that is sent ahead takes the instance of a call that ends.
             _ if seen
                 .room()
-                .is_some_and(|known| room == 0 || known.is_warm()) =>
+                .is_some_and(|known| !has_room || known.is_warm()) =>
             {
                 0
             }
@@ -297,19 +306,19 @@ impl<'a> Look<'a> {
             Some(offered) if offered.start_micros > 0 => from_micros(offered.start_micros),
             Some(_) | None => self.start,
         };
-        let measured = seen.room().and_then(|known| known.service());
+        let measured = seen.room().and_then(|known| known.service_nanos());
         let told = offered.filter(|offered| offered.service_micros > 0);
         let service = match (measured, told) {
-            (Some(measured), _) => nanos(measured),
+            (Some(measured), _) => measured,
             (None, Some(told)) => from_micros(told.service_micros),
             (None, None) => self.service,
         };
         // Calls that wait there are before this one on the cores that it has, where
         // they wait for these: beside a free place they wait for something else,
         // such as their own function's --max, or did so when it spoke.
-        let ahead = match (room, peer.waiting) {
-            (1.., _) | (_, 0) => 0,
-            (0, waiting) => {
+        let ahead = match (has_room, peer.waiting) {
+            (true, _) | (false, 0) => 0,
+            (false, waiting) => {
                 let cores = u64::from((peer.cpu_total / 1_000).max(1));
                 match service.checked_mul(u64::from(waiting)) {
                     Some(ahead) => ahead / cores,

@@ -4,7 +4,7 @@
 use libp2p_identity::PeerId;
 
 use super::{Candidate, Case, LOOKED_AT, Terms};
-use crate::policy::weigh::{Look, fits};
+use crate::policy::weigh::fits;
 use crate::snapshot::Pool;
 
 /// Members of a pool that a policy may ask for by their places, beside those that
@@ -25,7 +25,7 @@ impl<'a> Case<'a> {
         if !self.may_leave() || pool.is_empty() {
             return;
         }
-        let look = Look::new(self.request, self.snapshot);
+        let look = self.look();
         let peers = self.peers();
         let kinds = pool.kinds_that(|peer| fits(&self.request.needs, &peer.report), peers);
         if pool.len() <= LOOKED_AT {
