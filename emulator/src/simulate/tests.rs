@@ -1,6 +1,8 @@
 use super::*;
 use crate::scenario::Texts;
 
+mod skew;
+
 pub(super) fn scenario(text: &str) -> Scenario {
     let files = Texts::from([("s.toml".into(), text.to_owned())]);
     Scenario::read(&files, "s.toml", &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"))
@@ -302,78 +304,5 @@ fn each_policy_is_tried_on_the_same_calls() {
             "{}",
             kind.name
         );
-    }
-}
-
-/// Sixteen nodes of four cores at three quarters of what all can do: 70 % of the
-/// calls come at four of them, which could do half of that.
-fn skewed() -> Scenario {
-    let mut text = String::from(
-        r#"
-[scenario]
-duration = "30s"
-warm-up = "5s"
-[[node]]
-name = "busy"
-count = 4
-zone = "z"
-cores = 4
-[[node]]
-name = "calm"
-count = 12
-zone = "z"
-cores = 4
-[[link]]
-between = ["*", "*"]
-round-trip = "10ms"
-[[function]]
-name = "theirs"
-service = { exponential = { mean = "100ms" } }
-timeout = "2s"
-[[function]]
-name = "own"
-service = { exponential = { mean = "100ms" } }
-timeout = "2s"
-"#,
-    );
-    let busy = (1..=4).map(|at| ("theirs", format!("busy-{at}"), 84));
-    let calm = (1..=12).map(|at| ("own", format!("calm-{at}"), 12));
-    for (function, at, rate) in busy.chain(calm) {
-        text += &format!(
-            "[[workload]]\nfunction = \"{function}\"\nat = \"{at}\"\narrivals = {{ poisson = {{ rate = {rate} }} }}\n"
-        );
-    }
-    scenario(&text)
-}
-
-#[test]
-fn a_quarter_that_is_overloaded_spills_to_the_rest_and_harms_nobody_there() {
-    let by = |policy: &str| {
-        let choice: Choice = policy.parse().expect("a policy");
-        simulate(&skewed(), 1, Some(&choice))
-    };
-    let of = |report: &Report, name: &str| {
-        let function = &report.functions[&format!("{name}.openfaas-fn")];
-        let answered = function.outcomes.get("answered").copied().unwrap_or(0);
-        (
-            answered as f64 / function.calls as f64,
-            function.latency.mean,
-        )
-    };
-    let alone = by("local-only");
-    assert!(of(&alone, "theirs").0 < 0.6, "{:?}", of(&alone, "theirs"));
-    // Of theirs that are answered, and what own calls take more for it. The last one
-    // sends own calls away too.
-    for (policy, least, most) in [
-        ("spill", 0.85, 1.25),
-        ("adaptive", 0.95, 1.25),
-        ("peak-ewma", 0.99, 1.5),
-    ] {
-        let shared = by(policy);
-        let (theirs, own) = (of(&shared, "theirs"), of(&shared, "own"));
-        assert!(theirs.0 > least, "{policy}: {theirs:?}");
-        assert_eq!(own.0, 1.0, "{policy}: {own:?}");
-        let before = of(&alone, "own").1;
-        assert!(own.1 < before * most, "{policy}: {own:?}, {before} alone");
     }
 }
