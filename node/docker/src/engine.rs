@@ -9,14 +9,14 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
 use bollard::models::{ContainerCreateBody, EventMessage, NetworkCreateRequest};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
-    ListNetworksOptions, RemoveContainerOptionsBuilder, StartContainerOptions,
+    ListNetworksOptions, StartContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt as _;
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::container::{NODE_LABEL, labels};
+use crate::death::{Death, Scrap, remove};
 use crate::sandbox::{Folder, SandboxError, Sandboxes};
 use crate::{chain, image, sandbox};
 
@@ -312,12 +313,7 @@ impl Engine {
         let created = docker.create_container(Some(options), body).await?;
         let death = Arc::new(Death::default());
         self.deaths().insert(created.id.clone(), death.clone());
-        Ok(Scrap {
-            engine: self.clone(),
-            container: created.id,
-            death,
-            _folder: folder,
-        })
+        Ok(Scrap::new(self.clone(), created.id, death, folder))
     }
 
     pub(crate) async fn start(&self, container: &str) -> Result<(), Unavailable> {
@@ -526,7 +522,7 @@ impl Engine {
         }
     }
 
-    fn deaths(&self) -> MutexGuard<'_, HashMap<String, Arc<Death>>> {
+    pub(crate) fn deaths(&self) -> MutexGuard<'_, HashMap<String, Arc<Death>>> {
         self.inner.deaths.lock()
     }
 }
@@ -544,24 +540,6 @@ pub(crate) fn sandbox_image() -> &'static str {
 /// The end of a node's id, which differs where the beginning does not.
 fn tail(id: &str, length: usize) -> &str {
     &id[id.len().saturating_sub(length)..]
-}
-
-pub(crate) async fn remove(docker: &Docker, container: &str) {
-    let options = RemoveContainerOptionsBuilder::default()
-        .force(true)
-        .v(true)
-        .build();
-    match docker.remove_container(container, Some(options)).await {
-        Ok(()) => {}
-        // Gone already, or on its way.
-        Err(bollard::errors::Error::DockerResponseServerError {
-            status_code: 404 | 409,
-            ..
-        }) => {}
-        Err(error) => {
-            tracing::warn!(%container, error = %chain(&error), "a container cannot be removed");
-        }
-    }
 }
 
 /// Whether the socket can be connected to at all: the client's own error hides
@@ -584,93 +562,6 @@ fn hint(socket: &Path, error: &io::Error) -> String {
             format!("nobody listens on {socket}: start Docker")
         }
         _ => format!("{socket}: {error}"),
-    }
-}
-
-/// How a container ended.
-#[derive(Debug, Default)]
-pub(crate) struct Death {
-    out_of_memory: AtomicBool,
-    /// Whether there is a reason: each call asks.
-    is_over: AtomicBool,
-    reason: watch::Sender<Option<String>>,
-}
-
-impl Death {
-    /// The kernel killed something in it for want of memory; mostly all of it.
-    fn ran_out_of_memory(&self) {
-        self.out_of_memory.store(true, Ordering::Relaxed);
-    }
-
-    fn died(&self, reason: String) {
-        let reason = match self.out_of_memory.load(Ordering::Relaxed) {
-            true => "it used more memory than its limit and was killed".to_owned(),
-            false => reason,
-        };
-        self.reason.send_if_modified(|known| {
-            let first = known.is_none();
-            if first {
-                *known = Some(reason);
-                self.is_over.store(true, Ordering::Release);
-            }
-            first
-        });
-    }
-
-    /// Whether it ended. Takes no lock.
-    pub(crate) fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Acquire)
-    }
-
-    /// Why it ended; `None` while it lives.
-    pub(crate) fn reason(&self) -> Option<String> {
-        self.reason.borrow().clone()
-    }
-
-    /// Waits for the end.
-    pub(crate) async fn wait(&self) -> String {
-        let mut reason = self.reason.subscribe();
-        let ended = reason.wait_for(Option::is_some).await;
-        match ended.as_deref() {
-            Ok(Some(reason)) => reason.clone(),
-            Ok(None) | Err(_) => "it ended".to_owned(),
-        }
-    }
-}
-
-/// A container that was created; removed when dropped, with its folder.
-pub(crate) struct Scrap {
-    engine: Engine,
-    container: String,
-    death: Arc<Death>,
-    _folder: Folder,
-}
-
-impl Scrap {
-    pub(crate) fn container(&self) -> &str {
-        &self.container
-    }
-
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.engine
-    }
-
-    pub(crate) fn death(&self) -> &Arc<Death> {
-        &self.death
-    }
-}
-
-impl Drop for Scrap {
-    fn drop(&mut self) {
-        let engine = self.engine.clone();
-        let container = std::mem::take(&mut self.container);
-        self.engine.spawn(async move {
-            // Known until it is gone, so that no sweep takes it for another's.
-            if let Ok(docker) = engine.docker().await {
-                remove(&docker, &container).await;
-            }
-            engine.deaths().remove(&container);
-        });
     }
 }
 

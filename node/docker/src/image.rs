@@ -20,7 +20,8 @@ use tokio_util::io::ReaderStream;
 use crate::archive::{self, Layer, Load};
 use crate::chain;
 use crate::container::root_body;
-use crate::engine::{Engine, Unavailable, remove};
+use crate::death::remove;
+use crate::engine::{Engine, Unavailable};
 
 /// When an image is fetched from its registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

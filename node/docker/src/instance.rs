@@ -20,7 +20,7 @@ use tokio::time::Sleep;
 
 pub use self::start::StartError;
 use self::start::open;
-use crate::engine::{Death, Scrap};
+use crate::death::{Death, Scrap};
 use crate::idle::KEEP_ALIVE;
 use crate::lambda;
 use crate::link::{Broken, Driven, Link, Rest};
@@ -302,18 +302,23 @@ impl Inner {
                     if let Some(idle) = idle {
                         self.resting.idle_time.broke(idle, began.elapsed());
                     }
-                    let reason = match error.is_parse() {
-                        true if error.is_parse_too_large() => TOO_LARGE.to_owned(),
-                        true => chain(&error),
-                        false => Box::pin(self.why(&chain(&error))).await,
-                    };
-                    if !self.may_dial() {
-                        self.spend(&reason);
-                    }
-                    return Err(CallError::Lost(reason));
+                    return Err(Box::pin(self.lost(&error)).await);
                 }
             }
         }
+    }
+
+    /// A call was sent, and its answer did not come.
+    async fn lost(&self, error: &hyper::Error) -> CallError {
+        let reason = match error.is_parse() {
+            true if error.is_parse_too_large() => TOO_LARGE.to_owned(),
+            true => chain(error),
+            false => self.why(&chain(error)).await,
+        };
+        if !self.may_dial() {
+            self.spend(&reason);
+        }
+        CallError::Lost(reason)
     }
 
     fn may_dial(&self) -> bool {

@@ -28,7 +28,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::engine::Death;
+use crate::death::Death;
 use crate::protocol::{WRAPPED_BYTES, json_answer, read, unread};
 use crate::{AnswerBody, Body, CallError};
 

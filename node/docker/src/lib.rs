@@ -24,6 +24,7 @@
 
 mod archive;
 mod container;
+mod death;
 mod engine;
 mod idle;
 mod image;

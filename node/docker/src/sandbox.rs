@@ -27,7 +27,8 @@ use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use crate::container::{Network, sandbox_body};
-use crate::engine::{Engine, Scrap, Unavailable, sandbox_image};
+use crate::death::Scrap;
+use crate::engine::{Engine, Unavailable, sandbox_image};
 
 /// The program of a sandbox container; its source is `sandbox/sandbox.c`.
 pub(crate) const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sandbox"));

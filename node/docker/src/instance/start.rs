@@ -16,6 +16,7 @@ use super::words::LastWords;
 use super::{Access, Inner, Instance};
 use crate::container::{Network, Settings};
 use crate::engine::{Engine, Unavailable};
+use crate::image::Wishes;
 use crate::lambda;
 use crate::link::{Link, Stream};
 use crate::protocol::{Conversation, Protocol, look};
@@ -89,12 +90,7 @@ impl Engine {
         concurrency: u32,
         log: Sink,
     ) -> Result<Instance, StartError> {
-        let wishes = self.image_wishes(&settings.image).await;
-        let wishes = wishes.map_err(|error| StartError::Container(error.to_string()))?;
-        let wishes = wishes.ok_or_else(|| {
-            let reference = &settings.image;
-            StartError::Container(format!("the engine has no image {reference} any more"))
-        })?;
+        let wishes = self.wishes(&settings.image).await?;
         let shares = protocol.is_dialled() && settings.network == Network::None;
         let sandbox = match shares {
             true => self.sandboxes().shared(self, tenant).await,
@@ -106,18 +102,7 @@ impl Engine {
             true => Some(self.listen(&mut settings, &folder)?),
             false => None,
         };
-        let served = match &protocol {
-            Protocol::Lambda { .. } => {
-                let listener = sandbox.listen(lambda::PORT).await;
-                let listener = listener.map_err(|e| unavailable("a socket", &e))?;
-                let spawn = |serving| self.spawn(serving);
-                Some(lambda::Runtime::serve(listener, &settings.function, spawn))
-            }
-            Protocol::Http
-            | Protocol::Runtime
-            | Protocol::OpenWhisk(_)
-            | Protocol::Serverledge { .. } => None,
-        };
+        let served = self.serve(&protocol, &sandbox, &settings.function).await?;
         let exposed = wishes.port.filter(|_| matches!(protocol, Protocol::Http));
         let port = settings.port.or(exposed).unwrap_or(USUAL_PORT);
         let (function, memory) = (settings.function.clone(), settings.memory_bytes);
@@ -166,11 +151,7 @@ impl Engine {
             },
             (None, None) => Access::Port(sandbox, port),
         };
-        let resting = Resting::default();
-        let (here, now) = (Thread::here(), Instant::now());
-        for link in links {
-            resting.add_unused(link, here, now);
-        }
+        let resting = rested(links);
         let inner = Arc::new(Inner {
             conversation: Conversation::default(),
             protocol,
@@ -185,6 +166,35 @@ impl Engine {
             stopped: AtomicBool::new(false),
         });
         Ok(Instance { inner })
+    }
+
+    async fn wishes(&self, image: &str) -> Result<Wishes, StartError> {
+        let wishes = self.image_wishes(image).await;
+        let wishes = wishes.map_err(|error| StartError::Container(error.to_string()))?;
+        wishes.ok_or_else(|| {
+            StartError::Container(format!("the engine has no image {image} any more"))
+        })
+    }
+
+    /// Serves a runtime that asks for its calls, where the protocol is such.
+    async fn serve(
+        &self,
+        protocol: &Protocol,
+        sandbox: &Sandbox,
+        function: &str,
+    ) -> Result<Option<lambda::Runtime>, StartError> {
+        match protocol {
+            Protocol::Lambda { .. } => {
+                let listener = sandbox.listen(lambda::PORT).await;
+                let listener = listener.map_err(|e| unavailable("a socket", &e))?;
+                let spawn = |serving| self.spawn(serving);
+                Ok(Some(lambda::Runtime::serve(listener, function, spawn)))
+            }
+            Protocol::Http
+            | Protocol::Runtime
+            | Protocol::OpenWhisk(_)
+            | Protocol::Serverledge { .. } => Ok(None),
+        }
     }
 
     /// Makes the socket that a runtime dials, and mounts it.
@@ -240,6 +250,16 @@ impl Engine {
 
 fn unavailable(what: &str, error: &std::io::Error) -> Unavailable {
     Unavailable::new(format!("make {what} for a container: {error}"))
+}
+
+/// Connections that nobody used yet.
+fn rested(links: Vec<Link>) -> Resting<Link> {
+    let resting = Resting::default();
+    let (here, now) = (Thread::here(), Instant::now());
+    for link in links {
+        resting.add_unused(link, here, now);
+    }
+    resting
 }
 
 /// Waits for the connections that a runtime dials.
