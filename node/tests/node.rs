@@ -20,6 +20,7 @@ use weir_node::id::{CallId, Digest, FunctionName};
 use weir_node::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Start};
 use weir_node::node::{
     CallState, ChangeError, Copied, Declined, DeployMode, Moves, Router, Submission, SubmitError,
+    Wants,
 };
 use weir_node::resources::{Cpu, Memory, Resources};
 use weir_node::store::CallRecord;
@@ -442,8 +443,11 @@ async fn what_does_not_run_costs_nothing_of_its_functions_rate() {
     for _ in 0..10 {
         let declined = node.invoke_now(invocation("narrow", 2)).await;
         assert!(matches!(declined, Err(Declined::NoRoom(_))));
-        let outlook = node.prospect(&invocation("narrow", 2)).expect("its class");
-        let prospect = outlook.expect("it is here").prospect;
+        let narrow = invocation("narrow", 2);
+        let found = node.find(&narrow.function).expect("it is here");
+        let look = node.look(&found, &narrow, Wants::default());
+        let look = look.expect("its class").expect("it is here");
+        let prospect = look.outlook.prospect;
         assert!(matches!(prospect, Prospect::Wait { .. }), "{prospect:?}");
     }
     let peer = PeerId::random();

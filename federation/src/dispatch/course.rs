@@ -1,10 +1,10 @@
 //! One call of a node: does the steps of its placement, and says what came of
 //! them.
 
+mod ending;
 mod learning;
 mod waits;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use weir_node::executor::Body;
 use weir_node::function::FunctionSpec;
 use weir_node::id::FunctionName;
 use weir_node::invocation::{Answer, Invocation, InvokeError};
-use weir_node::node::Declined;
+use weir_node::node::{Declined, Found, Reservation, Wants};
 use weir_node::replay::Replay;
 use weir_node::time::Time;
 
@@ -32,7 +32,6 @@ use super::serving::Guest;
 use super::{Inner, Way, this_machine};
 use crate::explain::Account;
 use crate::policy::{self, ClassKey, Ending, Policy};
-use crate::report::Report;
 use crate::snapshot::{Local, Snapshot, View};
 
 /// One call, from its arrival to its answer.
@@ -41,6 +40,9 @@ pub(super) struct Course<'a> {
     placement: Placement<Chosen<'a>>,
     guest: Option<Arc<Guest>>,
     spec: Option<Arc<FunctionSpec>>,
+    /// Its function as it was found here when the call came; looked up again for
+    /// each decision after the first.
+    found: Option<Found>,
     /// Whether the function is not deployed here.
     absent: bool,
     /// Its request, should it be sent again.
@@ -52,6 +54,18 @@ pub(super) struct Course<'a> {
     seat: Option<Seat>,
     /// Bytes of its body; `None` where nobody knows yet.
     body_bytes: Option<u64>,
+}
+
+/// What this node sees of itself when it decides about a call.
+struct Seen {
+    /// What it could do.
+    window: Window,
+    /// How long the function runs here; `None` before it has.
+    service: Option<Duration>,
+    /// How long a start of it takes here; `None` before one was measured.
+    start: Option<Duration>,
+    /// The place that is kept for the call where it would run at once.
+    place: Option<Box<Reservation>>,
 }
 
 /// How far a call goes on from a peer, and how long its answer is waited for.
@@ -72,7 +86,8 @@ pub(super) enum Turned {
 
 /// A step that is to be done, with what that takes.
 enum Todo {
-    Run,
+    /// Where a place was kept for it, if one was.
+    Run(Option<Box<Reservation>>),
     Wait {
         leaves: bool,
         /// When it is decided about again.
@@ -99,13 +114,19 @@ fn note(explain: Option<&mut Explanation>, result: &str) {
 impl<'a> Course<'a> {
     /// Begins the course of a call, and fixes the moment of its deadline.
     pub(super) fn new(inner: &'a Arc<Inner>, way: Way, invocation: &mut Invocation) -> Course<'a> {
-        let arrived = inner.node.clock().now();
+        let node = &inner.node;
+        let arrived = node.clock().now();
         let class = invocation.class.as_deref();
+        let found = node.find(&invocation.function);
         if invocation.deadline.is_none() {
-            let by_class = inner.node.default_deadline(&invocation.function, class);
+            let by_class = match (&found, class) {
+                (Some(found), _) => node.deadline_of(found, class),
+                (None, Some(_)) => node.class_deadline(class),
+                (None, None) => None,
+            };
             invocation.deadline = by_class.map(|deadline| arrived + deadline);
         }
-        let here = inner.node.spec(&invocation.function);
+        let here = found.as_ref().map(Found::spec);
         let absent = here.is_none();
         let entry = inner.federated.entry(&invocation.function);
         let spec = here.or_else(|| entry.as_ref()?.spec.clone());
@@ -132,6 +153,7 @@ impl<'a> Course<'a> {
             placement,
             guest: way.guest,
             spec,
+            found,
             absent,
             again: None,
             declined: String::new(),
@@ -158,21 +180,50 @@ impl<'a> Course<'a> {
     }
 
     /// What this node could do with the call itself.
-    fn window(&self, invocation: &Invocation) -> Result<Window, InvokeError> {
+    fn window(&mut self, invocation: &Invocation) -> Result<Seen, InvokeError> {
         let inner = self.inner;
-        let outlook = inner.node.prospect(invocation)?.map(|outlook| Outlook {
-            prospect: outlook.prospect,
-            wait: outlook.wait,
-            works: outlook.works,
-        });
-        let guest = self.guest.as_ref();
-        let closed = guest.is_some_and(|guest| !inner.has_guest_room(guest));
         let drains = inner.federated.is_draining();
+        let arrival = self.placement.arrival();
+        let wants = Wants {
+            // For others it might be kept in vain, and missed by another call.
+            place: !drains && arrival.fits_here && arrival.policy.runs_here_first(arrival.origin),
+            room: self.guest.is_some(),
+        };
+        let found = self.found.take();
+        let found = found.or_else(|| inner.node.find(&invocation.function));
+        let look = match found {
+            Some(found) => inner.node.look(&found, invocation, wants)?,
+            None => None,
+        };
+        let room = look.as_ref().and_then(|look| look.room);
+        // A guest of a function that is not here has none.
+        let closed = self.guest.as_ref().is_some_and(|guest| {
+            !room.is_some_and(|(capability, places)| {
+                inner.has_guest_room_in(guest, (&capability, Some(places)))
+            })
+        });
+        let outlook = look.as_ref().map(|look| Outlook {
+            prospect: look.outlook.prospect,
+            wait: look.outlook.wait,
+            works: look.outlook.works,
+        });
         let elsewhere = || {
             let spec = self.spec.as_deref();
             spec.is_some_and(|spec| inner.runs_elsewhere(spec).is_some())
         };
-        Ok(self.placement.window(outlook, closed, drains, elsewhere))
+        let window = self.placement.window(outlook, closed, drains, elsewhere);
+        let known = look.as_ref().map(|look| look.outlook);
+        let service = known.map(|known| known.service);
+        Ok(Seen {
+            window,
+            service: service
+                .filter(|service| service.samples > 0)
+                .map(|service| service.mean),
+            start: known
+                .map(|known| known.start)
+                .filter(|start| !start.is_zero()),
+            place: look.and_then(|look| look.place),
+        })
     }
 
     /// Looks, decides and acts once.
@@ -186,9 +237,14 @@ impl<'a> Course<'a> {
             Err(error) => return Turned::Ended(Err(error)),
         };
         match todo {
-            Todo::Run => {
+            Todo::Run(place) => {
                 let function = invocation.function.clone();
-                match self.inner.node.invoke_now(invocation).await {
+                let node = &self.inner.node;
+                let ran = match place {
+                    Some(place) => node.invoke_at(invocation, place).await,
+                    None => node.invoke_now(invocation).await,
+                };
+                match ran {
                     Ok(answer) => {
                         note(explain, "ran here");
                         self.ended_here(&function, Ok(answer))
@@ -232,22 +288,22 @@ impl<'a> Course<'a> {
         explain: Option<&mut Explanation>,
     ) -> Result<Todo, InvokeError> {
         let inner = self.inner;
-        let window = self.window(invocation)?;
+        let seen = self.window(invocation)?;
         let view = inner.federated.shared.view.load();
-        let decided = self.decide(&window, &view, invocation, explain);
+        let decided = self.decide(&seen, &view, invocation, explain);
         self.placement.take(decided.step, self.now());
         if let Some(peer) = decided.asks.map(|place| &view.peers[place]) {
             inner.introduce(peer.id, &invocation.function, self.wanted());
         }
         if decided.step != Step::End(End::Unknown) {
-            inner.count_decision(decided.decision, window.here);
+            inner.count_decision(decided.decision, seen.window.here);
         }
         Ok(match decided.step {
-            Step::Run => Todo::Run,
+            Step::Run => Todo::Run(seen.place),
             Step::Wait { leaves, until } => Todo::Wait {
                 leaves,
                 until,
-                turn: window.turn,
+                turn: seen.window.turn,
             },
             Step::Offer {
                 to, hops, until, ..
@@ -269,7 +325,7 @@ impl<'a> Course<'a> {
     /// Decides with what is known at this moment.
     fn decide(
         &self,
-        window: &Window,
+        seen: &Seen,
         view: &View,
         invocation: &Invocation,
         explain: Option<&mut Explanation>,
@@ -282,28 +338,24 @@ impl<'a> Course<'a> {
         };
         let blamed = failing.contains(&None);
         let failing: Vec<PeerId> = failing.into_iter().flatten().collect();
-        let service = inner.service(function);
         // A call that runs here at once looks at nobody.
         let drains = inner.federated.is_draining();
-        let alone = explain.is_none() && self.placement.is_alone(window, blamed, drains);
-        let mut request = self.placement.request(function, &failing, service);
+        let alone = explain.is_none() && self.placement.is_alone(&seen.window, blamed, drains);
+        let mut request = self.placement.request(function, &failing, seen.service);
         request.more = self.more(request.more, invocation, alone);
-        let (abilities, start) = match alone {
-            true => (Arc::default(), None),
-            false => (
-                inner.federated.abilities().of(function),
-                inner.node.start_time(function),
-            ),
+        let abilities = match alone {
+            true => Arc::default(),
+            false => inner.federated.abilities().of(function),
         };
         let regions = inner.federated.shared.regions.load();
         let congestion = inner.policies.congestion.load();
         let remembered = inner.remembered.load();
         let snapshot = Snapshot {
             local: Local {
-                here: window.here,
-                queue: window.queue,
-                service,
-                start,
+                here: seen.window.here,
+                queue: seen.window.queue,
+                service: seen.service,
+                start: seen.start.filter(|_| !alone),
                 blamed,
                 role: inner.federated.role(),
                 regions: &regions,
@@ -315,17 +367,23 @@ impl<'a> Course<'a> {
             now: self.now(),
             chance: rand::random(),
         };
-        let away = || self.is_away();
+        self.decide_with(&seen.window, &request, &snapshot, explain)
+    }
+
+    fn decide_with(
+        &self,
+        window: &Window,
+        request: &policy::Request<'_>,
+        snapshot: &Snapshot<'_>,
+        explain: Option<&mut Explanation>,
+    ) -> Decided {
+        let (placement, away) = (&self.placement, || self.is_away());
         let Some(explain) = explain else {
-            return self
-                .placement
-                .decide(window, &request, &snapshot, away, &mut ());
+            return placement.decide(window, request, snapshot, away, &mut ());
         };
         let mut account = Account::default();
-        let decided = self
-            .placement
-            .decide(window, &request, &snapshot, away, &mut account);
-        let step = step(&request, &snapshot, &account, decided.decision);
+        let decided = placement.decide(window, request, snapshot, away, &mut account);
+        let step = step(request, snapshot, &account, decided.decision);
         explain.steps.push(step);
         decided
     }
@@ -351,75 +409,6 @@ impl<'a> Course<'a> {
             answer.timing.fetched = self.fetched;
             answer
         }))
-    }
-
-    /// Ends a call without an answer.
-    fn end(&self, end: End, invocation: &Invocation, explain: Option<&mut Explanation>) -> Turned {
-        let error = match end {
-            End::Unknown => InvokeError::Unknown(invocation.function.clone()),
-            End::Refused { reason, wait } => self.inner.node.refused(reason, wait),
-            End::Nowhere => InvokeError::CannotRun {
-                function: invocation.function.clone(),
-                reason: match self.declined.is_empty() {
-                    true => self.nowhere(),
-                    false => format!("no peer took it; the last one: {}", self.declined),
-                },
-            },
-            End::Late { phase, after } => InvokeError::Late { phase, after },
-            End::Lost => InvokeError::PeerLost(format!(
-                "the node that had the call was lost ({}); it may have run there, and is not run \
-                 again because {} is not declared idempotent",
-                self.declined, invocation.function
-            )),
-        };
-        note(explain, &error.to_string());
-        Turned::Ended(Err(error))
-    }
-
-    /// Why nobody can run it, by what each lacks.
-    fn nowhere(&self) -> String {
-        let federated = &self.inner.federated;
-        let needs = self.wanted().needs();
-        let lack = |report: &Report| policy::lacks(&needs, report).map(|lack| lack.to_string());
-        let here = match lack(&federated.own()) {
-            Some(lack) => format!("this node lacks {lack}"),
-            None => "it is not ready on this node".to_owned(),
-        };
-        if self.policy().reaches() == policy::Reaches::default() {
-            let policy = self.policy().name();
-            return format!("{here}, and its policy {policy} asks no other");
-        }
-        let view = federated.shared.view.load();
-        let reports = view.peers.iter().map(|peer| &peer.report);
-        let mut reasons = BTreeMap::<String, usize>::new();
-        for report in reports.chain(view.away().map(|peer| &peer.report)) {
-            let reason = match lack(report) {
-                Some(lack) => format!("without {lack}"),
-                None => format!(
-                    "that policy {} or scope does not let be asked, or that do not have it",
-                    self.policy().name()
-                ),
-            };
-            *reasons.entry(reason).or_default() += 1;
-        }
-        if reasons.is_empty() {
-            return format!("{here}, and it knows of no peer");
-        }
-        let reasons = reasons.iter().map(|(why, count)| format!("{count} {why}"));
-        let reasons: Vec<_> = reasons.collect();
-        format!("no node can run it: {here}; peers: {}", reasons.join(", "))
-    }
-
-    /// Whether somebody could run the function who takes no calls now, and is
-    /// not gone.
-    fn is_away(&self) -> bool {
-        let shared = &self.inner.federated.shared;
-        let view = shared.view.load();
-        let needs = self.wanted().needs();
-        let mut away = view.away();
-        self.wanted().bounds != policy::Bounds::Node
-            && self.policy().reaches() != policy::Reaches::default()
-            && away.any(|peer| policy::fits(&needs, &peer.report) && shared.is_near(&peer.report))
     }
 
     /// As far, and for as long, as the call itself allows.
@@ -491,6 +480,17 @@ impl<'a> Course<'a> {
             return self.end(end, &invocation, None);
         }
         tracing::debug!(function = %invocation.function, %peer, reason, "a peer did not take a call");
+        self.goes_again(invocation, (peer, reason), unsent)
+    }
+
+    /// Takes note that a peer did not take the call, for a reason: it is decided about
+    /// again, if its request can be sent again.
+    fn goes_again(
+        &mut self,
+        mut invocation: Invocation,
+        (peer, reason): (PeerId, String),
+        unsent: Option<Request<Body>>,
+    ) -> Turned {
         let whole = unsent.or_else(|| self.again.as_ref().and_then(Replay::request));
         let Some(request) = whole else {
             let text = format!(
@@ -501,7 +501,7 @@ impl<'a> Course<'a> {
         };
         self.declined = reason;
         invocation.request = request;
-        inner.counters.retries.fetch_add(1, Ordering::Relaxed);
+        self.inner.counters.retries.fetch_add(1, Ordering::Relaxed);
         Turned::Again(invocation)
     }
 

@@ -119,14 +119,14 @@ impl Serving {
 impl Inner {
     /// What this node says of itself to a node that sent it a call, or asked.
     fn told(&self, to: &PeerId, called: Option<&(FunctionName, Cost)>, streams: bool) -> Reply {
-        let load = self.federated.load(&self.node, Some(to));
         let Some((function, cost)) = called else {
             return Reply {
-                load: Some(load),
+                load: Some(self.federated.load(&self.node, Some(to))),
                 ..Reply::default()
             };
         };
-        let places = self.node.places(function);
+        let (capability, places) = self.node.capability_for(function);
+        let load = self.federated.load_by(&self.node, &capability, Some(to));
         let places = places.map(|places| answers::guest_room(Some(places), &load, *cost));
         let key = (*to, function.clone());
         let held = self.serving.held().get(&key).copied().unwrap_or(0);
@@ -236,7 +236,6 @@ impl Inner {
             .await?;
         visited.push(from);
         to_relative(&mut request);
-        let origin = self.origin(travelling.region.as_ref());
         let now = self.node.clock().now();
         let left = travelling.left.map(Duration::from_millis);
         let invocation = Invocation {
@@ -252,17 +251,13 @@ impl Inner {
             && self.federated.turns().is_promised(&from, cost.cpu, now);
         let guest = Arc::new(Guest::new(self, from, name.clone(), cost));
         let way = Way {
-            origin,
+            origin: self.origin(travelling.region.as_ref()),
             visited,
             hops: travelling.hops.min(HOPS_MAX.saturating_sub(1)),
             guest: Some(guest.clone()),
         };
         if !wait.is_zero() && !granted && !self.has_guest_room(&guest) {
-            let wait = wait.min(TURN_WAIT_MAX);
-            // What waits takes nothing yet: it would keep others, and itself, out.
-            guest.leaves();
-            self.wait_for_turn(from, (&name, cost, 1), wait).await;
-            guest.comes();
+            self.wait_as_guest(&guest, wait).await;
         }
         let answer = match granted {
             // What was promised is kept: as a call of this node's own users.
@@ -281,13 +276,24 @@ impl Inner {
         Ok(answer)
     }
 
+    /// Waits for a guest's turn.
+    async fn wait_as_guest(&self, guest: &Guest, wait: Duration) {
+        let (from, name, cost) = guest.asks();
+        // What waits takes nothing yet: it would keep others, and itself, out.
+        guest.leaves();
+        self.wait_for_turn(from, (name, cost, 1), wait.min(TURN_WAIT_MAX))
+            .await;
+        guest.comes();
+    }
+
     /// What it means to the sender that its call was not run here.
     fn refusal(&self, error: InvokeError, name: &FunctionName, cost: Cost) -> Refused {
         let why = match &error {
             InvokeError::CannotRun { .. } => Why::Unable,
             InvokeError::Refused { .. } => {
-                let free = self.federated.load(&self.node, None).cpu_free;
-                Why::full(self.node.places(name), free, cost)
+                let (capability, places) = self.node.capability_for(name);
+                let load = self.federated.load_by(&self.node, &capability, None);
+                Why::full(places, load.cpu_free, cost)
             }
             InvokeError::Unknown(_)
             | InvokeError::Class(_)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use weir_node::Node;
+use weir_node::node::Capability;
 use weir_overlay::Multiaddr;
 
 use super::{Federated, Settings};
@@ -54,9 +55,18 @@ impl Federated {
     /// How loaded this node is, as `to` is to hear it: what is promised to
     /// others is not free. `None` for everybody.
     pub(crate) fn load(&self, node: &Node, to: Option<&PeerId>) -> Load {
+        self.load_by(node, &node.capability(), to)
+    }
+
+    /// The same, by what the node can do as was just seen.
+    pub(crate) fn load_by(
+        &self,
+        node: &Node,
+        capability: &Capability,
+        to: Option<&PeerId>,
+    ) -> Load {
         let shared = &self.shared;
         let now = shared.clock.now();
-        let capability = node.capability();
         let guests = shared.guest_cpu.each_ref();
         let holdings = Holdings {
             capacity: capability.capacity,

@@ -210,6 +210,12 @@ impl Inner {
         let mut actions = Vec::new();
         self.scheduler()
             .finish(slot, ran, self.clock.now(), &mut actions);
+        self.was_freed(actions);
+    }
+
+    /// Tells of a place that became free, and does what the scheduler asked for
+    /// then.
+    pub(super) fn was_freed(self: &Arc<Self>, actions: Vec<Action<Waiter>>) {
         if self.stop.is_cancelled() {
             self.call_ended.notify_waiters();
         }

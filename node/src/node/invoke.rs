@@ -1,26 +1,30 @@
 //! The path of one invocation that someone waits for.
 
+mod told;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
+use tokio::sync::oneshot;
 
 use super::answering::{self, Lingering};
 use super::functions::Function;
-use super::instances::{Fault, Granted, Held, Movable, Waiter};
-use super::version::Version;
-use super::{FunctionState, Inner, Node};
-use crate::admission::{Prospect, Seat, Ticket};
+use super::instances::{Granted, Held, Movable, Waiter};
+use super::look::Reservation;
+use super::{Inner, Node};
+use crate::admission::{InstanceId, Seat, Ticket};
 use crate::answer::Asked;
-use crate::clock;
-use crate::estimate::{Estimate, retry_after};
-use crate::executor::{Body, Call, CallError};
+use crate::executor::{AnswerBody, Body, Call, CallError};
 use crate::id::{CallId, FunctionName};
-use crate::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Timing};
+use crate::invocation::{Answer, Invocation, InvokeError, Refusal};
 use crate::replay::Replay;
-use crate::scheduler::{GaveUp, Ran, Request, Verdict};
+use crate::scheduler::{Ran, Request, Verdict};
 use crate::time::Time;
+
+pub(super) use self::told::refused;
+use self::told::{cannot_start, gave_up, invoke_error, waited};
 
 /// How often a call is placed that cannot have started where it was placed
 /// before, because its instance had died unnoticed, or that may be run again.
@@ -38,27 +42,6 @@ pub trait Moves: Send + Sync {
     fn go(&self, peer: &PeerId) -> bool;
 }
 
-/// What would become of a call that arrived now.
-#[derive(Debug, Clone, Copy)]
-pub struct Outlook {
-    /// That.
-    pub prospect: Prospect,
-    /// How long it would wait for a place; zero for not at all, or when nothing
-    /// is known. For a call that would be refused, how long it would have to.
-    pub wait: Duration,
-    /// How long it may wait for one.
-    pub time_to_wait: Duration,
-    /// How long calls of its function run here.
-    pub service: Estimate,
-    /// How long starts of it take here; zero before the first.
-    pub start: Duration,
-    /// Whether its function has every instance here that it may have, and none
-    /// has a free place.
-    pub function_full: bool,
-    /// Whether what starts it works, as far as is known.
-    pub works: bool,
-}
-
 impl Node {
     /// Runs a call and waits for the answer. Dropping the future, or the
     /// answer's stream, cancels it.
@@ -70,6 +53,15 @@ impl Node {
     /// and gives it back otherwise.
     pub async fn invoke_now(&self, invocation: Invocation) -> Result<Answer, Declined> {
         self.inner.run_call(invocation, Stay::Start).await
+    }
+
+    /// Runs a call where a place was [kept](Node::look) for it.
+    pub async fn invoke_at(
+        &self,
+        invocation: Invocation,
+        place: Box<Reservation>,
+    ) -> Result<Answer, Declined> {
+        self.inner.run_call(invocation, Stay::At(place)).await
     }
 
     /// Runs a call here, waiting in the queue if need be. While it waits it may
@@ -130,31 +122,6 @@ impl Node {
     pub fn set_served_elsewhere(&self, calls: u32) {
         self.inner.elsewhere.store(calls, Ordering::Relaxed);
     }
-
-    /// What would become of a call that arrived now; `None` when its function
-    /// is not deployed here.
-    ///
-    /// # Errors
-    /// When callers of the function may not name its class.
-    pub fn prospect(&self, invocation: &Invocation) -> Result<Option<Outlook>, InvokeError> {
-        let inner = &self.inner;
-        let found = inner.functions.get(&invocation.function);
-        let Some(function) = found.map(|found| found.clone()) else {
-            return Ok(None);
-        };
-        let now = inner.clock.now();
-        let request = inner.request(&function, invocation, now)?;
-        let outlook = inner.scheduler().prospect(&request, now);
-        Ok(outlook.map(|outlook| Outlook {
-            prospect: outlook.prospect,
-            wait: outlook.wait,
-            time_to_wait: outlook.time_to_wait,
-            service: outlook.service,
-            start: outlook.start,
-            function_full: outlook.function_full,
-            works: function.current.load().executor.works(),
-        }))
-    }
 }
 
 /// Why a call has no answer from here.
@@ -175,6 +142,8 @@ impl From<InvokeError> for Declined {
 
 /// How far a call waits.
 enum Stay {
+    /// Not at all: a place was kept for it.
+    At(Box<Reservation>),
     /// For a start that is at hand.
     Start,
     /// In the queue.
@@ -205,28 +174,24 @@ impl Inner {
         }
     }
 
-    /// How the scheduler sees a call that came at `arrived`.
-    fn request(
+    /// What a call asks for that is not placed yet.
+    fn asks(
         &self,
-        function: &Function,
         invocation: &Invocation,
-        arrived: Time,
-    ) -> Result<Request, InvokeError> {
-        let version = function.current.load();
-        let class = self.class(&version, invocation.class.as_deref())?;
-        let persists_until = invocation.persists_until;
-        let of_class = &self.config.classes[class];
-        Ok(Request {
-            function: function.key,
-            class,
-            patient: true,
-            arrived,
-            deadline: of_class.deadline_of(arrived, invocation.deadline, persists_until.is_some()),
-            persists_until,
-            timeout: version.spec.timeout,
-            per_second: version.max_rate,
-            elsewhere: self.elsewhere.load(Ordering::Relaxed),
-        })
+        stay: &Stay,
+    ) -> Result<(Arc<Function>, Request), InvokeError> {
+        let found = self.functions.get(&invocation.function);
+        let Some(function) = found.map(|function| function.clone()) else {
+            return Err(InvokeError::Unknown(invocation.function.clone()));
+        };
+        let arrived = match stay {
+            Stay::Queue {
+                seat: Some(seat), ..
+            } => seat.arrived(),
+            Stay::Queue { seat: None, .. } | Stay::Start | Stay::At(_) => self.clock.now(),
+        };
+        let asks = self.request(&function, invocation, arrived)?;
+        Ok((function, asks))
     }
 
     async fn run_call(
@@ -234,17 +199,10 @@ impl Inner {
         mut invocation: Invocation,
         mut stay: Stay,
     ) -> Result<Answer, Declined> {
-        let found = self.functions.get(&invocation.function);
-        let Some(function) = found.map(|function| function.clone()) else {
-            return Err(InvokeError::Unknown(invocation.function).into());
+        let (function, mut asks) = match &stay {
+            Stay::At(place) => place.asks(),
+            Stay::Start | Stay::Queue { .. } => self.asks(&invocation, &stay)?,
         };
-        let arrived = match &stay {
-            Stay::Queue {
-                seat: Some(seat), ..
-            } => seat.arrived(),
-            Stay::Queue { seat: None, .. } | Stay::Start => self.clock.now(),
-        };
-        let mut asks = self.request(&function, &invocation, arrived)?;
         // Whoever has it next counts from the same moment.
         invocation.deadline = (asks.deadline != Time::NEVER).then_some(asks.deadline);
         let mut request = invocation.request;
@@ -308,22 +266,14 @@ impl Inner {
             "its instance was stopped".clone_into(&mut tries.reason);
             return Attempt::InVain(request);
         };
-        // Others fail as the code does, and would again.
         let lingers = live.instance.lingers();
+        // Others fail as the code does, and would again.
         if live.version.spec.idempotent && lingers && tries.again.is_none() {
             tries.again = Some(Replay::keep(&mut request, &self.kept));
         }
         let until = asks.deadline.min(granted + live.version.spec.timeout);
         let asked = Asked::new(&request);
-        let call = Call {
-            id,
-            request,
-            until: self
-                .clock
-                .instant(until)
-                .unwrap_or_else(std::time::Instant::now),
-            log: function.log.clone(),
-        };
+        let call = self.call(function, id, request, until);
         let mut held = Some(held);
         let running = live.instance.invoke(call);
         let outcome = match lingers {
@@ -331,69 +281,77 @@ impl Inner {
             true => Lingering::new(running, &mut held).await,
         };
         let outcome = match outcome {
-            Err(CallError::NotStarted {
-                reason: gone,
-                request: Some(unsent),
-            }) => {
-                // Or the call would be placed there again.
-                Box::pin(self.take_out(instance, &gone)).await;
-                tries.reason = gone;
-                return Attempt::InVain(*unsent);
-            }
-            Err(CallError::Lost(lost)) => match tries.again.as_ref().and_then(Replay::request) {
-                Some(whole) => {
-                    (tries.reason, tries.begun) = (lost, true);
-                    return Attempt::InVain(whole);
-                }
-                None => Err(CallError::Lost(lost)),
-            },
             Ok(response) => {
                 let lingers = lingers.then_some(until);
                 answering::finish(response, &asked, &mut held, lingers).await
             }
-            Err(error) => Err(error),
+            // Boxed, so that calls which answer do not carry its room.
+            Err(error) => match Box::pin(self.again(instance, error, tries)).await {
+                Ok(request) => return Attempt::InVain(request),
+                Err(error) => Err(error),
+            },
         };
         function.invocations.fetch_add(1, Ordering::Relaxed);
         timing.ran = self.clock.now().since(granted);
-        let ran = match &outcome {
-            Ok(response) if response.status().as_u16() < FAILURES => Ran::Answered(timing.ran),
-            Err(CallError::TimedOut) => Ran::TimedOut(timing.ran),
-            Ok(_) | Err(_) => Ran::Failed,
-        };
+        let ran = ran(&outcome, timing.ran);
         match held {
             Some(held) => held.end(ran),
             // The answer goes on, and has the place.
             None => self.scheduler().learn(function.key, ran, started),
         }
-        Attempt::Ended(match outcome {
-            Ok(response) => Ok(Answer {
-                response,
-                start,
-                timing,
-                ran_on: None,
-            }),
-            Err(error) => Err((error, until.since(granted))),
-        })
+        let answer = |response| Answer {
+            response,
+            start,
+            timing,
+            ran_on: None,
+        };
+        let had = until.since(granted);
+        Attempt::Ended(outcome.map(answer).map_err(|error| (error, had)))
     }
 
-    fn class(&self, version: &Version, asked: Option<&str>) -> Result<usize, InvokeError> {
-        let Some(asked) = asked else {
-            return Ok(version.classes[0]);
-        };
-        let name = |class: &usize| self.config.classes[*class].name.as_str();
-        version
-            .classes
-            .iter()
-            .copied()
-            .find(|class| name(class) == asked)
-            .ok_or_else(|| {
-                let allowed: Vec<&str> = version.classes.iter().map(name).collect();
-                InvokeError::Class(format!(
-                    "QoS class {asked:?} is not open to callers of {}; they may name: {}",
-                    version.spec.name,
-                    allowed.join(", ")
-                ))
-            })
+    /// What an instance is given of a call that ends then.
+    fn call(
+        &self,
+        function: &Function,
+        id: CallId,
+        request: http::Request<Body>,
+        until: Time,
+    ) -> Call {
+        let until = self.clock.instant(until);
+        Call {
+            id,
+            request,
+            until: until.unwrap_or_else(std::time::Instant::now),
+            log: function.log.clone(),
+        }
+    }
+
+    /// The request of a call that may be placed again, by how it ended; else that.
+    async fn again(
+        self: &Arc<Self>,
+        instance: InstanceId,
+        error: CallError,
+        tries: &mut Tries,
+    ) -> Result<http::Request<Body>, CallError> {
+        match error {
+            CallError::NotStarted {
+                reason: gone,
+                request: Some(unsent),
+            } => {
+                // Or the call would be placed there again.
+                self.take_out(instance, &gone).await;
+                tries.reason = gone;
+                Ok(*unsent)
+            }
+            CallError::Lost(lost) => match tries.again.as_ref().and_then(Replay::request) {
+                Some(whole) => {
+                    (tries.reason, tries.begun) = (lost, true);
+                    Ok(whole)
+                }
+                None => Err(CallError::Lost(lost)),
+            },
+            error => Err(error),
+        }
     }
 
     /// Waits for a place on an instance.
@@ -405,6 +363,7 @@ impl Inner {
     ) -> Result<Placed, InvokeError> {
         let now = self.clock.now();
         let (patient, moves, seat, until) = match stay {
+            Stay::At(place) => return Ok(Placed::Here(place.take())),
             Stay::Start => (false, None, None, Time::NEVER),
             Stay::Queue { moves, seat, until } => (true, moves, seat, until),
         };
@@ -425,7 +384,7 @@ impl Inner {
             }
         };
         self.perform(actions, None);
-        let name = || function.current.load().spec.name.clone();
+        let unknown = || InvokeError::Unknown(function.current.load().spec.name.clone());
         let ticket = match verdict {
             Verdict::Run(slot) => return Ok(Placed::Here(Held::new(self.clone(), slot))),
             Verdict::Wait(ticket) => ticket,
@@ -434,10 +393,22 @@ impl Inner {
                 ..
             } => return Ok(Placed::Nowhere),
             Verdict::Refuse { reason, expected } => return Err(refused(reason, expected)),
-            Verdict::Unknown => return Err(InvokeError::Unknown(name())),
+            Verdict::Unknown => return Err(unknown()),
         };
-        let mut place = Place::new(self, ticket);
         let granted = waiting.expect("a call that waits was asked for its token");
+        self.wait_for_place(function, Place::new(self, ticket), granted, until)
+            .await
+    }
+
+    /// Waits, until then at most, for what becomes of a call in the queue.
+    async fn wait_for_place(
+        &self,
+        function: &Function,
+        mut place: Place<'_>,
+        granted: oneshot::Receiver<Granted>,
+        until: Time,
+    ) -> Result<Placed, InvokeError> {
+        let unknown = || InvokeError::Unknown(function.current.load().spec.name.clone());
         let granted = match self.clock.instant(until).filter(|_| until != Time::NEVER) {
             None => granted.await,
             Some(until) => match tokio::time::timeout_at(until.into(), granted).await {
@@ -453,45 +424,21 @@ impl Inner {
             }
             Ok(Granted::Left(seat)) => Ok(Placed::Elsewhere(seat)),
             Ok(Granted::GaveUp(why)) => Err(gave_up(function, why)),
-            Ok(Granted::CannotStart { reason, fault }) => Err(InvokeError::CannotRun {
-                function: name(),
-                reason: match fault {
-                    Fault::Code => format!("{reason} (deploy it again)"),
-                    Fault::Instance | Fault::Node => reason,
-                },
-            }),
-            Ok(Granted::Removed) => Err(InvokeError::Unknown(name())),
+            Ok(Granted::CannotStart { reason, fault }) => {
+                Err(cannot_start(function, reason, fault))
+            }
+            Ok(Granted::Removed) => Err(unknown()),
             Err(_) => Err(refused(Refusal::Draining, Duration::ZERO)),
         }
     }
 }
 
-/// What a call is told that waits no longer.
-fn gave_up(function: &Function, why: GaveUp) -> InvokeError {
-    match why {
-        GaveUp::Late { phase, after } => InvokeError::Late { phase, after },
-        GaveUp::WaitedTooLong { expected } => refused(Refusal::WaitedTooLong, expected),
-        GaveUp::NotStarted => {
-            let version = function.current.load();
-            InvokeError::CannotRun {
-                function: version.spec.name.clone(),
-                reason: match version.state() {
-                    FunctionState::Failed(reason) => reason,
-                    _ => "its code is still being made ready; try again".to_owned(),
-                },
-            }
-        }
-    }
-}
-
-/// Where the time of a call went before it was granted a place.
-fn waited(arrived: Time, for_start_since: Option<Time>, granted: Time) -> Timing {
-    let since_start = for_start_since.unwrap_or(granted);
-    Timing {
-        fetched: Duration::ZERO,
-        queued: since_start.since(arrived),
-        started: granted.since(since_start),
-        ran: Duration::ZERO,
+/// What is learned of a call that ended so after `took`.
+fn ran(outcome: &Result<http::Response<AnswerBody>, CallError>, took: Duration) -> Ran {
+    match outcome {
+        Ok(response) if response.status().as_u16() < FAILURES => Ran::Answered(took),
+        Err(CallError::TimedOut) => Ran::TimedOut(took),
+        Ok(_) | Err(_) => Ran::Failed,
     }
 }
 
@@ -525,29 +472,6 @@ impl Tries {
                 reason: format!("{reason}; it found none that lived, {PLACEMENTS} times"),
             },
         }
-    }
-}
-
-/// What its caller is told of a call that has no answer after `had`.
-fn invoke_error((error, had): (CallError, Duration), function: FunctionName) -> InvokeError {
-    match error {
-        CallError::TimedOut => InvokeError::Late {
-            phase: Phase::Run,
-            after: had,
-        },
-        CallError::Failed(reason) | CallError::Lost(reason) => InvokeError::Failed(reason),
-        CallError::Body(error) => InvokeError::Body(error),
-        CallError::Unfit(reason) => InvokeError::Unfit(reason),
-        CallError::NotStarted { reason, .. } => InvokeError::CannotRun { function, reason },
-    }
-}
-
-/// A refusal, and when to come again: after what was expected to wait for,
-/// which is zero when nobody knows.
-pub(super) fn refused(reason: Refusal, expected: Duration) -> InvokeError {
-    InvokeError::Refused {
-        reason,
-        retry_after: retry_after(expected, clock::chance()),
     }
 }
 
@@ -597,3 +521,6 @@ impl Drop for Place<'_> {
         self.inner.perform(actions, None);
     }
 }
+
+#[cfg(test)]
+mod tests;

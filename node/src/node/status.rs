@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::Node;
 use super::functions::Function;
-use crate::admission::{FunctionKey, Places};
+use crate::admission::{Admission, FunctionKey, Places};
 use crate::estimate::Estimate;
 use crate::function::FunctionSpec;
 use crate::id::FunctionName;
@@ -135,6 +135,18 @@ pub struct Capability {
     pub contending: usize,
 }
 
+impl Capability {
+    pub(super) fn of<T>(admission: &Admission<T>) -> Capability {
+        Capability {
+            capacity: admission.capacity(),
+            held: admission.held(),
+            running: admission.running(),
+            waiting: admission.waiting(),
+            contending: admission.contending(),
+        }
+    }
+}
+
 /// A function that has instances or calls here.
 #[derive(Clone)]
 pub struct BusyFunction {
@@ -205,15 +217,17 @@ impl Node {
 
     /// What it can do now.
     pub fn capability(&self) -> Capability {
+        Capability::of(self.inner.scheduler().admission())
+    }
+
+    /// The same, with what [`Node::places`] says of a function, under the lock of
+    /// the scheduler once.
+    pub fn capability_for(&self, name: &FunctionName) -> (Capability, Option<Places>) {
+        let key = self.inner.functions.get(name).map(|function| function.key);
         let scheduler = self.inner.scheduler();
         let admission = scheduler.admission();
-        Capability {
-            capacity: admission.capacity(),
-            held: admission.held(),
-            running: admission.running(),
-            waiting: admission.waiting(),
-            contending: admission.contending(),
-        }
+        let places = key.and_then(|key| admission.places(key));
+        (Capability::of(admission), places)
     }
 
     /// Functions of which there may be something to tell, for they have instances
@@ -303,12 +317,10 @@ impl Node {
     /// The same for a call of a function, whose first class is meant when none
     /// is named; `None` also when it is not deployed here.
     pub fn default_deadline(&self, name: &FunctionName, class: Option<&str>) -> Option<Duration> {
-        if class.is_some() {
-            return self.class_deadline(class);
+        match class {
+            Some(_) => self.class_deadline(class),
+            None => self.deadline_of(&self.find(name)?, None),
         }
-        let function = self.inner.functions.get(name)?;
-        let first = function.current.load().classes[0];
-        self.inner.config.classes[first].deadline
     }
 
     /// Calls of a function that were answered since the node started; `None` when

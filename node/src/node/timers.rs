@@ -59,8 +59,16 @@ pub(super) struct Locked<'a, T> {
     changed: bool,
 }
 
+#[cfg(test)]
+std::thread_local! {
+    /// How often this thread locked a scheduler.
+    pub(super) static LOCKED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 impl<'a, T> Locked<'a, T> {
     pub(super) fn new(scheduler: MutexGuard<'a, Scheduler<T>>, timers: &'a Timers) -> Self {
+        #[cfg(test)]
+        LOCKED.set(LOCKED.get() + 1);
         Locked {
             scheduler,
             timers,

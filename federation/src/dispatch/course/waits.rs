@@ -50,17 +50,14 @@ impl Course<'_> {
         explain: Option<&mut Explanation>,
     ) -> Turned {
         let inner = self.inner;
-        let mut parked = None;
-        let moves: Option<Arc<dyn Moves>> = match leaves {
-            true => {
-                self.keep_request(&mut invocation);
-                let (waiting, seized) = self.waiting(&invocation, turn, true);
-                let entered = inner.waiters.enter(&waiting);
-                parked = Some((entered, seized));
-                Some(waiting)
-            }
-            false => None,
-        };
+        let mut moves: Option<Arc<dyn Moves>> = None;
+        let parked = leaves.then(|| {
+            self.keep_request(&mut invocation);
+            let (waiting, seized) = self.waiting(&invocation, turn, true);
+            let entered = inner.waiters.enter(&waiting);
+            moves = Some(waiting);
+            (entered, seized)
+        });
         inner
             .node
             .set_served_elsewhere(inner.waiters.served_elsewhere());

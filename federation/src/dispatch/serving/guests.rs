@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use libp2p_identity::PeerId;
+use weir_node::admission::Places;
 use weir_node::id::FunctionName;
+use weir_node::node::Capability;
 
 use crate::answers;
 use crate::dispatch::Inner;
@@ -43,6 +45,11 @@ impl Guest {
         };
         guest.comes();
         guest
+    }
+
+    /// Whose it is, of which function, and what it takes.
+    pub(super) fn asks(&self) -> (PeerId, &FunctionName, Cost) {
+        (self.from, &self.function, self.cost)
     }
 
     /// It takes a place here, which may have been promised.
@@ -89,18 +96,39 @@ impl Drop for Guest {
 impl Inner {
     /// Calls of a function that a node may send now.
     pub(super) fn guest_room(&self, who: &PeerId, function: &FunctionName, cost: Cost) -> u32 {
-        let load = self.federated.load(&self.node, Some(who));
-        answers::guest_room(self.node.places(function), &load, cost)
+        let (capability, places) = self.node.capability_for(function);
+        self.guest_room_in(who, (&capability, places), cost)
+    }
+
+    /// The same, by what was just seen of the node and the function.
+    fn guest_room_in(
+        &self,
+        who: &PeerId,
+        (capability, places): (&Capability, Option<Places>),
+        cost: Cost,
+    ) -> u32 {
+        let load = self.federated.load_by(&self.node, capability, Some(who));
+        answers::guest_room(places, &load, cost)
     }
 
     /// Whether a call of a guest finds room now.
-    pub(in crate::dispatch) fn has_guest_room(&self, guest: &Guest) -> bool {
+    pub(super) fn has_guest_room(&self, guest: &Guest) -> bool {
+        let (capability, places) = self.node.capability_for(&guest.function);
+        self.has_guest_room_in(guest, (&capability, places))
+    }
+
+    /// The same, by what was just seen of the node and the function.
+    pub(in crate::dispatch) fn has_guest_room_in(
+        &self,
+        guest: &Guest,
+        seen: (&Capability, Option<Places>),
+    ) -> bool {
         // It counts itself already.
         let shared = &self.federated.shared;
         let counted = &shared.guest_cpu[usize::from(guest.cost.long)];
         let own = guest.cpu.load(Ordering::Relaxed);
         counted.fetch_sub(own, Ordering::Relaxed);
-        let room = self.guest_room(&guest.from, &guest.function, guest.cost);
+        let room = self.guest_room_in(&guest.from, seen, guest.cost);
         counted.fetch_add(own, Ordering::Relaxed);
         room > 0
     }

@@ -43,9 +43,9 @@ impl Inner {
             return Standing::Later;
         }
         let newest = entry.and_then(|entry| entry.spec);
-        match (own, newest) {
-            (Some(own), Some(newest)) if own == newest => {}
-            (Some(_), None) => {}
+        let own = match (own, newest) {
+            (Some(own), Some(newest)) if own == newest => own,
+            (Some(own), None) => own,
             (Some(_) | None, Some(_)) => {
                 return match self.replication.may_run_with_secrets(name).await {
                     Ok(()) => Standing::Absent,
@@ -53,10 +53,11 @@ impl Inner {
                 };
             }
             (None, None) => return Standing::Unable("nothing is known of it".to_owned()),
-        }
+        };
         // What runs has all that it needs.
-        let places = self.node.places(name).unwrap_or_default();
-        if places.warm == 0
+        let is_warm = || self.node.places(name).unwrap_or_default().warm > 0;
+        if !own.secrets.is_empty()
+            && !is_warm()
             && let Err(error) = self.replication.has_secrets(name).await
         {
             return Standing::Unable(error.to_string());
