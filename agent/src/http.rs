@@ -31,6 +31,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::compat::Compat;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -245,24 +246,7 @@ impl Server {
             threads.push(thread);
         }
         finished.close();
-        let (adopting, runtime) = (Arc::clone(&shared), tokio::runtime::Handle::try_current());
-        let adopt = move |stream: MemberStream, member: PeerId| {
-            let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-            let activity = Arc::new(Activity::begin(Instant::now()));
-            let Some(slot) = adopting.slot(nowhere, &activity) else {
-                debug!(%member, "refused a stream of a member: there are too many connections");
-                return;
-            };
-            let Ok(runtime) = &runtime else {
-                return;
-            };
-            let shared = Arc::clone(&adopting);
-            runtime.spawn(async move {
-                let stream = Watched::new(stream, Arc::clone(&activity));
-                let connection = shared.connection(nowhere, activity, Some(member), slot);
-                serve(Box::new(stream), connection, &shared).await;
-            });
-        };
+        let adopt = adopter(&shared);
         let stop = move |phase| match phase {
             Phase::Begin => {
                 shared.stop.flag.store(true, Ordering::Release);
@@ -273,7 +257,7 @@ impl Server {
         Ok(Server {
             address: listeners.address,
             stop: Box::new(stop),
-            adopt: Arc::new(adopt),
+            adopt,
             threads,
             finished,
         })
@@ -415,6 +399,68 @@ impl Drop for Slot {
     }
 }
 
+/// What serves streams that members opened elsewhere, on the runtime that this is
+/// called on.
+fn adopter<H: Handler>(shared: &Arc<Shared<H>>) -> Adopter {
+    let (adopting, runtime) = (Arc::clone(shared), tokio::runtime::Handle::try_current());
+    Arc::new(move |stream: MemberStream, member: PeerId| {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let activity = Arc::new(Activity::begin(Instant::now()));
+        let Some(slot) = adopting.slot(nowhere, &activity) else {
+            debug!(%member, "refused a stream of a member: there are too many connections");
+            return;
+        };
+        let Ok(runtime) = &runtime else {
+            return;
+        };
+        let shared = Arc::clone(&adopting);
+        runtime.spawn(async move {
+            let stream = Watched::new(stream, Arc::clone(&activity));
+            let connection = shared.connection(nowhere, activity, Some(member), slot);
+            serve(Box::new(stream), connection, &shared).await;
+        });
+    })
+}
+
+/// Shakes hands by TLS; `None` where that failed, took too long, or made room for
+/// others.
+async fn greet_with_tls(
+    mut stream: Watched<TcpStream>,
+    config: &Arc<rustls::ServerConfig>,
+    (peer, activity): (SocketAddr, &Activity),
+    patience: Duration,
+) -> Option<TlsStream<Watched<TcpStream>>> {
+    let first = tokio::select! {
+        first = tokio::time::timeout(patience, stream.first_byte()) => first,
+        () = activity.evicted() => return None,
+    };
+    if let Ok(Ok(Some(byte))) = first
+        && byte.is_ascii_uppercase()
+    {
+        // The first letter of a method, and no handshake.
+        let why = "this port speaks TLS: use https://";
+        let answer = refusals::answer("HTTP/1.1 400 Bad Request", "tls-needed", why);
+        let _ = tokio::time::timeout(REFUSAL_TIME, stream.refuse(&answer)).await;
+        return None;
+    }
+    let tls = TlsAcceptor::from(Arc::clone(config));
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout(patience, tls.accept(stream)) => accepted,
+        () = activity.evicted() => return None,
+    };
+    match accepted {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            debug!(%peer, %error, "TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            debug!(%peer, "TLS handshake took too long");
+            None
+        }
+    }
+}
+
 async fn connect<H: Handler>(
     stream: TcpStream,
     (peer, activity): (SocketAddr, Arc<Activity>),
@@ -434,33 +480,11 @@ async fn connect<H: Handler>(
             serve(Box::new(stream), connection, &shared).await;
         }
         Greeting::Tls(config) => {
-            let mut stream = stream;
-            let first = tokio::select! {
-                first = tokio::time::timeout(patience, stream.first_byte()) => first,
-                () = activity.evicted() => return,
-            };
-            if let Ok(Ok(Some(byte))) = first
-                && byte.is_ascii_uppercase()
-            {
-                // The first letter of a method, and no handshake.
-                let why = "this port speaks TLS: use https://";
-                let answer = refusals::answer("HTTP/1.1 400 Bad Request", "tls-needed", why);
-                let _ = tokio::time::timeout(REFUSAL_TIME, stream.refuse(&answer)).await;
-                return;
-            }
-            let tls = TlsAcceptor::from(Arc::clone(config));
-            let accepted = tokio::select! {
-                accepted = tokio::time::timeout(patience, tls.accept(stream)) => accepted,
-                () = activity.evicted() => return,
-            };
-            match accepted {
-                Ok(Ok(stream)) => {
-                    activity.greeted();
-                    let connection = shared.connection(peer, activity, None, slot);
-                    serve(Box::new(stream), connection, &shared).await;
-                }
-                Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
-                Err(_) => debug!(%peer, "TLS handshake took too long"),
+            let accepting = greet_with_tls(stream, config, (peer, &activity), patience);
+            if let Some(stream) = accepting.await {
+                activity.greeted();
+                let connection = shared.connection(peer, activity, None, slot);
+                serve(Box::new(stream), connection, &shared).await;
             }
         }
         Greeting::Members(acceptor) => {

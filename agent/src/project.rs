@@ -73,24 +73,10 @@ pub fn parse(path: &Path, text: &str, outside: &Outside<'_>) -> Result<Project, 
         .extension()
         .is_some_and(|ending| ending == "yaml" || ending == "yml");
     let mut warnings = Vec::new();
-    let mut table = if yaml {
-        let yaml = document::from_yaml(&name, text).map_err(Mistakes)?;
-        if yaml.more {
-            let message = "holds more than one document: only the first is read".to_owned();
-            let origin = Origin::File {
-                path: name.clone(),
-                line: None,
-            };
-            warnings.push(Mistake { origin, message });
-        }
-        yaml.table
-    } else {
-        document::from_toml(&name, text).map_err(Mistakes)?
+    let mut table = match yaml {
+        true => stack_table(&name, text, &mut warnings)?,
+        false => document::from_toml(&name, text).map_err(Mistakes)?,
     };
-    if yaml {
-        // Before variables are put in: they may be of no use, and unset.
-        stack::leave_out(&mut table, "", &[], &mut warnings);
-    }
     let mut mistakes = Vec::new();
     document::substitute(&mut table, outside.variable, &mut mistakes);
     let top: &[&str] = if yaml {
@@ -131,6 +117,22 @@ pub fn parse(path: &Path, text: &str, outside: &Outside<'_>) -> Result<Project, 
     } else {
         Err(Mistakes(mistakes))
     }
+}
+
+/// The first document of a stack file, without what is of no use here.
+fn stack_table(name: &str, text: &str, warnings: &mut Vec<Mistake>) -> Result<Table, Mistakes> {
+    let mut yaml = document::from_yaml(name, text).map_err(Mistakes)?;
+    if yaml.more {
+        let message = "holds more than one document: only the first is read".to_owned();
+        let origin = Origin::File {
+            path: name.to_owned(),
+            line: None,
+        };
+        warnings.push(Mistake { origin, message });
+    }
+    // Before variables are put in: they may be of no use, and unset.
+    stack::leave_out(&mut yaml.table, "", &[], warnings);
+    Ok(yaml.table)
 }
 
 fn folder(path: &Path) -> &Path {

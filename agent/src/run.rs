@@ -1,70 +1,42 @@
 //! A node and its doors, from start to shutdown.
 
+mod credentials;
+mod members;
+
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tracing::{debug, error, info, warn};
 use weir_federation::dispatch::{Alone, Dispatch, Rules};
-use weir_federation::federated::{Federated, Settings};
-use weir_federation::regions::NONE as NO_REGION;
-use weir_federation::{CallStreams, Multiaddr};
 use weir_node::Node;
 use weir_node::clock::Moment as _;
-use weir_node::{panics, private};
+use weir_node::panics;
 
-use crate::auth::Credentials;
-use crate::config::Config;
+use self::credentials::credentials;
+use self::members::{bind_members, federation_settings, join, serve_members};
+use crate::config::{Config, HttpConfig};
 use crate::door::Door;
-use crate::door::guests::Guests;
-use crate::http::{Greeting, Limits, Listeners, Server, Transport, is_free, thread_count};
+use crate::http::{Greeting, Limits, Listeners, Server, thread_count};
 use crate::local::{self, Note};
 use crate::setting::PolicyName;
 use crate::shutdown::{Asked, Signals};
 use crate::tls::Certificates;
 use crate::{problems, telemetry};
 
-/// Bytes that a call's head has more between nodes than a client may send: what
-/// the nodes say to each other, and 32 for each header, as HTTP/2 counts.
-const MEMBER_HEADER_BYTES: usize = 16 << 10;
-
-/// Fewest characters of a token that somebody chose.
-const TOKEN_CHARACTERS: usize = 16;
-
 /// How long the last answers may take to be written once no call runs: what
 /// the grace period leaves, and at least this.
 const WRITE_TIME: Duration = Duration::from_secs(1);
 
-/// Shortest `federation.takeover`: a node that is only late is not gone.
-const LEAST_TAKEOVER: Duration = Duration::from_secs(1);
-
 /// How long its last words have to leave.
 const FAREWELL: Duration = Duration::from_millis(100);
-
-/// How long a start waits to be let into the federation; a token that is refused
-/// ends the start.
-const JOIN_TIME: Duration = Duration::from_secs(2);
 
 /// How long a greeting waits for the container engine, and between two looks.
 const ENGINE_TIME: Duration = Duration::from_secs(1);
 const ENGINE_LOOK: Duration = Duration::from_millis(50);
-
-/// Connections of members, at most.
-const MEMBER_CONNECTIONS: usize = 4_096;
-
-/// A connection of a member that nobody uses stays open so long: longer than
-/// members keep theirs.
-const MEMBER_IDLE: Duration = Duration::from_secs(600);
-
-/// Where a member of a federation listens when nobody says otherwise.
-const OVERLAY: [&str; 2] = ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"];
-/// The same for calls.
-const CALLS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 4002);
 
 /// A node that runs in this process.
 pub struct RunningNode {
@@ -208,37 +180,83 @@ async fn engine(node: &RunningNode) -> Option<String> {
 pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
     config.check().map_err(anyhow::Error::msg)?;
     let http = &config.http;
-    let certificates = match (&http.tls_certificate, &http.tls_key) {
-        (Some(certificate), Some(key)) => Some(Certificates::read(certificate, key)?),
-        // Both or none: checked.
-        (None | Some(_), None) | (None, Some(_)) => None,
-    };
+    let certificates = certificates(http)?;
     // First, because it is the quickest to fail and the cheapest to undo.
     let threads = thread_count(http.threads);
     let listeners = Listeners::bind(http.listen, threads, "--http, http.listen")?;
     let rules = rules(&config)?;
     let wanted = config.is_federated();
-    let member_listeners = match member_address(&config.federation).filter(|_| wanted) {
-        Some(address) => {
-            let setting = "--peer-listen, federation.peer-listen";
-            Some(Listeners::bind(address, threads, setting)?)
-        }
-        None => None,
+    let member_listeners = match wanted {
+        true => bind_members(&config.federation, threads)?,
+        false => None,
     };
-    if wanted {
-        for address in overlay_addresses(&config.federation) {
-            if let Some((transport, address)) = socket_of(&address) {
-                is_free(address, transport, "--listen, federation.listen")?;
-            }
-        }
-    }
     let node = Box::pin(Node::start(config.node.clone()))
         .await
         .context("start the node")?;
     // After the node has made its data directory, and has it for itself.
     let credentials = credentials(&config)?;
     let address = listeners.address();
-    let limits = Limits {
+    let limits = limits(http);
+    let greeting = greeting(certificates.as_ref())?;
+    let encrypted = certificates.is_some();
+    let bound = member_listeners.as_ref().map(Listeners::address);
+    let settings = federation_settings(&config, bound);
+    let (dispatch, alone, streams) = match wanted {
+        true => {
+            let (federated, streams) = join(&node, settings).await?;
+            let dispatch = Dispatch::new(node.clone(), federated, rules);
+            (Some(dispatch), None, Some(streams))
+        }
+        false => {
+            resume(&node);
+            (None, Some(Alone::load(rules, &settings.folder)), None)
+        }
+    };
+    let placing = (dispatch, alone);
+    let door = Door::new(node, &config, credentials, address, placing, certificates);
+    let door = Arc::new(door);
+    watch(&door);
+    let traffic = Arc::clone(&door.traffic);
+    let members = match (&door.dispatch, streams) {
+        (Some(dispatch), Some(streams)) => {
+            let limits = &limits;
+            let members = serve_members(&door, dispatch, member_listeners, streams, limits);
+            Some(members?)
+        }
+        (Some(_) | None, _) => None,
+    };
+    // Before the door opens: whoever sees it open may run a command at once.
+    let note = leave_note(address.port(), &config);
+    let server = Server::start(listeners, limits, greeting, Arc::clone(&door), traffic)?;
+    info!(%address, tls = encrypted, node = door.node.id(), "listening");
+    Ok(RunningNode {
+        address,
+        door,
+        server,
+        members,
+        grace: config.node.grace,
+        _note: note,
+    })
+}
+
+fn certificates(http: &HttpConfig) -> anyhow::Result<Option<Arc<Certificates>>> {
+    match (&http.tls_certificate, &http.tls_key) {
+        (Some(certificate), Some(key)) => Ok(Some(Certificates::read(certificate, key)?)),
+        // Both or none: checked.
+        (None | Some(_), None) | (None, Some(_)) => Ok(None),
+    }
+}
+
+fn greeting(certificates: Option<&Arc<Certificates>>) -> anyhow::Result<Greeting> {
+    Ok(match certificates {
+        Some(certificates) => Greeting::Tls(certificates.server()?),
+        None => Greeting::Plain,
+    })
+}
+
+/// What each connection of the door for users may take.
+fn limits(http: &HttpConfig) -> Limits {
+    Limits {
         connections: http.max_connections,
         connections_per_address: http
             .max_connections_per_address
@@ -248,146 +266,37 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
         header_timeout: http.header_timeout,
         idle_timeout: http.idle_timeout,
         stall_timeout: http.body_timeout,
-    };
-    let greeting = match &certificates {
-        Some(certificates) => Greeting::Tls(certificates.server()?),
-        None => Greeting::Plain,
-    };
-    let encrypted = certificates.is_some();
-    let bound = member_listeners.as_ref().map(Listeners::address);
-    let settings = federation_settings(&config, bound);
-    let (dispatch, alone, streams) = match wanted {
-        true => {
-            let started = Federated::start(&node, settings).context("join the federation");
-            let (federated, streams) = started?;
-            let let_in = federated.member().is_let_in();
-            match tokio::time::timeout(JOIN_TIME, let_in).await {
-                Ok(Err(reason)) => {
-                    federated.stop().await;
-                    bail!("join the federation: {reason}")
-                }
-                Ok(Ok(())) => {}
-                Err(_) => warn!(
-                    "not in the federation yet: no member that the token names is reached; goes \
-                     on trying"
-                ),
-            }
-            let dispatch = Dispatch::new(node.clone(), federated, rules);
-            (Some(dispatch), None, Some(streams))
-        }
-        false => {
-            for call in node.take_held() {
-                node.resume(call.id);
-            }
-            (None, Some(Alone::load(rules, &settings.folder)), None)
-        }
-    };
-    let door = Door::new(
-        node,
-        &config,
-        credentials,
-        address,
-        (dispatch, alone),
-        certificates,
-    );
-    let door = Arc::new(door);
-    tokio::spawn(problems::watch(Arc::clone(&door)));
+    }
+}
+
+/// Goes on with the calls that an earlier life of this node had accepted: nobody
+/// else has them.
+fn resume(node: &Node) {
+    for call in node.take_held() {
+        node.resume(call.id);
+    }
+}
+
+/// Leaves a note for commands on this machine of where the token is.
+fn leave_note(port: u16, config: &Config) -> Option<Note> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let note = local::leave(port, &config.token_file(), &environment);
+    let note = note.inspect_err(|error| {
+        debug!(%error, "commands are not told where the token is");
+    });
+    note.ok().flatten()
+}
+
+/// Has problems looked for, and calls counted that end without a caller.
+fn watch(door: &Arc<Door>) {
+    tokio::spawn(problems::watch(Arc::clone(door)));
     // Weak, because the door holds the node and would never go otherwise.
-    let counted = Arc::downgrade(&door);
+    let counted = Arc::downgrade(door);
     door.node.observe(move |outcome| {
         if let Some(door) = counted.upgrade() {
             door.count(outcome);
         }
     });
-    let traffic = Arc::clone(&door.traffic);
-    let members = match (&door.dispatch, streams) {
-        (Some(dispatch), Some(streams)) => {
-            let limits = Limits {
-                connections: MEMBER_CONNECTIONS,
-                // Many may be behind one address, and each proves who it is.
-                connections_per_address: MEMBER_CONNECTIONS,
-                idle_timeout: MEMBER_IDLE,
-                ..limits.clone()
-            };
-            Some(serve_members(
-                &door,
-                dispatch,
-                member_listeners,
-                streams,
-                limits,
-            )?)
-        }
-        (Some(_) | None, _) => None,
-    };
-    // Before the door opens: whoever sees it open may run a command at once.
-    let environment = |name: &str| std::env::var(name).ok();
-    let note = local::leave(address.port(), &config.token_file(), &environment);
-    let note = note.inspect_err(|error| {
-        debug!(%error, "commands are not told where the token is");
-    });
-    let server = Server::start(listeners, limits, greeting, Arc::clone(&door), traffic)?;
-    info!(%address, tls = encrypted, node = door.node.id(), "listening");
-    Ok(RunningNode {
-        address,
-        door,
-        server,
-        members,
-        grace: config.node.grace,
-        _note: note.ok().flatten(),
-    })
-}
-
-/// Where calls of members are taken; `None` where nobody could dial it.
-fn member_address(federation: &Settings) -> Option<SocketAddr> {
-    match federation.relayed {
-        true => federation.peer_listen,
-        false => Some(federation.peer_listen.unwrap_or(CALLS)),
-    }
-}
-
-/// Where members link to it.
-fn overlay_addresses(federation: &Settings) -> Vec<Multiaddr> {
-    if !federation.listen.is_empty() {
-        return federation.listen.clone();
-    }
-    let parsed = OVERLAY.iter().map(|text| text.parse());
-    parsed.map(|address| address.expect("ours")).collect()
-}
-
-/// The port that a multiaddress has on this machine; `None` where it has none, or
-/// takes a free one.
-fn socket_of(address: &Multiaddr) -> Option<(Transport, SocketAddr)> {
-    let text = address.to_string();
-    let mut parts = text.split('/').skip(1);
-    let ip: IpAddr = match parts.next()? {
-        "ip4" | "ip6" => parts.next()?.parse().ok()?,
-        _ => return None,
-    };
-    let transport = match parts.next()? {
-        "tcp" => Transport::Tcp,
-        "udp" => Transport::Udp,
-        _ => return None,
-    };
-    let port: u16 = parts.next()?.parse().ok()?;
-    (port != 0).then(|| (transport, SocketAddr::new(ip, port)))
-}
-
-/// What the configuration says of the federation, and what follows for it from
-/// the rest.
-fn federation_settings(config: &Config, bound: Option<SocketAddr>) -> Settings {
-    let federation = &config.federation;
-    let named = federation.regions.iter();
-    let named = named.filter(|region| *region != NO_REGION);
-    Settings {
-        folder: config.node.data_dir.join("federation"),
-        listen: overlay_addresses(federation),
-        peer_listen: bound,
-        regions: named.cloned().collect(),
-        follows_regions: federation.regions.is_empty(),
-        takeover: federation.takeover.max(LEAST_TAKEOVER),
-        call_bytes: config.http.async_body_bytes,
-        ..federation.clone()
-    }
 }
 
 /// How calls are placed, by what the configuration says.
@@ -406,47 +315,6 @@ fn rules(config: &Config) -> anyhow::Result<Rules> {
         default: (&config.policy.0).into(),
         by_class,
     })
-}
-
-/// Takes calls of members, on a listener of its own and on streams.
-fn serve_members(
-    door: &Arc<Door>,
-    dispatch: &Dispatch,
-    listeners: Option<Listeners>,
-    mut streams: CallStreams,
-    mut limits: Limits,
-) -> anyhow::Result<Server> {
-    limits.header_bytes = limits.header_bytes.saturating_add(MEMBER_HEADER_BYTES);
-    let guests = Guests {
-        dispatch: dispatch.clone(),
-        body: door.body,
-        gate: Arc::clone(&door.gate),
-    };
-    let listeners = match listeners {
-        Some(listeners) => listeners,
-        // Streams alone; a server wants some listener, and nobody knows of this.
-        None => {
-            let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            Listeners::bind(any, 1, "for streams of members")?
-        }
-    };
-    let greeting = Greeting::Members(dispatch.federated().acceptor().clone());
-    let address = listeners.address();
-    let server = Server::start(
-        listeners,
-        limits,
-        greeting,
-        Arc::new(guests),
-        Arc::default(),
-    )?;
-    let adopt = server.adopter();
-    tokio::spawn(async move {
-        while let Some((member, stream)) = streams.recv().await {
-            adopt(stream.compat(), member);
-        }
-    });
-    info!(%address, "members send calls here");
-    Ok(server)
 }
 
 /// Runs a node until a signal ends it.
@@ -503,97 +371,4 @@ pub fn run(config: Config, reload: &dyn Fn() -> anyhow::Result<Config>) -> anyho
     // What is left blocks on nothing that is worth waiting for.
     runtime.shutdown_background();
     result
-}
-
-/// What management requests must prove: the token, made at the first start,
-/// and user and password if there are any.
-fn credentials(config: &Config) -> anyhow::Result<Credentials> {
-    let path = config.token_file();
-    let token = match private::read_line(&path, TOKEN_CHARACTERS) {
-        Err(error)
-            if error.kind() == io::ErrorKind::NotFound && config.auth.token_file.is_none() =>
-        {
-            create_token(&path)
-        }
-        read => read,
-    };
-    let token = token.with_context(|| format!("read the token at {}", path.display()))?;
-    let basic = match (&config.auth.user, &config.auth.password_file) {
-        (Some(user), Some(path)) => {
-            let password = private::read_line(path, 1);
-            let password =
-                password.with_context(|| format!("read the password at {}", path.display()))?;
-            Some((user.clone(), password))
-        }
-        // Both or none: checked.
-        (None | Some(_), None) | (None, Some(_)) => None,
-    };
-    Ok(Credentials { token, basic })
-}
-
-/// Makes a token of 256 random bits that its owner alone can read.
-fn create_token(path: &Path) -> io::Result<String> {
-    let random: [u8; 32] = rand::random();
-    let token = weir_node::id::Digest::new(random).hex();
-    // Half a token would let nobody in.
-    private::write(path, format!("{token}\n").as_bytes())?;
-    Ok(token)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use weir_node::resources::Resources;
-
-    use super::*;
-
-    fn config(dir: &Path) -> Config {
-        Config::new(dir.to_owned(), Resources::ZERO)
-    }
-
-    #[test]
-    fn token_is_made_once_and_for_its_owner() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let first = credentials(&config(dir.path())).expect("made").token;
-        assert_eq!(first.len(), 64);
-        assert_eq!(credentials(&config(dir.path())).expect("read").token, first);
-        let mode = dir
-            .path()
-            .join("token")
-            .metadata()
-            .expect("a file")
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn token_file_that_somebody_chose_is_never_made() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let mut config = config(dir.path());
-        config.auth.token_file = Some(dir.path().join("mine"));
-        let error = format!("{:#}", credentials(&config).expect_err("not there"));
-        assert!(error.contains("read the token at"), "{error}");
-    }
-
-    #[test]
-    fn empty_secret_is_no_secret() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        std::fs::write(dir.path().join("token"), "\n").expect("written");
-        assert!(credentials(&config(dir.path())).is_err());
-    }
-
-    #[test]
-    fn open_address_needs_credentials_that_somebody_chose() {
-        let mut config = config(Path::new("/nowhere"));
-        assert!(config.check().is_ok());
-        config.http.listen = "0.0.0.0:80".parse().expect("an address");
-        assert!(config.check().is_err());
-        config.auth.token_file = Some("/token".into());
-        assert!(config.check().is_ok());
-        config.auth.token_file = None;
-        config.http.insecure = true;
-        assert!(config.check().is_ok());
-    }
 }

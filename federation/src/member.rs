@@ -158,6 +158,14 @@ pub(crate) fn unix_millis() -> u64 {
     u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
+fn load_certificate(path: &Path) -> Result<Option<Certificate>, MemberError> {
+    let read = load(path)?.map(|bytes| Certificate::from_bytes(&bytes));
+    let malformed = |_| MemberError::Malformed {
+        path: path.to_owned(),
+    };
+    read.transpose().map_err(malformed)
+}
+
 impl Member {
     /// Takes up what `folder` holds. Without a certificate there, the node
     /// joins with `token`, or founds a federation of its own with the 32
@@ -193,15 +201,10 @@ impl Member {
         fs::create_dir_all(folder).map_err(failed(folder))?;
         let now = unix_time();
         let path = folder.join("certificate");
-        let mut certificate = load(&path)?
-            .map(|bytes| Certificate::from_bytes(&bytes))
-            .transpose()
-            .map_err(|_| MemberError::Malformed { path: path.clone() })?;
-        let (mut secret, rotated) = rotation::load(folder)?;
-        // Somebody else changed the secret since this one was written.
-        if secret.as_ref().is_some_and(|s| rotated.replaced(s)) {
-            secret = None;
-        }
+        let mut certificate = load_certificate(&path)?;
+        let (secret, rotated) = rotation::load(folder)?;
+        // Not where somebody else changed it since this one was written.
+        let mut secret = secret.filter(|secret| !rotated.replaced(secret));
         let expired = |certificate: &Certificate| certificate.membership().expires <= now;
         if secret.is_none() && certificate.as_ref().is_some_and(expired) && token.is_some() {
             certificate = None;
@@ -217,7 +220,6 @@ impl Member {
             certificate = Some(own);
         }
         let federation = belongs_to(certificate.as_ref(), token.as_ref(), &rotated, folder)?;
-        let next = rotated.next(federation);
         Ok(Member {
             id,
             folder: folder.to_owned(),
@@ -227,8 +229,8 @@ impl Member {
             state: RwLock::new(State {
                 federation,
                 secret,
+                next: rotated.next(federation),
                 successions: rotated.successions,
-                next,
                 token: token.clone().filter(|_| certificate.is_none()),
                 certificate,
                 denied: load_list(&folder.join("denied"))?,

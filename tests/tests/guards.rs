@@ -245,6 +245,189 @@ fn modules_are_files_beside_their_folder() {
     assert_eq!(wrong, [""; 0]);
 }
 
+/// Lines of a source file, at most, its tests in files of their own.
+const FILE_LINES_MAX: usize = 600;
+
+/// Lines of a function, from its name to its closing brace, at most.
+const FUNCTION_LINES_MAX: usize = 60;
+
+/// Functions that are longer, and why. This list only shrinks: one that is short
+/// enough, or gone, is to be taken off it.
+const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[
+    (
+        "agent/src/door/invoke.rs",
+        "wait",
+        "a call's course at the door, step by step",
+    ),
+    (
+        "agent/src/http/serving.rs",
+        "serve",
+        "one poll of a connection, whose parts are pinned together",
+    ),
+    (
+        "agent/src/metrics/federation.rs",
+        "calls",
+        "a flat list of series",
+    ),
+    (
+        "agent/src/metrics/federation.rs",
+        "counts",
+        "a flat list of series",
+    ),
+    (
+        "agent/src/metrics/node.rs",
+        "state",
+        "a flat list of series",
+    ),
+    (
+        "federation/core/src/failure/links.rs",
+        "take",
+        "a flat list of facts",
+    ),
+    (
+        "federation/overlay/src/swarm/driver.rs",
+        "behave",
+        "a flat list of events",
+    ),
+    (
+        "federation/overlay/src/swarm/driver.rs",
+        "see",
+        "a flat list of events",
+    ),
+    (
+        "federation/src/federated/maintenance/links.rs",
+        "see",
+        "a flat list of events",
+    ),
+    (
+        "federation/src/federated/start.rs",
+        "begin",
+        "a flat list of fields",
+    ),
+    (
+        "node/docker/src/instance/start.rs",
+        "try_instance",
+        "one start, step by step",
+    ),
+    ("node/src/node.rs", "start", "a flat list of fields"),
+];
+
+/// What a module is called that is only compiled for tests.
+fn test_modules(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let pairs = lines.windows(2);
+    let tests = pairs.filter(|pair| pair[0].trim() == "#[cfg(test)]");
+    let names = tests.filter_map(|pair| pair[1].trim().strip_prefix("mod ")?.strip_suffix(';'));
+    names.map(str::to_owned).collect()
+}
+
+/// Sources of what users get, with what they hold before their tests.
+fn sources() -> BTreeMap<String, String> {
+    let of_tests = |path: &str| {
+        let mut parts = path.split('/');
+        parts.any(|part| matches!(part, "tests" | "benches" | "examples" | "tests.rs"))
+    };
+    let files = files().into_iter();
+    let files = files.filter(|path| path.ends_with(".rs") && !of_tests(path));
+    let read = |path: String| {
+        let text = fs::read_to_string(top().join(&path)).expect("readable");
+        (path, text)
+    };
+    let mut sources: BTreeMap<String, String> = files.map(read).collect();
+    let mut only_tests = BTreeSet::new();
+    for (path, text) in &sources {
+        let folder = path.trim_end_matches(".rs");
+        let folder = folder.trim_end_matches("/lib").trim_end_matches("/main");
+        let names = test_modules(text).into_iter();
+        only_tests.extend(names.map(|name| format!("{folder}/{name}.rs")));
+    }
+    sources.retain(|path, _| !only_tests.contains(path));
+    sources
+}
+
+/// Functions of a source, with their lines; what is not formatted is not found.
+fn functions(text: &str) -> Vec<(String, usize)> {
+    let product = text.split("#[cfg(test)]\nmod tests {").next();
+    let lines: Vec<&str> = product.unwrap_or_default().lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let words = line.trim_start();
+        let indent = &line[..line.len() - words.len()];
+        let Some((before, after)) = words.split_once("fn ") else {
+            continue;
+        };
+        let is_word = |word: &str| {
+            matches!(word, "const" | "async" | "unsafe" | "extern" | "\"C\"")
+                || word.starts_with("pub")
+                || word.ends_with(')')
+        };
+        if !before.split_whitespace().all(is_word) {
+            continue;
+        }
+        let name = after.split(['(', '<']).next().unwrap_or_default();
+        let ends = |line: &&str| {
+            let own = line
+                .strip_prefix(indent)
+                .filter(|own| !own.starts_with(' '));
+            own.is_some_and(|own| own == "}" || own.ends_with("{}") || own.ends_with(';'))
+        };
+        let is_one_line = line.ends_with('}');
+        let rest = lines[at..].iter();
+        let length = match is_one_line {
+            true => Some(0),
+            false => rest.into_iter().position(|line| ends(line)),
+        };
+        found.push((name.to_owned(), length.map_or(1, |length| length + 1)));
+    }
+    found
+}
+
+#[test]
+fn no_source_file_is_too_long_to_be_read_at_once() {
+    let mut long = Vec::new();
+    for (path, text) in sources() {
+        let lines = text.lines().count();
+        if lines > FILE_LINES_MAX {
+            long.push(format!("{path}: {lines} lines"));
+        }
+    }
+    assert!(
+        long.is_empty(),
+        "split by meaning what has more than {FILE_LINES_MAX} lines:\n{}",
+        long.join("\n")
+    );
+}
+
+#[test]
+fn functions_fit_on_a_page_but_for_a_shrinking_list() {
+    let mut long = BTreeSet::new();
+    for (path, text) in sources() {
+        let product = ["node/", "federation/", "agent/"];
+        if !product.iter().any(|room| path.starts_with(room)) {
+            continue;
+        }
+        for (name, lines) in functions(&text) {
+            if lines > FUNCTION_LINES_MAX {
+                long.insert((path.clone(), name));
+            }
+        }
+    }
+    let named = LONG_FUNCTIONS.iter();
+    let named: BTreeSet<(String, String)> = named
+        .map(|(path, name, _)| ((*path).to_owned(), (*name).to_owned()))
+        .collect();
+    let more: Vec<_> = long.difference(&named).collect();
+    assert!(
+        more.is_empty(),
+        "split by meaning what has more than {FUNCTION_LINES_MAX} lines: {more:?}"
+    );
+    let fewer: Vec<_> = named.difference(&long).collect();
+    assert!(
+        fewer.is_empty(),
+        "short enough, or gone: take these off LONG_FUNCTIONS: {fewer:?}"
+    );
+}
+
 #[test]
 fn core_modules_read_no_clock_draw_no_chance_and_wait_for_nothing() {
     let core: [(&str, &[&str]); 3] = [

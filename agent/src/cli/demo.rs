@@ -4,6 +4,7 @@
 mod federation;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -145,17 +146,7 @@ pub(super) async fn demo(global: &Global, arguments: &DemoArguments) -> anyhow::
         output::json(&json!({ "steps": steps, "federation": told }))?;
     }
     if arguments.keep {
-        let at = client.node();
-        let token = token_file.display();
-        output::note(&format!(
-            "\nThe node stays until you press Ctrl-C. Try:\n  \
-             curl {at}/function/hello -d you\n  \
-             curl {at}/async-function/hello -d later -i\n  \
-             curl {at}/function/spin -i\n  \
-             curl {at}/metrics\n  \
-             curl {at}/system/functions -H \"Authorization: Bearer $(cat {token})\"\n  \
-             weir list --node {at} --token-file {token}"
-        ));
+        say_what_to_try(&client, &token_file);
         tokio::signal::ctrl_c().await.context("wait for Ctrl-C")?;
     }
     node.shutdown().await;
@@ -173,6 +164,20 @@ pub(super) async fn demo(global: &Global, arguments: &DemoArguments) -> anyhow::
     Ok(ExitCode::SUCCESS)
 }
 
+fn say_what_to_try(client: &Client, token_file: &Path) {
+    let at = client.node();
+    let token = token_file.display();
+    output::note(&format!(
+        "\nThe node stays until you press Ctrl-C. Try:\n  \
+         curl {at}/function/hello -d you\n  \
+         curl {at}/async-function/hello -d later -i\n  \
+         curl {at}/function/spin -i\n  \
+         curl {at}/metrics\n  \
+         curl {at}/system/functions -H \"Authorization: Bearer $(cat {token})\"\n  \
+         weir list --node {at} --token-file {token}"
+    ));
+}
+
 /// Plays every step, in order.
 async fn play(client: &Client) -> anyhow::Result<Vec<Step>> {
     let mut steps = Vec::new();
@@ -184,13 +189,9 @@ async fn play(client: &Client) -> anyhow::Result<Vec<Step>> {
                 .with_context(|| format!("deploy {}", sample.name))?,
         );
     }
-    let hello = |body: &'static str| {
-        let path = if body.is_empty() {
-            "/function/hello?query"
-        } else {
-            "/function/hello"
-        };
-        client.call(Method::POST, path).body(body)
+    let hello = |query: &str, body: &'static str| {
+        let path = format!("/function/hello{query}");
+        client.call(Method::POST, &path).body(body)
     };
     let cold = Expected {
         status: StatusCode::OK,
@@ -205,12 +206,12 @@ async fn play(client: &Client) -> anyhow::Result<Vec<Step>> {
         start: Some("warm"),
         answer: "Hello, edge!",
     };
-    steps.push(step(client, "next call", "hello", hello("edge"), &warm).await);
+    steps.push(step(client, "next call", "hello", hello("", "edge"), &warm).await);
     let query = Expected {
         answer: "Hello, query!",
         ..warm
     };
-    steps.push(step(client, "with a query", "hello", hello(""), &query).await);
+    steps.push(step(client, "with a query", "hello", hello("?query", ""), &query).await);
     steps.push(echo(client).await);
     steps.extend(later(client).await);
     let late = Expected {

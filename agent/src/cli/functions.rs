@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use weir_node::id::FunctionName;
 
 use super::Global;
+use crate::client::Client;
 use crate::output;
 
 /// Longest wait for a version that served before.
@@ -61,49 +62,7 @@ pub(super) fn state(status: &Value) -> &str {
 pub(super) async fn list(global: &Global, arguments: &ListArguments) -> anyhow::Result<()> {
     let client = global.client()?;
     if arguments.federation {
-        let request = client.request(Method::GET, "/weir/v1/catalogue");
-        let functions: Vec<Value> = client.ask_json("list the functions", request).await?;
-        if global.json() {
-            return Ok(output::json(&Value::Array(functions))?);
-        }
-        let row = |function: &Value| {
-            let text = |key: &str| function[key].as_str().unwrap_or_default().to_owned();
-            let here = match (function["here"] == true, function["unfit"].as_str()) {
-                (true, None) => "yes".to_owned(),
-                (false, None) => "no".to_owned(),
-                (true, Some(why)) => {
-                    format!("an older version; the newest is not runnable here: {why}")
-                }
-                (false, Some(why)) => format!("not runnable here: {why}"),
-            };
-            [
-                text("name"),
-                text("namespace"),
-                text("scope"),
-                function["version"]
-                    .as_u64()
-                    .map_or_else(String::new, |version| version.to_string()),
-                match (
-                    function["announced"] == false,
-                    function["lost_to"].is_string(),
-                ) {
-                    (true, _) => "not announced: weir announce, or weir remove".to_owned(),
-                    (false, true) => format!("{}, over this node's", text("writer")),
-                    (false, false) => text("writer"),
-                },
-                here,
-            ]
-        };
-        let rows: Vec<_> = functions.iter().map(row).collect();
-        let headers = [
-            "name",
-            "namespace",
-            "scope",
-            "version",
-            "written by",
-            "here",
-        ];
-        return Ok(output::line(&output::table(headers, &rows))?);
+        return list_federation(global, &client).await;
     }
     let query = global
         .namespace
@@ -125,6 +84,54 @@ pub(super) async fn list(global: &Global, arguments: &ListArguments) -> anyhow::
         "image",
     ];
     Ok(output::line(&output::table(headers, &rows))?)
+}
+
+/// The same of all that the federation has.
+async fn list_federation(global: &Global, client: &Client) -> anyhow::Result<()> {
+    let request = client.request(Method::GET, "/weir/v1/catalogue");
+    let functions: Vec<Value> = client.ask_json("list the functions", request).await?;
+    if global.json() {
+        return Ok(output::json(&Value::Array(functions))?);
+    }
+    let rows: Vec<_> = functions.iter().map(federation_row).collect();
+    let headers = [
+        "name",
+        "namespace",
+        "scope",
+        "version",
+        "written by",
+        "here",
+    ];
+    Ok(output::line(&output::table(headers, &rows))?)
+}
+
+fn federation_row(function: &Value) -> [String; 6] {
+    let text = |key: &str| function[key].as_str().unwrap_or_default().to_owned();
+    let here = match (function["here"] == true, function["unfit"].as_str()) {
+        (true, None) => "yes".to_owned(),
+        (false, None) => "no".to_owned(),
+        (true, Some(why)) => {
+            format!("an older version; the newest is not runnable here: {why}")
+        }
+        (false, Some(why)) => format!("not runnable here: {why}"),
+    };
+    [
+        text("name"),
+        text("namespace"),
+        text("scope"),
+        function["version"]
+            .as_u64()
+            .map_or_else(String::new, |version| version.to_string()),
+        match (
+            function["announced"] == false,
+            function["lost_to"].is_string(),
+        ) {
+            (true, _) => "not announced: weir announce, or weir remove".to_owned(),
+            (false, true) => format!("{}, over this node's", text("writer")),
+            (false, false) => text("writer"),
+        },
+        here,
+    ]
 }
 
 fn row(status: &Value) -> [String; 6] {

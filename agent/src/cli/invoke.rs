@@ -213,13 +213,7 @@ pub(super) async fn invoke(global: &Global, arguments: InvokeArguments) -> anyho
     if arguments.verbose {
         explain(&response);
     }
-    let explained = response.headers().get(EXPLAIN);
-    if let Some(Ok(call)) = explained.map(HeaderValue::to_str) {
-        // Beside the answer, which is there whatever becomes of this.
-        if let Err(error) = super::federation::explain(global, call).await {
-            output::note(&format!("weir: warning: {error:#}"));
-        }
-    }
+    explain_placement(global, &response).await;
     let response = passed(&client, &what, response).await?;
     if !arguments.asynchronous {
         return print(global, &client, response).await;
@@ -234,6 +228,17 @@ pub(super) async fn invoke(global: &Global, arguments: InvokeArguments) -> anyho
     output::note(&format!("accepted as {}", output::printable(&id)));
     let response = awaited(&client, &id, arguments.wait_timeout).await?;
     print_result(global, &client, &what, response).await
+}
+
+/// Tells why the call went where it went, where that was asked for.
+async fn explain_placement(global: &Global, response: &Response) {
+    let explained = response.headers().get(EXPLAIN);
+    if let Some(Ok(call)) = explained.map(HeaderValue::to_str) {
+        // Beside the answer, which is there whatever becomes of this.
+        if let Err(error) = super::federation::explain(global, call).await {
+            output::note(&format!("weir: warning: {error:#}"));
+        }
+    }
 }
 
 /// Prints the answer of a call that was handed in.

@@ -154,29 +154,33 @@ fn classes(tree: &Tree, mistakes: &mut Vec<Mistake>) -> Vec<ClassConfig> {
                 continue;
             }
         }
-        let mut wrong = |message: String| {
-            let message = format!("{CLASSES}: {message}");
-            mistakes.push(Mistake {
-                origin: item.origin.clone(),
-                message,
-            });
+        let wrong = |message: String| Mistake {
+            origin: item.origin.clone(),
+            message: format!("{CLASSES}: {message}"),
         };
-        let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        if class.name.is_empty() || class.name.len() > 63 || !class.name.chars().all(fine) {
-            wrong("name: write 1 to 63 letters, digits, '-' or '_'".to_owned());
-        }
-        if classes.iter().any(|other| other.name == class.name) {
-            wrong(format!("name: {:?} is there twice", class.name));
-        }
-        if !(1..=1000).contains(&class.priority) {
-            wrong(format!(
-                "priority: {} is not between 1 and 1000",
-                class.priority
-            ));
-        }
+        mistakes.extend(unfit(&class, &classes).into_iter().map(wrong));
         classes.push(class);
     }
     classes
+}
+
+/// What is wrong with a class, beside those before it.
+fn unfit(class: &ClassConfig, before: &[ClassConfig]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if class.name.is_empty() || class.name.len() > 63 || !class.name.chars().all(fine) {
+        wrong.push("name: write 1 to 63 letters, digits, '-' or '_'".to_owned());
+    }
+    if before.iter().any(|other| other.name == class.name) {
+        wrong.push(format!("name: {:?} is there twice", class.name));
+    }
+    if !(1..=1000).contains(&class.priority) {
+        wrong.push(format!(
+            "priority: {} is not between 1 and 1000",
+            class.priority
+        ));
+    }
+    wrong
 }
 
 fn apply_environment(

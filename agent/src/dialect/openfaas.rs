@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use weir_federation::dispatch::{Dispatch, unmet_here};
 use weir_node::function::{ArtifactKind, CodeSource, FunctionSpec, Scope};
-use weir_node::id::{FunctionName, IdError, Namespace, SecretName};
+use weir_node::id::{Digest, FunctionName, IdError, Namespace, SecretName};
 use weir_node::node::{DeployMode, FunctionState, FunctionStatus, NamespaceInfo, Rollout};
 use weir_node::resources::Memory;
 
@@ -251,12 +251,7 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
         && kind.is_none()
         && door.node.artifact(digest).is_some()
     {
-        return Err(Problem::bad_request(format!(
-            "the artifact {digest} is nothing that Weir runs: it begins neither like WebAssembly \
-             (binary or text), nor like a tar archive (an image of docker save or an OCI layout, \
-             or source code), nor like a simulated model. weir deploy --image-archive unpacks \
-             what gzip or zstd packed; for an upload of your own, unpack it first"
-        )));
+        return Err(not_code(digest));
     }
     let check = wanted.check().map_err(Problem::bad_request)?;
     let spec = wanted.into_spec(code, kind).map_err(Problem::bad_request)?;
@@ -276,19 +271,13 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
     if constrained {
         door.constrained.store(true, Ordering::Relaxed);
     }
-    // An update may be of what is only elsewhere.
-    let known = |dispatch: &Dispatch| dispatch.is_known(&spec.name);
-    let mode = match door.dispatch.as_ref().is_some_and(known) {
-        true => DeployMode::CreateOrReplace,
-        false => mode,
-    };
     let told = door.dispatch.as_ref().filter(|_| spec.scope != Scope::Node);
     if let Some(dispatch) = told {
         // Before anything is kept.
         dispatch.may_announce(&spec)?;
     }
     let rollout = Rollout {
-        mode,
+        mode: mode_for(door, &spec.name, mode),
         check,
         tell: told.is_some(),
     };
@@ -296,27 +285,58 @@ async fn deploy(door: &Door, wanted: FunctionDeployment, mode: DeployMode) -> An
     let mut accepted = empty(StatusCode::ACCEPTED);
     let headers = accepted.headers_mut();
     headers.insert(VERSION, rolled.version.into());
-    let warning = unmet.map(|lack| {
-        let others = match door.dispatch {
-            Some(_) => ", nor has any that it knows",
-            None => "",
-        };
-        format!("nothing can run it for now: this node lacks {lack}{others}")
-    });
+    let warning = unmet.map(|lack| cannot_run_yet(door, &lack));
     if let Some(Ok(warning)) = warning.map(HeaderValue::try_from) {
         accepted.headers_mut().insert(WARNING, warning);
     }
     // Of a version that is not in place yet the federation is told when it is.
-    if let Some(dispatch) = told.filter(|_| rolled.in_place) {
-        let copies = match rolled.replaced {
-            false => Some(dispatch.announce(&spec).await?),
-            true => dispatch.announce_untold(&spec.name).await?,
-        };
-        if let Some(copies) = copies {
-            accepted.headers_mut().insert(COPIES, copies.into());
-        }
+    if let Some(dispatch) = told.filter(|_| rolled.in_place)
+        && let Some(copies) = announce(dispatch, &spec, rolled.replaced).await?
+    {
+        accepted.headers_mut().insert(COPIES, copies.into());
     }
     Ok(accepted)
+}
+
+/// Tells the federation of a version that is in place: how many members keep its
+/// code; `None` where that was told when it `replaced` another.
+async fn announce(
+    dispatch: &Dispatch,
+    spec: &FunctionSpec,
+    replaced: bool,
+) -> Result<Option<usize>, Problem> {
+    Ok(match replaced {
+        false => Some(dispatch.announce(spec).await?),
+        true => dispatch.announce_untold(&spec.name).await?,
+    })
+}
+
+/// How a function is put where others may have it: an update may be of what is only
+/// elsewhere.
+fn mode_for(door: &Door, name: &FunctionName, asked: DeployMode) -> DeployMode {
+    let known = |dispatch: &Dispatch| dispatch.is_known(name);
+    match door.dispatch.as_ref().is_some_and(known) {
+        true => DeployMode::CreateOrReplace,
+        false => asked,
+    }
+}
+
+fn not_code(digest: &Digest) -> Problem {
+    Problem::bad_request(format!(
+        "the artifact {digest} is nothing that Weir runs: it begins neither like WebAssembly \
+         (binary or text), nor like a tar archive (an image of docker save or an OCI layout, or \
+         source code), nor like a simulated model. weir deploy --image-archive unpacks what gzip \
+         or zstd packed; for an upload of your own, unpack it first"
+    ))
+}
+
+/// What whoever deploys is warned of where no node has what the function wants.
+fn cannot_run_yet(door: &Door, lack: &str) -> String {
+    let others = match door.dispatch {
+        Some(_) => ", nor has any that it knows",
+        None => "",
+    };
+    format!("nothing can run it for now: this node lacks {lack}{others}")
 }
 
 /// The body of a removal.

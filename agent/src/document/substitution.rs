@@ -117,73 +117,105 @@ fn parameter(
         return value.ok_or_else(unset);
     };
     *rest = &rest[operator.len()..];
-    let mut word = |ends: &[char]| {
-        let mut word = String::new();
-        expand_until(rest, &mut word, ends, variable, whole, depth + 1).map(|()| word)
+    let mut words = Words {
+        rest,
+        variable,
+        whole,
+        depth: depth + 1,
     };
-    let expanded = match operator {
-        "^^" | "^" | ",," | "," => value.map(|value| cased(&value, operator)),
-        "#" | "##" | "%" | "%%" => {
-            let pattern = word(&['}'])?;
-            value.map(|value| trimmed(&value, operator, &pattern))
-        }
-        "/" | "//" | "/#" | "/%" => {
-            let from = word(&['/', '}'])?;
-            let to = match rest.strip_prefix('/') {
-                None => String::new(),
-                Some(after) => {
-                    *rest = after;
-                    let mut to = String::new();
-                    expand_until(rest, &mut to, &['}'], variable, whole, depth + 1)?;
-                    to
-                }
-            };
-            value.map(|value| replaced(&value, operator, &from, &to))
-        }
-        ":" => {
-            let from = word(&[':', '}'])?;
-            let length = match rest.strip_prefix(':') {
-                None => None,
-                Some(after) => {
-                    *rest = after;
-                    let mut length = String::new();
-                    expand_until(rest, &mut length, &['}'], variable, whole, depth + 1)?;
-                    Some(length)
-                }
-            };
-            let part = |value: String| part(&value, &from, length.as_deref());
-            let wrong = || format!("{whole:?}: ${{{name}:FROM:LENGTH}} wants whole numbers");
-            match value {
-                Some(value) => Some(part(value).ok_or_else(wrong)?),
-                None => None,
-            }
-        }
-        _ => {
-            let given = value.filter(|value| !operator.starts_with(':') || !value.is_empty());
-            let kind = operator.trim_start_matches(':');
-            // What is not needed is read over: its variables need not be set.
-            let needed = given.is_some() == (kind == "+");
-            let variable = if needed {
-                variable
-            } else {
-                &|_: &str| Some(String::new())
-            };
-            let mut word = String::new();
-            expand_until(rest, &mut word, &['}'], variable, whole, depth + 1)?;
-            match (kind, given) {
-                ("+", Some(_)) => Some(word),
-                ("+", None) => Some(String::new()),
-                (_, Some(value)) => Some(value),
-                ("?", None) => {
-                    let why = if word.is_empty() { "is not set" } else { &word };
-                    return Err(format!("${{{name}}}: {why}"));
-                }
-                (_, None) => Some(word),
-            }
-        }
-    };
+    let expanded = words.applied(operator, name, value)?;
     close(rest, whole)?;
     expanded.ok_or_else(unset)
+}
+
+/// What follows an operator.
+struct Words<'a, 'b> {
+    rest: &'a mut &'b str,
+    variable: Variable<'a>,
+    whole: &'a str,
+    depth: usize,
+}
+
+impl Words<'_, '_> {
+    /// The next word, up to one of `ends`.
+    fn next(&mut self, ends: &[char]) -> Result<String, String> {
+        self.next_with(ends, self.variable)
+    }
+
+    fn next_with(&mut self, ends: &[char], variable: Variable<'_>) -> Result<String, String> {
+        let mut word = String::new();
+        let (rest, whole) = (&mut *self.rest, self.whole);
+        expand_until(rest, &mut word, ends, variable, whole, self.depth).map(|()| word)
+    }
+
+    /// A last word behind a separator, where there is that.
+    fn last(&mut self, separator: char) -> Result<Option<String>, String> {
+        let Some(after) = self.rest.strip_prefix(separator) else {
+            return Ok(None);
+        };
+        *self.rest = after;
+        self.next(&['}']).map(Some)
+    }
+
+    /// What an operator makes of a variable's value; `None` where that has none.
+    fn applied(
+        &mut self,
+        operator: &str,
+        name: &str,
+        value: Option<String>,
+    ) -> Result<Option<String>, String> {
+        Ok(match operator {
+            "^^" | "^" | ",," | "," => value.map(|value| cased(&value, operator)),
+            "#" | "##" | "%" | "%%" => {
+                let pattern = self.next(&['}'])?;
+                value.map(|value| trimmed(&value, operator, &pattern))
+            }
+            "/" | "//" | "/#" | "/%" => {
+                let from = self.next(&['/', '}'])?;
+                let to = self.last('/')?.unwrap_or_default();
+                value.map(|value| replaced(&value, operator, &from, &to))
+            }
+            ":" => {
+                let from = self.next(&[':', '}'])?;
+                let length = self.last(':')?;
+                let part = |value: String| part(&value, &from, length.as_deref());
+                let whole = self.whole;
+                let wrong = || format!("{whole:?}: ${{{name}:FROM:LENGTH}} wants whole numbers");
+                match value {
+                    Some(value) => Some(part(value).ok_or_else(wrong)?),
+                    None => None,
+                }
+            }
+            _ => self.given(operator, name, value)?,
+        })
+    }
+
+    /// The same of those that say what stands where a value is, or is not.
+    fn given(
+        &mut self,
+        operator: &str,
+        name: &str,
+        value: Option<String>,
+    ) -> Result<Option<String>, String> {
+        let given = value.filter(|value| !operator.starts_with(':') || !value.is_empty());
+        let kind = operator.trim_start_matches(':');
+        // What is not needed is read over: its variables need not be set.
+        let needed = given.is_some() == (kind == "+");
+        let word = match needed {
+            true => self.next(&['}'])?,
+            false => self.next_with(&['}'], &|_: &str| Some(String::new()))?,
+        };
+        Ok(match (kind, given) {
+            ("+", Some(_)) => Some(word),
+            ("+", None) => Some(String::new()),
+            (_, Some(value)) => Some(value),
+            ("?", None) => {
+                let why = if word.is_empty() { "is not set" } else { &word };
+                return Err(format!("${{{name}}}: {why}"));
+            }
+            (_, None) => Some(word),
+        })
+    }
 }
 
 fn close(rest: &mut &str, whole: &str) -> Result<(), String> {

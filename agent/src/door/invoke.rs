@@ -18,15 +18,14 @@ use weir_node::executor::{AnswerBody, Body};
 use weir_node::function::FunctionSpec;
 use weir_node::id::{FunctionName, Receipt};
 use weir_node::invocation::{Answer, Invocation, InvokeError, Phase, Refusal, Timing};
-use weir_node::node::Submission;
+use weir_node::node::{Submission, SubmitError};
 use weir_node::time::Time;
 
 pub use self::caller::Target;
 use self::caller::prepare;
 use self::watch::{Watch, WatchedStream};
 use super::headers::{
-    self, CALL_ID, CALLBACK_URL, COPIES, DFAAS_NODE, EXPLAIN, RAN_ON, SERVER, SERVER_TIMING, START,
-    START_TIME, WEIR_CALL_ID,
+    self, CALLBACK_URL, COPIES, DFAAS_NODE, EXPLAIN, RAN_ON, SERVER, SERVER_TIMING, START,
 };
 use super::problem::Problem;
 use super::session::Session;
@@ -108,20 +107,12 @@ pub async fn wait(
         deadline: deadline.map(|deadline| began + deadline),
         persists_until: None,
     };
-    // It takes a place when its body is here, or may be waited for.
-    let (answered, fault) = match body::take(incoming, limits, linger, &door.gate).await {
-        Ok(taken) => {
-            let verdict = taken.verdict.clone();
-            let run = Running {
-                invocation,
-                is_session: session.is_some(),
-                explain: caller.explain,
-            };
-            let answered = run.answer(door, taken).await;
-            (answered, verdict.and_then(|verdict| verdict.fault()))
-        }
-        Err(fault) => (Err(InvokeError::Body(fault.into())), Some(fault)),
+    let run = Running {
+        invocation,
+        is_session: session.is_some(),
+        explain: caller.explain,
     };
+    let (answered, fault) = run.begin(door, incoming, linger).await;
     let mut response = match answered {
         Ok((answer, open)) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             match session {
@@ -131,33 +122,22 @@ pub async fn wait(
         }
         Ok((answer, _)) => render(answer, watch, is_head),
         Err(error) => {
-            let late = match &error {
-                InvokeError::Late { phase, .. } => {
-                    let asked = Asked {
-                        deadline: deadline.map(|deadline| began + deadline),
-                        text: caller.deadline_text.as_ref(),
-                        by_class: deadline.filter(|_| caller.deadline.is_none()),
-                    };
-                    Some(asked.whose_time_passed(door, &watch.name, *phase))
-                }
-                _ => None,
+            let asked = Asked {
+                deadline: deadline.map(|deadline| began + deadline),
+                text: caller.deadline_text.as_ref(),
+                by_class: deadline.filter(|_| caller.deadline.is_none()),
             };
-            let mut problem = failure(error, fault, limits);
-            if let Some(message) = late {
-                problem.message = message;
-            }
+            let problem = asked.problem(door, &watch.name, (error, fault));
             door.metrics.refuse(problem.word);
             watch.end(problem.status, None);
             problem.render()
         }
     };
     let headers = response.headers_mut();
-    headers.insert(CALL_ID, caller.shown_id);
-    headers.insert(START_TIME, caller.start_time);
     if caller.explain {
-        headers.insert(EXPLAIN, caller.node_id.clone());
+        headers.insert(EXPLAIN, caller.marks.node_id.clone());
     }
-    headers.insert(WEIR_CALL_ID, caller.node_id);
+    caller.marks.put(headers);
     if door.dispatch.is_some() {
         let ran_on = headers.get(RAN_ON).unwrap_or(&door.node_header).clone();
         headers.insert(DFAAS_NODE, ran_on);
@@ -176,6 +156,24 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// What a caller is told whose call has no answer.
+    fn problem(
+        &self,
+        door: &Door,
+        name: &FunctionName,
+        (error, fault): (InvokeError, Option<BodyFault>),
+    ) -> Problem {
+        let late = match &error {
+            InvokeError::Late { phase, .. } => Some(self.whose_time_passed(door, name, *phase)),
+            _ => None,
+        };
+        let mut problem = failure(error, fault, door.body);
+        if let Some(message) = late {
+            problem.message = message;
+        }
+        problem
+    }
+
     /// What a caller is told whose call was not answered in time.
     fn whose_time_passed(&self, door: &Door, name: &FunctionName, phase: Phase) -> String {
         let during = match phase {
@@ -218,6 +216,28 @@ struct Running {
 }
 
 impl Running {
+    /// Takes its body, and runs it. What is returned beside what came of it is what
+    /// was wrong with the body.
+    async fn begin(
+        self,
+        door: &Door,
+        incoming: Incoming,
+        linger: bool,
+    ) -> (
+        Result<(Answer, Option<Open>), InvokeError>,
+        Option<BodyFault>,
+    ) {
+        // It takes a place when its body is here, or may be waited for.
+        match body::take(incoming, door.body, linger, &door.gate).await {
+            Ok(taken) => {
+                let verdict = taken.verdict.clone();
+                let answered = self.answer(door, taken).await;
+                (answered, verdict.and_then(|verdict| verdict.fault()))
+            }
+            Err(fault) => (Err(InvokeError::Body(fault.into())), Some(fault)),
+        }
+    }
+
     /// Runs it. What is returned beside the answer is its right to be open,
     /// where that is not bound to the body.
     async fn answer(
@@ -411,6 +431,17 @@ fn server_timing(timing: Timing) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits and punctuation")
 }
 
+fn text(value: &HeaderValue) -> Option<String> {
+    value.to_str().ok().map(str::to_owned)
+}
+
+fn callback_url(value: &HeaderValue) -> Result<String, Problem> {
+    text(value).ok_or_else(|| {
+        let message = "X-Callback-Url is not plain text: write an http or https URL";
+        Problem::new(StatusCode::BAD_REQUEST, "callback", message)
+    })
+}
+
 /// Accepts a call to be run later.
 pub async fn submit(
     connection: &Connection<Door>,
@@ -424,9 +455,8 @@ pub async fn submit(
         bytes: door.async_body_bytes,
         gap: door.body.gap,
     };
-    let length = announced(&parts.headers);
     let linger = lingers(&parts.headers);
-    if length.is_some_and(|length| length > limits.bytes) {
+    if announced(&parts.headers).is_some_and(|length| length > limits.bytes) {
         let problem = Problem::too_large(limits.bytes, "http.async-body-bytes");
         return decline(door, problem, incoming, linger);
     }
@@ -436,12 +466,7 @@ pub async fn submit(
         Err(problem) => return decline(door, problem, incoming, linger),
     };
     length::announce_none(&mut parts, &incoming);
-    let wrong = |_| {
-        let message = "X-Callback-Url is not plain text: write an http or https URL";
-        Problem::new(StatusCode::BAD_REQUEST, "callback", message)
-    };
-    let text = |value: &HeaderValue| value.to_str().map(str::to_owned);
-    let callback = match callback.as_ref().map(text).transpose().map_err(wrong) {
+    let callback = match callback.as_ref().map(callback_url).transpose() {
         Ok(callback) => callback,
         Err(problem) => return decline(door, problem, incoming, linger),
     };
@@ -465,24 +490,27 @@ pub async fn submit(
         },
         body_bytes: limits.bytes,
         callback,
-        caller_id: caller.callers_id.as_ref().and_then(|id| text(id).ok()),
+        caller_id: caller.callers_id.as_ref().and_then(text),
     };
     let mut response = match door.node.submit(submission).await {
         Ok(receipt) => accepted(&receipt),
         Err(error) => {
-            let problem = match verdict.and_then(|verdict| verdict.fault()) {
-                Some(fault) => Problem::body(fault, limits.bytes, "http.async-body-bytes"),
-                None => error.into(),
-            };
+            let problem = not_accepted(error, verdict.as_ref(), limits);
             door.metrics.refuse(problem.word);
             problem.render()
         }
     };
-    let headers = response.headers_mut();
-    headers.insert(CALL_ID, caller.shown_id);
-    headers.insert(WEIR_CALL_ID, caller.node_id);
-    headers.insert(START_TIME, caller.start_time);
+    caller.marks.put(response.headers_mut());
     response
+}
+
+/// What the caller is told of a call that was not accepted, for what its body did
+/// where that was at fault.
+fn not_accepted(error: SubmitError, verdict: Option<&Verdict>, limits: BodyLimits) -> Problem {
+    match verdict.and_then(Verdict::fault) {
+        Some(fault) => Problem::body(fault, limits.bytes, "http.async-body-bytes"),
+        None => error.into(),
+    }
 }
 
 fn accepted(receipt: &Receipt) -> Response<Reply> {

@@ -281,32 +281,31 @@ pub(super) fn function(
             wrong(format!("limits.{key}: {error}"));
         }
     }
-    let is_file = |text: &&String| text.ends_with(".wasm") || text.ends_with(".wat");
-    let image = entry
-        .image
-        .as_deref()
-        .filter(|image| !is_file(&&(*image).to_owned()));
-    let image: Option<CodeSource> = image.and_then(|image| image.parse().ok());
-    let file = [&entry.image, &entry.handler]
-        .into_iter()
-        .flatten()
-        .find(is_file);
-    let code = match (image, file) {
-        (Some(image @ CodeSource::Artifact(_)), _) => Code::Named(image),
-        (_, Some(file)) => Code::File(folder(path).join(file)),
-        (Some(image), None) => Code::Named(image),
-        (None, None) => {
-            wrong(
-                "has no code that Weir can run: let image name a container image, or image or \
-                 handler a .wasm file or a sha256: digest"
-                    .to_owned(),
-            );
-            return None;
-        }
+    let Some(code) = code(entry.image.as_ref(), entry.handler.as_ref(), path) else {
+        wrong(
+            "has no code that Weir can run: let image name a container image, or image or handler \
+             a .wasm file or a sha256: digest"
+                .to_owned(),
+        );
+        return None;
     };
     Some(Deployment {
         name: name.to_owned(),
         code,
         settings,
     })
+}
+
+/// Where a function's code is, by its image and its handler.
+fn code(image: Option<&String>, handler: Option<&String>, path: &Path) -> Option<Code> {
+    let is_file = |text: &&String| text.ends_with(".wasm") || text.ends_with(".wat");
+    let file = [image, handler].into_iter().flatten().find(is_file);
+    let image = image.filter(|image| !is_file(image));
+    let image: Option<CodeSource> = image.and_then(|image| image.parse().ok());
+    match (image, file) {
+        (Some(image @ CodeSource::Artifact(_)), _) => Some(Code::Named(image)),
+        (_, Some(file)) => Some(Code::File(folder(path).join(file))),
+        (Some(image), None) => Some(Code::Named(image)),
+        (None, None) => None,
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use libp2p_identity::PeerId;
@@ -150,6 +150,13 @@ impl Drop for Returns {
 pub(super) fn is_sent_once(request: &Request<Body>) -> bool {
     let upper = request.body().size_hint().upper();
     upper.is_none_or(|bytes| bytes > KEPT_BYTES as u64)
+}
+
+fn verb(why: Why) -> &'static str {
+    match why {
+        Why::Unable => "cannot run it",
+        Why::NodeFull | Why::FunctionFull | Why::Bringing | Why::Other => "refused",
+    }
 }
 
 impl Inner {
@@ -299,6 +306,29 @@ impl Inner {
         }
     }
 
+    /// What a peer's answer says of its room.
+    fn word(
+        &self,
+        errand: &Errand<'_>,
+        (back, arrived, status): (Back, Option<&Arrived>, StatusCode),
+        said: &Told,
+        returns: &mut Returns,
+    ) -> Option<Word> {
+        match (back, arrived) {
+            (Back::Answered, Some(arrived)) => {
+                returns.streams = arrived.told.streams;
+                let failed = status.is_server_error();
+                let ran = (!failed).then_some(arrived.timing().1.ran);
+                self.has_answered(errand, said, ran, returns)
+            }
+            (Back::Ended { .. }, Some(_)) => self.has_answered(errand, said, None, returns),
+            _ => {
+                let reserved = returns.reserved.as_ref();
+                reserved.and_then(|reserved| word_of(said, reserved, errand.wanted))
+            }
+        }
+    }
+
     async fn arrived<U: Send + Unpin + 'static>(
         self: &Arc<Self>,
         (peer, abilities): (PeerId, u64),
@@ -312,19 +342,13 @@ impl Inner {
         let said = arrived.as_ref().map(|arrived| arrived.told.said());
         let said = said.unwrap_or_default();
         let back = back_of(arrived.as_ref());
-        let word = match (back, &arrived) {
-            (Back::Answered, Some(arrived)) => {
-                returns.streams = arrived.told.streams;
-                let failed = head.status.is_server_error();
-                let ran = (!failed).then_some(arrived.timing().1.ran);
-                self.has_answered(errand, &said, ran, &mut returns)
-            }
-            (Back::Ended { .. }, Some(_)) => self.has_answered(errand, &said, None, &mut returns),
-            _ => {
-                let reserved = returns.reserved.as_ref();
-                reserved.and_then(|reserved| word_of(&said, reserved, errand.wanted))
-            }
-        };
+        let status = head.status;
+        let word = self.word(
+            errand,
+            (back, arrived.as_ref(), status),
+            &said,
+            &mut returns,
+        );
         let lesson = answers::lesson(peer, back, &said, word, errand.is_impatient);
         let Some(arrived) = arrived else {
             self.count_offload(peer, "malformed", "");
@@ -345,10 +369,7 @@ impl Inner {
                 let text = text_of(body).await;
                 self.refused_by((peer, abilities), errand, &said, (why, &text));
                 self.met(peer, lesson.met);
-                let verb = match why {
-                    Why::Unable => "cannot run it",
-                    Why::NodeFull | Why::FunctionFull | Why::Bringing | Why::Other => "refused",
-                };
+                let verb = verb(why);
                 let came = lesson.came.unwrap_or(Came::Declined(peer));
                 Offered::by(came, format!("it {verb}: {text}"))
             }

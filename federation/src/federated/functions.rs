@@ -110,14 +110,7 @@ impl Federated {
         if let Some(spec) = spec {
             self.may_write(spec)?;
         }
-        let may = shared.member.own_rights().is_some_and(|own| own.deploy);
-        if may && !shared.member.is_member() {
-            let text = "this node is still joining its federation: try again".to_owned();
-            return Err(ChangeError::NotYet(text));
-        }
-        let certificate = shared.member.certificate().filter(|_| may);
-        let certificate =
-            certificate.ok_or_else(|| refused("this node may not change what others deploy"))?;
+        let certificate = shared.certificate_to_write()?;
         let encode = |spec: &FunctionSpec| cbor4ii::serde::to_vec(Vec::new(), spec);
         let encoded = spec.map(encode).transpose();
         let encoded = encoded.map_err(|_| refused("the function cannot be told of"))?;
@@ -153,16 +146,14 @@ impl Federated {
                 return Err(ChangeError::Full(text));
             }
             Merged::Known | Merged::Older | Merged::Jump => {
-                return Err(refused(
-                    "another node changed the function meanwhile: try again",
-                ));
+                let text = "another node changed the function meanwhile: try again";
+                return Err(refused(text));
             }
         }
         drop(catalogue);
-        let registry = shared.settings.registry;
-        if registry.gossips() {
-            self.overlay
-                .publish(topic.as_deref().unwrap_or(EVERYBODY), sealed);
+        if shared.settings.registry.gossips() {
+            let topic = topic.as_deref().unwrap_or(EVERYBODY);
+            self.overlay.publish(topic, sealed);
         }
         shared.lost.lock().remove(&name);
         shared.register(&name);
@@ -376,12 +367,7 @@ impl Shared {
         match merged {
             Merged::Newer { before, dropped } => {
                 if before == Some(self.id) && from != self.id {
-                    let mut lost = self.lost.lock();
-                    if lost.len() < FUNCTIONS {
-                        lost.insert(name.clone(), from);
-                    }
-                    drop(lost);
-                    warn!(function = %name, by = %from, "another node changed a function that was deployed here");
+                    self.note_lost(&name, from);
                 }
                 self.register(&name);
                 if let Some(dropped) = &dropped {
@@ -400,5 +386,31 @@ impl Shared {
                 Ok(Verdict::Ignore)
             }
         }
+    }
+
+    /// Takes note that another node changed a function that was deployed here.
+    fn note_lost(&self, name: &FunctionName, by: PeerId) {
+        let mut lost = self.lost.lock();
+        if lost.len() < FUNCTIONS {
+            lost.insert(name.clone(), by);
+        }
+        drop(lost);
+        warn!(function = %name, %by, "another node changed a function that was deployed here");
+    }
+
+    /// What shows that this node may change what the federation has.
+    ///
+    /// # Errors
+    /// When it may not, or not yet.
+    fn certificate_to_write(&self) -> Result<Vec<u8>, ChangeError> {
+        let may = self.member.own_rights().is_some_and(|own| own.deploy);
+        if may && !self.member.is_member() {
+            let text = "this node is still joining its federation: try again".to_owned();
+            return Err(ChangeError::NotYet(text));
+        }
+        let certificate = self.member.certificate().filter(|_| may);
+        certificate.ok_or_else(|| {
+            ChangeError::Invalid("this node may not change what others deploy".to_owned())
+        })
     }
 }

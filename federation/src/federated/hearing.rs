@@ -13,10 +13,20 @@ use weir_overlay::{Answer, Event as Happening, Host, Multiaddr, Refusal, Verdict
 use super::{EVERYBODY, Shared, region_topic, zone_topic};
 use crate::member::{Member, unix_time};
 use crate::membership::{CLOCK_SKEW, Refused};
-use crate::message::{self, Message, Suspicion as Suspecting};
+use crate::message::{self, Handover, Message, Suspicion as Suspecting};
 use crate::peers::{Fault, Heard, Known, Met, PEERS, Standing, Suspicion};
 use crate::report::{Report, Role};
 use crate::roster::{Marks, mark};
+
+/// Where a report is passed on.
+fn topic_of(report: &Report) -> String {
+    match (&report.role, &report.zone, &report.region) {
+        _ if report.brief => EVERYBODY.to_owned(),
+        (Role::Edge, Some(zone), _) => zone_topic(zone),
+        (Role::Cloud, _, Some(region)) => region_topic(region),
+        (Role::Edge, None, _) | (Role::Cloud, _, None) => EVERYBODY.to_owned(),
+    }
+}
 
 impl Shared {
     /// Whether a member may have heard already that the secret was changed, and
@@ -33,38 +43,11 @@ impl Shared {
         let (from, message) = message::open(bytes).map_err(|invalid| invalid.reason())?;
         let now = self.clock.now();
         if let Message::Introduction(certificate) = &message {
-            return match self.member.introduce(from, certificate) {
-                Ok(_) => {
-                    let introduction = Some(Bytes::copy_from_slice(bytes));
-                    let mut said = self.said.lock();
-                    if said.len() < PEERS || said.contains_key(&from) {
-                        said.entry(from).or_default().introduction = introduction;
-                    }
-                    Ok(Verdict::Accept)
-                }
-                // It was good when it was said: nobody lied.
-                Err(refused @ (Refused::Expired | Refused::Early | Refused::Superseded)) => {
-                    self.count_rejected(refused.reason());
-                    Ok(Verdict::Ignore)
-                }
-                Err(refused) if self.may_be_ahead(from, refused) => Ok(Verdict::Ignore),
-                Err(refused) => Err(refused.reason()),
-            };
+            return self.hear_introduction(from, certificate, bytes);
         }
         // The old secret's word is enough, whoever brings it.
         if let Message::Handover(handover) = &message {
-            return match self.member.hear_handover(handover) {
-                Ok(true) => {
-                    self.stale.notify_one();
-                    self.speak.notify_one();
-                    Ok(Verdict::Accept)
-                }
-                Ok(false) => Ok(Verdict::Ignore),
-                Err(refused) => {
-                    self.count_rejected(refused.reason());
-                    Ok(Verdict::Ignore)
-                }
-            };
+            return Ok(self.hear_handover(handover));
         }
         // The writer may have left long ago.
         if let Message::Record(record) = message {
@@ -92,21 +75,7 @@ impl Shared {
                 self.stale.notify_one();
                 Ok(Verdict::Accept)
             }
-            Message::Denial(statement) => {
-                let heard = self.member.hear_denial(&statement);
-                match heard.map_err(|refused| refused.reason())? {
-                    Some(peer) => {
-                        match self.member.is_denied(&peer) {
-                            true => info!(%peer, "the federation denies a member"),
-                            false => info!(%peer, "the federation denies a member no more"),
-                        }
-                        let _ = self.happenings.try_send(Happening::Silent(peer));
-                        self.stale.notify_one();
-                        Ok(Verdict::Accept)
-                    }
-                    None => Ok(Verdict::Ignore),
-                }
-            }
+            Message::Denial(statement) => self.hear_denial(&statement),
             Message::Unknown => Ok(Verdict::Accept),
             Message::Note(note) => Ok(self.hear_note(from, &note, now)),
             Message::Summary(summary) => {
@@ -126,6 +95,60 @@ impl Shared {
                 unreachable!("answered above")
             }
         }
+    }
+
+    fn hear_introduction(
+        &self,
+        from: PeerId,
+        certificate: &[u8],
+        bytes: &[u8],
+    ) -> Result<Verdict, &'static str> {
+        match self.member.introduce(from, certificate) {
+            Ok(_) => {
+                let introduction = Some(Bytes::copy_from_slice(bytes));
+                let mut said = self.said.lock();
+                if said.len() < PEERS || said.contains_key(&from) {
+                    said.entry(from).or_default().introduction = introduction;
+                }
+                Ok(Verdict::Accept)
+            }
+            // It was good when it was said: nobody lied.
+            Err(refused @ (Refused::Expired | Refused::Early | Refused::Superseded)) => {
+                self.count_rejected(refused.reason());
+                Ok(Verdict::Ignore)
+            }
+            Err(refused) if self.may_be_ahead(from, refused) => Ok(Verdict::Ignore),
+            Err(refused) => Err(refused.reason()),
+        }
+    }
+
+    fn hear_handover(&self, handover: &Handover) -> Verdict {
+        match self.member.hear_handover(handover) {
+            Ok(true) => {
+                self.stale.notify_one();
+                self.speak.notify_one();
+                Verdict::Accept
+            }
+            Ok(false) => Verdict::Ignore,
+            Err(refused) => {
+                self.count_rejected(refused.reason());
+                Verdict::Ignore
+            }
+        }
+    }
+
+    fn hear_denial(&self, statement: &[u8]) -> Result<Verdict, &'static str> {
+        let heard = self.member.hear_denial(statement);
+        let Some(peer) = heard.map_err(|refused| refused.reason())? else {
+            return Ok(Verdict::Ignore);
+        };
+        match self.member.is_denied(&peer) {
+            true => info!(%peer, "the federation denies a member"),
+            false => info!(%peer, "the federation denies a member no more"),
+        }
+        let _ = self.happenings.try_send(Happening::Silent(peer));
+        self.stale.notify_one();
+        Ok(Verdict::Accept)
     }
 
     fn hear_suspicion(&self, from: PeerId, whom: PeerId, epoch: u64, now: Time) -> Verdict {
@@ -172,12 +195,7 @@ impl Shared {
         if report.brief && self.is_near(&report) {
             return Verdict::Accept;
         }
-        let topic = match (&report.role, &report.zone, &report.region) {
-            _ if report.brief => EVERYBODY.to_owned(),
-            (Role::Edge, Some(zone), _) => zone_topic(zone),
-            (Role::Cloud, _, Some(region)) => region_topic(region),
-            (Role::Edge, None, _) | (Role::Cloud, _, None) => EVERYBODY.to_owned(),
-        };
+        let topic = topic_of(&report);
         if !report.brief && self.is_near(&report) {
             self.reports_near.fetch_add(1, Ordering::Relaxed);
         }
@@ -213,20 +231,25 @@ impl Shared {
                 Verdict::Accept
             }
             Heard::Own { times } => {
-                self.counters.twins.fetch_add(1, Ordering::Relaxed);
-                // Named again and again, and ever more seldom.
-                if times > 1 && times.is_power_of_two() {
-                    warn!(
-                        id = %self.id,
-                        times,
-                        "another node runs with this node's identity: give the copy a data \
-                         directory of its own"
-                    );
-                }
-                self.say_aloud();
+                self.hear_twin(times);
                 Verdict::Accept
             }
         }
+    }
+
+    /// Another node speaks as this one, so often.
+    fn hear_twin(&self, times: u32) {
+        self.counters.twins.fetch_add(1, Ordering::Relaxed);
+        // Named again and again, and ever more seldom.
+        if times > 1 && times.is_power_of_two() {
+            warn!(
+                id = %self.id,
+                times,
+                "another node runs with this node's identity: give the copy a data directory of \
+                 its own"
+            );
+        }
+        self.say_aloud();
     }
 
     /// Has nothing to do for a while with a member that lies.

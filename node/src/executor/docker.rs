@@ -300,6 +300,22 @@ fn environment(spec: &FunctionSpec) -> Vec<(String, String)> {
     all
 }
 
+fn network(wanted: Network) -> weir_docker::Network {
+    match wanted {
+        Network::None => weir_docker::Network::None,
+        Network::Bridge => weir_docker::Network::Bridge,
+    }
+}
+
+/// What is at fault where a container is no instance.
+fn not_started(error: &weir_docker::StartError) -> StartError {
+    let reason = error.to_string();
+    match error {
+        weir_docker::StartError::Engine(_) => StartError::Node(reason),
+        weir_docker::StartError::Container(_) => StartError::Instance(reason),
+    }
+}
+
 impl Executor for Docker {
     fn name(&self) -> &'static str {
         "docker"
@@ -426,10 +442,7 @@ impl Executor for Docker {
                 env: environment(&spec),
                 memory_bytes: spec.memory.as_bytes(),
                 cpu_millicores: spec.cpu.map(Cpu::as_millicores),
-                network: match spec.container.network {
-                    Network::None => weir_docker::Network::None,
-                    Network::Bridge => weir_docker::Network::Bridge,
-                },
+                network: network(spec.container.network),
                 image_user: spec.container.image_user,
                 health: spec.container.health.clone(),
                 port: spec.container.port,
@@ -450,11 +463,7 @@ impl Executor for Docker {
                 Err(error) => {
                     // Should it have been removed meanwhile, it is got again.
                     self.images().remove(&image_key(&spec));
-                    let reason = error.to_string();
-                    Err(match error {
-                        weir_docker::StartError::Engine(_) => StartError::Node(reason),
-                        weir_docker::StartError::Container(_) => StartError::Instance(reason),
-                    })
+                    Err(not_started(&error))
                 }
             }
         })

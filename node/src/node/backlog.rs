@@ -41,6 +41,13 @@ const CALLBACKS_AT_ONCE: usize = 64;
 /// Type of a result that says why there is no answer.
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// A result that says why there is no answer.
+fn in_words(error: &InvokeError) -> (StatusCode, HeaderMap, WrittenBody) {
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = HeaderMap::from_iter([(CONTENT_TYPE, PLAIN_TEXT)]);
+    (status, headers, WrittenBody::inline(format!("{error}\n")))
+}
+
 /// Accepted calls that have not begun, in memory as ids only.
 pub(super) struct Backlog {
     waiting: Mutex<VecDeque<CallId>>,
@@ -134,30 +141,13 @@ impl Inner {
         self: &Arc<Self>,
         submission: Submission,
     ) -> Result<Receipt, SubmitError> {
+        self.may_accept(&submission)?;
         let Submission {
             invocation,
             body_bytes,
             callback,
             caller_id,
         } = submission;
-        if self.stop.is_cancelled() {
-            return Err(refused(Refusal::Draining, Duration::ZERO).into());
-        }
-        let elsewhere = || {
-            let router = self.router.get();
-            router.is_some_and(|router| router.knows(&invocation.function))
-        };
-        if !self.functions.contains_key(&invocation.function) && !elsewhere() {
-            return Err(InvokeError::Unknown(invocation.function).into());
-        }
-        if self.backlog.len() >= self.config.asynchronous.backlog {
-            return Err(refused(Refusal::BacklogFull, Duration::ZERO).into());
-        }
-        if let Some(callback) = &callback {
-            self.callbacks
-                .parse(callback)
-                .map_err(SubmitError::Callback)?;
-        }
         let id = invocation.id;
         let (head, body) = invocation.request.into_parts();
         let body = self
@@ -205,6 +195,30 @@ impl Inner {
         }
         accepted?;
         Ok(Receipt { call: id, nodes })
+    }
+
+    /// Whether a call can be accepted, as far as that shows before its body is read.
+    fn may_accept(&self, submission: &Submission) -> Result<(), SubmitError> {
+        if self.stop.is_cancelled() {
+            return Err(refused(Refusal::Draining, Duration::ZERO).into());
+        }
+        let function = &submission.invocation.function;
+        let elsewhere = || {
+            let router = self.router.get();
+            router.is_some_and(|router| router.knows(function))
+        };
+        if !self.functions.contains_key(function) && !elsewhere() {
+            return Err(InvokeError::Unknown(function.clone()).into());
+        }
+        if self.backlog.len() >= self.config.asynchronous.backlog {
+            return Err(refused(Refusal::BacklogFull, Duration::ZERO).into());
+        }
+        if let Some(callback) = &submission.callback {
+            self.callbacks
+                .parse(callback)
+                .map_err(SubmitError::Callback)?;
+        }
+        Ok(())
     }
 
     fn spec_of(&self, name: &FunctionName) -> Option<Arc<FunctionSpec>> {
@@ -414,13 +428,22 @@ impl Inner {
         duration: Duration,
     ) {
         let id = record.id;
-        let limit = self.config.asynchronous.result_bytes;
-        let mut result = ResultRecord {
+        let ran = ended
+            .as_ref()
+            .ok()
+            .map(|answer| (answer.start, answer.timing));
+        let kept = match ended {
+            Ok(answer) => self.keep_answer(id, answer).await,
+            Err(error) => Err(error),
+        };
+        let error = kept.as_ref().err().map(|error| error.word().to_owned());
+        let (status, headers, body) = kept.unwrap_or_else(|error| in_words(&error));
+        let result = ResultRecord {
             function: record.function.clone(),
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
+            status,
+            headers,
             body: StoredBody::EMPTY,
-            error: None,
+            error,
             accepted_at: record.accepted_at,
             ended_at: Timestamp::now(),
             duration,
@@ -428,49 +451,6 @@ impl Inner {
             caller_id: record.caller_id.clone(),
             callback: CallbackState::Unwanted,
         };
-        let mut failure = None;
-        let mut kept = None;
-        let ran = ended
-            .as_ref()
-            .ok()
-            .map(|answer| (answer.start, answer.timing));
-        match ended {
-            Ok(answer) => {
-                let (head, body) = answer.response.into_parts();
-                let body = match body {
-                    AnswerBody::Whole(bytes) => whole(bytes),
-                    AnswerBody::Stream(body) => body,
-                };
-                let stored = self.store.keep_body(id, BodyPart::Result, body, limit);
-                match panics::contain(stored).await {
-                    Err(panicked) => failure = Some(panicked.into()),
-                    Ok(Ok(body)) => {
-                        (result.status, result.headers) = (head.status, head.headers);
-                        kept = Some(body);
-                    }
-                    Ok(Err(KeepBodyError::TooLarge { limit })) => {
-                        let text =
-                            format!("the answer is longer than {limit} bytes (async.result-bytes)");
-                        failure = Some(InvokeError::Failed(text));
-                    }
-                    Ok(Err(KeepBodyError::Body(error))) => {
-                        failure = Some(InvokeError::Failed(error.to_string()));
-                    }
-                    Ok(Err(KeepBodyError::Store(error))) => {
-                        failure =
-                            Some(InvokeError::Failed(format!("its answer was lost: {error}")));
-                    }
-                }
-                result.ended_at = Timestamp::now();
-            }
-            Err(error) => failure = Some(error),
-        }
-        if let Some(error) = failure {
-            result.status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
-            result.error = Some(error.word().to_owned());
-            result.headers.insert(CONTENT_TYPE, PLAIN_TEXT);
-            kept = Some(WrittenBody::inline(format!("{error}\n")));
-        }
         if let Some(observer) = self.observer.get() {
             observer(&Outcome {
                 function: record.function.clone(),
@@ -479,7 +459,52 @@ impl Inner {
                 took: duration,
             });
         }
-        let body = Arc::new(kept.unwrap_or_else(|| WrittenBody::inline("")));
+        if !self.complete(&record, &result, body).await {
+            return;
+        }
+        match record.callback {
+            Some(url) => self.spawn(deliver(self.clone(), PendingCallback { id, url })),
+            None => self.tell_ended(id),
+        }
+    }
+
+    /// Brings an answer to disk; what is to be the result instead where that is not
+    /// possible.
+    async fn keep_answer(
+        &self,
+        id: CallId,
+        answer: Answer,
+    ) -> Result<(StatusCode, HeaderMap, WrittenBody), InvokeError> {
+        let limit = self.config.asynchronous.result_bytes;
+        let (head, body) = answer.response.into_parts();
+        let body = match body {
+            AnswerBody::Whole(bytes) => whole(bytes),
+            AnswerBody::Stream(body) => body,
+        };
+        let stored = self.store.keep_body(id, BodyPart::Result, body, limit);
+        match panics::contain(stored).await? {
+            Ok(body) => Ok((head.status, head.headers, body)),
+            Err(KeepBodyError::TooLarge { limit }) => {
+                let text = format!("the answer is longer than {limit} bytes (async.result-bytes)");
+                Err(InvokeError::Failed(text))
+            }
+            Err(KeepBodyError::Body(error)) => Err(InvokeError::Failed(error.to_string())),
+            Err(KeepBodyError::Store(error)) => {
+                let text = format!("its answer was lost: {error}");
+                Err(InvokeError::Failed(text))
+            }
+        }
+    }
+
+    /// Brings a result to disk, however often that takes until the result is of no
+    /// more use; whether it is there.
+    async fn complete(
+        &self,
+        record: &CallRecord,
+        result: &ResultRecord,
+        body: WrittenBody,
+    ) -> bool {
+        let (id, body) = (record.id, Arc::new(body));
         let mut pause = Pause::new();
         loop {
             match self.store.complete(id, result.clone(), body.clone()).await {
@@ -488,23 +513,19 @@ impl Inner {
                     if kept {
                         self.backlog.results.fetch_add(1, Ordering::Relaxed);
                     }
-                    break;
+                    return true;
                 }
                 // A full disk, most likely. The call stays accepted meanwhile,
                 // so that a crash now would only run it again.
-                Err(error) if !self.is_overdue(&record) => {
+                Err(error) if !self.is_overdue(record) => {
                     tracing::error!(call = %id, %error, "result cannot be kept; trying again");
                     pause.rest().await;
                 }
                 Err(error) => {
                     tracing::error!(call = %id, %error, "result is lost; the next start runs it again");
-                    return;
+                    return false;
                 }
             }
-        }
-        match record.callback {
-            Some(url) => self.spawn(deliver(self.clone(), PendingCallback { id, url })),
-            None => self.tell_ended(id),
         }
     }
 

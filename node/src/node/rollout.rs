@@ -10,7 +10,7 @@ use super::functions::{Function, not_found};
 use super::version::{Parts, Version};
 use super::{ChangeError, DeployMode, Inner, Node, stored};
 use crate::admission::FunctionKey;
-use crate::executor::Profile;
+use crate::executor::{Code, Executor, Profile};
 use crate::function::FunctionSpec;
 use crate::id::{Digest, FunctionName};
 use crate::store::{FunctionRecord, VersionRecord};
@@ -223,6 +223,37 @@ impl Drop for Reference {
     }
 }
 
+fn nothing_to_update(name: &FunctionName) -> ChangeError {
+    ChangeError::NotFound(format!(
+        "function {} is not deployed: nothing to update (create it with POST)",
+        name.qualified()
+    ))
+}
+
+/// A deployment that its executor takes.
+async fn checked_by(
+    executor: &Arc<dyn Executor>,
+    spec: FunctionSpec,
+    code: &Code,
+) -> Result<FunctionSpec, ChangeError> {
+    let (executor, code) = (executor.clone(), code.clone());
+    let checked = tokio::task::spawn_blocking(move || executor.check(&spec, &code).map(|()| spec));
+    let checked = checked
+        .await
+        .map_err(|e| ChangeError::Invalid(e.to_string()))?;
+    checked.map_err(|unfit| ChangeError::Invalid(unfit.to_string()))
+}
+
+impl Function {
+    /// The number of the version that is deployed next, and since when there is one.
+    fn next_number(&self) -> (u64, Timestamp) {
+        let current = self.current.load();
+        let next = self.beside().next.as_ref().map(|n| n.version.version);
+        let newest = next.map_or(current.version, |next| next.max(current.version));
+        (newest + 1, current.created_at)
+    }
+}
+
 impl Inner {
     /// Checks a deployment, keeps it, and has it made ready. It replaces what is
     /// there at once, unless that serves and is to go on (`beside`), which is
@@ -235,61 +266,23 @@ impl Inner {
     ) -> Result<(Arc<Version>, bool), ChangeError> {
         let spec = spec.clamped();
         let name = spec.name.clone();
-        let unknown = || {
-            ChangeError::NotFound(format!(
-                "function {} is not deployed: nothing to update (create it with POST)",
-                name.qualified()
-            ))
-        };
         if rollout.mode == DeployMode::Replace && !self.functions.contains_key(&name) {
-            return Err(unknown());
+            return Err(nothing_to_update(&name));
         }
         self.check_bounds(&spec)?;
-        let digest = spec.code.artifact().copied();
-        if let Some(digest) = &digest
-            && !self.artifacts.retain(digest)
-        {
-            return Err(ChangeError::Invalid(format!(
-                "artifact {digest} is not on this node: upload it to /weir/v1/artifacts/{} first",
-                digest.hex()
-            )));
-        }
-        let reference = Reference {
-            inner: self.clone(),
-            digest,
-        };
+        let reference = self.refer(&spec)?;
         let executor = self.executor_for(&spec)?;
         let code = self.code(&spec);
-        let spec = {
-            let (executor, code) = (executor.clone(), code.clone());
-            let checked =
-                tokio::task::spawn_blocking(move || executor.check(&spec, &code).map(|()| spec));
-            let checked = checked
-                .await
-                .map_err(|e| ChangeError::Invalid(e.to_string()))?;
-            checked.map_err(|unfit| ChangeError::Invalid(unfit.to_string()))?
-        };
+        let spec = checked_by(&executor, spec, &code).await?;
 
         let _change = self.change.lock().await;
         self.check_secrets(&spec).await?;
         // Looked at again under the lock: another change may have come first.
         let existing = self.functions.get(&name).map(|function| function.clone());
-        let (number, created_at) = match (&existing, rollout.mode) {
-            (None, DeployMode::Replace) => return Err(unknown()),
-            (None, DeployMode::CreateOrReplace) => (1, Timestamp::now()),
-            (Some(function), _) => {
-                let current = function.current.load();
-                let next = function.beside().next.as_ref().map(|n| n.version.version);
-                let newest = next.map_or(current.version, |next| next.max(current.version));
-                (newest + 1, current.created_at)
-            }
+        let (number, created_at) = match &existing {
+            Some(function) => function.next_number(),
+            None => self.first_number(&name, rollout.mode)?,
         };
-        if existing.is_none() && self.functions.len() >= self.config.max_functions {
-            return Err(ChangeError::Full(format!(
-                "this node has {} functions, the most it takes (functions.max)",
-                self.config.max_functions
-            )));
-        }
         self.check_fits(&spec, &executor)?;
         let parts = Parts {
             classes: self.classes(&spec),
@@ -304,45 +297,18 @@ impl Inner {
         };
         let version = Arc::new(Version::new(record, parts));
         let Some(function) = existing else {
-            let beside = Beside::default();
-            let kept = self.store.put_function(&record_of(&version, &beside)).await;
-            kept.map_err(|source| stored("keep the function", source))?;
+            self.put_first(&version).await?;
             reference.keep();
-            self.admit_new(&version, beside);
             self.make_ready(vec![version.clone()]);
             return Ok((version, false));
         };
-        let current = function.current.load_full();
-        let serves = beside && current.is_ready();
-        let next = match serves {
-            true => Some(self.on_trial(&function, &version, rollout.tell)?),
-            false => None,
-        };
-        let (dropped, untold) = {
-            let mut beside = function.beside();
-            let untold = serves && beside.untold;
-            let dropped = std::mem::replace(&mut beside.next, next);
-            (dropped, std::mem::replace(&mut beside.untold, untold))
-        };
-        let record = match serves {
-            true => current.record(),
-            false => version.record(),
-        };
-        if let Err(error) = self.keep(&function, &record).await {
-            let next = {
-                let mut beside = function.beside();
-                beside.untold = untold;
-                std::mem::replace(&mut beside.next, dropped)
-            };
-            if let Some(key) = next.and_then(|next| next.key) {
-                self.retract(&name, key);
-            }
-            return Err(error);
-        }
-        reference.keep();
-        if let Some(dropped) = dropped {
+        let serves = beside && function.current.load().is_ready();
+        let on_trial = || self.on_trial(&function, &version, rollout.tell);
+        let next = serves.then(on_trial).transpose()?;
+        if let Some(dropped) = self.put_next(&function, &version, next).await? {
             self.give_up(dropped);
         }
+        reference.keep();
         if !serves {
             let old = function.current.swap(version.clone());
             self.release(&old.spec);
@@ -351,6 +317,82 @@ impl Inner {
         // The client waits, if it wants to, by looking at the state.
         self.make_ready(vec![version.clone()]);
         Ok((version, serves))
+    }
+
+    /// The same of a name under which nothing is deployed.
+    fn first_number(
+        &self,
+        name: &FunctionName,
+        mode: DeployMode,
+    ) -> Result<(u64, Timestamp), ChangeError> {
+        let most = self.config.max_functions;
+        match mode {
+            DeployMode::Replace => Err(nothing_to_update(name)),
+            DeployMode::CreateOrReplace if self.functions.len() >= most => Err(ChangeError::Full(
+                format!("this node has {most} functions, the most it takes (functions.max)"),
+            )),
+            DeployMode::CreateOrReplace => Ok((1, Timestamp::now())),
+        }
+    }
+
+    /// Counts the artifact of a deployment as needed, for as long as that goes on.
+    fn refer(self: &Arc<Self>, spec: &FunctionSpec) -> Result<Reference, ChangeError> {
+        let digest = spec.code.artifact().copied();
+        if let Some(digest) = &digest
+            && !self.artifacts.retain(digest)
+        {
+            return Err(ChangeError::Invalid(format!(
+                "artifact {digest} is not on this node: upload it to /weir/v1/artifacts/{} first",
+                digest.hex()
+            )));
+        }
+        Ok(Reference {
+            inner: self.clone(),
+            digest,
+        })
+    }
+
+    /// Keeps the first version of a function, and takes calls of it.
+    async fn put_first(self: &Arc<Self>, version: &Arc<Version>) -> Result<(), ChangeError> {
+        let beside = Beside::default();
+        let kept = self.store.put_function(&record_of(version, &beside)).await;
+        kept.map_err(|source| stored("keep the function", source))?;
+        self.admit_new(version, beside);
+        Ok(())
+    }
+
+    /// Keeps a version of a function that is there: as its `next`, which is tried
+    /// out beside the one that serves, or in its place. Returns the next one that
+    /// was there before.
+    async fn put_next(
+        self: &Arc<Self>,
+        function: &Function,
+        version: &Version,
+        next: Option<Next>,
+    ) -> Result<Option<Next>, ChangeError> {
+        let serves = next.is_some();
+        let (dropped, untold) = {
+            let mut beside = function.beside();
+            let untold = serves && beside.untold;
+            let dropped = std::mem::replace(&mut beside.next, next);
+            (dropped, std::mem::replace(&mut beside.untold, untold))
+        };
+        let record = match serves {
+            true => function.current.load().record(),
+            false => version.record(),
+        };
+        if let Err(error) = self.keep(function, &record).await {
+            let next = {
+                let mut beside = function.beside();
+                beside.untold = untold;
+                std::mem::replace(&mut beside.next, dropped)
+            };
+            if let Some(key) = next.and_then(|next| next.key) {
+                self.retract(&version.spec.name, key);
+            }
+            return Err(error);
+        }
+        Ok(dropped)
     }
 
     /// Has a version be started beside the one that serves, where it must be.

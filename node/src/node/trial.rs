@@ -27,6 +27,21 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 const NO_ROOM: &str = "there is no room for an instance of it now: one is started when other \
                        functions leave some";
 
+/// A call that waits for as long as it takes.
+fn patient_request(version: &Version, key: FunctionKey, now: Time) -> Request {
+    Request {
+        function: key,
+        class: version.classes[0],
+        patient: true,
+        arrived: now,
+        deadline: Time::NEVER,
+        persists_until: Some(Time::NEVER),
+        timeout: version.spec.timeout,
+        per_second: None,
+        elsewhere: 0,
+    }
+}
+
 impl Inner {
     /// Makes versions ready in the background, one after the other, and those
     /// again for which something is missing on this node.
@@ -91,17 +106,7 @@ impl Inner {
         key: FunctionKey,
     ) -> Result<(), StartError> {
         let now = self.clock.now();
-        let request = Request {
-            function: key,
-            class: version.classes[0],
-            patient: true,
-            arrived: now,
-            deadline: Time::NEVER,
-            persists_until: Some(Time::NEVER),
-            timeout: version.spec.timeout,
-            per_second: None,
-            elsewhere: 0,
-        };
+        let request = patient_request(version, key, now);
         let (waiter, granted) = Waiter::new(None);
         let mut actions = Vec::new();
         let verdict = self

@@ -71,16 +71,30 @@ pub(super) struct Caller {
     pub(super) name: FunctionName,
     pub(super) counts: Option<Arc<Counts>>,
     pub(super) id: CallId,
-    pub(super) node_id: HeaderValue,
-    /// The caller's own, or the node's.
-    pub(super) shown_id: HeaderValue,
+    pub(super) marks: Marks,
     pub(super) callers_id: Option<HeaderValue>,
     pub(super) class: Option<String>,
     pub(super) deadline: Option<Duration>,
     /// The deadline as the caller wrote it.
     pub(super) deadline_text: Option<HeaderValue>,
-    pub(super) start_time: HeaderValue,
     pub(super) explain: bool,
+}
+
+/// What function and caller are told of which call this is.
+#[derive(Clone)]
+pub(super) struct Marks {
+    pub(super) node_id: HeaderValue,
+    /// The caller's own, or the node's.
+    shown_id: HeaderValue,
+    start_time: HeaderValue,
+}
+
+impl Marks {
+    pub(super) fn put(self, headers: &mut HeaderMap) {
+        headers.insert(CALL_ID, self.shown_id);
+        headers.insert(WEIR_CALL_ID, self.node_id);
+        headers.insert(START_TIME, self.start_time);
+    }
 }
 
 /// Reads what the door must know, and leaves what the function may see.
@@ -112,9 +126,29 @@ pub(super) fn prepare(
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = now.unwrap_or_default().as_nanos();
     let start_time = HeaderValue::from(u64::try_from(now).unwrap_or(u64::MAX));
-    headers.insert(CALL_ID, shown_id.clone());
-    headers.insert(WEIR_CALL_ID, node_id.clone());
-    headers.insert(START_TIME, start_time.clone());
+    let marks = Marks {
+        node_id,
+        shown_id,
+        start_time,
+    };
+    marks.clone().put(headers);
+    forward(headers, &uri, connection);
+    Ok(Caller {
+        name,
+        counts,
+        id,
+        marks,
+        callers_id,
+        class,
+        deadline,
+        deadline_text,
+        explain,
+    })
+}
+
+/// Tells the function by which host, from where and how it was called, unless whoever
+/// passed the call on did.
+fn forward(headers: &mut HeaderMap, uri: &Uri, connection: &Connection<Door>) {
     if let Some(authority) = uri.authority() {
         // HTTP/2 names the host in its address and not in a header.
         if !headers.contains_key(HOST)
@@ -139,19 +173,6 @@ pub(super) fn prepare(
         };
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
     }
-    Ok(Caller {
-        name,
-        counts,
-        id,
-        node_id,
-        shown_id,
-        callers_id,
-        class,
-        deadline,
-        deadline_text,
-        start_time,
-        explain,
-    })
 }
 
 /// Checks credentials where calls need them, and takes the node's own out of
