@@ -553,6 +553,7 @@ fn frames() -> Vec<Vec<u8>> {
         streams: true,
         why: Some("node-full".to_owned()),
         ready_in: 40,
+        level: Some(64),
     };
     let arrived = Arrived {
         kind: "answer".to_owned(),

@@ -8,6 +8,7 @@
 //! | `node` | one virtual node: the scheduler of production, and what a member knows |
 //! | `engine` | the loop: calls that come, run and end |
 //! | `placing` | the steps of placement, done |
+//! | `retries` | users who call again |
 //! | `travel` | calls, answers and code between nodes |
 //! | `turns` | who waits for a place at a peer, in turn |
 //! | `waiting` | calls that wait, and go elsewhere |
@@ -62,6 +63,7 @@ mod node;
 mod patience;
 mod placing;
 pub mod report;
+mod retries;
 pub mod series;
 mod shell;
 pub mod tally;

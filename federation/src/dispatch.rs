@@ -40,6 +40,7 @@ pub use self::policies::{
 };
 use self::serving::{Guest, Serving};
 use self::waiting::Waiters;
+use crate::beside::Beside;
 use crate::blame::{Evidence, Place};
 use crate::copies::{self, Copies, Found};
 use crate::federated::{Federated, Placing};
@@ -80,6 +81,9 @@ pub struct Counters {
     pub offloads: Tally<(PeerId, &'static str, &'static str)>,
     /// Decisions, by what was chosen and why.
     pub decisions: Tally<(&'static str, &'static str)>,
+    /// Decisions that did not offer a call to a peer that it could have gone to, by
+    /// what held it back.
+    pub held_back: Tally<&'static str>,
     /// Calls that were decided about again.
     pub retries: AtomicU64,
     /// Calls of peers, by how they ended.
@@ -92,6 +96,8 @@ struct Inner {
     node: Node,
     federated: Federated,
     policies: Policies,
+    /// What holds beside those.
+    beside: Arc<Beside>,
     counters: Counters,
     explained: Mutex<Explained>,
     evidence: Mutex<Evidence>,
@@ -155,6 +161,7 @@ impl Dispatch {
                 node,
                 federated,
                 policies,
+                beside: Arc::default(),
                 counters: Counters::default(),
                 explained: Mutex::default(),
                 evidence: Mutex::default(),

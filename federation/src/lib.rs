@@ -41,7 +41,7 @@ pub mod tally;
 pub mod wire;
 
 pub use weir_federation_core::{
-    abilities, answers, blame, catalogue, congestion, coordinates, explain, facts, guests, peers,
-    policy, regions, report, roster, snapshot, turns,
+    abilities, answers, beside, blame, catalogue, congestion, coordinates, explain, facts, guests,
+    peers, policy, regions, report, roster, snapshot, turns,
 };
 pub use weir_overlay::{CallStreams, Endpoint, Multiaddr, PeerId, Stream, carriage, tls};

@@ -214,7 +214,9 @@
 //! calls of the function that it takes now; absent where it does not have it),
 //! `held` (u32: calls of the function that it holds of the one who is told, this
 //! one not included), `streams` (bool: this call keeps its place until its answer
-//! was read), and of what it refused `why` and `ready_in` (u64, milliseconds). `why`:
+//! was read), `level` (u64, *optional*: it admits of this call's QoS class 1 of 128
+//! calls for each step, and tells that while it has no place; absent for all), and
+//! of what it refused `why` and `ready_in` (u64, milliseconds). `why`:
 //! `node-full`; `function-full`; `unable`, and the body says why; `bringing`: the
 //! code is on its way and expected in `ready_in`; anything else says nothing of
 //! its room.

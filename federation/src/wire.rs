@@ -120,6 +120,10 @@ pub struct Reply {
     pub why: Option<String>,
     /// Milliseconds until the code is expected to be there, where it is brought.
     pub ready_in: u64,
+    /// Which calls of the class of the one that this answers are admitted: those
+    /// whose lot is below this, of 128. `None` for all; older nodes skip it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<u64>,
 }
 
 impl Reply {
@@ -130,6 +134,7 @@ impl Reply {
             places: self.places,
             held: self.held,
             ready_in: Duration::from_millis(self.ready_in),
+            level: Told::level_of(self.level),
         }
     }
 }

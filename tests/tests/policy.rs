@@ -1,9 +1,14 @@
-//! How calls are placed, changed on running nodes by commands.
+//! How calls are placed, changed on running nodes by commands; and what holds
+//! beside every policy.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::Value;
 use weir_tests::federation::Member;
+use weir_tests::foreign::{self, Foreign, Manners, Serve, map, number, text as word};
 use weir_tests::node::{Node, text, weir};
 use weir_tests::placement::{Held, deploy_at_first, hold, timed, zone};
 use weir_tests::{eventually, pass};
@@ -289,4 +294,169 @@ async fn the_documentation_lists_every_policy_and_parameter() {
             );
         }
     }
+}
+
+/// A node, and a member of another making which alone can run `theirs`.
+struct Beside {
+    host: Member,
+    peer: Foreign,
+    sequence: AtomicU64,
+}
+
+/// What the other member says of itself: room for so many calls, and more.
+fn told<const N: usize>(
+    room: u64,
+    more: [(&str, serde_cbor::Value); N],
+) -> (&'static str, serde_cbor::Value) {
+    let load = map([
+        ("cpu_total", number(4_000)),
+        ("cpu_free", number(room * 1_000)),
+        ("guest_cpu", number(room * 1_000)),
+        ("guest_cpu_long", number(room * 1_000)),
+    ]);
+    let told = map([("places", number(room)), ("load", load)]);
+    ("told", foreign::with(told, more))
+}
+
+/// It serves calls so, and has no place whenever it is asked.
+fn serve(answer: impl Fn() -> foreign::Reply + Send + Sync + 'static) -> Serve {
+    let answer = Arc::new(answer);
+    Arc::new(move |request| {
+        let answer = answer.clone();
+        Box::pin(async move {
+            let asks = request.headers().contains_key("x-weir-look");
+            let path = request.uri().path().to_owned();
+            drop(request);
+            match path.as_str() {
+                "/stays" => std::future::pending().await,
+                _ if asks => {
+                    let full = told(0, [("why", word("node-full"))]);
+                    foreign::said(&map([full]), "")
+                }
+                _ => answer(),
+            }
+        })
+    })
+}
+
+/// It refuses all that it is sent, for this reason.
+fn refuses(why: &'static str) -> Serve {
+    serve(move || {
+        let told = told(0, [("why", word(why))]);
+        foreign::said(&map([("kind", word("refused")), told]), "it is full")
+    })
+}
+
+impl Beside {
+    async fn start(serve: Serve) -> Beside {
+        let host = Member::found().await;
+        let token = host.token(&[]).await;
+        let manners = Manners {
+            serve,
+            ..Manners::default()
+        };
+        let peer = Foreign::join(&token, manners).await;
+        let peer = peer.expect("it is let in");
+        host.node.deploy(foreign::function("theirs")).await;
+        let beside = Beside {
+            host,
+            peer,
+            sequence: AtomicU64::new(1),
+        };
+        let id = beside.peer.id.to_string();
+        eventually("its room is known", async || {
+            beside.reports().await;
+            let peer = beside.host.peer(&id).await;
+            peer.filter(|peer| peer["room"].as_u64() > Some(0))
+        })
+        .await;
+        beside
+    }
+
+    /// The other member says that it has room for four calls.
+    async fn reports(&self) {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let report = foreign::report(sequence, &["theirs"], 4);
+        self.peer.report("default", &report).await;
+    }
+
+    /// Calls, and tells why that went where it went.
+    async fn calls(&self) -> String {
+        let node = &self.host.node;
+        let call = node
+            .post("/function/theirs")
+            .header("x-weir-deadline", "300ms");
+        let reply = call.header("x-weir-explain", "1").send().await;
+        let call = reply.header("x-weir-call-id");
+        let why = node.manage("GET", &format!("/weir/v1/explain/{call}"));
+        why.send().await.expect_status(200).text()
+    }
+
+    /// Waits until an explanation says this and it is counted for this reason.
+    async fn holds_back(&self, said: &str, reason: &str) {
+        let fact = format!("a call is held back: {said}\n{}", self.host.node.log());
+        let explained = eventually(&fact, async || {
+            self.reports().await;
+            // What it says with its answer to this is its last word on the others.
+            self.calls().await;
+            let calls = join_all((0..4).map(|_| self.calls())).await;
+            calls.into_iter().find(|why| why.contains(said))
+        })
+        .await;
+        eprintln!("{explained}");
+        let label = format!("reason=\"{reason}\"");
+        let name = "weir_held_back_total";
+        assert!(self.host.node.metric(name, &[&label]).await >= 1.0);
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_refuses_most_calls_is_throttled() {
+    let beside = Beside::start(refuses("node-full")).await;
+    // As long as one is there, no other finds out whether there is room.
+    let stays = beside.host.node.post("/function/theirs/stays");
+    let stays = tokio::spawn(async move { stays.try_send().await });
+    let id = beside.peer.id.to_string();
+    eventually("a call is there", async || {
+        beside.reports().await;
+        let peer = beside.host.peer(&id).await?;
+        (peer["room"].as_u64() < Some(4)).then_some(())
+    })
+    .await;
+    beside.holds_back("throttled", "throttled").await;
+    stays.abort();
+}
+
+#[tokio::test]
+async fn what_peers_refuse_is_offered_again_within_the_retry_budget() {
+    // Its own bound says nothing of the node: that is no reason to throttle it.
+    let beside = Beside::start(refuses("function-full")).await;
+    beside
+        .holds_back("the retry budget is used up", "budget")
+        .await;
+    let throttled = ["reason=\"throttled\""];
+    let throttled = beside.host.node.metric("weir_held_back_total", &throttled);
+    assert_eq!(throttled.await, 0.0);
+}
+
+#[tokio::test]
+async fn a_class_that_a_peer_sheds_is_not_offered_to_it() {
+    let sheds = |level| {
+        serve(move || {
+            let told = told(4, [("level", number(level))]);
+            foreign::said(&map([("kind", word("answer")), told]), "done")
+        })
+    };
+    let beside = Beside::start(sheds(1)).await;
+    beside.holds_back("sheds this class", "shed").await;
+    // What is out of range holds nothing back.
+    let beside = Beside::start(sheds(300)).await;
+    for _ in 0..20 {
+        beside.reports().await;
+        let reply = beside.host.node.call("theirs", "").await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let shed = ["reason=\"shed\""];
+    let shed = beside.host.node.metric("weir_held_back_total", &shed).await;
+    assert_eq!(shed, 0.0);
 }

@@ -39,7 +39,7 @@ fn counts_of(counted: &DashMap<&'static str, u64>) -> BTreeMap<&'static str, u64
 }
 
 /// Calls and messages, by what became of them.
-fn calls() -> [Family<Dispatch>; 6] {
+fn calls() -> [Family<Dispatch>; 7] {
     [
         Family {
             name: "weir_offloads",
@@ -64,6 +64,15 @@ fn calls() -> [Family<Dispatch>; 6] {
                 for ((choice, reason), count) in dispatch.counters().decisions.sums() {
                     page.sample(&[("choice", choice), ("reason", reason)], count);
                 }
+            },
+        },
+        Family {
+            name: "weir_held_back",
+            kind: Kind::Counter,
+            help: "Decisions that did not offer a call to a peer that it could have gone to, by \
+                   what held it back: the retry budget, the peer's throttle, its admission level.",
+            samples: |dispatch, page| {
+                by_word(page, "reason", dispatch.counters().held_back.sums());
             },
         },
         Family {

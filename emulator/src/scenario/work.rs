@@ -322,6 +322,10 @@ pub struct Workload {
     pub from: Duration,
     /// When it ends.
     pub until: Option<Duration>,
+    /// How often a user calls again whose call was not answered.
+    pub retries: Whole<0, 100>,
+    /// After how long.
+    pub retry_after: Duration,
 }
 
 impl Default for Workload {
@@ -335,6 +339,8 @@ impl Default for Workload {
             arrivals: Arrivals::default(),
             from: Duration::ZERO,
             until: None,
+            retries: Whole(0),
+            retry_after: Duration::from_millis(100),
         }
     }
 }
@@ -364,6 +370,16 @@ impl Section for Workload {
             "until",
             |s| &mut s.until,
             "When it ends; with the scenario by default.",
+        ),
+        key(
+            "retries",
+            |s| &mut s.retries,
+            "How often a user calls again who got no answer; all tries are one call.",
+        ),
+        key(
+            "retry-after",
+            |s| &mut s.retry_after,
+            "How long after that a user calls again.",
         ),
     ];
 

@@ -32,6 +32,8 @@ pub(super) struct Call {
     pub(super) names_class: bool,
     /// Which node its user is at.
     pub(super) origin: u32,
+    /// How often the user calls again if it is not answered, and after how long.
+    pub(super) retries: (u32, Duration),
     pub(super) arrived: Time,
     pub(super) input_bytes: u64,
     pub(super) answer_bytes: u64,
@@ -187,6 +189,8 @@ pub(super) struct Told {
     pub(super) held: u32,
     /// Until the code is there, where it is brought.
     pub(super) ready_in: Duration,
+    /// Which calls of the class it admits; `None` for all.
+    pub(super) level: Option<u8>,
 }
 
 struct Place {

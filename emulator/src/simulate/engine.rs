@@ -42,6 +42,7 @@ struct Source {
     end: Time,
     process: Process,
     input: Arc<Sizes>,
+    retries: (u32, Duration),
     next: Option<Coming>,
     arrivals: Stream,
     bodies: Stream,
@@ -137,6 +138,7 @@ impl<'a> Engine<'a> {
                     end: until.min(self.until),
                     process,
                     input: input.clone(),
+                    retries: (small(workload.retries.0), workload.retry_after),
                     next,
                     arrivals,
                     bodies: Stream::new(self.seed, &format!("{name}/bodies")),
@@ -182,6 +184,7 @@ impl<'a> Engine<'a> {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Come { source } => self.come(source as usize),
+            Event::Again { call } => self.come_again(call),
             Event::End { call } => self.end(call),
             Event::Reach { call } => self.reach(call),
             Event::Back { call } => self.back(call),
@@ -255,30 +258,17 @@ impl<'a> Engine<'a> {
         let arrived = source.begin + Duration::from_nanos(came);
         source.next = source.process.next(&mut source.arrivals);
         let (class, node) = (source.class, source.node);
-        let names_class = source.names_class;
+        let (names_class, retries) = (source.names_class, source.retries);
         self.plan_next(at);
-        let qos = &world.qos[class as usize];
-        let deadline = qos.deadline_of(arrived, None, false);
-        let life = self.nodes[node as usize].life;
-        let placement = Placement::new(Arrival {
-            origin: Origin::Here,
-            visited: Vec::new(),
-            hops: HOPS_MAX,
-            arrived,
-            deadline,
-            known: true,
-            wanted: function.wanted.clone(),
-            fits_here: true,
-            class: self.class_key(class, names_class),
-            policy: self.policy(node, number, class),
-        });
+        let leg = self.first_leg(node, number, (class, names_class), arrived);
         let mut legs = self.tally.spare_legs.pop().unwrap_or_default();
-        legs.push(Leg::new(node, life, placement));
+        legs.push(leg);
         let call = self.calls.add(Call {
             function: number,
             class,
             names_class,
             origin: node,
+            retries,
             arrived,
             input_bytes,
             answer_bytes,
@@ -298,6 +288,30 @@ impl<'a> Engine<'a> {
             true => self.decide(call),
             false => self.finish_leg(call, Ended::Unreachable),
         }
+    }
+
+    /// A call as it comes to the node of its user.
+    pub(super) fn first_leg(
+        &self,
+        node: u32,
+        function: u32,
+        (class, names_class): (u32, bool),
+        arrived: Time,
+    ) -> Leg {
+        let (world, life) = (self.world, self.nodes[node as usize].life);
+        let placement = Placement::new(Arrival {
+            origin: Origin::Here,
+            visited: Vec::new(),
+            hops: HOPS_MAX,
+            arrived,
+            deadline: world.qos[class as usize].deadline_of(arrived, None, false),
+            known: true,
+            wanted: world.functions[function as usize].wanted.clone(),
+            fits_here: true,
+            class: self.class_key(class, names_class),
+            policy: self.policy(node, function, class),
+        });
+        Leg::new(node, life, self.with_beside(node, placement))
     }
 
     /// What a scheduler is asked about a call.
@@ -486,6 +500,9 @@ impl<'a> Engine<'a> {
         let Some(mut call) = self.calls.remove(id) else {
             return;
         };
+        if call.is_tried_again(ended) {
+            return self.call_again(call);
+        }
         if !call.is_orphan {
             let outcome = match ended {
                 Ended::Answered { failed: false, .. } => Outcome::Answered,

@@ -14,6 +14,8 @@ use super::calls::CallId;
 pub(super) enum Event {
     /// The next call of a source comes.
     Come { source: u32 },
+    /// A user whose call was not answered calls again.
+    Again { call: CallId },
     /// A call that runs ends.
     End { call: CallId },
     /// A call reaches the node of its last leg.

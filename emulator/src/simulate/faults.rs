@@ -269,6 +269,7 @@ impl Engine<'_> {
     pub(super) fn still_paused(&mut self, event: Event) -> Option<Time> {
         let node = match event {
             Event::End { call }
+            | Event::Again { call }
             | Event::Reach { call }
             | Event::Elsewhere { call }
             | Event::Enough { call } => self.calls.get(call)?.node(),

@@ -8,6 +8,7 @@ use weir_federation_core::answers;
 use weir_federation_core::facts::Facts;
 use weir_federation_core::peers::Viewing;
 use weir_federation_core::placement::End;
+use weir_federation_core::policy::ClassKey;
 use weir_federation_core::questions::{self, PLACES_ASKED_FOR, QUESTION_INTERVAL, QUESTION_WAIT};
 use weir_federation_core::reporting::{LOOK_INTERVAL_MAX, Say};
 use weir_federation_core::snapshot::Snapshot;
@@ -418,6 +419,7 @@ impl Engine<'_> {
             places: places.map(|places| answers::guest_room(Some(places), &load, cost)),
             held,
             ready_in,
+            level: None,
         })
     }
 
@@ -472,6 +474,7 @@ impl Engine<'_> {
             let said = Said {
                 peer: world.nodes[peer as usize].id,
                 function,
+                class: ClassKey::NONE,
                 told: Some(told),
                 why: *why,
                 under_way: 0,

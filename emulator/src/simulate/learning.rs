@@ -6,7 +6,7 @@ use std::sync::Arc;
 use weir_federation_core::congestion::Congestion;
 use weir_federation_core::pace::Order;
 use weir_federation_core::peers::Met;
-use weir_federation_core::placement::{Attempted, Came, End};
+use weir_federation_core::placement::{Attempted, Came, End, Placement};
 use weir_federation_core::policy::{
     self, ClassKey, Ending, Field, Policy, Probed, SAVE_INTERVAL, SAVED_BYTES_MAX, WishLimits,
     Wishes,
@@ -102,6 +102,18 @@ impl Engine<'_> {
         )
     }
 
+    /// A call that comes to a node, with what holds beside the policies there.
+    pub(super) fn with_beside(
+        &self,
+        node: u32,
+        placement: Placement<Arc<dyn Policy>>,
+    ) -> Placement<Arc<dyn Policy>> {
+        match &self.nodes[node as usize].member {
+            Some(member) => placement.beside(member.beside.clone()),
+            None => placement,
+        }
+    }
+
     /// What stands for a class in tables, where calls name it.
     pub(super) fn class_key(&self, class: u32, is_named: bool) -> ClassKey {
         match is_named {
@@ -133,6 +145,7 @@ impl Engine<'_> {
             function: &function.name,
             ending: ending(ended, came),
             timing,
+            waited_in_vain: ended.how().is_waited_in_vain(),
             sent_bytes,
             answer_bytes,
         };

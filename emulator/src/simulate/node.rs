@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use libp2p_identity::PeerId;
 use weir_federation_core::abilities::Abilities;
+use weir_federation_core::beside::Beside;
 use weir_federation_core::blame::Evidence;
 use weir_federation_core::congestion::Congestion;
 use weir_federation_core::peers::{Peers, Viewing};
@@ -79,6 +80,8 @@ pub(super) struct Member {
     /// What was asked of each peer about each function.
     pub(super) questions: Questions<u32, u32>,
     pub(super) chance: Stream,
+    /// What holds beside those.
+    pub(super) beside: Arc<Beside>,
     /// In the order of [`World::held`].
     pub(super) policies: Vec<Arc<dyn Policy>>,
     /// From the first wish of a policy on.
@@ -180,6 +183,7 @@ impl Member {
             waiters: Waiters::default(),
             questions: Questions::new(now),
             chance: Stream::new(seed, &format!("{}/{life}/decisions", world.name(at))),
+            beside: Arc::default(),
             policies: held.map(|held| held.choice.build()).collect(),
             wishes: None,
             heard_limits: None,

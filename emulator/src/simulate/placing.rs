@@ -208,6 +208,7 @@ impl Engine<'_> {
             let asked = member.questions.ask(&number, [(peer, true)], brings, now);
             Some((*asked.first()?, number))
         });
+        self.tally.count_held(decided.held, now);
         let todo = match decided.step {
             Step::Run => Todo::Run,
             Step::Wait { leaves, until } => Todo::Wait {

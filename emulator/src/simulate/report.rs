@@ -138,6 +138,10 @@ pub struct Report {
     pub offers_to_neighbours: u64,
     /// Calls that were offered to regions.
     pub offers_to_regions: u64,
+    /// Decisions that did not offer a call to a peer that it could have gone to, by
+    /// what held it back, of those that there were.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub held_back: BTreeMap<&'static str, u64>,
     /// Jain's index of the parts of their users' calls that nodes answered.
     pub fairness: f64,
     /// Cost of busy cores.
@@ -231,6 +235,7 @@ impl Report {
             ran,
             offers_to_neighbours: tally.offers[0],
             offers_to_regions: tally.offers[1],
+            held_back: tally.held_back.clone(),
             fairness: jain(&shares),
             cost,
             energy,

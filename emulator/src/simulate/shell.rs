@@ -11,6 +11,7 @@ use weir_federation_core::abilities::AtPeers;
 pub(super) use weir_federation_core::answers::Why;
 use weir_federation_core::answers::{self, Back, Holdings, Lesson};
 use weir_federation_core::placement::End;
+use weir_federation_core::policy::ClassKey;
 use weir_federation_core::report::{Load, Offer, Report};
 use weir_federation_core::reporting::offers;
 use weir_federation_core::snapshot::{Cost, PeerView, Reserved, Word};
@@ -146,6 +147,7 @@ pub(super) fn why(node: &Node, function: u32, end: End, cost: Cost) -> Why {
 pub(super) struct Said<'a> {
     pub(super) peer: PeerId,
     pub(super) function: &'a Function,
+    pub(super) class: ClassKey,
     pub(super) told: Option<&'a Told>,
     pub(super) why: Option<Why>,
     /// Calls of the sender that are under way there beside those that it holds.
@@ -159,6 +161,7 @@ impl Said<'_> {
             places: told.places,
             held: told.held,
             ready_in: told.ready_in,
+            level: told.level,
         });
         told.unwrap_or_default()
     }
@@ -203,6 +206,8 @@ pub(super) fn learn(
         member.peers.met(said.peer, met, now);
         member.viewing.stale();
     }
+    let beside = &member.beside;
+    beside.heard(&said.peer, said.class, &said.told(), lesson.took, now);
     lesson
 }
 
@@ -229,6 +234,9 @@ pub(super) fn learn_told(member: &mut Member, said: &Said<'_>, now: Time) {
     let function = (&said.function.name, wanted.version);
     let (why, cpu) = (said.why.map(|why| (why, "", 0)), wanted.cost(None).cpu);
     let told = said.told();
+    if why.is_none() && told.places.is_some_and(|places| places > 0) {
+        member.beside.promised(&said.peer);
+    }
     let abilities = &mut member.abilities;
     let met = abilities.questioned(function, said.peer, &told, why, cpu, now);
     member.peers.met(said.peer, met, now);

@@ -1,5 +1,8 @@
 //! What is counted while a world runs.
 
+use std::collections::BTreeMap;
+
+use weir_federation_core::beside::HeldBack;
 use weir_federation_core::report::Role;
 use weir_node_core::time::Time;
 
@@ -190,6 +193,8 @@ pub(super) struct Tally {
     roles: Vec<Role>,
     /// Offers to neighbours, and to regions.
     pub(super) offers: [u64; 2],
+    /// Decisions that held a call back, by why.
+    pub(super) held_back: BTreeMap<&'static str, u64>,
     pub(super) gossip: [u64; 2],
     pub(super) body_bytes: u64,
     pub(super) code_bytes: u64,
@@ -213,6 +218,7 @@ impl Tally {
             node_classes: world.nodes.iter().map(|node| node.class).collect(),
             roles: world.classes.iter().map(|class| class.role.0).collect(),
             offers: [0; 2],
+            held_back: BTreeMap::new(),
             gossip: [0; 2],
             body_bytes: 0,
             code_bytes: 0,
@@ -290,6 +296,14 @@ impl Tally {
             let role = self.roles[self.node_classes[to as usize]];
             self.offers[usize::from(role == Role::Cloud)] += 1;
             self.body_bytes += bytes;
+        }
+    }
+
+    pub(super) fn count_held(&mut self, held: HeldBack, now: Time) {
+        if now >= self.from {
+            for held in held.iter() {
+                *self.held_back.entry(held.as_str()).or_default() += 1;
+            }
         }
     }
 

@@ -306,3 +306,5 @@ fn each_policy_is_tried_on_the_same_calls() {
         );
     }
 }
+
+mod overload;

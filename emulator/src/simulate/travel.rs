@@ -119,6 +119,9 @@ impl Engine<'_> {
         let leg = self.calls.at(id).leg();
         leg.life = life;
         leg.guest = Some(Guest { cost, counts: true });
+        if let Some(member) = &self.nodes[at as usize].member {
+            leg.placement.counts_beside(member.beside.clone());
+        }
         match key {
             Some(_) => self.receive(id, from, cost),
             None => {
@@ -299,6 +302,7 @@ impl Engine<'_> {
         let (at, from) = (call.legs[last].node, call.legs[last.saturating_sub(1)].node);
         let (function, life) = (call.function, call.legs[last].life);
         let cost = call.legs[last].guest.map(|guest| guest.cost);
+        let class = call.legs[last].placement.arrival().class;
         let bytes = match ended {
             Ended::Answered { .. } => call.answer_bytes,
             _ => 0,
@@ -312,11 +316,13 @@ impl Engine<'_> {
             let load = shell::load(node, &mut member, Some(&who), now);
             let key = node.keys[function as usize];
             let places = key.and_then(|key| node.scheduler.admission().places(key));
+            let places = places.map(|places| answers::guest_room(Some(places), &load, cost));
             told = Some(Told {
                 load,
-                places: places.map(|places| answers::guest_room(Some(places), &load, cost)),
+                places,
                 held: member.held_of(from, function),
                 ready_in: why.map_or(Duration::ZERO, |(_, ready_in)| ready_in),
+                level: member.beside.tells(class, places.unwrap_or(0)),
             });
             node.member = Some(member);
         }
@@ -345,6 +351,7 @@ impl Engine<'_> {
         let (at, life, serves) = (leg.node, leg.life, leg.serves);
         let reserved = leg.reserved.take();
         let is_impatient = leg.is_impatient;
+        let class = leg.placement.arrival().class;
         leg.until = Time::NEVER;
         let Some(node) = self.living(at, life) else {
             // Who sent it is dead: so is the call, save for who sent it there.
@@ -363,6 +370,7 @@ impl Engine<'_> {
         let said = Said {
             peer: world.nodes[gone.node as usize].id,
             function,
+            class,
             told: reply.told.as_ref(),
             why: reply.why,
             under_way: reserved

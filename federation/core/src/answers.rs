@@ -10,6 +10,7 @@ use weir_node_core::resources::Resources;
 use weir_node_core::time::Time;
 
 use crate::abilities::{Abilities, Ability, Able, AtPeers};
+use crate::beside::LEVEL_MAX;
 use crate::guests::{self, Processors};
 use crate::peers::{Fault, Met};
 use crate::placement::Came;
@@ -140,9 +141,19 @@ pub struct Told {
     pub held: u32,
     /// After how long it has the code, where it brings it.
     pub ready_in: Duration,
+    /// Which calls of the class of the one that it answers it admits, of
+    /// [`LEVEL_MAX`](crate::beside::LEVEL_MAX); `None` for all.
+    pub level: Option<u8>,
 }
 
 impl Told {
+    /// A level as it comes from a peer: what is out of range says nothing, and none
+    /// is so low that nothing would ever show that it rose.
+    pub fn level_of(told: Option<u64>) -> Option<u8> {
+        let level = u8::try_from(told?).ok()?.max(1);
+        (level < LEVEL_MAX).then_some(level)
+    }
+
     /// What that says of the peer's room, with so many of this node's thousandths
     /// of a core under way there.
     pub fn word(&self, under_way: u32) -> Option<Word> {
@@ -203,6 +214,9 @@ pub struct Lesson {
     /// Whether the place that it had there is free again though the peer said
     /// nothing of it.
     pub gives_back: bool,
+    /// Whether the peer took the call, as far as that says something of its load:
+    /// what it refuses for another reason than that it is full says nothing.
+    pub took: Option<bool>,
 }
 
 /// What a node makes of what came back. `told` and `word` are what the peer said
@@ -225,7 +239,7 @@ pub fn lesson(
             (Some(met), Some(came))
         }
         Back::Cut => (Some(Met::Answer(None)), None),
-        Back::Unreachable => (failure(Fault::Unreachable), Some(Came::Declined(peer))),
+        Back::Unreachable => (failure(Fault::Unreachable), Some(Came::Unreached(peer))),
         // What comes now goes over its link.
         Back::Lost { excused: true } => (None, Some(Came::Lost(peer))),
         Back::Lost { excused: false } => (failure(Fault::Lost), Some(Came::Lost(peer))),
@@ -235,10 +249,20 @@ pub fn lesson(
         Back::Malformed => (failure(Fault::Malformed), Some(Came::Lost(peer))),
     };
     let gives_back = matches!(back, Back::Unreachable | Back::Lost { .. } | Back::Cut);
+    let took = match back {
+        Back::Answered | Back::Ended { .. } | Back::Cut => Some(true),
+        Back::Refused(Why::NodeFull) => Some(false),
+        Back::Refused(Why::FunctionFull | Why::Unable | Why::Bringing | Why::Other)
+        | Back::Unreachable
+        | Back::Lost { .. }
+        | Back::Nothing
+        | Back::Malformed => None,
+    };
     Lesson {
         met,
         came,
         gives_back,
+        took,
     }
 }
 

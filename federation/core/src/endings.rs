@@ -36,6 +36,11 @@ impl How {
         }
     }
 
+    /// Whether it waited for a place in the queue in vain.
+    pub fn is_waited_in_vain(self) -> bool {
+        matches!(self, How::Late(Phase::Queue) | How::NotTaken)
+    }
+
     /// What policies learn of it; `None` for what is its caller's doing.
     pub fn ending(self) -> Option<Ending> {
         match self {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use libp2p_identity::PeerId;
 
+use crate::beside::{Held, HeldBack};
+
 /// What a policy found about one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -97,8 +99,8 @@ impl Verdict {
             Verdict::OnTrial => "failed, and is tried by one call",
             Verdict::Full => "full",
             Verdict::Congested => "congested, as was said",
-            Verdict::Throttled => "refuses most calls, and is offered few",
-            Verdict::Shed => "admits no more calls of this class",
+            Verdict::Throttled => "throttled: it refuses most calls, and is offered few",
+            Verdict::Shed => "sheds this class: it admits no such call now",
         }
     }
 }
@@ -140,6 +142,10 @@ pub trait Witness {
     /// A policy judged by a number of its own.
     fn term(&mut self, _: Term) {}
 
+    /// A peer that could take the call is not offered it, for that reason. It is
+    /// told whoever watches.
+    fn held(&mut self, _: Held) {}
+
     /// Whether it wants to know: what it would hear is worked out for it alone.
     fn is_watching(&self) -> bool {
         true
@@ -152,6 +158,31 @@ impl Witness for () {
 
     fn is_watching(&self) -> bool {
         false
+    }
+}
+
+/// Takes note of why a call is held back, and tells another all.
+pub(crate) struct Holding<'a> {
+    pub(crate) witness: &'a mut dyn Witness,
+    pub(crate) held: HeldBack,
+}
+
+impl Witness for Holding<'_> {
+    fn weighed(&mut self, weighed: Weighed) {
+        self.witness.weighed(weighed);
+    }
+
+    fn term(&mut self, term: Term) {
+        self.witness.term(term);
+    }
+
+    fn held(&mut self, held: Held) {
+        self.held.add(held);
+        self.witness.held(held);
+    }
+
+    fn is_watching(&self) -> bool {
+        self.witness.is_watching()
     }
 }
 

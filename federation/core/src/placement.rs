@@ -11,12 +11,16 @@
 //!   [`DECISIONS_MAX`] times.
 //! * What may have begun is not run again, unless its function is idempotent.
 //! * What a peer did not take is offered again only within the node's retry
-//!   budget ([`crate::beside`]); beyond it a call runs or waits here, or is refused.
+//!   budget ([`crate::beside`]); beyond it a call runs or waits here, or waits for a
+//!   place elsewhere. It is refused only where this node's own queue refuses it.
+//! * What was lost with a peer and may be run again is placed again whatever the
+//!   budget, [`LOST_BEYOND_BUDGET`] times.
 //!
 //! Its policy learns how each attempt ended, here or at a peer
 //! ([`Placement::attempted`]).
 
 mod deciding;
+mod steps;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -26,14 +30,13 @@ use libp2p_identity::PeerId;
 use weir_node_core::admission::Prospect;
 use weir_node_core::id::FunctionName;
 use weir_node_core::time::Time;
-use weir_node_core::words::{Phase, Refusal, Timing};
+use weir_node_core::words::{Phase, Timing};
 
-use crate::beside::Beside;
-use crate::policy::{
-    Class, ClassKey, Decision, Ending, More, Origin, Outcome, Policy, Reach, Reaches, Request,
-};
+use crate::beside::{Beside, LOST_BEYOND_BUDGET};
+use crate::policy::{Class, Ending, More, Origin, Outcome, Policy, Reach, Reaches, Request};
 use crate::snapshot::Here;
-use crate::wanted::Wanted;
+
+pub use steps::{Arrival, Attempted, Came, Decided, End, Outlook, Step, Window};
 
 /// Peers to which one call is offered, at most.
 pub const OFFERS_MAX: usize = 6;
@@ -46,171 +49,6 @@ pub const HOPS_MAX: u8 = 3;
 
 /// How long a call waits for a place elsewhere that has none here.
 pub const WAIT_ELSEWHERE_MAX: Duration = Duration::from_secs(5);
-
-/// A call as it arrives.
-///
-/// `P` is how its policy is held: by reference, or shared.
-#[derive(Clone)]
-pub struct Arrival<P> {
-    /// How it came here.
-    pub origin: Origin,
-    /// Nodes that it visited, the last one last.
-    pub visited: Vec<PeerId>,
-    /// How many more nodes it may visit.
-    pub hops: u8,
-    /// When it came.
-    pub arrived: Time,
-    /// When its answer is of no more use; [`Time::NEVER`] for no such moment.
-    pub deadline: Time,
-    /// Whether this node, or the federation, knows its function.
-    pub known: bool,
-    /// What its function wants of a node.
-    pub wanted: Arc<Wanted>,
-    /// Whether this machine has what the function is constrained to.
-    pub fits_here: bool,
-    /// Its QoS class.
-    pub class: ClassKey,
-    /// By what it is placed.
-    pub policy: P,
-}
-
-/// What this node would do with the call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outlook {
-    /// That.
-    pub prospect: Prospect,
-    /// How long it would wait for a place; for a call that would be refused, how
-    /// long it would have to.
-    pub wait: Duration,
-    /// Whether what starts its function works, as far as is known.
-    pub works: bool,
-}
-
-/// What this node could do with a call at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
-    /// At once.
-    pub here: Here,
-    /// How long it would wait in the queue; `None` when it would not be taken.
-    pub queue: Option<Duration>,
-    /// How long each call that waits here makes the next one wait.
-    pub turn: Option<Duration>,
-    /// Whether its function is deployed here.
-    pub deployed: bool,
-    /// Why it would not be taken here, and how long it would have to wait.
-    pub refusal: Option<(Refusal, Duration)>,
-}
-
-/// What to do next with a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Run it here.
-    Run,
-    /// Let it wait in the queue here.
-    Wait {
-        /// Whether it may leave for a place elsewhere.
-        leaves: bool,
-        /// When it is decided about again, at the latest.
-        until: Time,
-    },
-    /// Take a place at a peer, and send it there.
-    Offer {
-        /// Its place in [`crate::snapshot::View::peers`].
-        to: usize,
-        /// Which way that is.
-        reach: Reach,
-        /// How many more nodes it may visit after that one.
-        hops: u8,
-        /// Until when its answer is waited for.
-        until: Time,
-    },
-    /// Bring the code of its function here.
-    Bring,
-    /// Let it wait for a place elsewhere, so long.
-    WaitElsewhere {
-        /// At most.
-        limit: Duration,
-    },
-    /// Decide again, with those too where the function fails.
-    LookWider,
-    /// End it without an answer.
-    End(End),
-}
-
-/// How a call ends without an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// Nobody knows its function.
-    Unknown,
-    /// Refused for load.
-    Refused {
-        /// Why.
-        reason: Refusal,
-        /// How long it would have to wait.
-        wait: Duration,
-    },
-    /// Nobody can run it.
-    Nowhere,
-    /// Its deadline passed.
-    Late {
-        /// In which phase.
-        phase: Phase,
-        /// How long after its arrival that was.
-        after: Duration,
-    },
-    /// It may have begun at a peer, and must not be run twice.
-    Lost,
-}
-
-/// What came of a step that gave no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Came {
-    /// Another call took the place, here or at the peer.
-    PlaceTaken,
-    /// It waited in the queue for as long as its policy lets it.
-    WaitedEnough,
-    /// It left the queue, and has its seat there.
-    LeftQueue,
-    /// A peer had no place for it.
-    Full(PeerId),
-    /// A peer will not take it, whatever its load.
-    Declined(PeerId),
-    /// A peer was lost that may have begun it.
-    Lost(PeerId),
-    /// Its code is here, or cannot be had.
-    Brought,
-    /// Its code did not come before the deadline.
-    BroughtTooLate,
-    /// Nobody elsewhere had a place in time.
-    NobodyElsewhere,
-}
-
-/// A decision about a call, and the step that follows from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decided {
-    /// What was decided.
-    pub decision: Decision,
-    /// What to do.
-    pub step: Step,
-    /// Which peer of the view is to be asked to bring the function's code, for
-    /// calls to come.
-    pub asks: Option<usize>,
-}
-
-/// How an attempt to have a call run ended, as the shell knows it.
-#[derive(Debug, Clone, Copy)]
-pub struct Attempted<'a> {
-    /// Which function.
-    pub function: &'a FunctionName,
-    /// How it ended.
-    pub ending: Ending,
-    /// Where its time went, as whoever ran it says.
-    pub timing: Timing,
-    /// Bytes of its body, as far as they were known.
-    pub sent_bytes: u64,
-    /// Bytes of its answer, as far as they were known when that began.
-    pub answer_bytes: u64,
-}
 
 /// Where and since when a call is tried.
 #[derive(Debug, Clone, Copy)]
@@ -234,8 +72,10 @@ pub struct Placement<P> {
     has_seat: bool,
     attempt: Option<Attempt>,
     beside: Option<Arc<Beside>>,
-    /// Whether it is not offered to peers: the retry budget is spent.
+    /// Whether it is not offered to peers: the retry budget is used up.
     is_held_back: bool,
+    /// How often it was placed again beyond that, for its peer was lost.
+    lost_beyond_budget: u32,
 }
 
 impl<P: Deref<Target = dyn Policy>> Placement<P> {
@@ -253,15 +93,33 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
             attempt: None,
             beside: None,
             is_held_back: false,
+            lost_beyond_budget: 0,
         }
     }
 
     /// The same, with what holds beside the node's policies; counts the call.
-    pub fn beside(self, beside: Arc<Beside>) -> Placement<P> {
+    pub fn beside(mut self, beside: Arc<Beside>) -> Placement<P> {
+        self.counts_beside(beside);
+        self
+    }
+
+    /// The same of one that has come only now.
+    pub fn counts_beside(&mut self, beside: Arc<Beside>) {
         beside.calls(self.arrival.arrived);
-        Placement {
-            beside: Some(beside),
-            ..self
+        self.beside = Some(beside);
+    }
+
+    /// What a request says of this call to policies: its class by its key alone.
+    fn more(&self) -> More<'_> {
+        More {
+            class: Class {
+                key: self.arrival.class,
+                ..Class::default()
+            },
+            arrived: self.arrival.arrived,
+            from: self.from(),
+            beside: self.beside.as_deref(),
+            ..More::default()
         }
     }
 
@@ -377,16 +235,7 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
                 false => 0,
             },
             deadline: *deadline,
-            more: More {
-                class: Class {
-                    key: self.arrival.class,
-                    ..Class::default()
-                },
-                arrived: self.arrival.arrived,
-                from: self.from(),
-                beside: self.beside.as_deref(),
-                ..More::default()
-            },
+            more: self.more(),
         }
     }
 
@@ -438,8 +287,18 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
         let Some(attempt) = self.attempt.take() else {
             return false;
         };
-        if let (Some(beside), Some((peer, _))) = (&self.beside, &attempt.at) {
-            beside.offered(peer, how.ending != Ending::Refused, now);
+        if let (Some(beside), None) = (&self.beside, attempt.at) {
+            let class = self.arrival.class;
+            match how.ending {
+                _ if how.waited_in_vain => {
+                    beside.ran_here(class, now.since(attempt.began), None, now);
+                }
+                Ending::Answered => {
+                    let Timing { queued, ran, .. } = how.timing;
+                    beside.ran_here(class, queued, Some(ran), now);
+                }
+                Ending::Failed | Ending::Refused | Ending::Lost | Ending::Late => {}
+            }
         }
         self.arrival.policy.observe(&Outcome {
             function: how.function,
@@ -460,23 +319,11 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
 
     /// Takes note of what came of a step at `now`; how it ends, if it does.
     pub fn came(&mut self, came: Came, now: Time) -> Option<End> {
-        let is_in_vain = match came {
-            Came::Full(_) | Came::Declined(_) => true,
-            Came::Lost(_) => self.arrival.wanted.idempotent,
-            Came::PlaceTaken
-            | Came::WaitedEnough
-            | Came::LeftQueue
-            | Came::Brought
-            | Came::BroughtTooLate
-            | Came::NobodyElsewhere => false,
-        };
-        if let Some(beside) = self.beside.as_ref().filter(|_| is_in_vain) {
-            self.is_held_back = !beside.takes_retry(now);
-        }
+        self.budgets(came, now);
         match came {
             Came::PlaceTaken | Came::WaitedEnough | Came::Full(_) | Came::Brought => {}
             Came::LeftQueue => self.has_seat = true,
-            Came::Declined(peer) => self.avoid.push(peer),
+            Came::Declined(peer) | Came::Unreached(peer) => self.avoid.push(peer),
             Came::Lost(peer) if self.arrival.wanted.idempotent => self.avoid.push(peer),
             Came::Lost(_) => return Some(End::Lost),
             Came::BroughtTooLate => return Some(self.late(Phase::Start)),
@@ -486,6 +333,32 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
             Came::NobodyElsewhere => self.waited_elsewhere = true,
         }
         None
+    }
+
+    /// Whether it is offered to peers again, by the node's retry budget.
+    fn budgets(&mut self, came: Came, now: Time) {
+        let Some(beside) = &self.beside else { return };
+        match came {
+            Came::Full(_) | Came::Declined(_) => self.is_held_back = !beside.takes_retry(now),
+            Came::WaitedEnough if self.is_held_back => {
+                self.is_held_back = !beside.takes_retry(now);
+            }
+            // It ends with that.
+            Came::Lost(_) if !self.arrival.wanted.idempotent => {}
+            Came::Lost(_) | Came::Unreached(_) => {
+                let is_over = !beside.takes_retry(now);
+                self.is_held_back = is_over && self.lost_beyond_budget >= LOST_BEYOND_BUDGET;
+                if is_over {
+                    self.lost_beyond_budget = self.lost_beyond_budget.saturating_add(1);
+                }
+            }
+            Came::PlaceTaken
+            | Came::WaitedEnough
+            | Came::LeftQueue
+            | Came::Brought
+            | Came::BroughtTooLate
+            | Came::NobodyElsewhere => {}
+        }
     }
 
     fn late(&self, phase: Phase) -> End {

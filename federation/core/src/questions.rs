@@ -68,8 +68,9 @@ pub fn worth_asking(
         for (peer, verdict) in weigh_all(pool, request, snapshot) {
             let (delay, brings) = match verdict {
                 Verdict::Unasked { delay } => (delay, true),
-                // A place there may be this node's turn.
-                Verdict::Full => (peer.round_trip(), false),
+                // A place there may be this node's turn; what is promised may be taken
+                // whatever was refused before.
+                Verdict::Full | Verdict::Throttled | Verdict::Shed => (peer.round_trip(), false),
                 Verdict::Fits { .. }
                 | Verdict::Bringing { .. }
                 | Verdict::OnTrial
@@ -80,8 +81,6 @@ pub fn worth_asking(
                 | Verdict::NoDisk
                 | Verdict::NeedsGrant
                 | Verdict::Unable
-                | Verdict::Throttled
-                | Verdict::Shed
                 | Verdict::Failing
                 | Verdict::Congested => continue,
             };

@@ -277,6 +277,7 @@ impl World {
             function: &self.function,
             ending,
             timing: Timing::default(),
+            waited_in_vain: false,
             sent_bytes: 0,
             answer_bytes: 0,
         };

@@ -147,7 +147,8 @@ impl<'a> Course<'a> {
             policy: inner
                 .policies
                 .of(spec.as_deref(), invocation.class.as_deref(), arrived),
-        });
+        })
+        .beside(inner.beside.clone());
         Course {
             inner,
             placement,
@@ -297,6 +298,9 @@ impl<'a> Course<'a> {
         }
         if decided.step != Step::End(End::Unknown) {
             inner.count_decision(decided.decision, seen.window.here);
+            for held in decided.held.iter() {
+                inner.counters.held_back.count(held.as_str());
+            }
         }
         Ok(match decided.step {
             Step::Run => Todo::Run(seen.place),
@@ -383,7 +387,7 @@ impl<'a> Course<'a> {
         };
         let mut account = Account::default();
         let decided = placement.decide(window, request, snapshot, away, &mut account);
-        let step = step(request, snapshot, &account, decided.decision);
+        let step = step(request, snapshot, &account, &decided);
         explain.steps.push(step);
         decided
     }
@@ -447,6 +451,7 @@ impl<'a> Course<'a> {
             function: &invocation.function,
             wanted: self.wanted(),
             spec: self.spec.as_deref(),
+            class: self.placement.arrival().class,
             hops: onward.hops,
             deadline: onward.until,
             is_impatient: onward.until < self.deadline(),
@@ -470,6 +475,7 @@ impl<'a> Course<'a> {
             }
             Offered::Full(reason) => (reason, Came::Full(peer), Ending::Refused),
             Offered::Declined(reason) => (reason, Came::Declined(peer), Ending::Refused),
+            Offered::Unreached(reason) => (reason, Came::Unreached(peer), Ending::Refused),
             Offered::Lost(reason) => (reason, Came::Lost(peer), Ending::Lost),
             Offered::GaveUp(reason) => (reason, Came::Lost(peer), Ending::Late),
         };

@@ -8,10 +8,12 @@ use libp2p_identity::PeerId;
 use serde::Serialize;
 
 use crate::abilities::Able;
+use crate::beside::Held;
 use crate::explain::{Account, Verdict};
 use crate::policy::{self, Bounds, Decision, Lack, Reach, Reason, Request};
 use crate::report::Role;
 use crate::snapshot::{Here, PeerView, Snapshot};
+use weir_federation_core::placement::Decided;
 
 /// Explanations that are kept; the oldest go first.
 const EXPLANATIONS: usize = 1_024;
@@ -123,7 +125,7 @@ pub(super) fn step(
     request: &Request<'_>,
     snapshot: &Snapshot<'_>,
     account: &Account,
-    decision: Decision,
+    decided: &Decided,
 ) -> Step {
     let mut candidates = Vec::new();
     let mut others = BTreeMap::new();
@@ -156,7 +158,13 @@ pub(super) fn step(
         candidates,
         others,
         terms: terms(account, None),
-        choice: choice(decision, snapshot),
+        choice: match decided.held.has(Held::Budget) {
+            true => format!(
+                "{}; it is offered to no peer again: the retry budget is used up",
+                choice(decided.decision, snapshot)
+            ),
+            false => choice(decided.decision, snapshot),
+        },
         result: String::new(),
     }
 }

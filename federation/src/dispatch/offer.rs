@@ -19,9 +19,8 @@ use weir_overlay::carriage::SendError;
 
 use super::Inner;
 use super::bodies::{Kept, Patient};
-use crate::answers::{self, Back, Told, Why};
-use crate::peers::Met;
-use crate::policy::Reach;
+use crate::answers::{self, Back, Lesson, Told, Why};
+use crate::policy::{ClassKey, Reach};
 use crate::report::Role;
 use crate::snapshot::{PeerView, Reserved, Word};
 use crate::wire::{self, ANSWER, Arrived, REFUSED, Travelling};
@@ -42,6 +41,8 @@ pub(super) enum Offered {
     Full(String),
     /// It cannot have begun, and would not there.
     Declined(String),
+    /// It cannot have begun, for the peer was not reached.
+    Unreached(String),
     /// It may have begun.
     Lost(String),
     /// It may have begun, and its policy waits no longer for it.
@@ -56,6 +57,7 @@ impl Offered {
         match came {
             Came::Full(_) => Offered::Full(reason),
             Came::Lost(_) => Offered::Lost(reason),
+            Came::Unreached(_) => Offered::Unreached(reason),
             Came::Declined(_)
             | Came::PlaceTaken
             | Came::WaitedEnough
@@ -102,6 +104,7 @@ pub(super) struct Errand<'a> {
     pub(super) function: &'a FunctionName,
     pub(super) wanted: &'a Wanted,
     pub(super) spec: Option<&'a FunctionSpec>,
+    pub(super) class: ClassKey,
     /// How many more nodes it may visit after the peer.
     pub(super) hops: u8,
     /// When its answer is of no more use.
@@ -288,13 +291,12 @@ impl Inner {
             }
         };
         self.count_offload(to.peer, how, why);
-        let lesson = answers::lesson(to.peer, back, &Told::default(), None, errand.is_impatient);
+        let told = Told::default();
+        let lesson = answers::lesson(to.peer, back, &told, None, errand.is_impatient);
         if lesson.gives_back {
             to.reserved.give_back();
         }
-        if let Some(met) = lesson.met {
-            self.federated.met(to.peer, met);
-        }
+        self.learns(to.peer, (errand, &told), &lesson);
         match (back, lesson.came) {
             (Back::Nothing, Some(_)) => Offered::gave_up(),
             (Back::Nothing, None) => Offered::Failed(InvokeError::Late {
@@ -352,13 +354,13 @@ impl Inner {
         let lesson = answers::lesson(peer, back, &said, word, errand.is_impatient);
         let Some(arrived) = arrived else {
             self.count_offload(peer, "malformed", "");
-            self.met(peer, lesson.met);
+            self.learns(peer, (errand, &said), &lesson);
             return Offered::Lost("it answered without the words that carry an answer".to_owned());
         };
         match back {
             Back::Answered => {
                 self.count_offload(peer, "answered", "");
-                self.met(peer, lesson.met);
+                self.learns(peer, (errand, &said), &lesson);
                 let body = body.map_err(BodyError::from).boxed_unsync();
                 let body = Patient::new(Kept::new(body, (using, returns)), patience);
                 let body = AnswerBody::Stream(body.boxed_unsync());
@@ -368,7 +370,7 @@ impl Inner {
                 self.count_offload(peer, "refused", why.as_str());
                 let text = text_of(body).await;
                 self.refused_by((peer, abilities), errand, &said, (why, &text));
-                self.met(peer, lesson.met);
+                self.learns(peer, (errand, &said), &lesson);
                 let verb = verb(why);
                 let came = lesson.came.unwrap_or(Came::Declined(peer));
                 Offered::by(came, format!("it {verb}: {text}"))
@@ -380,7 +382,7 @@ impl Inner {
             | Back::Nothing
             | Back::Malformed => {
                 self.count_offload(peer, "failed", ended_as(&arrived.kind));
-                self.met(peer, lesson.met);
+                self.learns(peer, (errand, &said), &lesson);
                 let text = text_of(body).await;
                 match lesson.came {
                     Some(_) => Offered::gave_up(),
@@ -407,10 +409,15 @@ impl Inner {
         }
     }
 
-    fn met(&self, peer: PeerId, met: Option<Met>) {
-        if let Some(met) = met {
+    /// Takes note of what a peer's answer to a call, or its want, says of the peer.
+    fn learns(&self, peer: PeerId, (errand, said): (&Errand<'_>, &Told), lesson: &Lesson) {
+        if let Some(met) = lesson.met {
             self.federated.met(peer, met);
         }
+        // After its load: the level that came with that is no older.
+        let now = self.node.clock().now();
+        let beside = &self.beside;
+        beside.heard(&peer, errand.class, said, lesson.took, now);
     }
 
     /// Takes note of what a peer says with its answer to a call, and that it has

@@ -26,7 +26,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 use weir_node::executor::{AnswerBody, Body};
 use weir_node::id::FunctionName;
-use weir_node::invocation::{Answer, Invocation, InvokeError, Refusal};
+use weir_node::invocation::{Answer, Invocation, InvokeError, Refusal, Timing};
 use weir_node::node::Declined;
 use weir_node::panics::{self, Panicked};
 
@@ -37,7 +37,7 @@ use super::bodies::Kept;
 use super::offer::to_relative;
 use super::{Inner, Way};
 use crate::answers::{self, Why};
-use crate::policy::Origin;
+use crate::policy::{ClassKey, Origin};
 use crate::report::Role;
 use crate::snapshot::Cost;
 use crate::turns::{TURN_WAIT_MAX, Turn};
@@ -66,6 +66,14 @@ impl Default for Serving {
             bringing: Semaphore::new(BRINGS),
         }
     }
+}
+
+/// A call of another node, or a question about such calls.
+struct Called {
+    function: FunctionName,
+    cost: Cost,
+    /// By which it is placed here; `None` for a question.
+    class: Option<ClassKey>,
 }
 
 /// Why a guest's call is not run.
@@ -118,17 +126,21 @@ impl Serving {
 
 impl Inner {
     /// What this node says of itself to a node that sent it a call, or asked.
-    fn told(&self, to: &PeerId, called: Option<&(FunctionName, Cost)>, streams: bool) -> Reply {
-        let Some((function, cost)) = called else {
+    fn told(&self, to: &PeerId, called: Option<&Called>, streams: bool) -> Reply {
+        let Some(called) = called else {
             return Reply {
                 load: Some(self.federated.load(&self.node, Some(to))),
                 ..Reply::default()
             };
         };
-        let (capability, places) = self.node.capability_for(function);
+        let (capability, places) = self.node.capability_for(&called.function);
         let load = self.federated.load_by(&self.node, &capability, Some(to));
-        let places = places.map(|places| answers::guest_room(Some(places), &load, *cost));
-        let key = (*to, function.clone());
+        let places = places.map(|places| answers::guest_room(Some(places), &load, called.cost));
+        let room = places.unwrap_or(0);
+        let level = called
+            .class
+            .and_then(|class| self.beside.tells(class, room));
+        let key = (*to, called.function.clone());
         let held = self.serving.held().get(&key).copied().unwrap_or(0);
         Reply {
             load: Some(load),
@@ -137,6 +149,7 @@ impl Inner {
             streams,
             why: None,
             ready_in: 0,
+            level: level.map(u64::from),
         }
     }
 
@@ -172,7 +185,7 @@ impl Inner {
     fn refuse(
         &self,
         from: &PeerId,
-        called: Option<&(FunctionName, Cost)>,
+        called: Option<&Called>,
         refused: &Refused,
     ) -> Response<AnswerBody> {
         let error = &refused.error;
@@ -219,7 +232,7 @@ impl Inner {
         self: &Arc<Self>,
         from: PeerId,
         mut request: Request<Body>,
-        called: &mut Option<(FunctionName, Cost)>,
+        called: &mut Option<Called>,
     ) -> Result<Answer, Refused> {
         let travelling: Travelling = wire::take(request.headers_mut())
             .ok_or_else(|| Refused::malformed("a call without the words that carry it"))?;
@@ -230,7 +243,12 @@ impl Inner {
             return Err(Refused::malformed(text));
         };
         let cost = self.guest_cost(&name, travelling.service);
-        *called = Some((name.clone(), cost));
+        let class = self.guest_class(travelling.class);
+        *called = Some(Called {
+            function: name.clone(),
+            cost,
+            class: Some(ClassKey::of(class.as_deref())),
+        });
         self.may_come(&from, &visited)?;
         self.check_standing(&from, &name, travelling.version)
             .await?;
@@ -242,7 +260,7 @@ impl Inner {
             id,
             function: name.clone(),
             request,
-            class: self.guest_class(travelling.class),
+            class: class.clone(),
             deadline: left.map(|left| now + left),
             persists_until: None,
         };
@@ -262,7 +280,12 @@ impl Inner {
         let answer = match granted {
             // What was promised is kept: as a call of this node's own users.
             true => match self.node.wait(invocation, None, None).await {
-                Ok(answer) => Ok(answer),
+                Ok(answer) => {
+                    let Timing { queued, ran, .. } = answer.timing;
+                    let (key, ended) = (ClassKey::of(class.as_deref()), self.node.clock().now());
+                    self.beside.ran_here(key, queued, Some(ran), ended);
+                    Ok(answer)
+                }
                 Err(Declined::Failed(error)) => Err(error),
                 Err(Declined::NoRoom(_) | Declined::Left(..)) => Err(self.no_room()),
             },

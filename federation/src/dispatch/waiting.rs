@@ -18,7 +18,7 @@ use super::Inner;
 use super::offer::{Errand, Seized, to_absolute};
 use crate::answers::{self, Why};
 use crate::peers::{Fault, Met};
-use crate::policy::{self, Origin, Reaches};
+use crate::policy::{self, ClassKey, Origin, Reaches};
 use crate::snapshot::{Here, Local, PeerView, Snapshot};
 use crate::wire::{self, CARRIAGE, LOOK, Look, Looked};
 use weir_federation_core::questions::{
@@ -32,6 +32,8 @@ pub(super) struct Waiting {
     pub(super) inner: Weak<Inner>,
     pub(super) function: FunctionName,
     pub(super) wanted: Arc<Wanted>,
+    pub(super) class: ClassKey,
+    pub(super) arrived: Time,
     pub(super) reaches: Reaches,
     pub(super) avoid: Vec<PeerId>,
     pub(super) failing: Vec<PeerId>,
@@ -70,7 +72,15 @@ impl Waiting {
             anywhere: self.anywhere,
             hops: 1,
             deadline: self.deadline,
-            more: policy::More::default(),
+            more: policy::More {
+                class: policy::Class {
+                    key: self.class,
+                    ..policy::Class::default()
+                },
+                arrived: self.arrived,
+                beside: Some(&inner.beside),
+                ..policy::More::default()
+            },
         };
         let local = Local {
             here: Here::Unable,
@@ -344,6 +354,7 @@ impl Inner {
             function: &waiting.function,
             wanted: &waiting.wanted,
             spec: None,
+            class: waiting.class,
             hops: 0,
             deadline: waiting.deadline,
             is_impatient: false,
@@ -415,7 +426,10 @@ impl Inner {
         };
         self.federated.met(peer, met);
         match told.places {
-            Some(places) if told.why.is_none() && places > 0 => Ok(places),
+            Some(places) if told.why.is_none() && places > 0 => {
+                self.beside.promised(&peer);
+                Ok(places)
+            }
             Some(_) | None => Err(text),
         }
     }

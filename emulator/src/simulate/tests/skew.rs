@@ -150,15 +150,20 @@ fn a_node_that_becomes_slow_is_left_within_seconds() {
 
 #[test]
 fn a_liar_draws_no_more_than_its_part() {
-    let lies = "[[fault]]\nat = \"1ms\"\nliar = { node = \"calm-1\" }\n";
+    let lies = skewed() + "[[fault]]\nat = \"1ms\"\nliar = { node = \"calm-1\" }\n";
+    let lies = scenario(&lies);
     for policy in MAIN {
-        let report = played(policy, lies);
-        let guests = guests(&report);
-        assert!(
-            guests[0] < 1.5 * mean_of(&guests[1..]),
-            "{policy}: {guests:?}"
-        );
-        assert!(of(&report, "theirs").0 > 0.97, "{policy}");
+        let choice: Choice = policy.parse().expect("a policy");
+        // By chance alone a node of one run has a quarter more or less than its part.
+        let mut all = [0.0; 12];
+        for seed in 1..=3 {
+            let report = simulate(&lies, seed, Some(&choice));
+            assert!(of(&report, "theirs").0 > 0.97, "{policy}");
+            for (sum, more) in all.iter_mut().zip(guests(&report)) {
+                *sum += more;
+            }
+        }
+        assert!(all[0] < 1.5 * mean_of(&all[1..]), "{policy}: {all:?}");
     }
 }
 

@@ -304,7 +304,15 @@ fn what_comes_back_counts_against_whoever_is_to_blame() {
             false,
         ),
         (
-            "a refusal",
+            "a refusal for load",
+            Back::Refused(Why::NodeFull),
+            false,
+            Some(Met::Full { word, claims: true }),
+            Some(Came::Full(peer)),
+            false,
+        ),
+        (
+            "another refusal",
             Back::Refused(Why::Unable),
             false,
             Some(Met::Told(word)),
@@ -324,7 +332,7 @@ fn what_comes_back_counts_against_whoever_is_to_blame() {
             Back::Unreachable,
             true,
             failed(Fault::Unreachable),
-            declined,
+            Some(Came::Unreached(peer)),
             true,
         ),
         (
@@ -362,10 +370,16 @@ fn what_comes_back_counts_against_whoever_is_to_blame() {
         ),
     ];
     for (name, back, impatient, met, came, gives_back) in cases {
+        let took = match back {
+            Back::Answered | Back::Ended { .. } | Back::Cut => Some(true),
+            Back::Refused(Why::NodeFull) => Some(false),
+            _ => None,
+        };
         let expected = Lesson {
             met,
             came,
             gives_back,
+            took,
         };
         let learned = lesson(peer, back, &Told::default(), word, impatient);
         assert_eq!(learned, expected, "{name}");

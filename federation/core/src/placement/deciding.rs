@@ -7,7 +7,8 @@ use weir_node_core::time::Time;
 use weir_node_core::words::{Phase, Refusal};
 
 use super::{DECISIONS_MAX, Decided, End, Placement, Step, WAIT_ELSEWHERE_MAX, Window};
-use crate::explain::Witness;
+use crate::beside::{Held, HeldBack};
+use crate::explain::{Holding, Witness};
 use crate::policy::{self, Bounds, Decision, Policy, Reaches, Reason, Request};
 use crate::snapshot::{Here, Local, Snapshot};
 
@@ -25,8 +26,7 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
         if let Some(ends) = self.ends_unasked(window) {
             return ends;
         }
-        let policy = &*self.arrival.policy;
-        let (decision, asks) = policy::decide_and_ask(policy, request, snapshot, witness);
+        let (decision, asks, held) = self.asks_policy(request, snapshot, witness);
         let is_stuck = matches!(decision, Decision::Ask | Decision::Reject(_));
         if is_stuck && self.may_bring(window) && self.would_run(request, snapshot) {
             // Who would run it here if only the code were here brings that first.
@@ -34,6 +34,7 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
                 decision,
                 step: Step::Bring,
                 asks: None,
+                held,
             };
         }
         let decision = match decision {
@@ -46,13 +47,43 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
             {
                 Decision::Ask
             }
+            // Nobody was asked for it, and the queue here has not refused it.
+            Decision::Reject(Reason::NobodyHasRoom | Reason::NoSuchPlace | Reason::NoRoom)
+                if self.is_held_back
+                    && self.is_own()
+                    && !self.waited_elsewhere
+                    && window.refusal.is_none() =>
+            {
+                Decision::Ask
+            }
             decision => decision,
         };
         Decided {
             decision,
             step: self.step(decision, window, snapshot.now),
             asks,
+            held,
         }
+    }
+
+    /// Has the policy decide, who is to be asked to bring the code, and why that
+    /// offers it to nobody who has room.
+    fn asks_policy(
+        &self,
+        request: &Request<'_>,
+        snapshot: &Snapshot<'_>,
+        witness: &mut dyn Witness,
+    ) -> (Decision, Option<usize>, HeldBack) {
+        let mut holding = Holding {
+            witness,
+            held: HeldBack::default(),
+        };
+        if self.is_held_back {
+            holding.held(Held::Budget);
+        }
+        let policy = &*self.arrival.policy;
+        let (decision, asks) = policy::decide_and_ask(policy, request, snapshot, &mut holding);
+        (decision, asks, holding.held)
     }
 
     /// How it ends without its policy being asked; `None` when that is to decide.
@@ -61,6 +92,7 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
             decision: Decision::Reject(reason),
             step: Step::End(end),
             asks: None,
+            held: HeldBack::default(),
         };
         if window.here == Here::Unable && !window.deployed && !self.arrival.known {
             return Some(ends(Reason::NoSuchPlace, End::Unknown));

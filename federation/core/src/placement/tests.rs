@@ -1,11 +1,13 @@
 use weir_node_core::estimate::ExpectedWait;
+use weir_node_core::words::Refusal;
 
 use super::*;
 use crate::abilities::AtPeers;
-use crate::policy::{self, Bounds, Case, Reason};
+use crate::policy::{self, Bounds, Case, ClassKey, Decision, Reason};
 use crate::report::Role;
 use crate::samples::id;
 use crate::snapshot::{Local, Snapshot, View};
+use crate::wanted::Wanted;
 
 /// Says what the snapshot's chance names, and reaches neighbours.
 struct Says;
@@ -460,6 +462,7 @@ fn a_policy_learns_once_how_each_attempt_ended() {
         function: &function,
         ending: Ending::Refused,
         timing: Timing::default(),
+        waited_in_vain: false,
         sent_bytes: 1,
         answer_bytes: 2,
     };
@@ -488,65 +491,4 @@ fn a_policy_learns_once_how_each_attempt_ended() {
     assert_eq!(policy.count.get(), Some(2.0));
 }
 
-#[test]
-fn what_peers_refuse_is_offered_again_within_the_retry_budget_alone() {
-    let beside = Arc::new(Beside::default());
-    let function: FunctionName = "shout".parse().expect("a name");
-    let hops = |call: &Placement<Arc<dyn Policy>>| call.request(&function, &[], None).hops;
-    let mut offered_again = 0;
-    for _ in 0..1_000 {
-        let mut call = Placement::new(Arrival {
-            arrived: at(1_000),
-            ..arrival()
-        })
-        .beside(beside.clone());
-        assert_eq!(hops(&call), HOPS_MAX, "the first offer is free");
-        call.take(OFFER, at(1_000));
-        call.goes(id(1), Reach::Horizontal, at(1_000));
-        assert_eq!(call.came(Came::Full(id(1)), at(1_000)), None);
-        offered_again += u32::from(hops(&call) > 0);
-    }
-    // A fifth of a thousand, and thirty of ten seconds.
-    assert!((220..=231).contains(&offered_again), "{offered_again}");
-}
-
-#[test]
-fn who_was_held_back_and_waited_elsewhere_is_offered_again() {
-    let beside = Arc::new(Beside::default());
-    while beside.takes_retry(at(1)) {}
-    let function: FunctionName = "shout".parse().expect("a name");
-    let mut call = Placement::new(arrival()).beside(beside);
-    call.came(Came::Full(id(1)), at(1));
-    assert_eq!(call.request(&function, &[], None).hops, 0);
-    let waits = Step::WaitElsewhere {
-        limit: Duration::from_secs(1),
-    };
-    call.take(waits, at(1));
-    assert_eq!(call.request(&function, &[], None).hops, HOPS_MAX);
-}
-
-#[test]
-fn refusals_of_a_peer_throttle_it_and_answers_do_not() {
-    let beside = Arc::new(Beside::default());
-    let function: FunctionName = "shout".parse().expect("a name");
-    for (peer, ending) in [
-        (1, Ending::Refused),
-        (2, Ending::Answered),
-        (3, Ending::Failed),
-    ] {
-        for _ in 0..20 {
-            let mut call = Placement::new(arrival()).beside(beside.clone());
-            call.goes(id(peer), Reach::Horizontal, at(1));
-            let how = Attempted {
-                function: &function,
-                ending,
-                timing: Timing::default(),
-                sent_bytes: 0,
-                answer_bytes: 0,
-            };
-            call.attempted(&how, at(1));
-        }
-    }
-    let throttles = [1, 2, 3].map(|peer| beside.throttle(&id(peer), at(1)) > 0.5);
-    assert_eq!(throttles, [true, false, false]);
-}
+mod budget;

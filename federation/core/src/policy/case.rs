@@ -10,6 +10,7 @@ use weir_node_core::time::Time;
 use super::memory::Which;
 use super::weigh::{Look, Rated, Seen, fits};
 use super::{Bounds, Decision, Origin, Reach, Reason, Request};
+use crate::beside::Held;
 use crate::explain::{Term, Verdict, Weighed, Witness};
 use crate::facts::FunctionKey;
 use crate::snapshot::{Draws, Here, PeerView, PeerViews, Pool, Snapshot};
@@ -439,13 +440,9 @@ impl<'a> Case<'a> {
                 self.unasked.get_or_insert(place);
             }
             Rated::Not(Verdict::Bringing { .. }) => self.open = true,
-            Rated::Not(
-                Verdict::Full
-                | Verdict::OnTrial
-                | Verdict::Throttled
-                | Verdict::Shed
-                | Verdict::Congested,
-            ) => self.full = true,
+            Rated::Not(Verdict::Full | Verdict::OnTrial | Verdict::Congested) => self.full = true,
+            Rated::Not(Verdict::Throttled) => self.is_held(Held::Throttled),
+            Rated::Not(Verdict::Shed) => self.is_held(Held::Shed),
             Rated::Not(
                 Verdict::Fits { .. }
                 | Verdict::TooFar { .. }
@@ -459,6 +456,14 @@ impl<'a> Case<'a> {
             ) => {}
         }
         None
+    }
+}
+
+impl Case<'_> {
+    /// A peer is not offered the call, which it may take later.
+    fn is_held(&mut self, held: Held) {
+        self.full = true;
+        self.witness.held(held);
     }
 }
 

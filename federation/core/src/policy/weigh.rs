@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Needs, Request};
 use crate::abilities::Able;
-use crate::beside::Held;
+use crate::beside::{Held, Sending};
 use crate::explain::Verdict;
 use crate::facts::{Facts, FunctionKey, Offered};
 use crate::report::Report;
@@ -267,7 +267,7 @@ impl<'a> Look<'a> {
         let turn = if has_room { 0 } else { peer.round_trip_nanos };
         let nanos = nanos.saturating_add(turn);
         let delay = || Duration::from_nanos(nanos);
-        if let Some(held) = self.held(peer) {
+        if let Some(held) = self.held(peer, has_room) {
             return Rated::Not(held);
         }
         match self.here {
@@ -276,17 +276,22 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Whether a peer is not to be offered the call, whatever its room.
-    fn held(&self, peer: &PeerView) -> Option<Verdict> {
+    /// Whether a peer is not to be offered the call, which has room for it or not
+    /// yet.
+    fn held(&self, to: &PeerView, has_room: bool) -> Option<Verdict> {
         let more = &self.request.more;
-        let Snapshot { now, chance, .. } = *self.snapshot;
-        let held = more
-            .beside?
-            .holds(peer.key, more.class.key, more.arrived, (now, chance))?;
-        Some(match held {
-            Held::Throttled => Verdict::Throttled,
-            Held::Shed => Verdict::Shed,
-        })
+        let sending = Sending {
+            to,
+            has_room,
+            class: more.class.key,
+            arrived: more.arrived,
+        };
+        match more.beside?.holds(&sending, self.snapshot.now)? {
+            Held::Throttled => Some(Verdict::Throttled),
+            Held::Shed => Some(Verdict::Shed),
+            // That is of the call, and not of a peer.
+            Held::Budget => None,
+        }
     }
 
     /// After how many nanoseconds a call would be done at a peer that has room for

@@ -54,7 +54,8 @@ impl Course<'_> {
         function: &FunctionName,
         outcome: &Result<Answer, InvokeError>,
     ) {
-        let Some(ending) = offer::how(outcome).ending() else {
+        let how = offer::how(outcome);
+        let Some(ending) = how.ending() else {
             return;
         };
         let answer = outcome.as_ref().ok();
@@ -62,6 +63,7 @@ impl Course<'_> {
             function,
             ending,
             timing: answer.map(|answer| answer.timing).unwrap_or_default(),
+            waited_in_vain: how.is_waited_in_vain(),
             sent_bytes: self.body_bytes.unwrap_or(0),
             answer_bytes: answer.map_or(0, |answer| match answer.response.body() {
                 AnswerBody::Whole(bytes) => bytes.len() as u64,
@@ -77,6 +79,7 @@ impl Course<'_> {
             function,
             ending,
             timing: Timing::default(),
+            waited_in_vain: false,
             sent_bytes: self.body_bytes.unwrap_or(0),
             answer_bytes: 0,
         };

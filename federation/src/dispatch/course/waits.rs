@@ -29,6 +29,8 @@ impl Course<'_> {
             inner: Arc::downgrade(self.inner),
             function: invocation.function.clone(),
             wanted: self.wanted().clone(),
+            class: self.placement.arrival().class,
+            arrived: self.placement.arrival().arrived,
             reaches: self.placement.reaches(),
             avoid: self.placement.avoid().to_vec(),
             failing: failing.into_iter().flatten().collect(),

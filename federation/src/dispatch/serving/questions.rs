@@ -11,8 +11,8 @@ use weir_node::id::FunctionName;
 use weir_node::invocation::{InvokeError, Refusal};
 use weir_node::time::Time;
 
-use super::SOON;
 use super::standing::Standing;
+use super::{Called, SOON};
 use crate::answers::Why;
 use crate::dispatch::Inner;
 use crate::turns::{TURN_WAIT_MAX, Wish};
@@ -54,7 +54,11 @@ impl Inner {
         let asked = self.node.clock().now();
         let wait = Duration::from_millis(look.wait).min(TURN_WAIT_MAX);
         let cost = self.guest_cost(name, look.service);
-        let called = (name.clone(), cost);
+        let called = Called {
+            function: name.clone(),
+            cost,
+            class: None,
+        };
         let refused = |why: Why, ready_in: Duration, text: String| {
             let mut told = self.told(&from, Some(&called), false);
             told.why = Some(why.as_str().to_owned());
