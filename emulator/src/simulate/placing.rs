@@ -202,13 +202,13 @@ impl Engine<'_> {
             .placement
             .decide(&window, &request, &snapshot, away, &mut ());
         leg.placement.take(decided.step, now);
+        self.tally.count_held(decided.held, now);
         let asks = decided.asks.and_then(|place| {
             let peer = world.number(&member.view.peers[place].id)?;
             let brings = member.abilities.brings(&function.name, now);
             let asked = member.questions.ask(&number, [(peer, true)], brings, now);
             Some((*asked.first()?, number))
         });
-        self.tally.count_held(decided.held, now);
         let todo = match decided.step {
             Step::Run => Todo::Run,
             Step::Wait { leaves, until } => Todo::Wait {

@@ -194,7 +194,7 @@ impl HeldBack {
 pub(crate) struct Sending<'a> {
     /// The peer.
     pub(crate) to: &'a PeerView,
-    /// Whether that has room for it; not where it would be sent ahead of a place.
+    /// Whether that has room for it; else it would be sent ahead of a place.
     pub(crate) has_room: bool,
     /// The call's QoS class.
     pub(crate) class: ClassKey,

@@ -260,7 +260,7 @@ impl Inner {
             id,
             function: name.clone(),
             request,
-            class: class.clone(),
+            class,
             deadline: left.map(|left| now + left),
             persists_until: None,
         };
@@ -278,17 +278,7 @@ impl Inner {
             self.wait_as_guest(&guest, wait).await;
         }
         let answer = match granted {
-            // What was promised is kept: as a call of this node's own users.
-            true => match self.node.wait(invocation, None, None).await {
-                Ok(answer) => {
-                    let Timing { queued, ran, .. } = answer.timing;
-                    let (key, ended) = (ClassKey::of(class.as_deref()), self.node.clock().now());
-                    self.beside.ran_here(key, queued, Some(ran), ended);
-                    Ok(answer)
-                }
-                Err(Declined::Failed(error)) => Err(error),
-                Err(Declined::NoRoom(_) | Declined::Left(..)) => Err(self.no_room()),
-            },
+            true => self.keep_promise(invocation).await,
             false => self.place(invocation, way, None).await,
         };
         let mut answer = answer.map_err(|error| self.refusal(error, &name, cost))?;
@@ -297,6 +287,21 @@ impl Inner {
             AnswerBody::Stream(body) => AnswerBody::Stream(Kept::new(body, guest).boxed_unsync()),
         });
         Ok(answer)
+    }
+
+    /// Runs a guest's call that was promised a place: as one of this node's own users.
+    async fn keep_promise(&self, invocation: Invocation) -> Result<Answer, InvokeError> {
+        let class = ClassKey::of(invocation.class.as_deref());
+        match self.node.wait(invocation, None, None).await {
+            Ok(answer) => {
+                let Timing { queued, ran, .. } = answer.timing;
+                let now = self.node.clock().now();
+                self.beside.ran_here(class, queued, Some(ran), now);
+                Ok(answer)
+            }
+            Err(Declined::Failed(error)) => Err(error),
+            Err(Declined::NoRoom(_) | Declined::Left(..)) => Err(self.no_room()),
+        }
     }
 
     /// Waits for a guest's turn.

@@ -339,6 +339,7 @@ impl Inner {
                 wanted: &wanted,
                 spec: None,
                 hops: 0,
+                class: ClassKey::NONE,
                 deadline: Time::NEVER,
                 is_impatient: false,
             };
@@ -359,9 +360,10 @@ impl Inner {
             deadline: waiting.deadline,
             is_impatient: false,
         };
-        let _ = self
-            .look(peer, &errand, PLACES_ASKED_FOR, QUESTION_WAIT)
-            .await;
+        let looking = self.look(peer, &errand, PLACES_ASKED_FOR, QUESTION_WAIT);
+        if looking.await.is_ok() {
+            self.beside.promised(&peer);
+        }
         let mut questions = self.waiters.questions.lock();
         questions.answered(peer, &waiting.function);
         drop(questions);
@@ -426,10 +428,7 @@ impl Inner {
         };
         self.federated.met(peer, met);
         match told.places {
-            Some(places) if told.why.is_none() && places > 0 => {
-                self.beside.promised(&peer);
-                Ok(places)
-            }
+            Some(places) if told.why.is_none() && places > 0 => Ok(places),
             Some(_) | None => Err(text),
         }
     }
@@ -437,7 +436,10 @@ impl Inner {
     /// Asks a peer to promise the one place that a call has taken there.
     pub(super) async fn ask_for_one(&self, to: &Seized, errand: &Errand<'_>) -> Result<(), String> {
         match self.look(to.peer, errand, 1, Duration::ZERO).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.beside.promised(&to.peer);
+                Ok(())
+            }
             Err(reason) => Err(format!("it promised no place: {reason}")),
         }
     }

@@ -26,7 +26,16 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
         if let Some(ends) = self.ends_unasked(window) {
             return ends;
         }
-        let (decision, asks, held) = self.asks_policy(request, snapshot, witness);
+        let policy = &*self.arrival.policy;
+        let mut holding = Holding {
+            witness,
+            held: HeldBack::default(),
+        };
+        if self.is_held_back {
+            holding.held(Held::Budget);
+        }
+        let (decision, asks) = policy::decide_and_ask(policy, request, snapshot, &mut holding);
+        let held = holding.held;
         let is_stuck = matches!(decision, Decision::Ask | Decision::Reject(_));
         if is_stuck && self.may_bring(window) && self.would_run(request, snapshot) {
             // Who would run it here if only the code were here brings that first.
@@ -64,26 +73,6 @@ impl<P: Deref<Target = dyn Policy>> Placement<P> {
             asks,
             held,
         }
-    }
-
-    /// Has the policy decide, who is to be asked to bring the code, and why that
-    /// offers it to nobody who has room.
-    fn asks_policy(
-        &self,
-        request: &Request<'_>,
-        snapshot: &Snapshot<'_>,
-        witness: &mut dyn Witness,
-    ) -> (Decision, Option<usize>, HeldBack) {
-        let mut holding = Holding {
-            witness,
-            held: HeldBack::default(),
-        };
-        if self.is_held_back {
-            holding.held(Held::Budget);
-        }
-        let policy = &*self.arrival.policy;
-        let (decision, asks) = policy::decide_and_ask(policy, request, snapshot, &mut holding);
-        (decision, asks, holding.held)
     }
 
     /// How it ends without its policy being asked; `None` when that is to decide.

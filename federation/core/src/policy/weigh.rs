@@ -276,8 +276,8 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Whether a peer is not to be offered the call, which has room for it or not
-    /// yet.
+    /// Whether a peer is not to be offered the call that has room for it, or will
+    /// have.
     fn held(&self, to: &PeerView, has_room: bool) -> Option<Verdict> {
         let more = &self.request.more;
         let sending = Sending {
