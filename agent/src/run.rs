@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tracing::{debug, error, info, warn};
+use weir_federation::CallStreams;
 use weir_federation::dispatch::{Alone, Dispatch, Rules};
+use weir_federation::federated::Settings;
 use weir_node::Node;
 use weir_node::clock::Moment as _;
 use weir_node::panics;
@@ -201,18 +203,7 @@ pub async fn start(config: Config) -> anyhow::Result<RunningNode> {
     let encrypted = certificates.is_some();
     let bound = member_listeners.as_ref().map(Listeners::address);
     let settings = federation_settings(&config, bound);
-    let (dispatch, alone, streams) = match wanted {
-        true => {
-            let (federated, streams) = join(&node, settings).await?;
-            let dispatch = Dispatch::new(node.clone(), federated, rules);
-            (Some(dispatch), None, Some(streams))
-        }
-        false => {
-            resume(&node);
-            (None, Some(Alone::load(rules, &settings.folder)), None)
-        }
-    };
-    let placing = (dispatch, alone);
+    let (placing, streams) = placing(&node, rules, settings, wanted).await?;
     let door = Door::new(node, &config, credentials, address, placing, certificates);
     let door = Arc::new(door);
     watch(&door);
@@ -267,6 +258,23 @@ fn limits(http: &HttpConfig) -> Limits {
         idle_timeout: http.idle_timeout,
         stall_timeout: http.body_timeout,
     }
+}
+
+/// What places the node's calls where it is a member of a federation, or would
+/// place them.
+async fn placing(
+    node: &Node,
+    rules: Rules,
+    settings: Settings,
+    wanted: bool,
+) -> anyhow::Result<((Option<Dispatch>, Option<Alone>), Option<CallStreams>)> {
+    if !wanted {
+        resume(node);
+        return Ok(((None, Some(Alone::load(rules, &settings.folder))), None));
+    }
+    let (federated, streams) = join(node, settings).await?;
+    let dispatch = Dispatch::new(node.clone(), federated, rules);
+    Ok(((Some(dispatch), None), Some(streams)))
 }
 
 /// Goes on with the calls that an earlier life of this node had accepted: nobody

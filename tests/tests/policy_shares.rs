@@ -15,12 +15,12 @@ const SPEEDS: [&str; 3] = ["60", "40", "160"];
 
 /// Calls that each policy places, and clients that send them, each its next one
 /// when the one before was answered. No node is ever full.
-const CALLS: usize = 120;
-const CLIENTS: usize = 6;
+const CALLS: usize = 100;
+const CLIENTS: usize = 4;
 const PLACES: u32 = 8;
 
 /// Calls that a policy may learn from first.
-const LEARNING: usize = 48;
+const LEARNING: usize = 40;
 
 /// Where calls are to run.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +43,7 @@ use Expected::{Answered, Each, Home, Most, Refused, Shares};
 
 const HERE: Expected = Shares([1.0, 0.0, 0.0], 0.0);
 
-/// How far a share may be from what its formula says: of 120 draws, more than four
+/// How far a share may be from what its formula says: of 100 draws, four
 /// standard deviations of a share of one half.
 const WITHIN: f64 = 0.2;
 

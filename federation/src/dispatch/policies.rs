@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use libp2p_identity::PeerId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ use weir_node::time::Time;
 pub use self::alone::Alone;
 use self::by_hand::ByHand;
 pub use self::by_hand::{BY_HAND_MAX, Calls};
+use self::congested::Congested;
 pub use self::managing::{InForce, ROUTES_MAX, Route, Unchanged, Unnoticed};
 use super::{Dispatch, Inner, POLICY_LABEL};
 use crate::congestion::Congestion;
@@ -34,6 +35,7 @@ use crate::snapshot::Word;
 
 mod alone;
 mod by_hand;
+mod congested;
 mod managing;
 
 /// Functions with a policy of their own, at most; more are placed as if they had
@@ -143,29 +145,6 @@ struct Held {
     /// It, with its parameters, as it is written.
     text: String,
     policy: Arc<dyn Policy>,
-}
-
-/// What is said to be congested; read by each decision.
-#[derive(Default)]
-pub(super) struct Congested {
-    current: ArcSwapOption<Congestion>,
-    /// Held while it is changed.
-    changing: Mutex<()>,
-}
-
-impl Congested {
-    pub(super) fn load(&self) -> Guard<Option<Arc<Congestion>>> {
-        self.current.load()
-    }
-
-    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Congestion) -> T) -> T {
-        let _changing = self.changing.lock();
-        let current = self.current.load_full();
-        let mut next = current.as_deref().cloned().unwrap_or_default();
-        let changed = change(&mut next);
-        self.current.store(Some(Arc::new(next)));
-        changed
-    }
 }
 
 /// All policies of a node.

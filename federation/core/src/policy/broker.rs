@@ -26,6 +26,7 @@
 //! is no destination, so that none is taken beyond it.
 
 mod dispatcher;
+mod keys;
 mod lines;
 mod table;
 
@@ -43,6 +44,8 @@ use weir_node_core::time::Time;
 use crate::snapshot::{Here, PeerView, Pool};
 
 pub(super) use dispatcher::{Links, crowding, expected_work, least, load_of, processing, soonest};
+use keys::Cloud;
+pub(super) use keys::{CLOUD, FAITHFUL, ROUTING};
 pub(super) use lines::{Lines, WINDOW, size_class};
 pub(super) use table::{ALPHA, EXPLORE, OPTIMISER, PERIOD, Row, STALE, STAT, Table, cell};
 
@@ -58,41 +61,6 @@ const REMEMBERED_MAX: usize = 256;
 /// The least weight that a prediction gives, in seconds: what runs in less is alike
 /// as long as nobody has measured it.
 const PREDICTED_MIN: f64 = 1e-4;
-
-/// The published behaviour, for comparison.
-pub(super) const FAITHFUL: Key = Key {
-    name: "faithful",
-    about: "behave as published, with its known weaknesses, for comparison",
-    unit: "",
-    range: Range::Flag,
-    default: "false",
-};
-
-/// Which destinations may send a call on.
-pub(super) const ROUTING: Key = Key {
-    name: "routing",
-    about: "whether members of a region may dispatch a call once more (two-tier), or each destination runs what it gets (flat)",
-    unit: "",
-    range: Range::Word(&["two-tier", "flat"]),
-    default: "two-tier",
-};
-
-/// When regions are destinations.
-pub(super) const CLOUD: Key = Key {
-    name: "cloud",
-    about: "when members of regions are destinations: beside all others, when no other has room, or never",
-    unit: "",
-    range: Range::Word(&["equal", "last", "never"]),
-    default: "last",
-};
-
-/// When regions are destinations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cloud {
-    Equal,
-    Last,
-    Never,
-}
 
 /// What is known of one destination when a rule judges it. Times are in seconds.
 pub(super) struct Sight<'a> {

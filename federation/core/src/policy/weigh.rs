@@ -217,17 +217,8 @@ impl<'a> Look<'a> {
     pub(super) fn rate(&self, seen: &Seen<'_>, fits: bool) -> Rated {
         let Seen { peer, offered, .. } = *seen;
         let request = self.request;
-        if !request.avoid.is_empty() && request.avoid.contains(&peer.id) {
-            return Rated::Not(Verdict::Visited);
-        }
-        if !fits {
-            return Rated::Not(Verdict::Unfit);
-        }
-        // Mostly nobody is.
-        if let Some(congestion) = self.snapshot.congestion
-            && congestion.is_congested(&peer.id, self.snapshot.now)
-        {
-            return Rated::Not(Verdict::Congested);
+        if let Some(verdict) = self.rules_out(peer, fits) {
+            return Rated::Not(verdict);
         }
         let has_it = match seen.able {
             Able::Ready(_) => true,
@@ -274,6 +265,21 @@ impl<'a> Look<'a> {
             Some(here) if nanos > here => Rated::Not(Verdict::Slower { delay: delay() }),
             _ => Rated::Fits(nanos),
         }
+    }
+
+    /// What speaks against a peer whatever is known of the function there.
+    fn rules_out(&self, peer: &PeerView, fits: bool) -> Option<Verdict> {
+        let request = self.request;
+        if !request.avoid.is_empty() && request.avoid.contains(&peer.id) {
+            return Some(Verdict::Visited);
+        }
+        if !fits {
+            return Some(Verdict::Unfit);
+        }
+        // Mostly nobody is.
+        let congestion = self.snapshot.congestion?;
+        let is_congested = congestion.is_congested(&peer.id, self.snapshot.now);
+        is_congested.then_some(Verdict::Congested)
     }
 
     /// Whether a peer is not to be offered the call that has room for it, or will
