@@ -372,10 +372,9 @@ fn functions(text: &str) -> Vec<(String, usize)> {
             own.is_some_and(|own| own == "}" || own.ends_with("{}") || own.ends_with(';'))
         };
         let is_one_line = line.ends_with('}');
-        let rest = lines[at..].iter();
         let length = match is_one_line {
             true => Some(0),
-            false => rest.into_iter().position(|line| ends(line)),
+            false => lines[at..].iter().position(ends),
         };
         found.push((name.to_owned(), length.map_or(1, |length| length + 1)));
     }
