@@ -16,7 +16,7 @@ pub struct Builtin {
 }
 
 /// The list of them.
-pub const ALL: [Builtin; 2] = [
+pub const ALL: [Builtin; 3] = [
     Builtin {
         name: "three-nodes",
         about: "three neighbours of 10, 40 and 60 calls a second, all called at the first",
@@ -26,6 +26,11 @@ pub const ALL: [Builtin; 2] = [
         name: "federation",
         about: "16 nodes in three zones and a cloud, unlike functions, bursts and faults",
         text: include_str!("../scenarios/federation.toml"),
+    },
+    Builtin {
+        name: "skewed",
+        about: "16 neighbours at three quarters of their capacity, 70 % of the calls at four of them",
+        text: include_str!("../scenarios/skewed.toml"),
     },
 ];
 
