@@ -8,7 +8,6 @@ use weir_federation_core::abilities::AtPeers;
 use weir_federation_core::facts::Facts;
 use weir_federation_core::placement::{Arrival, End, HOPS_MAX, Placement};
 use weir_federation_core::policy::Origin;
-use weir_federation_core::waiting;
 use weir_node_core::admission::Slot;
 use weir_node_core::scheduler::{Action, GaveUp, Ran, Request};
 use weir_node_core::time::Time;
@@ -323,8 +322,6 @@ impl<'a> Engine<'a> {
     ) -> Option<Request> {
         let function = &world.functions[call.function as usize];
         let arrival = call.legs.last()?.placement.arrival();
-        let elsewhere = node.member.as_ref().map_or(0, |member| member.elsewhere);
-        let elsewhere = waiting::places(elsewhere);
         Some(Request {
             function: node.keys[call.function as usize]?,
             class: call.class as usize,
@@ -334,7 +331,7 @@ impl<'a> Engine<'a> {
             persists_until: None,
             timeout: function.timeout,
             per_second: None,
-            elsewhere,
+            elsewhere: node.served_elsewhere,
         })
     }
 

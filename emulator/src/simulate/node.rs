@@ -46,6 +46,9 @@ pub(super) struct Node {
     /// Part of its processors that it claims to be free, if it lies.
     pub(super) claims: Option<f64>,
     pub(super) guests_share: f64,
+    /// Places at peers that its calls had when one of them began to wait last: they
+    /// serve its queue too.
+    pub(super) served_elsewhere: u32,
     /// Times of starts.
     pub(super) starts: Stream,
     /// Busy nanoseconds of a core.
@@ -120,6 +123,7 @@ impl Node {
             slow: 1.0,
             claims: None,
             guests_share: class.guests.0,
+            served_elsewhere: 0,
             starts: Stream::new(seed, &format!("{name}/starts")),
             busy: 0,
             member,

@@ -7,6 +7,7 @@ use weir_federation_core::answers;
 use weir_federation_core::placement::{Came, End, Outlook, Step, Window};
 use weir_federation_core::policy::{Class, More};
 use weir_federation_core::snapshot::{Local, Reserved, Snapshot};
+use weir_federation_core::waiting;
 use weir_federation_core::wanted::bring_time;
 use weir_node_core::scheduler::{self, Verdict};
 use weir_node_core::time::Time;
@@ -243,8 +244,15 @@ impl Engine<'_> {
     fn wait_here(&mut self, id: CallId, (leaves, until): (bool, Time), turn: Option<Duration>) {
         let at = self.node_of(id);
         let call = self.calls.at(id);
-        let member = self.nodes[at as usize].member.as_mut().filter(|_| leaves);
-        let leaves = member.and_then(|member| member.waiters.enter(&call.function, true, id));
+        let node = &mut self.nodes[at as usize];
+        let mut number = None;
+        if let Some(member) = &mut node.member {
+            node.served_elsewhere = waiting::places(member.elsewhere);
+            if leaves {
+                number = member.waiters.enter(&call.function, true, id);
+            }
+        }
+        let leaves = number;
         let stay = Stay::Queued { leaves, turn };
         self.note_failing(id, leaves.is_some());
         let leg = self.calls.at(id).leg();
