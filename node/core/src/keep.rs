@@ -196,8 +196,8 @@ impl Pauses {
         if deviation < SPREAD_MIN * mean {
             return None;
         }
-        let from = BIN * self.bin_of(HEAD);
-        let until = BIN * (self.bin_of(TAIL) + 1);
+        let from = BIN.saturating_mul(self.bin_of(HEAD));
+        let until = BIN.saturating_mul(self.bin_of(TAIL) + 1);
         // An instance that would be back within a bin does not go.
         let back_after = match from < BIN {
             true => Duration::ZERO,
@@ -233,7 +233,7 @@ impl Pauses {
             .longer
             .iter()
             .fold(Duration::ZERO, |sum, pause| sum.saturating_add(*pause));
-        let mean = sum / count;
+        let mean = sum.checked_div(count)?;
         Some(Window {
             back_after: mean.mul_f64(1.0 - FORECAST_MARGIN),
             stays: mean.mul_f64(2.0 * FORECAST_MARGIN),
