@@ -296,6 +296,7 @@ impl<T> Scheduler<T> {
         if outlook.prospect != Prospect::Warm {
             return Some((outlook, None));
         }
+        self.elsewhere = request.elsewhere;
         let taken = self.admission.reserve(request.function, now);
         let reserved = taken.map(|(slot, before)| {
             let function = self.function_mut(request.function);
