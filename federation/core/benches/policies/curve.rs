@@ -112,8 +112,8 @@ fn axes(svg: &mut String) {
 
 fn in_words(rate: f64) -> String {
     match rate {
-        _ if rate >= 1e6 => format!("{} million", rate / 1e6),
-        _ => format!("{} thousand", rate / 1e3),
+        _ if rate >= 1e6 => format!("{} M", rate / 1e6),
+        _ => format!("{} k", rate / 1e3),
     }
 }
 
