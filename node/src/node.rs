@@ -43,7 +43,7 @@ use self::backlog::Backlog;
 use self::functions::Function;
 use self::instances::{Live, Waiter};
 pub use self::invoke::{Declined, Moves};
-pub use self::look::{Found, Look, Outlook, Reservation, Wants};
+pub use self::look::{Found, Look, Reservation, Wants};
 pub use self::namespaces::NamespaceInfo;
 pub use self::rollout::{RolledBack, RolledOut, Rollout};
 pub use self::route::{Copied, Router};

@@ -206,7 +206,7 @@ impl<'a> Course<'a> {
         let outlook = look.as_ref().map(|look| Outlook {
             prospect: look.outlook.prospect,
             wait: look.outlook.wait,
-            works: look.outlook.works,
+            works: look.works,
         });
         let elsewhere = || {
             let spec = self.spec.as_deref();

@@ -10,12 +10,11 @@ use super::instances::Held;
 use super::status::Capability;
 use super::version::Version;
 use super::{Inner, Node};
-use crate::admission::{Places, Prospect};
-use crate::estimate::Estimate;
+use crate::admission::Places;
 use crate::function::FunctionSpec;
 use crate::id::FunctionName;
 use crate::invocation::{Invocation, InvokeError};
-use crate::scheduler::{self, Request, Reserved};
+use crate::scheduler::{Outlook, Request, Reserved};
 use crate::time::Time;
 
 /// A function that is deployed here, found once for all that a call wants of it.
@@ -29,45 +28,12 @@ impl Found {
     }
 }
 
-/// What would become of a call that arrived now.
-#[derive(Debug, Clone, Copy)]
-pub struct Outlook {
-    /// That.
-    pub prospect: Prospect,
-    /// How long it would wait for a place; zero for not at all, or when nothing
-    /// is known. For a call that would be refused, how long it would have to.
-    pub wait: Duration,
-    /// How long it may wait for one.
-    pub time_to_wait: Duration,
-    /// How long calls of its function run here.
-    pub service: Estimate,
-    /// How long starts of it take here; zero before the first.
-    pub start: Duration,
-    /// Whether its function has every instance here that it may have, and none
-    /// has a free place.
-    pub function_full: bool,
-    /// Whether what starts it works, as far as is known.
-    pub works: bool,
-}
-
-impl Outlook {
-    fn of(function: &Function, outlook: scheduler::Outlook) -> Outlook {
-        Outlook {
-            prospect: outlook.prospect,
-            wait: outlook.wait,
-            time_to_wait: outlook.time_to_wait,
-            service: outlook.service,
-            start: outlook.start,
-            function_full: outlook.function_full,
-            works: function.current.load().executor.works(),
-        }
-    }
-}
-
 /// What a node sees that is to decide about a call.
 pub struct Look {
-    /// What would become of the call.
+    /// What would become of the call if it came now.
     pub outlook: Outlook,
+    /// Whether what starts its function works, as far as is known.
+    pub works: bool,
     /// What the node can do, and for how many calls of the function there is room,
     /// itself not counted; `None` where that was not wanted.
     pub room: Option<(Capability, Places)>,
@@ -170,7 +136,8 @@ impl Node {
             (room, seen)
         };
         Ok(seen.map(|(outlook, reserved)| Look {
-            outlook: Outlook::of(function, outlook),
+            outlook,
+            works: function.current.load().executor.works(),
             room,
             place: reserved.map(|reserved| {
                 Box::new(Reservation {
